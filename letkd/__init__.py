@@ -1,0 +1,31 @@
+"""The method: a knowledge-distillation layer that lets the student decide (Gorgun, Gurbuz, Alatan, BMVC 2023).
+
+Needs torch and numpy only, and nothing else of this project.
+"""
+
+from letkd.codebook import Codebook
+from letkd.decisions import decision_matrix, fit_subclasses
+from letkd.kmeans import KMeans
+from letkd.layer import KDLayer, TemplateScores
+from letkd.lda import LDA
+from letkd.losses import kl_to_scores
+from letkd.patches import pool_map, to_map, to_patches
+from letkd.subclasses import SubclassTargets
+from letkd.taps import FrozenTaps, Student
+
+__all__ = [
+    "LDA",
+    "Codebook",
+    "FrozenTaps",
+    "KDLayer",
+    "KMeans",
+    "Student",
+    "SubclassTargets",
+    "TemplateScores",
+    "decision_matrix",
+    "fit_subclasses",
+    "kl_to_scores",
+    "pool_map",
+    "to_map",
+    "to_patches",
+]

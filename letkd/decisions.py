@@ -1,0 +1,64 @@
+"""Sub-classes of every class and how the teacher decides between all of them (letKD-2, offline part).
+
+    rho   (N*S, L)      S k-means centres inside each of the N classes, in LDA space, ordered class by class
+    q_i                 prototype of sub-class i: the mean of its members
+    D[i, j]             share of the members of sub-class i whose nearest prototype, among all N*S, is j
+
+Shapes: P patches, L LDA components, N classes, S sub-classes a class.
+"""
+
+import torch
+from torch import Tensor
+
+from letkd.kmeans import KMeans, nearest
+
+
+def fit_subclasses(
+    projected_PL: Tensor, labels_P: Tensor, *, num_classes: int, num_subclasses: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """k-means inside every class.
+
+    Returns:
+        Centres (N*S, L), class by class, and the sub-class of every patch (P,), 0 to N*S - 1.
+
+    Raises:
+        ValueError: a class has fewer patches than sub-classes.
+    """
+    centers_ML = projected_PL.new_empty(num_classes * num_subclasses, projected_PL.shape[1])
+    members_P = torch.empty_like(labels_P)
+    for label in range(num_classes):
+        rows = torch.nonzero(labels_P == label).flatten()
+        if len(rows) < num_subclasses:
+            raise ValueError(f"class {label} has {len(rows)} patches, too few for {num_subclasses} sub-classes")
+        first = label * num_subclasses
+        # K is small: faiss has nothing to gain here, and its GPU copies would cost more than the arithmetic.
+        kmeans = KMeans(num_subclasses, seed=seed, backend="torch").fit(projected_PL[rows])
+        centers_ML[first : first + num_subclasses] = kmeans.centroids_
+        members_P[rows] = kmeans.predict(projected_PL[rows]) + first
+    return centers_ML, members_P
+
+
+def decision_matrix(projected_PL: Tensor, members_P: Tensor, *, num_targets: int) -> tuple[Tensor, Tensor]:
+    """Prototypes and D from the sub-class of every patch.
+
+    Args:
+        projected_PL: patches in LDA space.
+        members_P: sub-class of every patch, 0 to N*S - 1.
+        num_targets: N*S.
+
+    Returns:
+        Prototypes (N*S, L) and D (N*S, N*S), both float32. A sub-class without members decides for itself.
+    """
+    counts_M = torch.bincount(members_P, minlength=num_targets)
+    sums_ML = torch.zeros(num_targets, projected_PL.shape[1], dtype=torch.float64, device=projected_PL.device)
+    for rows_RL, members_R in zip(projected_PL.split(2**18), members_P.split(2**18), strict=True):
+        sums_ML.index_add_(0, members_R, rows_RL.double())
+    prototypes_ML = (sums_ML / counts_M.clamp_min(1)[:, None]).to(projected_PL.dtype)
+
+    empty_M = counts_M == 0
+    searched_ML = prototypes_ML.masked_fill(empty_M[:, None], torch.finfo(prototypes_ML.dtype).max ** 0.25)
+    decided_P, _ = nearest(projected_PL, searched_ML)
+    pairs = torch.bincount(members_P * num_targets + decided_P, minlength=num_targets**2)
+    decisions_MM = pairs.view(num_targets, num_targets).float() / counts_M.clamp_min(1)[:, None]
+    decisions_MM.diagonal()[empty_M] = 1.0
+    return prototypes_ML.float(), decisions_MM

@@ -1,0 +1,105 @@
+"""Linear discriminant analysis from scatter matrices accumulated in one pass.
+
+    S_w = 1/P sum_n sum_{p in n} (x_p - m_n)(x_p - m_n)^T        within classes
+    S_b = 1/(N - 1) sum_n P_n (m_n - m)(m_n - m)^T                     between classes
+    W^T S_w W = I,  W^T S_b W diagonal, largest first
+
+Shapes: P patches, C channels, N classes, L components. The solution equals scikit-learn's `svd` solver up to the sign
+of each component, but only (C, C) and (N, C) sums are held, in float64, whatever P is.
+"""
+
+import torch
+from torch import Tensor
+
+RELATIVE_TOLERANCE = (
+    1e-4  # a direction with less standard deviation than this, relative, does not count (scikit-learn's)
+)
+
+
+class LDA:
+    """Linear discriminant analysis with the interface of scikit-learn's estimators.
+
+    Feed everything with `fit`, or batch after batch with `partial_fit` and then `solve`.
+
+    Args:
+        num_components: L that `transform` keeps; None keeps all that exist (at most N - 1).
+
+    Attributes after `solve`:
+        xbar_: (C,) float64, mean of all patches.
+        scalings_: (C, R) float64, all R components in the order of their between-class variance.
+        rank_: rank of the within-class scatter; below C where channels are constant or dependent.
+    """
+
+    def __init__(self, num_components: int | None = None):
+        self.num_components = num_components
+        self._counts_N: Tensor | None = None
+
+    def fit(self, features_PC: Tensor, labels_P: Tensor) -> "LDA":
+        """Learn from features (P, C) and their classes (P,), 0 to N - 1."""
+        num_classes = int(labels_P.max()) + 1
+        for features_RC, labels_R in zip(features_PC.split(2**17), labels_P.split(2**17), strict=True):
+            self.partial_fit(features_RC, labels_R, num_classes=num_classes)
+        return self.solve()
+
+    @torch.no_grad()
+    def partial_fit(self, features_RC: Tensor, labels_R: Tensor, *, num_classes: int) -> "LDA":
+        """Add a batch of patches (R, C) with their classes (R,) to the sums."""
+        batch_RC = features_RC.double()
+        if self._counts_N is None:
+            # Sums about a point near the mean lose no digits where the mean is far from zero.
+            self._shift_C = batch_RC.mean(dim=0)
+            self._counts_N = torch.zeros(num_classes, dtype=torch.float64, device=batch_RC.device)
+            self._sums_NC = batch_RC.new_zeros(num_classes, batch_RC.shape[1])
+            self._squares_CC = batch_RC.new_zeros(batch_RC.shape[1], batch_RC.shape[1])
+        batch_RC = batch_RC - self._shift_C
+        self._counts_N += torch.bincount(labels_R, minlength=num_classes)
+        self._sums_NC.index_add_(0, labels_R, batch_RC)
+        self._squares_CC.addmm_(batch_RC.T, batch_RC)
+        return self
+
+    def solve(self) -> "LDA":
+        """Turn the sums into `xbar_` and `scalings_`.
+
+        Raises:
+            ValueError: nothing was fitted, a class has no patches, the features are not finite, or fewer components
+                exist than were asked for.
+        """
+        if self._counts_N is None:
+            raise ValueError("LDA has seen no patches")
+        if not torch.isfinite(self._squares_CC).all():
+            raise ValueError("LDA needs finite features; these hold inf or nan")
+        if (self._counts_N == 0).any():
+            missing = torch.nonzero(self._counts_N == 0).flatten().tolist()
+            raise ValueError(f"LDA needs patches of every class; none of class {', '.join(map(str, missing))}")
+        num_patches, num_classes = self._counts_N.sum(), len(self._counts_N)
+        means_NC = self._sums_NC / self._counts_N[:, None]
+        mean_C = self._sums_NC.sum(dim=0) / num_patches
+        within_CC = self._squares_CC - (means_NC * self._counts_N[:, None]).T @ means_NC
+        whitening_CR = _whitening(within_CC / num_patches)
+        centred_NC = (means_NC - mean_C) * (self._counts_N / max(num_classes - 1, 1)).sqrt()[:, None]
+        _, singular, directions = torch.linalg.svd(centred_NC @ whitening_CR, full_matrices=False)
+        num_found = int((singular > RELATIVE_TOLERANCE * singular[0]).sum())
+        if self.num_components is not None and self.num_components > num_found:
+            raise ValueError(f"LDA of {num_classes} classes has {num_found} components, not {self.num_components}")
+        self.rank_ = whitening_CR.shape[1]
+        self.xbar_ = mean_C + self._shift_C
+        self.scalings_ = whitening_CR @ directions[:num_found].T
+        return self
+
+    def transform(self, features_PC: Tensor) -> Tensor:
+        """Projections (P, L) in float32: (x - xbar) @ scalings, first L components."""
+        scalings_CL = self.scalings_[:, : self.num_components]
+        return torch.addmm(-(self.xbar_ @ scalings_CL).float(), features_PC.float(), scalings_CL.float())
+
+
+def _whitening(covariance_CC: Tensor) -> Tensor:
+    """V (C, R) with V^T covariance V = I, over the R directions that vary.
+
+    Channels are brought to unit variance first, so that the tolerance means the same for all of them.
+    """
+    std_C = covariance_CC.diagonal().clamp_min(0).sqrt()
+    std_C = torch.where(std_C == 0, torch.ones_like(std_C), std_C)
+    correlation_CC = covariance_CC / std_C[:, None] / std_C
+    variances, vectors_CC = torch.linalg.eigh(correlation_CC)
+    kept = variances > RELATIVE_TOLERANCE**2
+    return vectors_CC[:, kept] / variances[kept].sqrt() / std_C[:, None]

@@ -1,0 +1,81 @@
+"""Sub-class decision targets from a frozen LDA space (letKD-2).
+
+    z = (t - xbar) @ W                              LDA, first L components
+    i = argmin_s ||z - rho_(y, s)||^2               nearest of the S centres of the image's own class y
+    target = D[y * S + i]                           how the members of that sub-class fall on all N*S prototypes
+
+Shapes: C channels of the teacher's intermediate map, L components, N classes, S sub-classes a class, P patches.
+Only the image's own centres are compared, (B, S, L), never all N*S.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from letkd.losses import SoftTargets
+from letkd.patches import to_patches
+
+
+class SubclassTargets(nn.Module):
+    """The frozen LDA projection, sub-class centres and decision matrix of a teacher.
+
+    Args:
+        scalings_CL: W; columns beyond the centres' L are dropped (the authors' files hold all of them).
+        xbar_C: mean that LDA subtracts.
+        centers_ML: rho, M = N*S rows ordered class by class.
+        decisions_MM: D; rows are distributions.
+        num_subclasses: S.
+    """
+
+    def __init__(
+        self, scalings_CL: Tensor, xbar_C: Tensor, centers_ML: Tensor, decisions_MM: Tensor, *, num_subclasses: int
+    ):
+        super().__init__()
+        channels, rows = xbar_C.shape[0], centers_ML.shape[0]
+        num_components = centers_ML.shape[1]
+        if scalings_CL.shape[0] != channels or scalings_CL.shape[1] < num_components:
+            raise ValueError(
+                f"LDA scalings {tuple(scalings_CL.shape)} do not fit xbar {tuple(xbar_C.shape)} "
+                f"and centres {tuple(centers_ML.shape)}"
+            )
+        if decisions_MM.shape != (rows, rows) or rows % num_subclasses:
+            raise ValueError(
+                f"decision matrix {tuple(decisions_MM.shape)} and {rows} centres are not (N*S, N*S) and N*S "
+                f"for S = {num_subclasses}"
+            )
+        scalings_CL = scalings_CL[:, :num_components]
+        self.register_buffer("weight", scalings_CL.T.detach().float().contiguous())
+        self.register_buffer("offset", -(xbar_C @ scalings_CL).detach().float())
+        self.register_buffer("centers", centers_ML.detach().float().view(-1, num_subclasses, num_components).clone())
+        self.register_buffer("decisions", decisions_MM.detach().float().clone())
+        self.register_buffer("negative_entropy", -torch.special.entr(self.decisions).sum(dim=1))
+
+    @property
+    def num_targets(self) -> int:
+        """N*S, the number of templates the student's layer needs."""
+        return self.decisions.shape[0]
+
+    @torch.no_grad()
+    def assign(self, features_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        """Row of D for every patch, (P,): the nearest sub-class of the image's own class."""
+        batch, num_subclasses = labels_B.shape[0], self.centers.shape[1]
+        projected_PL = torch.addmm(self.offset, to_patches(features_BCHW).float(), self.weight.T)
+        own_BSL = self.centers[labels_B]
+        bias_B1S = own_BSL.square().sum(dim=2).unsqueeze(1)
+        distances_BGS = torch.baddbmm(bias_B1S, projected_PL.view(batch, -1, own_BSL.shape[2]), own_BSL.mT, alpha=-2)
+        return (distances_BGS.argmin(dim=2) + labels_B[:, None] * num_subclasses).flatten()
+
+    def targets(self, features_BCHW: Tensor, labels_B: Tensor) -> SoftTargets:
+        """The decision targets of a teacher's map, as `kl_to_scores` takes them."""
+        return _DecisionTargets(self, self.assign(features_BCHW.detach(), labels_B))
+
+
+@dataclass(frozen=True)
+class _DecisionTargets:
+    subclasses: SubclassTargets
+    index_P: Tensor
+
+    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        index_C = self.index_P[start:stop]
+        return self.subclasses.decisions[index_C], self.subclasses.negative_entropy[index_C]

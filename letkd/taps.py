@@ -1,0 +1,100 @@
+"""Reading and changing maps inside any torch network, by module path.
+
+Forward hooks keep the network as it is: its state dict keeps the names of the published checkpoints, and a network
+without KD layers is the same module. The hooks are objects, not closures, so that a deep copy of a network carries
+copies of its KD layers.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class FrozenTaps(nn.Module):
+    """A frozen network that returns chosen maps: the teacher, as training and feature extraction see it.
+
+    Always in eval mode, and without gradients.
+
+    Args:
+        network: `forward_features` is run where it has one, so that the classifier costs nothing; else all of it.
+        paths: module paths of the maps, under the names they are returned by.
+    """
+
+    def __init__(self, network: nn.Module, paths: Mapping[str, str]):
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self._maps: dict[str, Tensor] = {}
+        for name, path in paths.items():
+            submodule(network, path).register_forward_hook(_Record(self._maps, name))
+
+    def train(self, mode: bool = True) -> "FrozenTaps":
+        """Frozen: stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps (B, C, H, W) by name."""
+        run = getattr(self.network, "forward_features", self.network)
+        run(images)
+        maps = dict(self._maps)
+        self._maps.clear()
+        return maps
+
+
+class Student(nn.Module):
+    """A backbone with KD layers at module paths; called like the backbone, images -> logits.
+
+    Args:
+        backbone: any network; its own state-dict names appear below `backbone.`.
+        layers: KD layers by name; each returns (output, scores), and its output takes the map's place.
+        paths: module path in the backbone where each layer sits.
+    """
+
+    def __init__(self, backbone: nn.Module, layers: Mapping[str, nn.Module], paths: Mapping[str, str]):
+        super().__init__()
+        self.backbone = backbone
+        self.layers = nn.ModuleDict(layers)
+        self._scores: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            submodule(backbone, paths[name]).register_forward_hook(_Insert(layer, self._scores, name))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, N)."""
+        return self.forward_with_scores(images)[0]
+
+    def forward_with_scores(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (B, N), and the scores (P, K) of every layer by name."""
+        logits = self.backbone(images)
+        scores = dict(self._scores)
+        self._scores.clear()
+        return logits, scores
+
+
+def submodule(network: nn.Module, path: str) -> nn.Module:
+    """The module at `path`; ValueError with the paths there are when there is none."""
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
+        known = ", ".join(name for name, _ in network.named_modules() if name.count(".") <= path.count(".") and name)
+        raise ValueError(f"{type(network).__name__} has no module {path!r}; known: {known}") from None
+
+
+class _Record:
+    def __init__(self, maps: dict[str, Tensor], name: str):
+        self.maps = maps
+        self.name = name
+
+    def __call__(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.maps[self.name] = output
+
+
+class _Insert:
+    def __init__(self, layer: nn.Module, scores: dict[str, Tensor], name: str):
+        self.layer = layer
+        self.scores = scores
+        self.name = name
+
+    def __call__(self, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        changed, self.scores[self.name] = self.layer(output)
+        return changed

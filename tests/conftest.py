@@ -1,0 +1,30 @@
+"""Fixtures every test folder shares: the golden tensors and their deterministic inputs."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def fill() -> ModuleType:
+    """`fill.array(name, shape)` and `fill.fill_(module)`: values that depend on names and shapes only."""
+    spec = importlib.util.spec_from_file_location("golden_fill", GOLDEN / "fill.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def method_golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "method.npz") as archive:
+        return dict(archive)

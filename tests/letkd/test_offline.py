@@ -1,0 +1,161 @@
+"""The offline part: k-means, LDA and decision matrix, against the authors' numbers and scikit-learn."""
+
+import importlib.util
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans as ReferenceKMeans
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from letkd import LDA, KMeans, decision_matrix, fit_subclasses
+
+BACKENDS = [
+    "torch",
+    pytest.param("faiss", marks=pytest.mark.skipif(not importlib.util.find_spec("faiss"), reason="no faiss")),
+]
+
+
+def blobs(num_patches: int = 3000, channels: int = 8, clusters: int = 12) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    centers = 4 * torch.randn(clusters, channels, generator=generator)
+    labels = torch.randint(clusters, (num_patches,), generator=generator)
+    return centers[labels] + torch.randn(num_patches, channels, generator=generator)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_kmeans_reaches_scikit_learns_objective(backend):
+    features = blobs()
+    kmeans = KMeans(40, seed=1, backend=backend).fit(features)
+    first = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(1))[:40]]
+    reference = ReferenceKMeans(40, init=first.numpy(), n_init=1, max_iter=20, tol=0, algorithm="lloyd").fit(features)
+    distances = torch.cdist(features, kmeans.centroids_).amin(dim=1).square().sum().item()
+    assert distances == pytest.approx(reference.inertia_, rel=0.01)
+    assert len(kmeans.objectives_) == 20
+    assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.objectives_))
+
+
+def test_kmeans_objective_is_the_sum_of_squared_distances():
+    features = blobs(500)
+    kmeans = KMeans(5, num_iterations=1, backend="torch").fit(features)
+    first = features[torch.randperm(500, generator=torch.Generator().manual_seed(0))[:5]]
+    expected = torch.cdist(features, first).amin(dim=1).square().sum().item()
+    assert kmeans.objectives_ == pytest.approx([expected], rel=1e-4)
+
+
+def test_kmeans_repeats_with_its_seed_and_differs_with_another():
+    features = blobs()
+    first, again, other = (KMeans(9, seed=seed, backend="torch").fit(features).centroids_ for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_kmeans_refills_empty_clusters(backend):
+    features = torch.cat([torch.zeros(50, 2), blobs(200, 2)])
+    kmeans = KMeans(60, backend=backend).fit(features)
+    assert torch.isfinite(kmeans.centroids_).all()
+    assert len(kmeans.predict(features).unique()) > 50
+
+
+def test_kmeans_reports_iterations_and_refuses_nonsense():
+    seen = []
+    KMeans(3, num_iterations=4, backend="torch", on_iteration=lambda i, objective: seen.append(i)).fit(blobs(100))
+    assert seen == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="100 patches cannot have 101 clusters"):
+        KMeans(101).fit(blobs(100))
+    with pytest.raises(ValueError, match="finite"):
+        KMeans(2).fit(torch.full((10, 2), torch.nan))
+    with pytest.raises(ValueError, match="unknown k-means backend 'scipy'"):
+        KMeans(2, backend="scipy")
+
+
+def test_kmeans_without_faiss_warns(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="faiss is not installed"):
+        KMeans(2, num_iterations=1).fit(blobs(20))
+
+
+def align_signs(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Columns of `found` flipped where that brings them closer: a component's sign means nothing."""
+    return found * np.sign((found * expected).sum(axis=0))
+
+
+def test_lda_agrees_with_the_authors(fill, method_golden):
+    labels = method_golden["lda/labels"]
+    features = fill.array("lda/features", (500, 16)) + 1.5 * fill.array("lda/class_means", (5, 16))[labels]
+    lda = LDA().fit(torch.from_numpy(features), torch.from_numpy(labels))
+    for name, found in {
+        "scalings": lda.scalings_.numpy(),
+        "transformed": lda.transform(torch.from_numpy(features)).numpy(),
+    }.items():
+        expected = method_golden[f"lda/{name}"]
+        np.testing.assert_allclose(align_signs(found, expected), expected, rtol=1e-4, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(lda.xbar_, method_golden["lda/xbar"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("broken", ["nothing", "a constant channel", "a channel that repeats another"])
+def test_lda_equals_scikit_learn(broken):
+    features = blobs(2000, 6).double() + 1000  # far from zero, where naive sums of squares lose their digits
+    labels = torch.arange(2000) % 7
+    features = features + torch.randn(7, 6, generator=torch.Generator().manual_seed(2)).double()[labels]
+    if broken == "a constant channel":
+        features[:, 2] = 5
+    elif broken == "a channel that repeats another":
+        features[:, 4] = 3 * features[:, 1]
+    reference = LinearDiscriminantAnalysis(solver="svd").fit(features.numpy(), labels.numpy())
+    lda = LDA().fit(features, labels)
+    expected = (features.numpy() - reference.xbar_) @ reference.scalings_
+    found = ((features - lda.xbar_) @ lda.scalings_).numpy()
+    assert lda.rank_ == (6 if broken == "nothing" else 5)
+    np.testing.assert_allclose(align_signs(found, expected), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lda_in_batches_equals_lda_at_once():
+    features, labels = blobs(900, 5), torch.arange(900) % 4
+    batches = LDA(num_components=2)
+    for start in range(0, 900, 128):
+        batches.partial_fit(features[start : start + 128], labels[start : start + 128], num_classes=4)
+    torch.testing.assert_close(
+        batches.solve().transform(features), LDA(num_components=2).fit(features, labels).transform(features)
+    )
+
+
+def test_lda_refuses_what_it_cannot_solve():
+    features, labels = blobs(90, 5), torch.arange(90) % 3
+    with pytest.raises(ValueError, match="3 classes has 2 components, not 4"):
+        LDA(num_components=4).fit(features, labels)
+    with pytest.raises(ValueError, match="none of class 3, 4"):
+        LDA().partial_fit(features, labels, num_classes=5).solve()
+    with pytest.raises(ValueError, match="finite"):
+        LDA().fit(features.masked_fill(features > 0, torch.inf), labels)
+    with pytest.raises(ValueError, match="no patches"):
+        LDA().solve()
+
+
+def test_decision_matrix_agrees_with_the_authors(fill, method_golden):
+    members = method_golden["decision/predictions"]
+    features = fill.array("decision/features", (10000, 6)) + 0.7 * fill.array("decision/offsets", (20, 6))[members]
+    prototypes, decisions = decision_matrix(torch.from_numpy(features), torch.from_numpy(members), num_targets=20)
+    np.testing.assert_allclose(prototypes, method_golden["decision/prototypes"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(decisions, method_golden["decision/scores"], rtol=1e-5)
+
+
+def test_a_subclass_without_members_decides_for_itself():
+    projected = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    prototypes, decisions = decision_matrix(projected, torch.tensor([0, 0, 2, 2]), num_targets=3)
+    torch.testing.assert_close(decisions, torch.eye(3))
+    assert torch.isfinite(prototypes).all()
+
+
+def test_subclasses_are_ordered_class_by_class():
+    labels = torch.arange(600) % 3
+    features = blobs(600, 4)
+    centers, members = fit_subclasses(features, labels, num_classes=3, num_subclasses=5)
+    assert centers.shape == (15, 4)
+    assert torch.equal(members // 5, labels)
+    own = torch.cdist(features, centers).masked_fill(torch.arange(15) // 5 != labels[:, None], torch.inf)
+    assert torch.equal(own.argmin(dim=1), members)
+    with pytest.raises(ValueError, match="class 0 has 4 patches, too few for 5"):
+        fit_subclasses(features[:10], labels[:10], num_classes=3, num_subclasses=5)

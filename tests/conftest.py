@@ -6,6 +6,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+
+# The networks here are tiny: a second thread that waits for a busy core costs far more than it gives.
+torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -1,0 +1,82 @@
+"""What every network of this package shares: features, head, and the maps that can be taken between them.
+
+A map is named by the module whose output it is. Supervision attaches there with a forward hook, which may also replace
+the map; hence two rules for every family: a tapped module is called once per forward, and nothing changes its output in
+place afterwards.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Tap:
+    """The output (B, channels, H / reduction, W / reduction) of the module `path` for images (B, 3, H, W)."""
+
+    path: str
+    channels: int
+    reduction: int
+
+
+class TappedNetwork(nn.Module):
+    """Feature children called one after the other, global average pooling, one linear layer.
+
+    A family names three things, all by module path as in the published state dicts:
+
+    Attributes:
+        feature_children: the feature part in calling order; an index into it names a stage (`LDA=5`).
+        head_path: the linear layer.
+        first_blocks: first block of every stage, in order. Nothing after the last of them changes the resolution.
+    """
+
+    feature_children: tuple[str, ...]
+    head_path: str
+    first_blocks: tuple[Tap, ...]
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the penultimate map."""
+        return self.get_submodule(self.head_path).in_features
+
+    @property
+    def num_classes(self) -> int:
+        return self.get_submodule(self.head_path).out_features
+
+    @property
+    def stages(self) -> dict[int, Tap]:
+        """First block of each stage, keyed by the stage's index in `feature_children`."""
+        return {
+            index: tap
+            for index, child in enumerate(self.feature_children)
+            for tap in self.first_blocks
+            if f"{tap.path}.".startswith(f"{child}.")
+        }
+
+    @property
+    def penultimate(self) -> Tap:
+        """The map that `forward_features` returns."""
+        return Tap(self.feature_children[-1], self.num_features, self.first_blocks[-1].reduction)
+
+    @property
+    def intermediate(self) -> Tap:
+        """First block at the final resolution: the paper's choice in all its networks.
+
+        That is the last stage, except in the MobileNets and VGGs, which go on for a stage without striding.
+        """
+        return next(tap for tap in self.first_blocks if tap.reduction == self.penultimate.reduction)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) to the penultimate map (B, num_features, H / reduction, W / reduction)."""
+        features = images
+        for path in self.feature_children:
+            features = self.get_submodule(path)(features)
+        return features
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Penultimate map (B, num_features, h, w) of any h, w to logits (B, num_classes)."""
+        return self.get_submodule(self.head_path)(features.mean(dim=(2, 3)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(images))

@@ -1,0 +1,35 @@
+"""ImageNet residual networks of torchvision, with its state-dict names; no weights are downloaded."""
+
+from functools import partial
+
+from torchvision.models import resnet
+
+from architectures.registry import register_model
+from architectures.tapped import Tap, TappedNetwork
+
+STEM_REDUCTION = 4  # strided convolution and max pooling
+
+
+class TorchvisionResNet(TappedNetwork, resnet.ResNet):
+    """torchvision's modules called in the order of `feature_children`, max pooling counted: layer4 is child 7."""
+
+    feature_children = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    head_path = "fc"
+
+    def __init__(
+        self,
+        block: type[resnet.BasicBlock] | type[resnet.Bottleneck],
+        num_blocks: tuple[int, int, int, int],
+        *,
+        num_classes: int,
+    ):
+        super().__init__(block, list(num_blocks), num_classes=num_classes)
+        self.first_blocks = tuple(
+            Tap(f"layer{1 + index}.0", width * block.expansion, STEM_REDUCTION * 2**index)
+            for index, width in enumerate((64, 128, 256, 512))
+        )
+
+
+register_model(partial(TorchvisionResNet, resnet.BasicBlock, (2, 2, 2, 2)), name="torchvision/resnet18")
+register_model(partial(TorchvisionResNet, resnet.BasicBlock, (3, 4, 6, 3)), name="torchvision/resnet34")
+register_model(partial(TorchvisionResNet, resnet.Bottleneck, (3, 4, 6, 3)), name="torchvision/resnet50")

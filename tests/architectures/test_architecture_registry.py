@@ -1,0 +1,73 @@
+"""`create_model` and its registry: which names exist, how one joins, what a wrong name says."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import architectures
+from architectures import create_model, is_model, list_models, register_model, registry
+
+CIFAR_RESNETS = [f"resnet{depth}" for depth in ("8", "14", "20", "32", "44", "56", "110", "8x4", "32x4")]
+WIDE_RESNETS = ["wrn_10_1", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
+OTHERS = ["resnet18", "resnet34", "resnet50", "mobilenetv2", "shufflenetv1", "shufflenetv2", "vgg8", "vgg13"]
+IMAGENET = ["torchvision/resnet18", "torchvision/resnet34", "torchvision/resnet50", "mobilenetv1"]
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+
+
+def test_every_name_of_the_design_exists() -> None:
+    assert set(list_models()) == {*CIFAR_RESNETS, *WIDE_RESNETS, *OTHERS, *IMAGENET}
+
+
+def test_names_are_listed_in_counting_order() -> None:
+    resnets = [name for name in list_models() if name in ("resnet8", "resnet20", "resnet110")]
+    assert resnets == ["resnet8", "resnet20", "resnet110"]
+
+
+def test_is_model() -> None:
+    assert is_model("torchvision/resnet50")
+    assert not is_model("resnet57")
+
+
+def test_every_module_of_the_package_is_imported() -> None:
+    modules = {path.stem for path in Path(architectures.__file__).parent.glob("*.py")} - {"__init__"}
+    assert modules <= {name.removeprefix("architectures.") for name in sys.modules}
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"^unknown architecture 'resnet57'; did you mean 'resnet56'\? known: .*wrn_40_2"
+    ):
+        create_model("resnet57")
+
+
+def test_unlike_name_lists_the_known_only() -> None:
+    with pytest.raises(ValueError, match=r"^unknown architecture 'qqq'; known: mobilenetv1, "):
+        create_model("qqq")
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_decorated_builder_joins_under_its_own_name() -> None:
+    @register_model
+    def resnet26(num_classes: int):
+        return architectures.resnet.ResNet(26, num_classes=num_classes)
+
+    assert "resnet26" in list_models()
+    assert create_model("resnet26", num_classes=7).num_classes == 7
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_keywords_reach_the_builder() -> None:
+    register_model(architectures.wide_resnet.WideResNet, name="wrn")
+    assert create_model("wrn", num_classes=5, depth=10, widen=3).num_features == 192
+
+
+@pytest.mark.usefixtures("own_registry")
+def test_taken_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'resnet20' is registered already"):
+        register_model(architectures.resnet.ResNet, name="resnet20")

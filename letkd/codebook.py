@@ -51,7 +51,7 @@ class Codebook(nn.Module):
 
     def targets(self, features_BCHW: Tensor) -> SoftTargets:
         """The soft words of a teacher's map, as `kl_to_scores` takes them."""
-        return _WordTargets(self, to_patches(features_BCHW.detach()))
+        return _WordTargets(self, to_patches(features_BCHW.detach()).to(self.centroids.dtype))
 
     @torch.no_grad()
     def statistics(self, features_BCHW: Tensor, scores_PK: Tensor) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ class SubclassTargets(nn.Module):
     def assign(self, features_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """Row of D for every patch, (P,): the nearest sub-class of the image's own class."""
         batch, num_subclasses = labels_B.shape[0], self.centers.shape[1]
-        projected_PL = torch.addmm(self.offset, to_patches(features_BCHW).float(), self.weight.T)
+        projected_PL = torch.addmm(self.offset, to_patches(features_BCHW).to(self.weight.dtype), self.weight.T)
         own_BSL = self.centers[labels_B]
         bias_B1S = own_BSL.square().sum(dim=2).unsqueeze(1)
         distances_BGS = torch.baddbmm(bias_B1S, projected_PL.view(batch, -1, own_BSL.shape[2]), own_BSL.mT, alpha=-2)

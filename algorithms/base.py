@@ -1,0 +1,108 @@
+"""What every job shares: its configuration, device, directory and data."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from algorithms.records import log
+from dataloaders import Dataset, load_dataset
+
+Config = dict[str, Any]
+Results = dict[str, Any]
+
+# Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
+OUTPUT_FOLDERS = {"train": "", "evaluate": "", "kmeans": "VQ", "LDA": "LDA"}
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def output_directory(localpath: str, experiment: str, mode: str) -> Path:
+    """The directory of one experiment's outputs in one mode."""
+    return Path(localpath, OUTPUT_FOLDERS[mode], *experiment.split("."))
+
+
+class Algorithm:
+    """A job on one experiment.
+
+    Args:
+        config: options of the entry and keys of the experiment, in one dictionary.
+    """
+
+    mode: ClassVar[str]
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.directory = output_directory(config["localpath"], config["config"], self.mode)
+        self.device = choose_device(config["cuda"])
+        set_precision(config["precision"])
+        torch.manual_seed(config["seed"])
+
+    def run(self) -> Results:
+        """Do the job, leave its files, and return what `results.json` holds."""
+        raise NotImplementedError
+
+    def training_directory(self, experiment: str) -> Path:
+        """Where another experiment's training leaves its checkpoints."""
+        return output_directory(self.config["localpath"], experiment, "train")
+
+    def autocast(self) -> torch.autocast:
+        """The context a network's forward pass runs in: bfloat16 for `precision=bf16`, nothing otherwise."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config["precision"] == "bf16")
+
+    def facts(self) -> Results:
+        """What `results.json` says of any job."""
+        keys = ("config", "method", "dataset", "seed", "precision")
+        facts = {key: self.config[key] for key in keys}
+        return facts | {"mode": self.mode, "device": device_name(self.device), "options": self.config}
+
+    def open_dataset(self, *splits: str, data: dict[str, Any] | None = None) -> Dataset:
+        """Splits of the experiment's data set.
+
+        Args:
+            data: classes, image size and normalisation that a checkpoint was trained with; what the configuration says
+                goes first.
+        """
+        config, known = self.config, data or {}
+        return load_dataset(
+            config["dataset"],
+            splits=splits,
+            data_dir=config["data_dir"],
+            **{key: config[key] or known.get(key) for key in ("image_size", "mean", "std")},
+            classes=known.get("classes"),
+            num_workers=config["num_workers"],
+            progress=True,
+        )
+
+
+def choose_device(cuda: bool) -> torch.device:
+    """The GPU where one is wanted and present, else the CPU; says so when a wanted one is missing."""
+    if cuda and not torch.cuda.is_available():
+        log.info("no GPU here: running on the CPU (cuda=False says so beforehand)")
+        cuda = False
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def set_precision(precision: str) -> None:
+    """Precision of float32 matrix products and convolutions; bf16 is applied where a step runs."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    reduced = precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = reduced
+    torch.backends.cudnn.allow_tf32 = reduced
+
+
+def device_name(device: torch.device) -> str:
+    """What a result was measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a network must remember of the data it was trained on, as plain values."""
+    return {
+        "classes": list(dataset.classes),
+        "image_size": dataset.image_size,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }

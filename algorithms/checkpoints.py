@@ -1,0 +1,88 @@
+"""One file an epoch with everything a run needs to go on, and a copy of the best.
+
+Format (a torch file of tensors and plain values):
+
+    format      "letkd-checkpoint-1"
+    model       state dict of the deployed network, KD layers included; a network alone has its published names
+    heads       state dict of what trains beside it and is not deployed (QuEST's predictor)
+    optimizer   its state dict
+    random      states of the random number generators
+    epoch       epochs done;  epochs  of the whole run
+    best        {"top1", "epoch"}
+    seconds     spent so far;  images_per_second  of the last training epoch
+    config      the run's configuration
+    data        class names, image size and normalisation
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from algorithms.files import load_tensors, save_tensors
+
+FORMAT = "letkd-checkpoint-1"
+LAST = "last.pth"
+BEST = "best.pth"
+NEWEST = -1  # what `checkpoint=` calls the newest epoch
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    save_tensors(path, {"format": FORMAT, **content})
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read one of our checkpoints.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or not a checkpoint of this project.
+    """
+    content = load_tensors(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is no checkpoint of a run ({FORMAT})")
+    return content
+
+
+def kept_epoch(directory: Path, epoch: int) -> Path:
+    """Where `keep_every` keeps the checkpoint of one epoch."""
+    return directory / f"epoch_{epoch}.pth"
+
+
+def find_checkpoint(directory: Path, epoch: int) -> dict[str, Any]:
+    """The checkpoint of `epoch`, -1 for the newest.
+
+    Raises:
+        FileNotFoundError: the run has none of that epoch; lists those it has.
+    """
+    if epoch == NEWEST:
+        return load_checkpoint(directory / LAST)
+    kept = kept_epoch(directory, epoch)
+    if kept.is_file():
+        return load_checkpoint(kept)
+    available = {}
+    for path in sorted(directory.glob("*.pth")):
+        content = load_checkpoint(path)
+        if content["epoch"] == epoch:
+            return content
+        available[content["epoch"]] = path.name
+    listed = ", ".join(f"{number} ({name})" for number, name in sorted(available.items())) or "none"
+    raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {directory}; there are: {listed}")
+
+
+def random_states() -> dict[str, Any]:
+    """States of the generators a method may draw from; the loaders' follow from (seed, epoch) and have none."""
+    return {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Set what `random_states` returned; a GPU's state only where there are as many GPUs."""
+    random.setstate(states["python"])
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

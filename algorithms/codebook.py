@@ -1,0 +1,65 @@
+"""k-means over every penultimate patch of a teacher: the codebook of visual words (`kmeans=K`)."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from algorithms.base import Results
+from algorithms.features import OfflineAlgorithm
+from algorithms.records import duration, log, log_file, progress_bar, save_results
+from algorithms.supervision import codebook_path, save_codebook, supervision_record
+from letkd import KMeans
+from letkd.kmeans import NUM_ITERATIONS
+
+
+class KMeansCodebook(OfflineAlgorithm):
+    """Fits and saves a codebook of `kmeans` words."""
+
+    mode = "kmeans"
+
+    def run(self) -> Results:
+        with log_file(self.directory):
+            return self._run()
+
+    def _run(self) -> Results:
+        start = time.perf_counter()
+        config = self.config
+        num_words = config["kmeans"]
+        self.open()
+        tap = self.network.penultimate
+        num_patches = config["ksubset"] or self.num_patches(tap)
+        if num_words > num_patches:
+            raise ValueError(f"kmeans={num_words} is more than the {num_patches} patches of the training images")
+        with self.all_patches(tap) as (features_PC, _), progress_bar(NUM_ITERATIONS, "iteration", "k-means") as bar:
+
+            def show(iteration: int, objective: float) -> None:
+                bar.update()
+                bar.set_postfix(objective=f"{objective:.6g}")
+
+            kmeans = KMeans(num_words, seed=config["seed"], on_iteration=show).fit(self._subset(features_PC))
+            usage_K = torch.bincount(kmeans.predict(features_PC), minlength=num_words) / len(features_PC)
+        path = codebook_path(self.directory, num_words) if config["fname"] is None else self.directory / config["fname"]
+        record = supervision_record(config, self.weights, tap=tap.path, patches=num_patches)
+        save_codebook(path, kmeans.centroids_, record)
+        seconds = time.perf_counter() - start
+        perplexity = torch.special.entr(usage_K).sum().exp().item()
+        log.info(
+            "%d words of %d patches, objective %.6g, perplexity %.1f, in %s: %s",
+            num_words, num_patches, kmeans.objectives_[-1], perplexity, duration(seconds), path,
+        )  # fmt: skip
+        return save_results(
+            self.directory,
+            self.facts()
+            | {"seconds": seconds, "file": str(path), "words": num_words, "patches": num_patches}
+            | {"objectives": kmeans.objectives_, "perplexity": perplexity},
+        )
+
+    def _subset(self, features_PC: Tensor) -> Tensor:
+        """`ksubset` random patches, or all."""
+        size = self.config["ksubset"]
+        if not size or size >= len(features_PC):
+            return features_PC
+        generator = torch.Generator().manual_seed(self.config["seed"])
+        chosen = torch.randperm(len(features_PC), generator=generator)[:size]
+        return features_PC[chosen.to(features_PC.device)]

@@ -1,0 +1,124 @@
+"""Accuracy of a deployed network: no teacher, no supervision, only the student."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from algorithms.base import Algorithm, Results
+from algorithms.checkpoints import BEST, LAST, NEWEST, find_checkpoint, load_checkpoint
+from algorithms.files import load_json, save_json
+from algorithms.methods import find_method
+from algorithms.records import RESULTS, complete_results, log, log_file
+from algorithms.weights import Weights, find_weights, load_strictly
+from dataloaders import make_eval_loader
+from letkd import Student
+
+TOP_K = 5
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Any, *, autocast: torch.autocast) -> dict[str, float]:
+    """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
+
+    Counts stay on the device until the end. `top5` is among min(5, N) classes.
+    """
+    was_training = model.training
+    model.eval()
+    start = time.perf_counter()
+    counts = None
+    num_images = 0
+    for images, labels in loader:
+        with autocast:
+            logits = model(images)
+        logits = logits.float()
+        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum").double()
+        batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
+        counts = batch if counts is None else counts + batch
+        num_images += len(labels)
+    top1, top5, loss = counts.tolist()
+    seconds = time.perf_counter() - start
+    model.train(was_training)
+    return {
+        "top1": 100 * top1 / num_images,
+        "top5": 100 * top5 / num_images,
+        "loss": loss / num_images,
+        "images_per_second": num_images / seconds,
+        "seconds": seconds,
+    }
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters of the deployed network, and of it without KD layers."""
+    backbone = model.backbone if isinstance(model, Student) else model
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_without_kd_layers": sum(parameter.numel() for parameter in backbone.parameters()),
+    }
+
+
+class Evaluation(Algorithm):
+    """Evaluates the last epoch of an experiment, its best, or epoch n; a teacher also from its published weights."""
+
+    mode = "evaluate"
+
+    def run(self) -> Results:
+        with log_file(self.directory):
+            return self._run()
+
+    def _run(self) -> Results:
+        config = self.config
+        weights, epoch = self._open_weights()
+        split = "test" if config["testset"] else "eval"
+        dataset = self.open_dataset(split, data=weights.data)
+        model = find_method(config["method"]).build_model(config, dataset.num_classes)
+        what = f"the network of {config['config']} with {dataset.num_classes} classes"
+        load_strictly(model, weights.state, source=weights.source, what=what)
+        model.to(self.device, memory_format=torch.channels_last)
+        loader = make_eval_loader(
+            dataset,
+            split,
+            batch_size=config["test_batch_size"],
+            device=self.device,
+            num_workers=config["num_workers"],
+        )
+        measured = evaluate(model, loader, autocast=self.autocast())
+        log.info(
+            "%s: %.2f%% top-1, %.2f%% top-5 on %d %s images of %s, %.0f img/s",
+            weights.source, measured["top1"], measured["top5"], len(dataset.split(split)), split, dataset.name,
+            measured["images_per_second"],
+        )  # fmt: skip
+        measured |= {"weights": str(weights.source), "epoch": epoch, "split": split}
+        return self._record(measured, count_parameters(model))
+
+    def _open_weights(self) -> tuple[Weights, int | None]:
+        """The weights that were asked for, and their epoch where it is known."""
+        config, directory = self.config, self.training_directory(self.config["config"])
+        path = directory / (BEST if config["best"] else LAST)
+        if config["method"] == "classification" and not path.is_file() and config["checkpoint"] == 0:
+            return find_weights(experiment=config["config"], directory=directory, published=config["weights"]), None
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{config['config']} has not been trained: no {path}; "
+                f"python main_classification.py with config={config['config']}"
+            )
+        if config["best"]:
+            checkpoint = load_checkpoint(path)
+        else:
+            checkpoint = find_checkpoint(directory, config["checkpoint"] or NEWEST)
+        return Weights(checkpoint["model"], path, checkpoint["data"]), checkpoint["epoch"]
+
+    def _record(self, measured: dict[str, Any], parameters: dict[str, int]) -> Results:
+        """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""
+        path = self.directory / RESULTS
+        name = Path(measured["weights"]).stem + ("_test" if measured["split"] == "test" else "")
+        results = load_json(path) if path.is_file() else {}
+        if results.get("mode") != "train":
+            results = self.facts() | measured | parameters
+        results["evaluations"] = results.get("evaluations", {}) | {name: measured}
+        save_json(path, complete_results(results))
+        return results

@@ -1,0 +1,93 @@
+"""Patches of a trained network's map over all training images, without augmentation: what supervision is made from."""
+
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.base import Algorithm
+from algorithms.records import log, progress_bar
+from algorithms.weights import Weights, find_weights, load_strictly
+from architectures import Tap, TappedNetwork, create_model
+from dataloaders import Dataset, make_eval_loader
+from letkd import FrozenTaps, pool_map, to_patches
+
+
+class OfflineAlgorithm(Algorithm):
+    """A job on a trained network: opens it and its training images, and streams the patches of one map."""
+
+    dataset: Dataset
+    network: TappedNetwork
+    weights: Weights
+
+    def open(self) -> None:
+        """Load weights, images and network.
+
+        Raises:
+            FileNotFoundError, ValueError: no weights, or weights of another network.
+        """
+        config = self.config
+        trained_as = config["trained_as"] or config["config"]
+        directory = self.training_directory(trained_as)
+        self.weights = find_weights(experiment=trained_as, directory=directory, published=config["weights"])
+        self.dataset = self.open_dataset("train", data=self.weights.data)
+        self.network = create_model(config["network"], num_classes=self.dataset.num_classes)
+        what = f"{config['network']} with {self.dataset.num_classes} classes"
+        load_strictly(self.network, self.weights.state, source=self.weights.source, what=what)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        log.info("network    %s from %s", config["network"], self.weights.source)
+
+    def num_patches(self, tap: Tap) -> int:
+        """P, all patches of the training images at `tap`, after pooling."""
+        return len(self.dataset.split("train")) * self._grid(tap) ** 2
+
+    def patches(self, tap: Tap) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of patches (R, C) float32 and the class of each patch's image (R,), on the device."""
+        taps = FrozenTaps(self.network, {"map": tap.path})
+        factor = self.config["downscale"]
+        loader = make_eval_loader(
+            self.dataset,
+            "train",
+            batch_size=self.config["test_batch_size"],
+            device=self.device,
+            num_workers=self.config["num_workers"],
+        )
+        with progress_bar(len(self.dataset.split("train")), "img", f"features {tap.path}") as bar:
+            for images, labels in loader:
+                features_RC = to_patches(pool_map(taps(images)["map"], factor))
+                yield features_RC, labels.repeat_interleave(len(features_RC) // len(labels))
+                bar.update(len(labels))
+
+    @contextmanager
+    def all_patches(self, tap: Tap) -> Iterator[tuple[Tensor, Tensor]]:
+        """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that goes afterwards."""
+        num_patches = self.num_patches(tap)
+        with self._storage(num_patches, tap.channels) as features_PC:
+            labels_P = torch.empty(num_patches, dtype=torch.int64, device=features_PC.device)
+            start = 0
+            for features_RC, labels_R in self.patches(tap):
+                stop = start + len(features_RC)
+                features_PC[start:stop] = features_RC
+                labels_P[start:stop] = labels_R
+                start = stop
+            yield features_PC, labels_P
+
+    @contextmanager
+    def _storage(self, num_patches: int, channels: int) -> Iterator[Tensor]:
+        if not self.config["memmap"]:
+            yield torch.empty(num_patches, channels, device=self.device)
+            return
+        folder = Path(self.config["memmap_dir"] or self.directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="features.", suffix=".dat") as file:
+            log.info("features   %.1f GiB in %s", 4 * num_patches * channels / 2**30, file.name)
+            mapped = np.memmap(file.name, dtype=np.float32, mode="w+", shape=(num_patches, channels))
+            yield torch.from_numpy(mapped)
+
+    def _grid(self, tap: Tap) -> int:
+        return math.ceil(self.dataset.image_size / tap.reduction) // self.config["downscale"]

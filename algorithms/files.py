@@ -1,0 +1,86 @@
+"""Files that are whole or absent, and loading that runs no code.
+
+Everything this project writes goes to a temporary file beside its target, is flushed to the disk and then renamed.
+Everything it reads is data: tensors, numbers, strings and containers of them.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+# What published checkpoints hold besides tensors and plain values: the training script's options, and NumPy scalars.
+PUBLISHED_GLOBALS = [
+    argparse.Namespace,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # the name that NumPy 1 wrote
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64", "bool")),
+]
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Call `write` with a binary file that becomes `path` when it is complete; an earlier file survives a failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def save_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write a dictionary of tensors and plain values for `load_tensors`."""
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read a torch file onto the CPU, ours or a published one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or holds objects that could run code.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with torch.serialization.safe_globals(PUBLISHED_GLOBALS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is refused: it is damaged or holds more than data ({first_line(error)})") from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def save_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

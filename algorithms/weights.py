@@ -1,0 +1,102 @@
+"""Network weights: loading them strictly, finding a teacher's, telling two sets of them apart."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from algorithms.checkpoints import LAST, load_checkpoint
+from algorithms.files import load_tensors
+
+SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A state dict and where it came from."""
+
+    state: dict[str, Tensor]
+    source: Path
+    data: dict[str, Any] | None = None  # classes, image size and normalisation it was trained with, where known
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
+    """Load a state dict that must fit exactly.
+
+    Args:
+        source: file it came from, for the error.
+        what: the network it is meant for, for the error.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or have another shape; names them.
+    """
+    expected = module.state_dict()
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = {
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "other shapes": misshaped,
+    }
+    complaints = "; ".join(f"{problem}: {_some(names)}" for problem, names in problems.items() if names)
+    if complaints:
+        raise ValueError(f"{source} does not hold {what}: {complaints}")
+    module.load_state_dict(state)
+
+
+def find_weights(*, experiment: str, directory: Path, published: str | None) -> Weights:
+    """The weights of a network trained alone: its own training here if there is one, else the published file.
+
+    Args:
+        experiment: name of the experiment that trains the network.
+        directory: that experiment's directory.
+        published: file that serves when the network was not trained here.
+
+    Raises:
+        FileNotFoundError: neither exists; says what makes them.
+        ValueError: the training here has not finished.
+    """
+    own = directory / LAST
+    if own.is_file():
+        checkpoint = load_checkpoint(own)
+        if checkpoint["epoch"] < checkpoint["epochs"]:
+            raise ValueError(
+                f"the training of {experiment} stands at epoch {checkpoint['epoch']} of {checkpoint['epochs']}; "
+                f"finish it: python main_classification.py with config={experiment} checkpoint=-1"
+            )
+        return Weights(checkpoint["model"], own, checkpoint["data"])
+    if published and Path(published).is_file():
+        return read_published(Path(published))
+    raise FileNotFoundError(
+        f"no weights of {experiment}: neither {own}" + (f" nor {published}" if published else " is there")
+    )
+
+
+def read_published(path: Path) -> Weights:
+    """A published checkpoint `{'model': state_dict, ...}` or one of ours; a DataParallel run's `module.` is dropped."""
+    content = load_tensors(path)
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} is no checkpoint: it has no entry 'model' with a state dict")
+    return Weights({name.removeprefix("module."): tensor for name, tensor in state.items()}, path, content.get("data"))
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes: equal for equal weights, wherever they were stored."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return ", ".join(names[:SHOWN_NAMES]) + more

@@ -1,0 +1,5 @@
+"""ResNet-8 alone on your own images, `data_dir=<folder with train/ and val/ or test/>`."""
+
+from config.recipes import classification
+
+config = classification(dataset="ImageFolder", network="resnet8")

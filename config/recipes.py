@@ -1,0 +1,156 @@
+"""The training protocols as pure functions from what differs to a complete, plain dictionary.
+
+An experiment module calls one of them and holds nothing else. Numbers without a comment are the published experiments'
+(CIFAR-100 protocol of the paper). The dictionaries are what `print_config` shows and what the command line overrides.
+"""
+
+from typing import Any
+
+Config = dict[str, Any]
+
+# The published experiment (name below config/) and the published weights of every CIFAR-100 teacher.
+CIFAR100_NETWORKS = {
+    "resnet56": ("resnetv1.RN56", "resnet56_vanilla"),
+    "resnet110": ("resnetv1.RN110", "resnet110_vanilla"),
+    "resnet32x4": ("resnetv1.RN32x4", "resnet32x4_vanilla"),
+    "resnet50": ("resnetv2.RN50", "ResNet50_vanilla"),
+    "wrn_40_2": ("WRN.WRN40w2", "wrn_40_2_vanilla"),
+}
+LOW_LEARNING_RATE_STUDENTS = ("shufflenetv1", "shufflenetv2", "mobilenetv2")
+LOW_LEARNING_RATE = 0.01
+
+
+def protocol(
+    *,
+    dataset: str,
+    epochs: int = 240,
+    milestones: tuple[int, ...] = (150, 180, 210),
+    learning_rate: float = 0.05,
+    batch_size: int = 64,
+) -> Config:
+    """Data and optimisation, the same for every method.
+
+    Args:
+        dataset: a name that `dataloaders` knows.
+        milestones: the learning rate falls by `lr_factor` after each of these epochs.
+    """
+    return {
+        "dataset": dataset,
+        "image_size": None,  # None: the data set's own, or measured
+        "mean": None,
+        "std": None,
+        "batch_size": batch_size,
+        "test_batch_size": 100,
+        "epochs": epochs,
+        "milestones": list(milestones),
+        "learning_rate": learning_rate,
+        "lr_factor": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+    }
+
+
+def classification(
+    *, network: str, downscale: int = 1, trained_as: str | None = None, weights: str | None = None, **options: Any
+) -> Config:
+    """A network alone: trained with cross-entropy, and the teacher that codebooks and decision scores are made from.
+
+    Args:
+        network: a name that `architectures` knows.
+        downscale: average-pooling of the maps before k-means and LDA; 2 for the teachers of coarser students.
+        trained_as: the experiment that trains these weights, where it is another than this one.
+        weights: file that serves where the network has not been trained here; None for the published one, if any.
+        options: of `protocol`.
+    """
+    return {
+        "method": "classification",
+        "network": network,
+        "weights": weights or _published_weights(network, options["dataset"]),
+        "trained_as": trained_as,
+        "downscale": downscale,
+        "subclasses_per_class": 8,
+        "lda_components": 60,  # at most: N classes have N - 1
+        **protocol(**options),
+    }
+
+
+def quest(**options: Any) -> Config:
+    """The student predicts the teacher's words; its features pass unchanged. Options of `letkd1` but the alphas."""
+    config = letkd1(**options) | {"method": "QuEST"}
+    for key in ("alpha_penultimate", "penultimate", "intermediate"):
+        del config[key]
+    return config
+
+
+def letkd1(
+    *,
+    teacher: str,
+    student: str,
+    dataset: str,
+    teacher_experiment: str | None = None,
+    supervision: str | None = None,
+    num_words: int = 4096,
+    alpha_penultimate: float = 1.0,
+    learning_rate: float | None = None,
+    **options: Any,
+) -> Config:
+    """A KD layer at the penultimate map, supervised by the teacher's words.
+
+    Args:
+        teacher, student: names that `architectures` knows.
+        teacher_experiment: the experiment that trains the teacher; None for the published CIFAR-100 name.
+        supervision: the experiment whose codebook and decision scores are used; None for the teacher's own.
+        num_words: K of the codebook.
+        alpha_penultimate: weight of the layer's values.
+        learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
+        options: of `protocol`.
+    """
+    if learning_rate is None:
+        learning_rate = LOW_LEARNING_RATE if student in LOW_LEARNING_RATE_STUDENTS else 0.05
+    teacher_experiment = teacher_experiment or f"{dataset}.{CIFAR100_NETWORKS[teacher][0]}"
+    return {
+        "method": "letKD-1",
+        "teacher": teacher,
+        "student": student,
+        "teacher_experiment": teacher_experiment,
+        "teacher_weights": _published_weights(teacher, dataset),
+        "supervision": supervision or teacher_experiment,
+        "codebook": None,  # a file, instead of the one below experiments/VQ/<supervision>
+        "penultimate": True,
+        "intermediate": False,
+        "num_words": num_words,
+        "temperature": 1.0,
+        "alpha_penultimate": alpha_penultimate,
+        "cls_loss_coef": 1.0,
+        "quest_loss_coef": 1.0,
+        **protocol(dataset=dataset, learning_rate=learning_rate, **options),
+    }
+
+
+def letkd2(
+    *, alpha_intermediate: float = 1.0, subclasses_per_class: int = 8, lda_components: int = 60, **options: Any
+) -> Config:
+    """letKD-1 and a second KD layer after the first block of the last stage, supervised by sub-class decisions.
+
+    Args:
+        alpha_intermediate: weight of that layer's values.
+        subclasses_per_class: S.
+        lda_components: L, at most; N classes have N - 1.
+        options: of `letkd1`.
+    """
+    return letkd1(**options) | {
+        "method": "letKD-2",
+        "intermediate": True,
+        "decisions": None,  # a file, instead of those below experiments/LDA/<supervision>
+        "subclasses_per_class": subclasses_per_class,
+        "lda_components": lda_components,
+        "alpha_intermediate": alpha_intermediate,
+        "sub_loss_coef": 1.0,
+    }
+
+
+def _published_weights(network: str, dataset: str) -> str | None:
+    if dataset != "CIFAR100" or network not in CIFAR100_NETWORKS:
+        return None
+    return f"saved_models/{CIFAR100_NETWORKS[network][1]}/ckpt_epoch_240.pth"

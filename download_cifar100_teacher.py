@@ -15,7 +15,6 @@ the archive is a release asset of mdistiller, which uses the same teachers.
 import argparse
 import difflib
 import os
-import re
 import shutil
 import socket
 import sys
@@ -100,66 +99,22 @@ def checkpoint_path(teacher: Teacher, directory: Path) -> Path:
     return directory / teacher.directory / FILE_NAME
 
 
-# The check
-
-
-def expected_shapes(architecture: str, num_classes: int = 100) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the state dict of an architecture; nothing is allocated and no random number drawn."""
-    import torch
-
-    from architectures import create_model
-
-    with torch.device("meta"):
-        model = create_model(architecture, num_classes=num_classes)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
 def check_checkpoint(path: Path, architecture: str, num_classes: int = 100) -> None:
-    """Check that a file is a checkpoint `{'model': state_dict, ...}` of the architecture.
-
-    Nothing in the file can run code: beside tensors it may hold what training scripts store next to them, numpy
-    scalars and an `argparse.Namespace`, and no other class.
+    """Check that a file is a checkpoint `{'model': state_dict, ...}` of the architecture, without running its code.
 
     Raises:
         ValueError: it is not; one line says what is wrong.
-        OSError: it cannot be opened.
+        FileNotFoundError: it is not there.
     """
-    import numpy as np
     import torch
 
-    scalar = np.float64(0).__reduce__()[0]
-    allowed = [
-        argparse.Namespace,
-        np.dtype,
-        *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
-        (scalar, "numpy.core.multiarray.scalar"),  # as files of numpy 1 call it
-        (scalar, "numpy._core.multiarray.scalar"),  # as files of numpy 2 do
-    ]
-    with path.open("rb") as file, torch.serialization.safe_globals(allowed):
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file can fail in any way
-            refused = re.search(r"GLOBAL (\S+)", str(error))
-            reason = (
-                f"it asks for {refused[1]}, which is not allowed" if refused else f"{type(error).__name__} on reading"
-            )
-            raise ValueError(f"not a checkpoint that can be read safely: {reason}") from error
+    from algorithms.weights import check_fit, read_published
+    from architectures import create_model
 
-    weights = checkpoint.get("model") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict):
-        raise ValueError("not a teacher checkpoint: it has no state dict under 'model'")
-    found = {name: tuple(value.shape) if torch.is_tensor(value) else "no tensor" for name, value in weights.items()}
-    expected = expected_shapes(architecture, num_classes)
-    problems = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    problems += [f"{name} is not part of it" for name in found.keys() - expected.keys()]
-    problems += [
-        f"{name} is {found[name]} instead of {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ValueError(f"not {architecture} with {num_classes} classes: {sorted(problems)[0]}{more}")
+    with torch.device("meta"):  # nothing is allocated
+        expected = create_model(architecture, num_classes=num_classes).state_dict()
+    what = f"{architecture} with {num_classes} classes"
+    check_fit(expected, read_published(path).state, source=path, what=what)
 
 
 # Transfers
@@ -413,7 +368,7 @@ def is_here(teacher: Teacher, directory: Path) -> bool:
     try:
         check_checkpoint(path, teacher.architecture)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; move it away, or replace it with --force") from error
+        raise ValueError(f"{error}; move it away, or replace it with --force") from error
     print(f"{teacher.directory}: already here, {describe_size(path)}", flush=True)
     return True
 

@@ -2,9 +2,9 @@
 
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2                train
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 evaluate=True  evaluate
-    python main_classification.py with config=CIFAR100.resnetv1.RN56 kmeans=4096                 make the codebook
-    python main_classification.py with config=CIFAR100.resnetv1.RN56 LDA=5                       make the decision scores
-    python main_classification.py print_config with config=digits.RN14_RN8.letKD-2                show every option
+    python main_classification.py with config=CIFAR100.resnetv1.RN56 kmeans=4096                 make a codebook
+    python main_classification.py with config=CIFAR100.resnetv1.RN56 LDA=5                       make decision scores
+    python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
 
 config=A.B.C is the module config/A/B/C.py. Every key that print_config shows can be set on the command line.
 """

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from algorithms.records import log
+from algorithms.records import is_watched, log
 from dataloaders import Dataset, load_dataset
 
 Config = dict[str, Any]
@@ -70,7 +70,7 @@ class Algorithm:
             **{key: config[key] or known.get(key) for key in ("image_size", "mean", "std")},
             classes=known.get("classes"),
             num_workers=config["num_workers"],
-            progress=True,
+            progress=is_watched(),
         )
 
 

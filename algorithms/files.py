@@ -8,8 +8,7 @@ import argparse
 import contextlib
 import json
 import os
-import pickle
-import zipfile
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -17,13 +16,14 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+_SCALAR = np.float64(0).__reduce__()[0]
 # What published checkpoints hold besides tensors and plain values: the training script's options, and NumPy scalars.
 PUBLISHED_GLOBALS = [
     argparse.Namespace,
-    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),  # the name that NumPy 1 wrote
-    np.float64(0).__reduce__()[0],
     np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64", "bool")),
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 called it
+    (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
 
 
@@ -59,10 +59,11 @@ def load_tensors(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals(PUBLISHED_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is refused: it is damaged or holds more than data ({first_line(error)})") from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+    except Exception as error:  # a damaged file can fail in any way
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise ValueError(f"{path} is refused: it asks for {refused[1]}, which could run code") from error
+        raise ValueError(f"{path} is damaged, or no torch file: {type(error).__name__} on reading") from error
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:

@@ -123,16 +123,20 @@ class Curves:
             self.writer.add_scalar(f"{group}/{name}", value, step)
 
 
+def is_watched() -> bool:
+    """Whether somebody sees progress bars: stderr is a terminal (sacred may have replaced sys.stderr)."""
+    return sys.__stderr__ is not None and sys.__stderr__.isatty()
+
+
 def progress_bar(total: int, unit: str, description: str, *, initial: int = 0) -> tqdm:
     """A bar that disappears when it is done, and is silent when nobody watches a terminal."""
-    watched = sys.__stderr__ is not None and sys.__stderr__.isatty()
     return tqdm(
         total=total,
         initial=initial,
         unit=unit,
         desc=description,
         leave=False,
-        disable=not watched,
+        disable=not is_watched(),
         dynamic_ncols=True,
         unit_scale=total > 10_000,
     )

@@ -23,30 +23,34 @@ class Weights:
     data: dict[str, Any] | None = None  # classes, image size and normalisation it was trained with, where known
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
-    """Load a state dict that must fit exactly.
+def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
+    """Compare names and shapes of a state dict with those of the network it is meant for.
 
     Args:
+        expected: state dict of that network, on any device, `meta` too.
         source: file it came from, for the error.
-        what: the network it is meant for, for the error.
+        what: the network, for the error.
 
     Raises:
         ValueError: tensors are missing, unexpected or have another shape; names them.
     """
-    expected = module.state_dict()
-    misshaped = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
-        "other shapes": misshaped,
+        "other shapes": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
     }
     complaints = "; ".join(f"{problem}: {_some(names)}" for problem, names in problems.items() if names)
     if complaints:
         raise ValueError(f"{source} does not hold {what}: {complaints}")
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
+    """Load a state dict that must fit exactly; arguments and errors as in `check_fit`."""
+    check_fit(module.state_dict(), state, source=source, what=what)
     module.load_state_dict(state)
 
 

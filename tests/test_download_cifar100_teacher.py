@@ -1,7 +1,5 @@
 """The teacher zoo against a local server that behaves, misbehaves, and lies."""
 
-# ruff: noqa: PLR0917 (fixtures come in as arguments)
-
 import argparse
 import io
 import json
@@ -237,8 +235,9 @@ def test_zoo_is_the_published_one(monkeypatch, golden_dir):
     for teacher in zoo.TEACHERS:
         golden = golden_names[teacher.architecture]
         assert teacher.num_parameters == shapes[f"{golden}#params"]
-        expected = {name: tuple(shape) for name, shape in shapes[golden].items()}
-        assert zoo.expected_shapes(teacher.architecture) == expected
+        with torch.device("meta"):
+            state = create_model(teacher.architecture, num_classes=100).state_dict()
+        assert {name: list(tensor.shape) for name, tensor in state.items()} == shapes[golden]
 
 
 def test_teachers_are_chosen_by_architecture_or_directory():
@@ -511,7 +510,7 @@ def test_wrong_network_is_refused_from_both_sources(run, site, good, tmp_path, c
     site.files[url_path("resnet8_vanilla")] = good["resnet14_vanilla"]
     site.files[ARCHIVE_URL] = tar_bytes({member("resnet8_vanilla"): good["resnet14_vanilla"]})
     assert run("resnet8") == 1
-    assert the_error(capsys).count("not resnet8 with 100 classes: layer1.1.") == 2
+    assert the_error(capsys).count("does not hold resnet8 with 100 classes: unexpected: layer1.1.") == 2
     assert not files_under(tmp_path)
 
 
@@ -533,7 +532,7 @@ def test_pickle_that_would_run_code_is_refused(run, site, tmp_path, capsys, zipp
     site.files[url_path("resnet8_vanilla")] = file.getvalue()
     site.files[ARCHIVE_URL] = tar_bytes({member("resnet8_vanilla"): file.getvalue()})
     assert run("resnet8") == 1
-    assert "mkdir, which is not allowed" in the_error(capsys)
+    assert "mkdir, which could run code" in the_error(capsys)
     assert not files_under(tmp_path)
     assert not (tmp_path / "evil").exists()
 
@@ -558,7 +557,9 @@ def test_check_names_the_tensor_that_differs(tmp_path):
     path = tmp_path / "teacher.pth"
     path.write_bytes(checkpoint_bytes("resnet8", num_classes=10))
     zoo.check_checkpoint(path, "resnet8", num_classes=10)
-    with pytest.raises(ValueError, match=r"fc\.bias is \(10,\) instead of \(100,\) and 1 more"):
+    with pytest.raises(
+        ValueError, match=r"fc\.weight \(10, 64\) instead of \(100, 64\), fc\.bias \(10,\) instead of \(100,\)"
+    ):
         zoo.check_checkpoint(path, "resnet8")
 
 
@@ -566,7 +567,7 @@ def test_check_names_the_tensor_that_differs(tmp_path):
 def test_check_wants_a_state_dict_under_model(tmp_path, content):
     path = tmp_path / "teacher.pth"
     torch.save(content, path)
-    with pytest.raises(ValueError, match="no state dict under 'model'"):
+    with pytest.raises(ValueError, match="no entry 'model' with a state dict"):
         zoo.check_checkpoint(path, "resnet8")
 
 
@@ -575,7 +576,7 @@ def test_check_refuses_damaged_files(tmp_path, good, keep):
     content = good["resnet8_vanilla"]
     path = tmp_path / "teacher.pth"
     path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
-    with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
+    with pytest.raises(ValueError, match=r"teacher\.pth is damaged, or no torch file"):
         zoo.check_checkpoint(path, "resnet8")
 
 

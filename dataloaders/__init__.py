@@ -1,0 +1,24 @@
+"""Image classification data: registered datasets, augmentation on the training device, and the loaders over them.
+
+dataset = load_dataset("CIFAR100", data_dir="data")
+loader = make_train_loader(dataset, batch_size=64, device="cuda", seed=0)
+loader.set_epoch(3)
+for images, labels in loader: ...    # (B, 3, H, W) float32 channels_last, normalised; (B,) int64
+"""
+
+from dataloaders import cifar, digits, image_folder  # noqa: F401  importing a family registers its datasets
+from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
+from dataloaders.loaders import make_eval_loader, make_train_loader
+from dataloaders.registry import LoadRequest, list_datasets, load_dataset, register_dataset
+
+__all__ = [
+    "Dataset",
+    "ImageFiles",
+    "ImageTensors",
+    "LoadRequest",
+    "list_datasets",
+    "load_dataset",
+    "make_eval_loader",
+    "make_train_loader",
+    "register_dataset",
+]

@@ -1,0 +1,142 @@
+"""Image files to RGB pixels: colour modes, geometry, and decoding many files with worker processes.
+
+Processes, not threads: Pillow spends the time of a small image in Python, and two threads were slower than one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as TF
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+from tqdm import tqdm
+
+# A split up to these limits is decoded once and kept as one uint8 tensor; a larger one is streamed from its files.
+MAX_RESIDENT_SIZE = 96
+MAX_RESIDENT_BYTES = 2 * 2**30
+
+DECODE_BATCH = 64  # images that a worker hands over at a time
+
+# What Pillow raises for files that are damaged, cut short, too large, or no images at all.
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError)
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message is one line naming it."""
+
+
+def read_rgb(path: str) -> Image.Image:
+    """Decode one file to an RGB image.
+
+    Raises:
+        ImageError: the file is missing, damaged, cut short, or of a kind whose values have no known range.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except _PILLOW_ERRORS as error:
+        raise ImageError(f"cannot read image {path}: {error}; replace or remove it") from error
+
+
+def read_size(path: str) -> tuple[int, int]:
+    """(width, height) from a file's header. Raises `ImageError` as `read_rgb` does."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except _PILLOW_ERRORS as error:
+        raise ImageError(f"cannot read image {path}: {error}; replace or remove it") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as RGB with 8 bits a channel; transparency is dropped, 16-bit grey is scaled by 255/65535.
+
+    Raises:
+        ValueError: floating-point pixels, or integers beyond 16 bits.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"integer pixels in {values.min()}..{values.max()} are not 16-bit")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns about the direct way
+    return image.convert("RGB")
+
+
+def fit_square(image: Image.Image, image_size: int) -> Image.Image:
+    """Scale the shorter side, then crop the centre: the geometry of evaluation, and of resident training images.
+
+    Small images keep their border. Large ones follow the ImageNet convention, 256 pixels for a crop of 224.
+    """
+    shorter = image_size if image_size <= MAX_RESIDENT_SIZE else int(image_size * 256 / 224)
+    if min(image.size) != shorter:
+        image = TF.resize(image, [shorter], antialias=True)
+    return image if image.size == (image_size, image_size) else TF.center_crop(image, [image_size, image_size])
+
+
+class SquarePixels:
+    """Callable: path to (image_size, image_size, 3) uint8."""
+
+    def __init__(self, image_size: int):
+        self.image_size = image_size
+
+    def __call__(self, path: str) -> np.ndarray:
+        return np.array(fit_square(read_rgb(path), self.image_size))
+
+
+class Reader(torch.utils.data.Dataset):
+    """`read(key)` as a torch dataset whose keys its sampler chooses; goes with `collate`."""
+
+    def __init__(self, read: Callable[[Any], Any]):
+        self.read = read
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.read(key)
+        except ImageError as error:
+            return error  # as a value: a DataLoader would bury the one line in a worker's traceback
+
+
+def collate(samples: list) -> Any:
+    """Stack samples, or hand on the first error among them; `checked` raises it in the main process."""
+    error = next((sample for sample in samples if isinstance(sample, ImageError)), None)
+    return error or default_collate(samples)
+
+
+def checked(batches: DataLoader) -> Iterator[Any]:
+    """The batches of a loader over a `Reader`. Raises the `ImageError` that one of its reads met."""
+    for batch in batches:
+        if isinstance(batch, ImageError):
+            # A new one: raising `batch` would tie this frame into a cycle, and workers freed by the cycle
+            # collector miss their signal to stop, which costs five seconds each.
+            raise ImageError(*batch.args)
+        yield batch
+
+
+def read_files(
+    read: Callable[[str], Any], paths: Sequence[str], *, num_workers: int, progress: bool, label: str
+) -> Iterator[Any]:
+    """`read(path)` of every path in order, collated by `DECODE_BATCH`; `label` stands beside the progress bar."""
+    loader = DataLoader(
+        Reader(read),
+        batch_size=DECODE_BATCH,
+        sampler=paths,
+        num_workers=num_workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # its own: reading files must not advance the global random state
+    )
+    yield from tqdm(checked(loader), desc=label, total=len(loader), unit="batch", disable=not progress)
+
+
+def decode(paths: Sequence[str], image_size: int, *, num_workers: int, progress: bool, label: str) -> Tensor:
+    """(N, image_size, image_size, 3) uint8 of N files."""
+    images = torch.empty((len(paths), image_size, image_size, 3), dtype=torch.uint8)
+    batches = read_files(SquarePixels(image_size), paths, num_workers=num_workers, progress=progress, label=label)
+    for target, batch in zip(images.split(DECODE_BATCH), batches, strict=True):
+        target.copy_(batch)
+    return images

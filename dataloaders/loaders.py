@@ -1,0 +1,225 @@
+"""Loaders: batches of normalised images and labels on the training device.
+
+Every loader yields `(images, labels)`: float32 (B, 3, H, W) in channels_last layout, normalised, and int64 (B,), both
+on the device. A training loader repeats an epoch exactly from (seed, epoch) alone: `set_epoch` before iterating, resume
+by setting the epoch. Over a resident split a step moves nothing between host and device and waits for nothing.
+
+Data-parallel training (one process a GPU) has its place in `ResidentTrainLoader.__iter__` and `EpochOrder.__iter__`:
+all ranks draw the same epoch, and rank r of R takes part r of each global batch of R * batch_size positions.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sized
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms as T
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from dataloaders.augmentation import EpochDraws, Normalize, ReflectCropFlip, derive_seed, draw_epoch
+from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
+from dataloaders.decoding import Reader, SquarePixels, checked, collate, read_rgb
+
+PREFETCH_BATCHES = 4  # per worker
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+def make_train_loader(
+    dataset: Dataset, *, batch_size: int, device: torch.device | str, seed: int, num_workers: int = 0
+) -> "ResidentTrainLoader | StreamedTrainLoader":
+    """Shuffled, augmented batches of the training split; the last incomplete batch is dropped.
+
+    Resident images: random crop with reflect padding and flip. Streamed ones: random resized crop and flip, read by
+    `num_workers` processes, whose number does not change the result.
+
+    Raises:
+        ValueError: no training split is loaded, or batch_size is not between 1 and its number of images.
+    """
+    split = dataset.split("train")
+    _check_batch_size(batch_size)
+    if batch_size > len(split):
+        raise ValueError(
+            f"batch_size {batch_size} exceeds the {len(split)} training images of {dataset.name}; choose less"
+        )
+    device = torch.device(device)
+    if isinstance(split, ImageTensors):
+        return ResidentTrainLoader(dataset, split, batch_size, device, seed)
+    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
+    return StreamedTrainLoader(dataset, split, seed=seed, **options)
+
+
+def make_eval_loader(
+    dataset: Dataset, split_name: str = "eval", *, batch_size: int, device: torch.device | str, num_workers: int = 0
+) -> "ResidentEvalLoader | StreamedLoader":
+    """All images of a split, the training split too, in order and without augmentation; the last batch may be smaller.
+
+    Raises:
+        ValueError: that split is not loaded, or batch_size is below 1.
+    """
+    split = dataset.split(split_name)
+    _check_batch_size(batch_size)
+    device = torch.device(device)
+    if isinstance(split, ImageTensors):
+        return ResidentEvalLoader(dataset, split, batch_size, device)
+    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
+    return StreamedLoader(dataset, read=EvalSample(split, dataset.image_size), keys=range(len(split)), **options)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
+
+
+class ResidentTrainLoader:
+    """Training batches gathered from a split that lies whole on the device."""
+
+    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device, seed: int):
+        self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
+        self.labels = split.labels.to(device)
+        self.augment = ReflectCropFlip(split.images.to(device), dataset.padding)
+        self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Batches:
+        padding, flip = self.dataset.padding, self.dataset.flip
+        drawn = draw_epoch(len(self.labels), padding=padding, flip=flip, seed=self.seed, epoch=self.epoch)
+        draws = EpochDraws(*(values.to(self.device) for values in drawn))
+        labels = self.labels[draws.order]
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            images = self.augment(draws.order[batch], draws.top[batch], draws.left[batch], draws.flip[batch])
+            yield self.normalize(images), labels[batch]
+
+
+class ResidentEvalLoader:
+    """Slices of a split that lies whole on the device."""
+
+    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device):
+        self.batch_size = batch_size
+        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __iter__(self) -> Batches:
+        for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+            yield self.normalize(images), labels
+
+
+class StreamedLoader:
+    """Batches of files that worker processes read, in the order of `keys`, normalised on the device."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        read: Callable[[Any], tuple[np.ndarray, int]],
+        keys: Sized,
+        batch_size: int,
+        device: torch.device,
+        num_workers: int,
+        drop_last: bool = False,
+    ):
+        self.device = device
+        self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
+        self.batches = DataLoader(
+            Reader(read),
+            batch_size=batch_size,
+            sampler=keys,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            persistent_workers=num_workers > 0,
+            prefetch_factor=PREFETCH_BATCHES if num_workers > 0 else None,
+            generator=torch.Generator(),  # its own: iterating must not advance the global random state
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Batches:
+        for images, labels in checked(self.batches):
+            on_device = images.to(self.device, non_blocking=True)
+            yield self.normalize(on_device), labels.to(self.device, non_blocking=True)
+
+
+class StreamedTrainLoader(StreamedLoader):
+    """Shuffled batches of files, each image augmented from (seed, epoch, its index)."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: ImageFiles,
+        *,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        num_workers: int,
+    ):
+        self.order = EpochOrder(len(split), seed)
+        super().__init__(
+            dataset,
+            read=TrainSample(split, dataset.image_size, dataset.flip, seed),
+            keys=self.order,
+            batch_size=batch_size,
+            device=device,
+            num_workers=num_workers,
+            drop_last=True,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        self.order.epoch = epoch
+
+
+class EpochOrder(Sampler):
+    """Yields (epoch, index), shuffled. The epoch travels in the key because the workers outlive it."""
+
+    def __init__(self, num_images: int, seed: int):
+        self.num_images, self.seed = num_images, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        for index in torch.randperm(self.num_images, generator=generator).tolist():
+            yield self.epoch, index
+
+
+class TrainSample:
+    """Callable: (epoch, index) to one augmented image (H, W, 3) uint8 and its label."""
+
+    def __init__(self, files: ImageFiles, image_size: int, flip: bool, seed: int):
+        self.files, self.seed = files, seed
+        self.transform = T.Compose([T.RandomResizedCrop(image_size), T.RandomHorizontalFlip(0.5 if flip else 0.0)])
+
+    def __call__(self, key: tuple[int, int]) -> tuple[np.ndarray, int]:
+        epoch, index = key
+        image = read_rgb(self.files.paths[index])
+        # torchvision draws from the global CPU generator: lend it this image's seed, then put its state back.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
+            return np.array(self.transform(image)), int(self.files.labels[index])
+
+
+class EvalSample:
+    """Callable: index to one image (H, W, 3) uint8 in the geometry of evaluation, and its label."""
+
+    def __init__(self, files: ImageFiles, image_size: int):
+        self.files = files
+        self.pixels = SquarePixels(image_size)
+
+    def __call__(self, index: int) -> tuple[np.ndarray, int]:
+        return self.pixels(self.files.paths[index]), int(self.files.labels[index])

@@ -1,0 +1,110 @@
+"""Datasets by name. A new family is one file with `@register_dataset` functions and one import in `__init__.py`."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataloaders.dataset import SPLIT_NAMES, Dataset, Triple
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a registered function receives; `load_dataset` explains the fields. None means: the dataset's own."""
+
+    splits: tuple[str, ...]
+    data_dir: Path | None
+    image_size: int | None
+    mean: Triple | None
+    std: Triple | None
+    classes: tuple[str, ...] | None
+    num_workers: int
+    progress: bool
+
+
+Builder = Callable[[LoadRequest], Dataset]
+
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register_dataset(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: make a function from request to `Dataset` known to `load_dataset` as `name`."""
+
+    def register(builder: Builder) -> Builder:
+        assert name not in _BUILDERS, f"dataset {name!r} is registered twice"
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def list_datasets() -> list[str]:
+    """The names `load_dataset` knows, sorted."""
+    return sorted(_BUILDERS)
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
+    """A one-line error for a `name` that is not among `known`, the nearest names first."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r};{hint} known: {', '.join(known)}")
+
+
+def load_dataset(
+    name: str,
+    *,
+    splits: Sequence[str] = ("train", "eval"),
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] | None = None,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> Dataset:
+    """Load a dataset by name.
+
+    Args:
+        splits: which of 'train', 'eval', 'test' to load; nothing else is read. What an evaluation needs to know of a
+            training split that it does not load (`image_size`, `mean`, `std`, `classes`) is in its checkpoint.
+        data_dir: where the files are, or go when they are downloaded.
+        image_size: side in pixels of the square images.
+        mean, std: normalisation per channel for pixel values in 0..1.
+        classes: the class names in label order; data with other classes is refused.
+        num_workers: processes that decode images while loading; 0 decodes in this one.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: unknown name or split, a bad argument, classes that differ, or data that is not as it should be.
+        FileNotFoundError: data that is missing and cannot be downloaded.
+    """
+    if name not in _BUILDERS:
+        raise unknown_name("dataset", name, list_datasets())
+    for split in splits:
+        if split not in SPLIT_NAMES:
+            raise unknown_name("split", split, SPLIT_NAMES)
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size {image_size} must be at least 1 pixel")
+    request = LoadRequest(
+        splits=tuple(splits),
+        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        image_size=image_size,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        classes=None if classes is None else tuple(classes),
+        num_workers=num_workers,
+        progress=progress,
+    )
+    dataset = _BUILDERS[name](request)
+    if request.classes is not None and dataset.classes != request.classes:
+        raise ValueError(_class_difference(dataset, request.classes))
+    return dataset
+
+
+def _class_difference(dataset: Dataset, expected: tuple[str, ...]) -> str:
+    message = f"{dataset.name} has {dataset.num_classes} classes where {len(expected)} are expected"
+    pairs = zip(dataset.classes, expected, strict=False)
+    first = next((index for index, (found, wanted) in enumerate(pairs) if found != wanted), None)
+    if first is not None:
+        message += f"; class {first} is {dataset.classes[first]!r}, expected {expected[first]!r}"
+    return message + ": use the data the model was trained on"

@@ -1,0 +1,179 @@
+"""Batches: shapes, order, exact repetition, resident and streamed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataloaders import Dataset, ImageTensors, load_dataset, make_eval_loader, make_train_loader
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
+
+
+@pytest.fixture
+def resident():
+    """22 images whose every pixel is ten times the image's number, which is also its label."""
+    numbers = torch.arange(22)
+    images = (numbers * 10).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 8, 8, 3).contiguous()
+    split = ImageTensors(images, numbers)
+    return Dataset("numbers", tuple(map(str, range(22))), 8, MEAN, STD, 1, True, train=split, eval=split)
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """13 photographs of 120 x 110 at image size 100: more than what is kept resident."""
+    root = tmp_path_factory.mktemp("photos")
+    for index in range(13):
+        folder = root / "train" / "ab"[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = np.random.default_rng(index).integers(0, 256, (11, 12, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((120, 110)).save(folder / f"{index:02}.png")
+    (root / "val").symlink_to(root / "train")
+    return load_dataset("ImageFolder", data_dir=root, image_size=100, mean=MEAN, std=STD)
+
+
+def epoch_of(loader, epoch):
+    loader.set_epoch(epoch)
+    images, labels = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def train_loader(dataset, **options):
+    return make_train_loader(dataset, **({"batch_size": 4, "device": "cpu", "seed": 0} | options))
+
+
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def assert_batch_format(images, labels, batch_size, image_size):
+    assert images.shape == (batch_size, 3, image_size, image_size) and images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.shape == (batch_size,) and labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+def test_training_drops_the_last_incomplete_batch_and_shows_an_image_once(name, request):
+    dataset = request.getfixturevalue(name)
+    loader = train_loader(dataset)
+    batches = list(loader)
+    assert len(batches) == len(loader) == len(dataset.train) // 4
+    for images, labels in batches:
+        assert_batch_format(images, labels, 4, dataset.image_size)
+
+
+def test_images_keep_their_labels_and_none_comes_twice(resident):
+    images, labels = epoch_of(train_loader(resident), 0)
+    assert len(labels.unique()) == len(labels) == 20
+    expected = (labels[:, None] * 10 / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    torch.testing.assert_close(images[:, :, 4, 4], expected)
+
+
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+def test_an_epoch_repeats_exactly_from_seed_and_epoch(name, request):
+    dataset = request.getfixturevalue(name)
+    loader = train_loader(dataset)
+    uninterrupted = [epoch_of(loader, epoch) for epoch in range(3)]
+    assert same(epoch_of(train_loader(dataset), 2), uninterrupted[2]), "resumption at an epoch boundary"
+    assert not torch.equal(uninterrupted[0][1], uninterrupted[1][1])
+    assert not torch.equal(uninterrupted[0][1], epoch_of(train_loader(dataset, seed=1), 0)[1])
+
+
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+def test_loaders_neither_use_nor_move_the_global_random_state(name, request):
+    dataset = request.getfixturevalue(name)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = epoch_of(train_loader(dataset), 1)
+    list(make_eval_loader(dataset, batch_size=4, device="cpu"))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    assert same(first, epoch_of(train_loader(dataset), 1))
+
+
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_evaluation_is_every_image_in_order(name, split, request):
+    dataset = request.getfixturevalue(name)
+    loader = make_eval_loader(dataset, split, batch_size=5, device="cpu")
+    images, labels = zip(*loader, strict=True)
+    num_images = len(dataset.split(split))
+    sizes = [5] * (num_images // 5) + [num_images % 5]
+    assert len(loader) == len(sizes) and [len(batch) for batch in labels] == sizes
+    assert torch.equal(torch.cat(labels), dataset.split(split).labels)
+    for batch, label, size in zip(images, labels, sizes, strict=True):
+        assert_batch_format(batch, label, size, dataset.image_size)
+
+
+def test_resident_evaluation_is_the_normalised_pixels(resident):
+    images = torch.cat([batch for batch, _ in make_eval_loader(resident, "train", batch_size=8, device="cpu")])
+    pixels = resident.train.images.permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(images, (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
+
+
+def test_the_number_of_workers_changes_nothing(streamed):
+    alone = [epoch_of(train_loader(streamed), epoch) for epoch in (0, 1)]
+    helped = train_loader(streamed, num_workers=2)
+    assert same(alone[0], epoch_of(helped, 0))
+    assert same(alone[1], epoch_of(helped, 1)), "persistent workers must see the new epoch"
+    calm = [list(make_eval_loader(streamed, batch_size=5, device="cpu", num_workers=workers)) for workers in (0, 2)]
+    assert all(same(a, b) for a, b in zip(*calm, strict=True))
+
+
+def test_streamed_augmentation_belongs_to_epoch_and_image_not_to_its_place(streamed):
+    def image_seen(batch_size, epoch):
+        loader = train_loader(streamed, batch_size=batch_size)
+        images, _ = epoch_of(loader, epoch)
+        order = [index for _, index in loader.order]
+        return images[order.index(3)]
+
+    assert torch.equal(image_seen(13, 0), image_seen(1, 0))
+    assert not torch.equal(image_seen(13, 0), image_seen(13, 1))
+
+
+def test_a_streamed_set_that_must_not_be_flipped_is_not(streamed):
+    flipping, steady = train_loader(streamed), train_loader(dataclasses.replace(streamed, flip=False))
+    mirrored = 0
+    for epoch in range(3):
+        for one, other in zip(epoch_of(flipping, epoch)[0], epoch_of(steady, epoch)[0], strict=True):
+            mirrored += int(torch.equal(one, other.flip(2)))
+            assert torch.equal(one, other) or torch.equal(one, other.flip(2))
+    assert 8 <= mirrored <= 28  # of 36
+
+
+def test_a_file_damaged_after_loading_is_named_in_one_line(streamed, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"gone")
+    files = dataclasses.replace(streamed.eval, paths=(*streamed.eval.paths[:-1], str(broken)))
+    loader = make_eval_loader(dataclasses.replace(streamed, eval=files), batch_size=5, device="cpu", num_workers=1)
+    with pytest.raises(ValueError, match=r"\Acannot read image [^\n]*broken\.png[^\n]*\Z"):
+        list(loader)
+
+
+def test_batch_sizes_that_cannot_work_are_refused(resident):
+    with pytest.raises(ValueError, match="batch_size 23 exceeds the 22 training images of numbers"):
+        train_loader(resident, batch_size=23)
+    with pytest.raises(ValueError, match="batch_size 0 must be at least 1"):
+        train_loader(resident, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size -1 must be at least 1"):
+        make_eval_loader(resident, batch_size=-1, device="cpu")
+    with pytest.raises(ValueError, match="loaded without a split 'test'; it has train, eval"):
+        make_eval_loader(resident, "test", batch_size=4, device="cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_resident_step_never_waits_for_the_gpu_and_equals_the_cpu(resident):
+    loader = train_loader(resident, device="cuda")
+    batches = iter(loader)
+    first = next(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rest = list(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, theirs in zip([first, *rest], train_loader(resident), strict=True):
+        torch.testing.assert_close(ours[0].cpu(), theirs[0], atol=1e-6, rtol=0)
+        assert torch.equal(ours[1].cpu(), theirs[1])

@@ -14,10 +14,13 @@ CIFAR100_NETWORKS = {
     "resnet110": ("resnetv1.RN110", "resnet110_vanilla"),
     "resnet32x4": ("resnetv1.RN32x4", "resnet32x4_vanilla"),
     "resnet50": ("resnetv2.RN50", "ResNet50_vanilla"),
+    "vgg13": ("vgg.VGG13", "vgg13_vanilla"),
     "wrn_40_2": ("WRN.WRN40w2", "wrn_40_2_vanilla"),
 }
-LOW_LEARNING_RATE_STUDENTS = ("shufflenetv1", "shufflenetv2", "mobilenetv2")
-LOW_LEARNING_RATE = 0.01
+# Students of another family than their teacher's: half its resolution, and a lower learning rate.
+CROSS_ARCHITECTURE_STUDENTS = ("shufflenetv1", "shufflenetv2", "mobilenetv2")
+CROSS_ARCHITECTURE_LEARNING_RATE = 0.01
+LEARNING_RATE = 0.05
 
 
 def protocol(
@@ -25,7 +28,7 @@ def protocol(
     dataset: str,
     epochs: int = 240,
     milestones: tuple[int, ...] = (150, 180, 210),
-    learning_rate: float = 0.05,
+    learning_rate: float = LEARNING_RATE,
     batch_size: int = 64,
 ) -> Config:
     """Data and optimisation, the same for every method.
@@ -52,7 +55,13 @@ def protocol(
 
 
 def classification(
-    *, network: str, downscale: int = 1, trained_as: str | None = None, weights: str | None = None, **options: Any
+    *,
+    network: str,
+    dataset: str,
+    downscale: int = 1,
+    trained_as: str | None = None,
+    learning_rate: float | None = None,
+    **options: Any,
 ) -> Config:
     """A network alone: trained with cross-entropy, and the teacher that codebooks and decision scores are made from.
 
@@ -60,18 +69,18 @@ def classification(
         network: a name that `architectures` knows.
         downscale: average-pooling of the maps before k-means and LDA; 2 for the teachers of coarser students.
         trained_as: the experiment that trains these weights, where it is another than this one.
-        weights: file that serves where the network has not been trained here; None for the published one, if any.
+        learning_rate: None for the published choice, 0.01 for ShuffleNets and MobileNets and 0.05 else.
         options: of `protocol`.
     """
     return {
         "method": "classification",
         "network": network,
-        "weights": weights or _published_weights(network, options["dataset"]),
+        "weights": _published_weights(network, dataset),  # serve where the network has not been trained here
         "trained_as": trained_as,
         "downscale": downscale,
         "subclasses_per_class": 8,
         "lda_components": 60,  # at most: N classes have N - 1
-        **protocol(**options),
+        **protocol(dataset=dataset, learning_rate=learning_rate or _learning_rate(network), **options),
     }
 
 
@@ -100,14 +109,13 @@ def letkd1(
     Args:
         teacher, student: names that `architectures` knows.
         teacher_experiment: the experiment that trains the teacher; None for the published CIFAR-100 name.
-        supervision: the experiment whose codebook and decision scores are used; None for the teacher's own.
+        supervision: the experiment whose codebook and decision scores are used; None for the teacher's own, or for
+            cross-architecture students the one that pools the teacher's maps.
         num_words: K of the codebook.
         alpha_penultimate: weight of the layer's values.
         learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
         options: of `protocol`.
     """
-    if learning_rate is None:
-        learning_rate = LOW_LEARNING_RATE if student in LOW_LEARNING_RATE_STUDENTS else 0.05
     teacher_experiment = teacher_experiment or f"{dataset}.{CIFAR100_NETWORKS[teacher][0]}"
     return {
         "method": "letKD-1",
@@ -115,7 +123,8 @@ def letkd1(
         "student": student,
         "teacher_experiment": teacher_experiment,
         "teacher_weights": _published_weights(teacher, dataset),
-        "supervision": supervision or teacher_experiment,
+        "supervision": supervision
+        or teacher_experiment + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""),
         "codebook": None,  # a file, instead of the one below experiments/VQ/<supervision>
         "penultimate": True,
         "intermediate": False,
@@ -124,7 +133,7 @@ def letkd1(
         "alpha_penultimate": alpha_penultimate,
         "cls_loss_coef": 1.0,
         "quest_loss_coef": 1.0,
-        **protocol(dataset=dataset, learning_rate=learning_rate, **options),
+        **protocol(dataset=dataset, learning_rate=learning_rate or _learning_rate(student), **options),
     }
 
 
@@ -148,6 +157,10 @@ def letkd2(
         "alpha_intermediate": alpha_intermediate,
         "sub_loss_coef": 1.0,
     }
+
+
+def _learning_rate(network: str) -> float:
+    return CROSS_ARCHITECTURE_LEARNING_RATE if network in CROSS_ARCHITECTURE_STUDENTS else LEARNING_RATE
 
 
 def _published_weights(network: str, dataset: str) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from letkd.losses import SoftTargets
+from letkd.losses import SoftTargets, full_precision
 from letkd.patches import to_patches
 
 
@@ -37,7 +37,11 @@ class Codebook(nn.Module):
 
     def logits(self, patches_PC: Tensor) -> Tensor:
         """tau * (2 t.mu - ||mu||^2), (P, K): logits of the soft assignment, largest for the nearest word."""
-        return torch.addmm(self.bias, patches_PC, self.centroids.T, beta=self.temperature, alpha=2 * self.temperature)
+        patches_PC = patches_PC.to(self.centroids.dtype)
+        with full_precision(patches_PC.device):
+            return torch.addmm(
+                self.bias, patches_PC, self.centroids.T, beta=self.temperature, alpha=2 * self.temperature
+            )
 
     @torch.no_grad()
     def soft_assignment(self, features_BCHW: Tensor) -> Tensor:
@@ -51,7 +55,7 @@ class Codebook(nn.Module):
 
     def targets(self, features_BCHW: Tensor) -> SoftTargets:
         """The soft words of a teacher's map, as `kl_to_scores` takes them."""
-        return _WordTargets(self, to_patches(features_BCHW.detach()).to(self.centroids.dtype))
+        return _WordTargets(self, to_patches(features_BCHW.detach()))
 
     @torch.no_grad()
     def statistics(self, features_BCHW: Tensor, scores_PK: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,11 @@ class SoftTargets(Protocol):
         ...
 
 
+def full_precision(device: torch.device) -> torch.autocast:
+    """The context of all supervision: inside autocast, distances in bfloat16 would choose other words."""
+    return torch.autocast(device.type, enabled=False)
+
+
 class _KLFromTargets(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores_PK: Tensor, targets: SoftTargets) -> Tensor:
@@ -34,13 +39,14 @@ class _KLFromTargets(torch.autograd.Function):
         grad_PK = torch.empty_like(scores_PK, dtype=dtype)
         loss = torch.zeros((), dtype=dtype, device=scores_PK.device)
         chunk = max(1, CHUNK_ELEMENTS.get(scores_PK.device.type, 2**18) // num_words)
-        for start in range(0, num_patches, chunk):
-            stop = min(start + chunk, num_patches)
-            targets_CK, negative_entropy_C = targets.rows(start, stop)
-            targets_CK = targets_CK.to(dtype)
-            log_q_CK = torch.log_softmax(scores_PK[start:stop].to(dtype), dim=1)
-            loss += negative_entropy_C.sum() - torch.dot(targets_CK.flatten(), log_q_CK.flatten())
-            torch.sub(log_q_CK.exp_(), targets_CK, out=grad_PK[start:stop])
+        with full_precision(scores_PK.device):
+            for start in range(0, num_patches, chunk):
+                stop = min(start + chunk, num_patches)
+                targets_CK, negative_entropy_C = targets.rows(start, stop)
+                targets_CK = targets_CK.to(dtype)
+                log_q_CK = torch.log_softmax(scores_PK[start:stop].to(dtype), dim=1)
+                loss += negative_entropy_C.sum() - torch.dot(targets_CK.flatten(), log_q_CK.flatten())
+                torch.sub(log_q_CK.exp_(), targets_CK, out=grad_PK[start:stop])
         ctx.save_for_backward(grad_PK)
         ctx.scores_dtype = scores_PK.dtype
         return loss / num_patches

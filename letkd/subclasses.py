@@ -4,7 +4,8 @@
     i = argmin_s ||z - rho_(y, s)||^2               nearest of the S centres of the image's own class y
     target = D[y * S + i]                           how the members of that sub-class fall on all N*S prototypes
 
-Shapes: C channels of the teacher's intermediate map, L components, N classes, S sub-classes a class, P patches.
+Shapes: C channels of the teacher's intermediate map, L components, N classes, S sub-classes a class, P patches, G of
+them in one image.
 Only the image's own centres are compared, (B, S, L), never all N*S.
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from letkd.losses import SoftTargets
+from letkd.losses import SoftTargets, full_precision
 from letkd.patches import to_patches
 
 
@@ -60,10 +61,12 @@ class SubclassTargets(nn.Module):
     def assign(self, features_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """Row of D for every patch, (P,): the nearest sub-class of the image's own class."""
         batch, num_subclasses = labels_B.shape[0], self.centers.shape[1]
-        projected_PL = torch.addmm(self.offset, to_patches(features_BCHW).to(self.weight.dtype), self.weight.T)
+        patches_PC = to_patches(features_BCHW).to(self.weight.dtype)
         own_BSL = self.centers[labels_B]
         bias_B1S = own_BSL.square().sum(dim=2).unsqueeze(1)
-        distances_BGS = torch.baddbmm(bias_B1S, projected_PL.view(batch, -1, own_BSL.shape[2]), own_BSL.mT, alpha=-2)
+        with full_precision(patches_PC.device):
+            projected_BGL = torch.addmm(self.offset, patches_PC, self.weight.T).view(batch, -1, own_BSL.shape[2])
+            distances_BGS = torch.baddbmm(bias_B1S, projected_BGL, own_BSL.mT, alpha=-2)
         return (distances_BGS.argmin(dim=2) + labels_B[:, None] * num_subclasses).flatten()
 
     def targets(self, features_BCHW: Tensor, labels_B: Tensor) -> SoftTargets:

@@ -111,6 +111,24 @@ def test_no_gradient_reaches_the_teacher(codebook, subclasses):
     assert not list(codebook.parameters()) + list(subclasses.parameters())
 
 
+def test_autocast_does_not_touch_the_supervision(codebook, subclasses):
+    codebook, subclasses = codebook.float(), subclasses.float()
+    teacher, labels = torch.randn(2, C, 8, 8), torch.tensor([0, 3])
+    words, decisions = torch.randn(128, K), torch.randn(128, N * S)
+
+    def losses_and_choices():
+        return (
+            kl_to_scores(words, codebook.targets(teacher)),
+            kl_to_scores(decisions, subclasses.targets(teacher, labels)),
+            codebook.hard_assignment(teacher),
+            subclasses.assign(teacher, labels),
+        )
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = losses_and_choices()
+    assert all(torch.equal(*pair) for pair in zip(inside, losses_and_choices(), strict=True))
+
+
 def test_perplexity_counts_the_words_in_use():
     codebook = Codebook(torch.eye(4))
     features = torch.eye(4)[:2].repeat(3, 1).view(6, 4, 1, 1)

@@ -1,0 +1,5 @@
+"""QuEST, ResNet-32x4 -> ShuffleNetV2, CIFAR-100. Published: 77.09. Ours: not measured yet."""
+
+from config.recipes import quest
+
+config = quest(dataset="CIFAR100", teacher="resnet32x4", student="shufflenetv2")

@@ -28,6 +28,8 @@ from typing import IO, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from config import recipes
+
 PRIMARY = "http://shape2prog.csail.mit.edu/repo/{directory}/ckpt_epoch_240.pth"
 FALLBACK = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
 ARCHIVE_FOLDER = "cifar_teachers"
@@ -46,13 +48,17 @@ class Teacher(NamedTuple):
     num_parameters: int
 
 
-TEACHERS = (
-    Teacher("wrn_40_2_vanilla", "wrn_40_2", 75.61, 2_255_156),
-    Teacher("resnet56_vanilla", "resnet56", 72.34, 861_620),
-    Teacher("resnet110_vanilla", "resnet110", 74.31, 1_736_564),
-    Teacher("resnet32x4_vanilla", "resnet32x4", 79.42, 7_433_860),
-    Teacher("vgg13_vanilla", "vgg13", 74.64, 9_462_180),
-    Teacher("ResNet50_vanilla", "resnet50", 79.34, 23_705_252),
+NUM_PARAMETERS = {
+    "wrn_40_2": 2_255_156,
+    "resnet56": 861_620,
+    "resnet110": 1_736_564,
+    "resnet32x4": 7_433_860,
+    "vgg13": 9_462_180,
+    "resnet50": 23_705_252,
+}
+TEACHERS = tuple(
+    Teacher(teacher.directory, architecture, teacher.top1, NUM_PARAMETERS[architecture])
+    for architecture, teacher in recipes.TEACHERS.items()
 )
 
 

@@ -4,6 +4,7 @@
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 evaluate=True  evaluate
     python main_classification.py with config=CIFAR100.resnetv1.RN56 kmeans=4096                 make a codebook
     python main_classification.py with config=CIFAR100.resnetv1.RN56 LDA=5                       make decision scores
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 probe=True     probe (table 4)
     python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
 
 config=A.B.C is the module config/A/B/C.py. Every key that print_config shows can be set on the command line.
@@ -13,6 +14,7 @@ import copy
 import difflib
 import importlib
 import logging
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -36,6 +38,7 @@ OPTIONS: Config = {
     "evaluate": False,  # evaluate instead of training
     "best": False,  # evaluate: the best epoch instead of the last
     "testset": False,  # evaluate: the data set's third split
+    "probe": False,  # how well a linear classifier does on the intermediate map
     "kmeans": 0,  # make a codebook of so many words
     "LDA": 0,  # make the decision scores at this stage
     "prepare": False,  # make the teacher and supervision that are missing, then go on
@@ -56,8 +59,9 @@ OPTIONS: Config = {
 }
 # Options that a run hands on to the jobs that prepare it.
 HANDED_ON = ("localpath", "data_dir", "seed", "precision", "cuda", "num_workers", "memmap", "memmap_dir")
+TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
 DATA_KEYS = ("dataset", "image_size", "mean", "std")
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError)
+USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, sacred.utils.SacredError)
 
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
 experiment = sacred.Experiment("letKD")
@@ -73,6 +77,8 @@ def load_experiment(name: str) -> Config:
         ValueError: there is no such experiment; names the nearest.
     """
     module = f"config.{name}"
+    if not isinstance(name, str) or not all(name.split(".")):
+        raise ValueError(_unknown("config", str(name), list_experiments()))
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -117,7 +123,8 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    lower = {choice.lower(): choice for choice in known}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     if near:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?"
     return f"unknown {kind} {name!r}; known: {', '.join(known)}"
@@ -147,13 +154,16 @@ def make_algorithm(config: Config) -> "Algorithm":
     Raises:
         ValueError: it asks for several.
     """
-    from algorithms import Evaluation, KMeansCodebook, LDAScores, Training
+    from algorithms import Evaluation, KMeansCodebook, LDAScores, LinearProbe, Training, find_method
 
-    jobs = {"evaluate": Evaluation, "kmeans": KMeansCodebook, "LDA": LDAScores}
+    find_method(config["method"])
+    if (config["method"] == "classification") != ("network" in config):
+        raise ValueError(f"method={config['method']} does not fit {config['config']}; choose its experiment, config=")
+    jobs = {"evaluate": Evaluation, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores}
     wanted = [option for option in jobs if config[option]]
     if len(wanted) > 1:
         raise ValueError(f"{' and '.join(wanted)} are different jobs; run one at a time")
-    if wanted and wanted[0] != "evaluate" and config["method"] != "classification":
+    if wanted and wanted[0] in ("kmeans", "LDA") and config["method"] != "classification":
         raise ValueError(
             f"{wanted[0]} needs a network alone, and {config['config']} is a {config['method']} pair; "
             f"use config={config['supervision']}"
@@ -163,31 +173,37 @@ def make_algorithm(config: Config) -> "Algorithm":
 
 def run_config(config: Config) -> Config:
     """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
-    from algorithms import Training, missing_requirements
+    from algorithms import check_options
 
+    check_options(config)
     algorithm = make_algorithm(config)
-    if isinstance(algorithm, Training) and config["method"] != "classification":
-        for requirement in missing_requirements(config):
-            if not config["prepare"]:
-                raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
-            _prepare(requirement, config)
+    for requirement in algorithm.missing_requirements():
+        if not config["prepare"]:
+            raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
+        _prepare(requirement, config)
     return algorithm.run()
 
 
 def _prepare(requirement: "Requirement", config: Config) -> None:
-    if requirement.download:
-        import download_cifar100_teacher
-
-        if download_cifar100_teacher.main([requirement.download]):
-            raise FileNotFoundError(f"{requirement.what}, and the download failed")
+    if requirement.published is None:
+        run_config(default_config(requirement.experiment) | _handed_on(requirement, config))
         return
-    run_config(default_config(requirement.experiment) | _handed_on(requirement, config))
+    import download_cifar100_teacher
+
+    name = requirement.published.parent.name
+    if name == "torchvision":
+        raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
+    if download_cifar100_teacher.main([name]):
+        raise FileNotFoundError(f"{requirement.what}, and the download failed")
 
 
 def command_for(requirement: "Requirement", config: Config) -> str:
     """The command line that makes what is missing."""
-    if requirement.download:
-        return f"python download_cifar100_teacher.py {requirement.download}"
+    file = requirement.published
+    if file is not None and file.parent.name == "torchvision":
+        return f"curl --location --create-dirs --output {file} {TORCHVISION_ADDRESS}/{file.name}"
+    if file is not None:
+        return f"python download_cifar100_teacher.py {file.parent.name}"
     updates = _handed_on(requirement, config)
     words = " ".join(f"{key}={_quoted(value)}" for key, value in updates.items())
     return f"python main_classification.py with config={requirement.experiment} {words}".rstrip()
@@ -201,13 +217,13 @@ def _handed_on(requirement: "Requirement", config: Config) -> Config:
 
 
 def _quoted(value: Any) -> str:
-    text = str(value).replace(" ", "")
-    return f'"{text}"' if isinstance(value, list) else text
+    text = str(value)
+    return shlex.quote(text.replace(" ", "") if isinstance(value, list) else text)
 
 
 @experiment.main
 def run(_config: Config) -> Config:
-    """Train, or do what evaluate, kmeans or LDA ask for."""
+    """Train, or do what evaluate, probe, kmeans or LDA ask for."""
     from algorithms import set_up_console
 
     set_up_console()

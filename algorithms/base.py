@@ -1,24 +1,39 @@
 """What every job shares: its configuration, device, directory and data."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
-from algorithms.records import is_watched, log
+from algorithms.records import is_watched, log, log_file
 from dataloaders import Dataset, load_dataset
 
 Config = dict[str, Any]
 Results = dict[str, Any]
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
-OUTPUT_FOLDERS = {"train": "", "evaluate": "", "kmeans": "VQ", "LDA": "LDA"}
+OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "kmeans": "VQ", "LDA": "LDA"}
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def output_directory(localpath: str, experiment: str, mode: str) -> Path:
     """The directory of one experiment's outputs in one mode."""
     return Path(localpath, OUTPUT_FOLDERS[mode], *experiment.split("."))
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something a job needs that is not there, and what makes it.
+
+    `published` is the file that would serve, where there is one; otherwise the job is `experiment` with `options`.
+    """
+
+    what: str
+    experiment: str
+    options: dict[str, Any] = field(default_factory=dict)
+    published: Path | None = None
 
 
 class Algorithm:
@@ -34,11 +49,19 @@ class Algorithm:
         self.config = config
         self.directory = output_directory(config["localpath"], config["config"], self.mode)
         self.device = choose_device(config["cuda"])
-        set_precision(config["precision"])
-        torch.manual_seed(config["seed"])
+
+    def missing_requirements(self) -> Iterator[Requirement]:
+        """What the job needs and cannot find, in the order in which it has to be made."""
+        yield from ()
 
     def run(self) -> Results:
         """Do the job, leave its files, and return what `results.json` holds."""
+        set_precision(self.config["precision"])
+        torch.manual_seed(self.config["seed"])
+        with log_file(self.directory):
+            return self._run()
+
+    def _run(self) -> Results:
         raise NotImplementedError
 
     def training_directory(self, experiment: str) -> Path:

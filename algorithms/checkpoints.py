@@ -50,24 +50,20 @@ def kept_epoch(directory: Path, epoch: int) -> Path:
     return directory / f"epoch_{epoch}.pth"
 
 
-def find_checkpoint(directory: Path, epoch: int) -> dict[str, Any]:
-    """The checkpoint of `epoch`, -1 for the newest.
+def find_checkpoint(directory: Path, epoch: int) -> Path:
+    """The file with the checkpoint of `epoch`, -1 for the newest.
 
     Raises:
         FileNotFoundError: the run has none of that epoch; lists those it has.
     """
     if epoch == NEWEST:
-        return load_checkpoint(directory / LAST)
-    kept = kept_epoch(directory, epoch)
-    if kept.is_file():
-        return load_checkpoint(kept)
-    available = {}
-    for path in sorted(directory.glob("*.pth")):
-        content = load_checkpoint(path)
-        if content["epoch"] == epoch:
-            return content
-        available[content["epoch"]] = path.name
-    listed = ", ".join(f"{number} ({name})" for number, name in sorted(available.items())) or "none"
+        return directory / LAST
+    if kept_epoch(directory, epoch).is_file():
+        return kept_epoch(directory, epoch)
+    available = {load_checkpoint(path)["epoch"]: path for path in sorted(directory.glob("*.pth"))}
+    if epoch in available:
+        return available[epoch]
+    listed = ", ".join(f"{number} ({path.name})" for number, path in sorted(available.items())) or "none"
     raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {directory}; there are: {listed}")
 
 

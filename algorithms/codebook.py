@@ -7,7 +7,7 @@ from torch import Tensor
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from algorithms.records import duration, log, log_file, progress_bar, save_results
+from algorithms.records import duration, log, progress_bar, save_results
 from algorithms.supervision import codebook_path, save_codebook, supervision_record
 from letkd import KMeans
 from letkd.kmeans import NUM_ITERATIONS
@@ -18,17 +18,13 @@ class KMeansCodebook(OfflineAlgorithm):
 
     mode = "kmeans"
 
-    def run(self) -> Results:
-        with log_file(self.directory):
-            return self._run()
-
     def _run(self) -> Results:
         start = time.perf_counter()
         config = self.config
         num_words = config["kmeans"]
         self.open()
         tap = self.network.penultimate
-        num_patches = config["ksubset"] or self.num_patches(tap)
+        num_patches = min(config["ksubset"] or self.num_patches(tap), self.num_patches(tap))
         if num_words > num_patches:
             raise ValueError(f"kmeans={num_words} is more than the {num_patches} patches of the training images")
         with self.all_patches(tap) as (features_PC, _), progress_bar(NUM_ITERATIONS, "iteration", "k-means") as bar:

@@ -6,7 +6,7 @@ import torch
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from algorithms.records import duration, log, log_file, save_results
+from algorithms.records import duration, log, save_results
 from algorithms.supervision import decisions_path, save_decisions, supervision_record
 from architectures import Tap
 from letkd import LDA, decision_matrix, fit_subclasses
@@ -19,10 +19,6 @@ class LDAScores(OfflineAlgorithm):
     """
 
     mode = "LDA"
-
-    def run(self) -> Results:
-        with log_file(self.directory):
-            return self._run()
 
     def _run(self) -> Results:
         start = time.perf_counter()

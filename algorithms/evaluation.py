@@ -10,14 +10,16 @@ from torch import nn
 
 from algorithms.base import Algorithm, Results
 from algorithms.checkpoints import BEST, LAST, NEWEST, find_checkpoint, load_checkpoint
+from algorithms.complexity import count_multiply_adds
 from algorithms.files import load_json, save_json
 from algorithms.methods import find_method
-from algorithms.records import RESULTS, complete_results, log, log_file
+from algorithms.records import RESULTS, complete_results, log
 from algorithms.weights import Weights, find_weights, load_strictly
 from dataloaders import make_eval_loader
 from letkd import Student
 
 TOP_K = 5
+PUBLISHED_TOLERANCE = 0.5  # percent
 
 
 @torch.inference_mode()
@@ -61,24 +63,30 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
+def result_name(measured: Results) -> str:
+    """What a measurement is called in `results.json`: its checkpoint's name, and the split if it is the third."""
+    return Path(measured["weights"]).stem + ("_test" if measured["split"] == "test" else "")
+
+
+def _compare(top1: float, published: float) -> None:
+    """Say how far a published file is from its published figure: a wrong file was once distributed."""
+    difference = top1 - published
+    log.info("published  %.2f%%, difference %+.2f", published, difference)
+    if abs(difference) > PUBLISHED_TOLERANCE:
+        log.warning("warning: more than %.1f from the published figure; is this the right file?", PUBLISHED_TOLERANCE)
+
+
 class Evaluation(Algorithm):
     """Evaluates the last epoch of an experiment, its best, or epoch n; a teacher also from its published weights."""
 
     mode = "evaluate"
-
-    def run(self) -> Results:
-        with log_file(self.directory):
-            return self._run()
 
     def _run(self) -> Results:
         config = self.config
         weights, epoch = self._open_weights()
         split = "test" if config["testset"] else "eval"
         dataset = self.open_dataset(split, data=weights.data)
-        model = find_method(config["method"]).build_model(config, dataset.num_classes)
-        what = f"the network of {config['config']} with {dataset.num_classes} classes"
-        load_strictly(model, weights.state, source=weights.source, what=what)
-        model.to(self.device, memory_format=torch.channels_last)
+        model = self._open_model(weights, dataset.num_classes)
         loader = make_eval_loader(
             dataset,
             split,
@@ -92,33 +100,48 @@ class Evaluation(Algorithm):
             weights.source, measured["top1"], measured["top5"], len(dataset.split(split)), split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
+        if weights.source == Path(config.get("published_weights") or ""):
+            _compare(measured["top1"], config["published_top1"])
         measured |= {"weights": str(weights.source), "epoch": epoch, "split": split}
-        return self._record(measured, count_parameters(model))
+        return self._record(measured, count_parameters(model) | count_multiply_adds(model, dataset.image_size))
 
     def _open_weights(self) -> tuple[Weights, int | None]:
         """The weights that were asked for, and their epoch where it is known."""
-        config, directory = self.config, self.training_directory(self.config["config"])
-        path = directory / (BEST if config["best"] else LAST)
-        if config["method"] == "classification" and not path.is_file() and config["checkpoint"] == 0:
-            return find_weights(experiment=config["config"], directory=directory, published=config["weights"]), None
+        config = self.config
+        trained_as = config.get("trained_as") or config["config"]
+        directory = self.training_directory(trained_as)
+        alone = config["method"] == "classification"
+        if alone and (config["weights"] or not (directory / LAST).is_file()):
+            weights = find_weights(
+                experiment=trained_as,
+                directory=directory,
+                chosen=config["weights"],
+                published=config["published_weights"],
+            )
+            return weights, None
+        path = directory / BEST if config["best"] else find_checkpoint(directory, config["checkpoint"] or NEWEST)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{config['config']} has not been trained: no {path}; "
-                f"python main_classification.py with config={config['config']}"
+                f"{trained_as} has not been trained: no {path}; train it: "
+                f"python main_classification.py with config={trained_as}"
             )
-        if config["best"]:
-            checkpoint = load_checkpoint(path)
-        else:
-            checkpoint = find_checkpoint(directory, config["checkpoint"] or NEWEST)
+        checkpoint = load_checkpoint(path)
         return Weights(checkpoint["model"], path, checkpoint["data"]), checkpoint["epoch"]
 
-    def _record(self, measured: dict[str, Any], parameters: dict[str, int]) -> Results:
+    def _open_model(self, weights: Weights, num_classes: int) -> nn.Module:
+        """The deployed network with its weights, on the device."""
+        config = self.config
+        model = find_method(config["method"]).build_model(config, num_classes)
+        what = f"the network of {config['config']} with {num_classes} classes"
+        load_strictly(model, weights.state, source=weights.source, what=what)
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    def _record(self, measured: dict[str, Any], costs: dict[str, int]) -> Results:
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""
         path = self.directory / RESULTS
-        name = Path(measured["weights"]).stem + ("_test" if measured["split"] == "test" else "")
         results = load_json(path) if path.is_file() else {}
         if results.get("mode") != "train":
-            results = self.facts() | measured | parameters
-        results["evaluations"] = results.get("evaluations", {}) | {name: measured}
+            results = self.facts() | measured | costs
+        results["evaluations"] = results.get("evaluations", {}) | {result_name(measured): measured}
         save_json(path, complete_results(results))
         return results

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.base import Algorithm
+from algorithms.base import Algorithm, Requirement
 from algorithms.records import log, progress_bar
+from algorithms.supervision import missing_weights
 from algorithms.weights import Weights, find_weights, load_strictly
 from architectures import Tap, TappedNetwork, create_model
 from dataloaders import Dataset, make_eval_loader
@@ -25,6 +26,17 @@ class OfflineAlgorithm(Algorithm):
     network: TappedNetwork
     weights: Weights
 
+    def missing_requirements(self) -> Iterator[Requirement]:
+        config = self.config
+        yield from missing_weights(
+            config, network=config["network"], experiment=self.trained_as, chosen=config["weights"]
+        )
+
+    @property
+    def trained_as(self) -> str:
+        """The experiment that trains the network."""
+        return self.config["trained_as"] or self.config["config"]
+
     def open(self) -> None:
         """Load weights, images and network.
 
@@ -32,9 +44,12 @@ class OfflineAlgorithm(Algorithm):
             FileNotFoundError, ValueError: no weights, or weights of another network.
         """
         config = self.config
-        trained_as = config["trained_as"] or config["config"]
-        directory = self.training_directory(trained_as)
-        self.weights = find_weights(experiment=trained_as, directory=directory, published=config["weights"])
+        self.weights = find_weights(
+            experiment=self.trained_as,
+            directory=self.training_directory(self.trained_as),
+            chosen=config["weights"],
+            published=config["published_weights"],
+        )
         self.dataset = self.open_dataset("train", data=self.weights.data)
         self.network = create_model(config["network"], num_classes=self.dataset.num_classes)
         what = f"{config['network']} with {self.dataset.num_classes} classes"

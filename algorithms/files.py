@@ -58,12 +58,15 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no file {path}")
     try:
         with torch.serialization.safe_globals(PUBLISHED_GLOBALS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise ValueError(f"{path} is refused: it asks for {refused[1]}, which could run code") from error
         raise ValueError(f"{path} is damaged, or no torch file: {type(error).__name__} on reading") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:

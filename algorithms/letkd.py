@@ -76,6 +76,18 @@ class LetKD(nn.Module):
     def forward(self, images: Tensor, labels: Tensor, *, with_statistics: bool = False) -> Step:
         maps = self.teacher(images)
         logits, scores = self.model.forward_with_scores(images)
+        return self.compare(maps, logits, scores, labels, with_statistics=with_statistics)
+
+    def compare(
+        self,
+        maps: dict[str, Tensor],
+        logits: Tensor,
+        scores: dict[str, Tensor],
+        labels: Tensor,
+        *,
+        with_statistics: bool,
+    ) -> Step:
+        """The losses of what teacher and student computed; maps and scores by the names of the layers."""
         terms = {"cls_loss": F.cross_entropy(logits, labels)}
         statistics = {}
         if self.codebook is not None:

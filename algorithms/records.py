@@ -23,7 +23,8 @@ VERSIONS_OF = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-gpu", "fa
 # Every results.json has these; null where the job has no such figure.
 RESULT_KEYS = (
     "config", "mode", "method", "dataset", "epochs", "top1", "top5", "best_top1", "best_epoch", "seed", "device",
-    "precision", "images_per_second", "seconds", "parameters", "parameters_without_kd_layers",
+    "precision", "images_per_second", "seconds", "parameters", "parameters_without_kd_layers", "multiply_adds",
+    "multiply_adds_without_kd_layers",
 )  # fmt: skip
 
 
@@ -111,7 +112,8 @@ class Curves:
         if self.first_step == 1:
             for earlier in self.folder.glob("events.out.tfevents.*"):
                 earlier.unlink()
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step)
+        # The suffix keeps two sessions apart that begin within the same second.
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step, filename_suffix=f".{self.first_step}")
         return self
 
     def __exit__(self, *exception: object) -> None:

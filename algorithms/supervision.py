@@ -12,7 +12,6 @@ the run's is refused; the authors' files have no record and are taken as they ar
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algorithms.base import output_directory
+from algorithms.base import Requirement, output_directory
 from algorithms.files import first_line, load_tensors, save_tensors
 from algorithms.records import log
 from algorithms.weights import Weights, find_weights, fingerprint, load_strictly
-from architectures import Tap, create_model
+from architectures import Tap, TappedNetwork, create_model
 from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map
 
 Config = dict[str, Any]
@@ -32,19 +31,6 @@ Config = dict[str, Any]
 CODEBOOK_FORMAT = "letkd-codebook-1"
 DECISIONS_FORMAT = "letkd-decisions-1"
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """Something a run needs that is not there, and what makes it.
-
-    `download` names the published teacher that would serve; otherwise the job is `experiment` with `options`.
-    """
-
-    what: str
-    experiment: str
-    options: dict[str, Any] = field(default_factory=dict)
-    download: str | None = None
 
 
 class Teacher(nn.Module):
@@ -66,33 +52,49 @@ class Teacher(nn.Module):
         return {name: pool_map(found, self.pooling[name]) for name, found in self.taps(images).items()}
 
 
-def missing_requirements(config: Config) -> Iterator[Requirement]:
+def missing_supervision(config: Config) -> Iterator[Requirement]:
     """What a distillation run needs and cannot find, in the order in which it has to be made."""
-    try:
-        teacher_weights(config)
-    except FileNotFoundError as error:
-        published = config["teacher_weights"]
-        yield Requirement(
-            first_line(error), config["teacher_experiment"], download=Path(published).parent.name if published else None
-        )
-    made_from = {"weights": config["teacher_weights"]}
+    yield from missing_weights(
+        config,
+        network=config["teacher"],
+        experiment=config["teacher_experiment"],
+        chosen=config["teacher_weights"],
+    )
+    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
     if _supervises(config, "penultimate") and _find_codebook(config) is None:
         options = made_from | {"kmeans": config["num_words"]}
         what = f"no codebook of {config['num_words']} words of {config['supervision']}"
         yield Requirement(what, config["supervision"], options)
     if _supervises(config, "intermediate") and _find_decisions(config) is None:
-        teacher = create_model(config["teacher"])
+        teacher = _outline(config["teacher"])
         stage = next(index for index, tap in teacher.stages.items() if tap == teacher.intermediate)
         keys = ("subclasses_per_class", "lda_components")
         options = made_from | {"LDA": stage} | {key: config[key] for key in keys}
         yield Requirement(f"no decision scores of {config['supervision']}", config["supervision"], options)
 
 
+def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
+    """The weights of a network trained alone, if they are not there; a chosen file that is not there is an error."""
+    directory = output_directory(config["localpath"], experiment, "train")
+    published = config["published_weights"]
+    try:
+        find_weights(experiment=experiment, directory=directory, chosen=chosen, published=published)
+    except FileNotFoundError as error:
+        if chosen:
+            raise
+        yield Requirement(first_line(error), experiment, {"network": network}, published and Path(published))
+
+
 def teacher_weights(config: Config) -> Weights:
     """The teacher's weights of a distillation run."""
     experiment = config["teacher_experiment"]
     directory = output_directory(config["localpath"], experiment, "train")
-    return find_weights(experiment=experiment, directory=directory, published=config["teacher_weights"])
+    return find_weights(
+        experiment=experiment,
+        directory=directory,
+        chosen=config["teacher_weights"],
+        published=config["published_weights"],
+    )
 
 
 def open_teacher(config: Config, num_classes: int, student: nn.Module, *, maps: list[str]) -> Teacher:
@@ -154,6 +156,9 @@ def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> Subcl
             raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
         tap = teacher.taps.network.intermediate.path
         _check_record(path, content["record"], teacher, {"downscale": teacher.pooling["intermediate"], "tap": tap})
+    channels, found = teacher.taps.network.intermediate.channels, content["xbar"].shape[0]
+    if found != channels:
+        raise ValueError(f"{path} was made from maps of {found} channels; {config['teacher']} has {channels}")
     num_targets = num_classes * config["subclasses_per_class"]
     if content["centers"].shape[0] != num_targets:
         raise ValueError(f"{path} has {content['centers'].shape[0]} sub-classes; this run has {num_targets}")
@@ -196,6 +201,8 @@ def supervision_record(config: Config, weights: Weights, **facts: Any) -> dict[s
 
 
 def _supervises(config: Config, place: str) -> bool:
+    if not config.get("supervised", True):
+        return False
     return bool(config.get(place, config["method"] == "QuEST" and place == "penultimate"))
 
 
@@ -212,12 +219,18 @@ def _find_decisions(config: Config) -> Path | None:
         return Path(config["decisions"])
     directory = output_directory(config["localpath"], config["supervision"], "LDA")
     num_subclasses, num_components = config["subclasses_per_class"], config["lda_components"]
-    tap = create_model(config["teacher"]).intermediate.path
+    tap = _outline(config["teacher"]).intermediate.path
     own = decisions_path(directory, tap, num_subclasses=num_subclasses, num_components=num_components)
     published = [directory / f"final_scores_{num_subclasses}_{num_components}.npy"]
     if num_components == PUBLISHED_COMPONENTS:
         published.append(directory / f"final_scores_{num_subclasses}.npy")
     return _first_file([own, *published])
+
+
+def _outline(name: str) -> TappedNetwork:
+    """A network without numbers in it, to read taps from."""
+    with torch.device("meta"):
+        return create_model(name)
 
 
 def _first_file(candidates: list[Path]) -> Path | None:

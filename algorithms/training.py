@@ -10,25 +10,30 @@ loader a rank, and let rank 0 alone keep records: nothing else here knows how ma
 
 import math
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from algorithms.base import Algorithm, Results, data_facts
+from algorithms.base import Algorithm, Requirement, Results, data_facts
 from algorithms.checkpoints import (
     BEST,
     LAST,
     NEWEST,
     find_checkpoint,
     kept_epoch,
+    load_checkpoint,
     random_states,
     restore_random_states,
     save_checkpoint,
 )
+from algorithms.complexity import count_multiply_adds
 from algorithms.evaluation import count_parameters, evaluate
 from algorithms.methods import Step, find_method
-from algorithms.records import RESULTS, Curves, duration, log, log_file, progress_bar, save_results
+from algorithms.records import RESULTS, Curves, duration, log, progress_bar, save_results
+from algorithms.supervision import missing_supervision
 from algorithms.weights import load_strictly
 from dataloaders import make_eval_loader, make_train_loader
 
@@ -38,14 +43,19 @@ class Training(Algorithm):
 
     mode = "train"
 
-    def run(self) -> Results:
-        with log_file(self.directory):
-            self._build()
-            self._start_or_continue()
-            with Curves(self.directory, first_step=self.epoch * len(self.train_loader) + 1) as self.curves:
-                while self.epoch < self.config["epochs"]:
-                    self._run_epoch(self.epoch + 1)
-            return self._finish()
+    def missing_requirements(self) -> Iterator[Requirement]:
+        with torch.device("meta"):  # a name that does not exist stops here, before hours of preparation
+            find_method(self.config["method"]).build_model(self.config, num_classes=2)
+        if self.config["method"] != "classification":
+            yield from missing_supervision(self.config)
+
+    def _run(self) -> Results:
+        self._build()
+        self._start_or_continue()
+        with Curves(self.directory, first_step=self.epoch * len(self.train_loader) + 1) as self.curves:
+            while self.epoch < self.config["epochs"]:
+                self._run_epoch(self.epoch + 1)
+        return self._finish()
 
     def _build(self) -> None:
         config = self.config
@@ -86,8 +96,8 @@ class Training(Algorithm):
             log.info("starting from scratch: an earlier run in %s will be replaced", self.directory)
         (self.directory / RESULTS).unlink(missing_ok=True)
 
-    def _continue_from(self, checkpoint: dict[str, Any]) -> None:
-        source = f"the checkpoint of epoch {checkpoint['epoch']} in {self.directory}"
+    def _continue_from(self, source: Path) -> None:
+        checkpoint = load_checkpoint(source)
         load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.config['config']}")
         load_strictly(self.method.heads, checkpoint["heads"], source=source, what="the heads of this method")
         self.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -96,12 +106,21 @@ class Training(Algorithm):
         self.best = checkpoint["best"]
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
+        self._forget_later_best(checkpoint)
         changed = [
             key for key in self.config if self.config[key] != checkpoint["config"].get(key) and key not in FREE_KEYS
         ]
         if changed:
             log.info("note: changed since that epoch: %s", ", ".join(changed))
         log.info("continuing after epoch %d of %d", self.epoch, self.config["epochs"])
+
+    def _forget_later_best(self, checkpoint: dict[str, Any]) -> None:
+        """After going back, best.pth must not hold an epoch that is no longer part of the run."""
+        path = self.directory / BEST
+        if not path.is_file() or load_checkpoint(path)["epoch"] <= self.epoch:
+            return
+        kept = kept_epoch(self.directory, self.best["epoch"])
+        save_checkpoint(path, load_checkpoint(kept) if kept.is_file() else checkpoint)
 
     def _run_epoch(self, epoch: int) -> None:
         start = time.perf_counter()
@@ -194,6 +213,7 @@ class Training(Algorithm):
             "eval_images_per_second": tested["images_per_second"],
             "seconds": self._seconds(),
             **count_parameters(self.model),
+            **count_multiply_adds(self.model, self.dataset.image_size),
         }
         log.info(
             "done: last epoch %.2f%% top-1, %.2f%% top-5; best %.2f%% at epoch %d; %s",

@@ -54,19 +54,22 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path |
     module.load_state_dict(state)
 
 
-def find_weights(*, experiment: str, directory: Path, published: str | None) -> Weights:
-    """The weights of a network trained alone: its own training here if there is one, else the published file.
+def find_weights(*, experiment: str, directory: Path, chosen: str | None, published: str | None) -> Weights:
+    """The weights of a network trained alone: a chosen file, else its own training here, else the published file.
 
     Args:
         experiment: name of the experiment that trains the network.
         directory: that experiment's directory.
+        chosen: file that the configuration names.
         published: file that serves when the network was not trained here.
 
     Raises:
-        FileNotFoundError: neither exists; says what makes them.
+        FileNotFoundError: there are none; says where they were looked for.
         ValueError: the training here has not finished.
     """
     own = directory / LAST
+    if chosen:
+        return read_published(Path(chosen))
     if own.is_file():
         checkpoint = load_checkpoint(own)
         if checkpoint["epoch"] < checkpoint["epochs"]:
@@ -77,16 +80,20 @@ def find_weights(*, experiment: str, directory: Path, published: str | None) -> 
         return Weights(checkpoint["model"], own, checkpoint["data"])
     if published and Path(published).is_file():
         return read_published(Path(published))
-    raise FileNotFoundError(
-        f"no weights of {experiment}: neither {own}" + (f" nor {published}" if published else " is there")
-    )
+    places = f"neither {own} nor {published}" if published else f"no {own}"
+    raise FileNotFoundError(f"no weights of {experiment}: there is {places}")
 
 
 def read_published(path: Path) -> Weights:
-    """A published checkpoint `{'model': state_dict, ...}` or one of ours; a DataParallel run's `module.` is dropped."""
+    """A checkpoint `{'model': state_dict, ...}`, published or ours, or a bare state dict as torchvision publishes them.
+
+    Names of a DataParallel run lose their `module.`.
+    """
     content = load_tensors(path)
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(content, dict):
+        content = {}
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} is no checkpoint: it has no entry 'model' with a state dict")
     return Weights({name.removeprefix("module."): tensor for name, tensor in state.items()}, path, content.get("data"))
 

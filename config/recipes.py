@@ -4,18 +4,31 @@ An experiment module calls one of them and holds nothing else. Numbers without a
 (CIFAR-100 protocol of the paper). The dictionaries are what `print_config` shows and what the command line overrides.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 Config = dict[str, Any]
 
-# The published experiment (name below config/) and the published weights of every CIFAR-100 teacher.
-CIFAR100_NETWORKS = {
-    "resnet56": ("resnetv1.RN56", "resnet56_vanilla"),
-    "resnet110": ("resnetv1.RN110", "resnet110_vanilla"),
-    "resnet32x4": ("resnetv1.RN32x4", "resnet32x4_vanilla"),
-    "resnet50": ("resnetv2.RN50", "ResNet50_vanilla"),
-    "vgg13": ("vgg.VGG13", "vgg13_vanilla"),
-    "wrn_40_2": ("WRN.WRN40w2", "wrn_40_2_vanilla"),
+
+class PublishedTeacher(NamedTuple):
+    """A teacher of the published experiments: its own experiment below a data set's name, and its CIFAR-100 weights."""
+
+    experiment: str
+    directory: str
+    top1: float  # CIFAR-100, percent
+
+
+TEACHERS = {
+    "wrn_40_2": PublishedTeacher("WRN.WRN40w2", "wrn_40_2_vanilla", 75.61),
+    "resnet56": PublishedTeacher("resnetv1.RN56", "resnet56_vanilla", 72.34),
+    "resnet110": PublishedTeacher("resnetv1.RN110", "resnet110_vanilla", 74.31),
+    "resnet32x4": PublishedTeacher("resnetv1.RN32x4", "resnet32x4_vanilla", 79.42),
+    "vgg13": PublishedTeacher("vgg.VGG13", "vgg13_vanilla", 74.64),
+    "resnet50": PublishedTeacher("resnetv2.RN50", "ResNet50_vanilla", 79.34),
+}
+# The ImageNet weights of torchvision, as at its address, and their top-1 in percent (the teachers of the paper).
+TORCHVISION_WEIGHTS = {
+    "torchvision/resnet34": ("resnet34-b627a593.pth", 73.31),
+    "torchvision/resnet50": ("resnet50-0676ba61.pth", 76.13),
 }
 # Students of another family than their teacher's: half its resolution, and a lower learning rate.
 CROSS_ARCHITECTURE_STUDENTS = ("shufflenetv1", "shufflenetv2", "mobilenetv2")
@@ -30,6 +43,7 @@ def protocol(
     milestones: tuple[int, ...] = (150, 180, 210),
     learning_rate: float = LEARNING_RATE,
     batch_size: int = 64,
+    weight_decay: float = 5e-4,
 ) -> Config:
     """Data and optimisation, the same for every method.
 
@@ -44,14 +58,26 @@ def protocol(
         "std": None,
         "batch_size": batch_size,
         "test_batch_size": 100,
+        "val_split": 0,  # so many training images are held out and choose the best epoch; 0: the evaluation images do
         "epochs": epochs,
         "milestones": list(milestones),
         "learning_rate": learning_rate,
         "lr_factor": 0.1,
         "momentum": 0.9,
         "nesterov": True,
-        "weight_decay": 5e-4,
+        "weight_decay": weight_decay,
     }
+
+
+# ImageNet: the paper's schedule; batch size and weight decay, which it does not state, are the customary ones.
+IMAGENET_PROTOCOL: Config = {
+    "dataset": "ImageNet",
+    "epochs": 100,
+    "milestones": (30, 60, 90),
+    "learning_rate": 0.1,
+    "batch_size": 256,
+    "weight_decay": 1e-4,
+}
 
 
 def classification(
@@ -75,7 +101,9 @@ def classification(
     return {
         "method": "classification",
         "network": network,
-        "weights": _published_weights(network, dataset),  # serve where the network has not been trained here
+        "weights": None,  # a file, instead of what was trained here or published
+        "published_weights": _published_weights(network, dataset),
+        "published_top1": _published_top1(network, dataset),
         "trained_as": trained_as,
         "downscale": downscale,
         "subclasses_per_class": 8,
@@ -108,7 +136,7 @@ def letkd1(
 
     Args:
         teacher, student: names that `architectures` knows.
-        teacher_experiment: the experiment that trains the teacher; None for the published CIFAR-100 name.
+        teacher_experiment: the experiment that trains the teacher; None for the published name.
         supervision: the experiment whose codebook and decision scores are used; None for the teacher's own, or for
             cross-architecture students the one that pools the teacher's maps.
         num_words: K of the codebook.
@@ -116,13 +144,14 @@ def letkd1(
         learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
         options: of `protocol`.
     """
-    teacher_experiment = teacher_experiment or f"{dataset}.{CIFAR100_NETWORKS[teacher][0]}"
+    teacher_experiment = teacher_experiment or f"{dataset}.{TEACHERS[teacher].experiment}"
     return {
         "method": "letKD-1",
         "teacher": teacher,
         "student": student,
         "teacher_experiment": teacher_experiment,
-        "teacher_weights": _published_weights(teacher, dataset),
+        "teacher_weights": None,  # a file, instead of what that experiment trained or what was published
+        "published_weights": _published_weights(teacher, dataset),
         "supervision": supervision
         or teacher_experiment + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""),
         "codebook": None,  # a file, instead of the one below experiments/VQ/<supervision>
@@ -159,11 +188,47 @@ def letkd2(
     }
 
 
+def fitnet(
+    *,
+    hint: str = "intermediate",
+    penultimate: bool = False,
+    intermediate: bool = False,
+    supervised: bool = False,
+    **options: Any,
+) -> Config:
+    """The student regresses a map of the teacher; with KD layers in it, the paper's control of their size (RN110_RN32).
+
+    Args:
+        hint: the map, "intermediate" or "penultimate".
+        penultimate, intermediate: whether the student has a KD layer there.
+        supervised: whether the teacher supervises the scores of these layers, as in letKD.
+        options: of `letkd2`.
+    """
+    return letkd2(**options) | {
+        "method": "FitNet",
+        "hint": hint,
+        "hint_loss_coef": 100.0,  # RepDistiller's
+        "penultimate": penultimate,
+        "intermediate": intermediate,
+        "supervised": supervised,
+    }
+
+
 def _learning_rate(network: str) -> float:
     return CROSS_ARCHITECTURE_LEARNING_RATE if network in CROSS_ARCHITECTURE_STUDENTS else LEARNING_RATE
 
 
 def _published_weights(network: str, dataset: str) -> str | None:
-    if dataset != "CIFAR100" or network not in CIFAR100_NETWORKS:
-        return None
-    return f"saved_models/{CIFAR100_NETWORKS[network][1]}/ckpt_epoch_240.pth"
+    if dataset == "CIFAR100" and network in TEACHERS:
+        return f"saved_models/{TEACHERS[network].directory}/ckpt_epoch_240.pth"
+    if dataset == "ImageNet" and network in TORCHVISION_WEIGHTS:
+        return f"saved_models/torchvision/{TORCHVISION_WEIGHTS[network][0]}"
+    return None
+
+
+def _published_top1(network: str, dataset: str) -> float | None:
+    if dataset == "CIFAR100" and network in TEACHERS:
+        return TEACHERS[network].top1
+    if dataset == "ImageNet" and network in TORCHVISION_WEIGHTS:
+        return TORCHVISION_WEIGHTS[network][1]
+    return None

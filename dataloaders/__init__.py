@@ -6,8 +6,9 @@ loader.set_epoch(3)
 for images, labels in loader: ...    # (B, 3, H, W) float32 channels_last, normalised; (B,) int64
 """
 
-from dataloaders import cifar, digits, image_folder  # noqa: F401  importing a family registers its datasets
+from dataloaders import cifar, digits, image_folder, imagenet, tiny_imagenet  # noqa: F401  importing registers
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
+from dataloaders.holdout import hold_out
 from dataloaders.loaders import make_eval_loader, make_train_loader
 from dataloaders.registry import LoadRequest, list_datasets, load_dataset, register_dataset
 
@@ -16,6 +17,7 @@ __all__ = [
     "ImageFiles",
     "ImageTensors",
     "LoadRequest",
+    "hold_out",
     "list_datasets",
     "load_dataset",
     "make_eval_loader",

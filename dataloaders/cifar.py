@@ -15,9 +15,8 @@ import torchvision.datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from dataloaders.dataset import Dataset, ImageTensors, Triple
-from dataloaders.registry import LoadRequest, register_dataset
+from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, refuse_test_split, register_dataset
 
-DEFAULT_DATA_DIR = Path("data")
 IMAGE_SIZE = 32
 PADDING = 4  # the protocol of DESIGN.md section 1 and of nearly all CIFAR papers
 
@@ -44,8 +43,7 @@ def _load(source: Source, label_key: str, request: LoadRequest, mean: Triple, st
         raise ValueError(
             f"image_size {request.image_size} does not fit {name}: its images are {IMAGE_SIZE}x{IMAGE_SIZE}"
         )
-    if "test" in request.splits:
-        raise ValueError(f"{name} has no split 'test': its test set is the split 'eval'; choose from train, eval")
+    refuse_test_split(name, request, "its test set is the split 'eval'")
     files = {"train": [file for file, _ in source.train_list], "eval": [file for file, _ in source.test_list]}
     meta_file = source.meta["filename"]
     folder = _ensure_files(source, request.data_dir or DEFAULT_DATA_DIR, [meta_file, *files["train"], *files["eval"]])

@@ -29,6 +29,10 @@ class ImageTensors:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, indices: Tensor) -> "ImageTensors":
+        """The images at `indices` (M,) int64, in that order."""
+        return ImageTensors(self.images[indices], self.labels[indices])
+
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
@@ -42,6 +46,10 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, indices: Tensor) -> "ImageFiles":
+        """The files at `indices` (M,) int64, in that order."""
+        return ImageFiles(tuple(self.paths[index] for index in indices.tolist()), self.labels[indices])
 
 
 Split = ImageTensors | ImageFiles

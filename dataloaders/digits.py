@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.dataset import Dataset, ImageTensors
-from dataloaders.registry import LoadRequest, register_dataset
+from dataloaders.registry import LoadRequest, refuse_test_split, register_dataset
 
 DEFAULT_IMAGE_SIZE = 16
 NATIVE_SIZE = 8
@@ -22,8 +22,7 @@ DIGITS_STD = (0.3203,) * 3
 
 @register_dataset("digits")
 def digits(request: LoadRequest) -> Dataset:
-    if "test" in request.splits:
-        raise ValueError("digits has no split 'test'; choose from train, eval")
+    refuse_test_split("digits", request, "its second half is the split 'eval'")
     image_size = request.image_size or DEFAULT_IMAGE_SIZE
     if image_size < NATIVE_SIZE:
         raise ValueError(f"image_size {image_size} is too small for digits: they are {NATIVE_SIZE}x{NATIVE_SIZE}")

@@ -7,18 +7,16 @@
 Labels number the class folders of train/ in alphabetical order.
 """
 
-import difflib
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dataloaders.dataset import Dataset, ImageFiles, ImageTensors, Split, Triple
-from dataloaders.decoding import MAX_RESIDENT_BYTES, MAX_RESIDENT_SIZE, SquarePixels, decode, read_files, read_size
+from dataloaders.dataset import Dataset, ImageTensors, Split, Triple
+from dataloaders.decoding import SquarePixels, read_files, read_size
+from dataloaders.folders import find_in_class_folders, label_files, list_classes, load_split
 from dataloaders.registry import LoadRequest, register_dataset
 
 MAX_ASPECT = 1.125  # a common size this close to square becomes the image size
@@ -30,11 +28,11 @@ def image_folder(request: LoadRequest) -> Dataset:
     folders = _split_folders(request)
     if "train" not in request.splits:
         _require_training_facts(request)
-    classes = _list_classes(folders["train"]) if "train" in request.splits else request.classes
-    files = {split: _list_files(folders[split], classes) for split in request.splits}
+    classes = list_classes(folders["train"]) if "train" in request.splits else request.classes
+    files = {split: label_files(find_in_class_folders(folders[split]), classes) for split in request.splits}
 
     image_size = request.image_size or _measure_size(files["train"].paths, request)
-    splits = {split: _load_split(split, files[split], image_size, request) for split in request.splits}
+    splits = {split: load_split(split, files[split], image_size, request) for split in request.splits}
     mean, std = request.mean, request.std
     if mean is None or std is None:
         measured = channel_statistics(_pixels(splits["train"], image_size, request))
@@ -71,11 +69,6 @@ def _split_folders(request: LoadRequest) -> dict[str, Path]:
         raise FileNotFoundError(
             f"the split 'test' is a test/ beside a val/, but {root} has no val/; use the split 'eval'"
         )
-    for split in request.splits:
-        if not folders[split].is_dir():
-            raise FileNotFoundError(
-                f"there is no folder {folders[split]}: it must hold a folder of images for each class"
-            )
     return folders
 
 
@@ -85,51 +78,6 @@ def _require_training_facts(request: LoadRequest) -> None:
         raise ValueError(
             f"ImageFolder without its split 'train' needs {', '.join(missing)}, or load 'train' to measure them"
         )
-
-
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _list_classes(folder: Path) -> tuple[str, ...]:
-    classes = _class_folders(folder)
-    if len(classes) < 2:
-        found = f"only {classes[0]!r}" if classes else "none"
-        raise ValueError(f"{folder} must hold at least two class folders, it has {found}")
-    return tuple(classes)
-
-
-def _list_files(folder: Path, classes: tuple[str, ...]) -> ImageFiles:
-    """All images below the class folders of one split, class by class in label order."""
-    labels = {name: label for label, name in enumerate(classes)}
-    paths, counts = [], torch.zeros(len(classes), dtype=torch.int64)
-    names = _class_folders(folder)
-    if not names:
-        raise ValueError(f"{folder} holds no class folders")
-    for name in names:
-        if name not in labels:
-            near = difflib.get_close_matches(name, classes, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{folder / name} is not one of the {len(classes)} training classes{hint}")
-    for name in sorted(names, key=labels.__getitem__):
-        found = _images_below(folder / name)
-        if not found:
-            raise ValueError(
-                f"{folder / name} holds no images ({' '.join(IMG_EXTENSIONS)}); add some or remove the folder"
-            )
-        paths.extend(found)
-        counts[labels[name]] = len(found)
-    return ImageFiles(tuple(paths), torch.arange(len(classes)).repeat_interleave(counts))
-
-
-def _images_below(folder: Path) -> list[str]:
-    walk = os.walk(folder, followlinks=True)  # several times faster than Path.rglob on a million files
-    return sorted(
-        f"{parent}{os.sep}{file}"
-        for parent, _, files in walk
-        for file in files
-        if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
-    )
 
 
 def _measure_size(paths: tuple[str, ...], request: LoadRequest) -> int:
@@ -147,14 +95,6 @@ def _measure_size(paths: tuple[str, ...], request: LoadRequest) -> int:
     if max(first) > MAX_ASPECT * min(first):
         raise ValueError(f"the images ({paths[0]}) are {first[0]}x{first[1]}, not square: pass image_size")
     return min(first)
-
-
-def _load_split(split: str, files: ImageFiles, image_size: int, request: LoadRequest) -> Split:
-    """Decide for every split alone: its pixels then do not depend on which other splits are loaded."""
-    if image_size > MAX_RESIDENT_SIZE or len(files) * image_size**2 * 3 > MAX_RESIDENT_BYTES:
-        return files
-    options = {"num_workers": request.num_workers, "progress": request.progress, "label": f"decoding {split}"}
-    return ImageTensors(decode(files.paths, image_size, **options), files.labels)
 
 
 def _pixels(split: Split, image_size: int, request: LoadRequest) -> Iterable[Tensor]:

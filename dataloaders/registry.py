@@ -24,6 +24,8 @@ class LoadRequest:
 
 Builder = Callable[[LoadRequest], Dataset]
 
+DEFAULT_DATA_DIR = Path("data")  # of datasets that come as one archive, which unpacks into a folder of its own
+
 _BUILDERS: dict[str, Builder] = {}
 
 
@@ -48,6 +50,16 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> ValueError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
     return ValueError(f"unknown {kind} {name!r};{hint} known: {', '.join(known)}")
+
+
+def refuse_test_split(name: str, request: LoadRequest, reason: str) -> None:
+    """For a dataset without a third labelled split: `reason` says in a few words why.
+
+    Raises:
+        ValueError: the split 'test' is asked for.
+    """
+    if "test" in request.splits:
+        raise ValueError(f"{name} has no split 'test': {reason}; choose from train, eval")
 
 
 def load_dataset(

@@ -25,7 +25,7 @@ def tiny_dataset(**changes):
 
 
 def test_the_names_are_listed():
-    assert list_datasets() == ["CIFAR10", "CIFAR100", "ImageFolder", "digits"]
+    assert list_datasets() == ["CIFAR10", "CIFAR100", "ImageFolder", "ImageNet", "TinyImageNet", "digits"]
 
 
 def test_an_unknown_name_brings_the_nearest_first_and_then_all():
@@ -33,7 +33,7 @@ def test_an_unknown_name_brings_the_nearest_first_and_then_all():
         load_dataset("CIFAR-100")
     message = str(error.value)
     assert "unknown dataset 'CIFAR-100'; did you mean 'CIFAR100'" in message and "\n" not in message
-    assert message.endswith("known: CIFAR10, CIFAR100, ImageFolder, digits")
+    assert message.endswith("known: CIFAR10, CIFAR100, ImageFolder, ImageNet, TinyImageNet, digits")
 
 
 def test_a_new_dataset_joins_by_registering(monkeypatch):

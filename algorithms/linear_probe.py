@@ -1,0 +1,98 @@
+"""How well a linear classifier tells the classes apart by the intermediate map alone (supplement, table 4).
+
+An image is the mean of its map over the grid, C numbers. scikit-learn's LDA learns from the training images without
+augmentation and is measured on the evaluation split (`testset=True`: the third): before the KD layer and behind it, or
+on the one map where there is no layer. Needs neither teacher nor supervision.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import Tensor, nn
+
+from algorithms.base import Results
+from algorithms.evaluation import Evaluation, result_name
+from algorithms.files import load_json, save_json
+from algorithms.letkd import INTERMEDIATE
+from algorithms.records import RESULTS, complete_results, log, progress_bar
+from dataloaders import Dataset, make_eval_loader
+from letkd import Student
+from letkd.taps import submodule
+
+
+class LinearProbe(Evaluation):
+    """Probes the last epoch of an experiment, its best, or epoch n; a teacher also with its published weights."""
+
+    mode = "probe"
+
+    def _run(self) -> Results:
+        weights, epoch = self._open_weights()
+        split = "test" if self.config["testset"] else "eval"
+        dataset = self.open_dataset("train", split, data=weights.data)
+        model = self._open_model(weights, dataset.num_classes)
+        known, known_labels = self._pooled_maps(model, dataset, "train")
+        features, labels = self._pooled_maps(model, dataset, split)
+        accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
+        shown = ", ".join(f"{name} {accuracy:.2f}%" for name, accuracy in accuracies.items())
+        log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
+        return self._merge(accuracies | {"weights": str(weights.source), "epoch": epoch, "split": split})
+
+    @torch.inference_mode()
+    def _pooled_maps(self, model: nn.Module, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split."""
+        config = self.config
+        loader = make_eval_loader(
+            dataset,
+            split,
+            batch_size=config["test_batch_size"],
+            device=self.device,
+            num_workers=config["num_workers"],
+        )
+        model.eval()
+        pooled, all_labels = defaultdict(list), []
+        with progress_bar(len(dataset.split(split)), "img", f"{split} features") as bar:
+            for images, labels in loader:
+                with self.autocast():
+                    maps = intermediate_maps(model, images)
+                for name, map_BCHW in maps.items():
+                    pooled[name].append(map_BCHW.float().mean(dim=(2, 3)))
+                all_labels.append(labels)
+                bar.update(len(labels))
+        features = {name: torch.cat(rows).cpu().numpy() for name, rows in pooled.items()}
+        return features, torch.cat(all_labels).cpu().numpy()
+
+    def _merge(self, measured: Results) -> Results:
+        """Beside what `results.json` holds already, by the name of the weights."""
+        path = self.directory / RESULTS
+        results = load_json(path) if path.is_file() else self.facts()
+        results["linear_probe"] = results.get("linear_probe", {}) | {result_name(measured): measured}
+        save_json(path, complete_results(results))
+        return results
+
+
+def intermediate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Maps (B, C, H, W): "layer input" and "layer output" of the intermediate KD layer, or without one the "map"."""
+    maps = {}
+
+    def record_layer(module: nn.Module, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        maps.update({"layer input": inputs[0], "layer output": output[0]})
+
+    def record_map(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        maps["map"] = output
+
+    if isinstance(model, Student) and INTERMEDIATE in model.layers:
+        hook = model.layers[INTERMEDIATE].register_forward_hook(record_layer)
+    else:
+        network = model.backbone if isinstance(model, Student) else model
+        hook = submodule(network, network.intermediate.path).register_forward_hook(record_map)
+    with hook:
+        model(images)
+    return maps
+
+
+def probe(known_NC: np.ndarray, known_labels_N: np.ndarray, features_MC: np.ndarray, labels_M: np.ndarray) -> float:
+    """Accuracy in percent on M images of an LDA classifier of N others."""
+    classifier = LinearDiscriminantAnalysis().fit(known_NC, known_labels_N)
+    return 100 * float(classifier.score(features_MC, labels_M))

@@ -1,0 +1,526 @@
+"""Teachers, codebooks and decision scores: files of ours and of the authors, and what is refused."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import main_classification
+from algorithms import KMeansCodebook, find_method
+from algorithms.files import load_tensors
+from algorithms.supervision import (
+    Teacher,
+    missing_supervision,
+    open_codebook,
+    open_subclasses,
+    open_teacher,
+    teacher_weights,
+)
+from algorithms.weights import fingerprint, read_published
+from architectures import create_model
+from config.recipes import letkd2
+from letkd import Codebook, SubclassTargets
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+ARTIFACTS = Path(__file__).parents[3] / "shared" / "reference" / "authors_artifacts"
+NUM_PATCHES = 1024  # 256 images, 2 x 2 patches
+CODEBOOK = "VQ/digits/RN8/codebook_K16.pth"
+DECISIONS = "LDA/digits/RN8/decisions_layer3.0_S2_L60.pth"
+
+
+def configure(name: str, localpath: Path, **updates: Any) -> dict[str, Any]:
+    small = {"image_size": 8, "cuda": False, "localpath": str(localpath), "subclasses_per_class": 2}
+    if "." in name.removeprefix("digits."):
+        small |= {"teacher": "resnet8", "teacher_experiment": "digits.RN8", "supervision": "digits.RN8"}
+        small |= {"num_words": 16}
+    config = main_classification.default_config(name)
+    small = {key: value for key, value in small.items() if key in config}
+    assert set(updates) <= set(config)
+    return config | small | updates
+
+
+def run(name: str, localpath: Path, **updates: Any) -> dict[str, Any]:
+    return main_classification.run_config(configure(name, localpath, **updates))
+
+
+def pair(localpath: Path, **updates: Any) -> dict[str, Any]:
+    return configure("digits.RN14_RN8.letKD-2", localpath, **updates)
+
+
+def open_all(config: dict[str, Any], num_classes: int = 10) -> tuple[Teacher, Codebook, SubclassTargets]:
+    """The supervision of a letKD-2 run, read from its files."""
+    student = create_model(config["student"], num_classes=num_classes)
+    teacher = open_teacher(config, num_classes, student, maps=["penultimate", "intermediate"])
+    return teacher, open_codebook(config, teacher), open_subclasses(config, teacher, num_classes)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, few_digits) -> Path:
+    """A teacher of one epoch, a codebook of 16 words and decisions between 20 sub-classes."""
+    folder = tmp_path_factory.mktemp("made")
+    run("digits.RN8", folder, epochs=1)
+    run("digits.RN8", folder, kmeans=16)
+    run("digits.RN8", folder, LDA=5)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def refusal(caught: pytest.ExceptionInfo) -> str:
+    """The message of an error, which is one line."""
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- our files -------------------------------------------------------------------------------------------------------
+
+
+def test_our_files_come_back_as_they_were_written(folder):
+    teacher, codebook, subclasses = open_all(pair(folder, temperature=2.0))
+    words, decisions = load_tensors(folder / CODEBOOK), load_tensors(folder / DECISIONS)
+    assert words["centroids"].shape == (16, 64) and words["centroids"].dtype == torch.float32
+    assert torch.equal(codebook.centroids, words["centroids"]) and codebook.temperature == 2.0
+    assert decisions["centers"].shape == decisions["prototypes"].shape == (20, 9)  # 10 classes: 9 components
+    assert torch.equal(subclasses.decisions, decisions["decisions"])
+    assert torch.equal(subclasses.centers.flatten(0, 1), decisions["centers"])
+    assert torch.equal(subclasses.weight, decisions["scalings"][:, :9].T.float())
+    torch.testing.assert_close(subclasses.decisions.sum(dim=1), torch.ones(20))
+    own = {"teacher": teacher.identity, "network": "resnet8", "dataset": "digits", "downscale": 1}
+    own |= {"seed": 0, "patches": NUM_PATCHES}
+    for content, tap in ((words, "layer3"), (decisions, "layer3.0")):
+        assert {key: content["record"][key] for key in own} == own and content["record"]["tap"] == tap
+
+
+def test_a_teacher_with_other_weights_is_refused(folder):
+    config = pair(folder)
+    run("digits.RN8", folder, epochs=1, seed=1)
+    teacher = open_teacher(config, 10, create_model("resnet8"), maps=["penultimate", "intermediate"])
+    with pytest.raises(ValueError, match="another teacher") as caught:
+        open_codebook(config, teacher)
+    assert str(folder / CODEBOOK) in refusal(caught)
+    with pytest.raises(ValueError, match="another teacher") as caught:
+        open_subclasses(config, teacher, 10)
+    assert str(folder / DECISIONS) in refusal(caught)
+
+
+def test_equal_weights_have_one_fingerprint_and_others_another():
+    state = create_model("resnet8").state_dict()
+    other = state | {"fc.bias": state["fc.bias"] + 1e-6}
+    strided = {
+        name: tensor.clone().t().contiguous().t() if tensor.ndim == 2 else tensor for name, tensor in state.items()
+    }
+    assert fingerprint(state) == fingerprint(dict(reversed(state.items()))) == fingerprint(strided)
+    assert fingerprint(state) != fingerprint(other)
+
+
+def test_another_number_of_words_or_subclasses_is_refused(folder):
+    with pytest.raises(ValueError, match="16 words, not num_words=8"):
+        open_all(pair(folder, num_words=8, codebook=str(folder / CODEBOOK)))
+    with pytest.raises(ValueError, match="20 sub-classes; this run has 40"):
+        open_all(pair(folder, subclasses_per_class=4, decisions=str(folder / DECISIONS)))
+
+
+def test_a_decision_file_of_another_stage_is_refused(folder):
+    run("digits.RN8", folder, LDA=4)
+    with pytest.raises(ValueError, match=r"another tap \(layer2.0, this run has layer3.0\)"):
+        open_all(pair(folder, decisions=str(folder / DECISIONS.replace("layer3", "layer2"))))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("QuEST", ["teacher", "kmeans"]),
+        ("letKD-1", ["teacher", "kmeans"]),
+        ("letKD-2", ["teacher", "kmeans", "LDA"]),
+    ],
+)
+def test_a_method_requires_what_it_uses_in_the_order_of_making(name, wanted, tmp_path):
+    requirements = list(missing_supervision(configure(f"digits.RN14_RN8.{name}", tmp_path)))
+    found = [next((job for job in ("kmeans", "LDA") if job in need.options), "teacher") for need in requirements]
+    assert found == wanted
+
+
+def test_nothing_is_missing_of_what_was_made(folder):
+    assert list(missing_supervision(pair(folder))) == []
+    (folder / CODEBOOK).unlink()
+    (need,) = missing_supervision(pair(folder))
+    assert need.experiment == "digits.RN8" and need.options["kmeans"] == 16
+    assert list(missing_supervision(pair(folder, penultimate=False))) == []
+
+
+# --- the authors' files ----------------------------------------------------------------------------------------------
+
+
+def write_authors_codebook(path: Path, centroids: torch.Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network = {
+        "_ema_w": torch.zeros_like(centroids),
+        "_ema_cluster_size": torch.ones(len(centroids)),
+        "_embedding.weight": centroids,
+    }
+    torch.save({"epoch": "*", "network": network, "metric": None}, path)
+
+
+def write_authors_decisions(folder: Path, suffix: str, *, channels: int = 64, rows: int = 80) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    scores = generator.random((rows, rows))
+    arrays = {
+        "lda_model_scalings": generator.normal(size=(channels, channels)),
+        "lda_model_xbar": generator.normal(size=channels),
+        f"centers_subclass_8{suffix}": generator.normal(size=(rows, 60)),
+        f"final_scores_8{suffix}": scores / scores.sum(axis=1, keepdims=True),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    return arrays
+
+
+@pytest.mark.parametrize("ending", ["_", "_.zip", "20.pth", "*"])
+def test_the_authors_codebooks_load(ending, folder):
+    (folder / CODEBOOK).unlink()
+    centroids = torch.randn(16, 64)
+    write_authors_codebook(folder / f"VQ/digits/RN8/vector_quantizer_kmeansK16_net_epoch{ending}", centroids)
+    assert torch.equal(open_all(pair(folder))[1].centroids, centroids)
+    assert list(missing_supervision(pair(folder))) == []
+
+
+@pytest.mark.parametrize("suffix", ["", "_60"])
+def test_the_authors_decision_scores_load_and_train(suffix, folder):
+    arrays = write_authors_decisions(folder / "LDA/digits/RN8", suffix)
+    config = pair(folder, subclasses_per_class=8)
+    assert list(missing_supervision(config)) == []
+    subclasses = open_all(config)[2]
+    expected = [
+        (subclasses.weight, arrays["lda_model_scalings"][:, :60].T),
+        (subclasses.centers.flatten(0, 1), arrays[f"centers_subclass_8{suffix}"]),
+        (subclasses.decisions, arrays[f"final_scores_8{suffix}"]),
+        (subclasses.offset, -arrays["lda_model_xbar"] @ arrays["lda_model_scalings"][:, :60]),
+    ]
+    for found, array in expected:
+        np.testing.assert_allclose(found.numpy(), array, rtol=1e-5, atol=1e-5)
+    method = find_method("letKD-2").from_config(config, num_classes=10).train()
+    step = method(torch.randn(4, 3, 8, 8), torch.arange(4))
+    assert step.loss.isfinite() and step.terms["sub_loss"] > 0
+
+
+def test_without_the_number_of_components_in_the_name_it_is_sixty(folder):
+    write_authors_decisions(folder / "LDA/digits/RN8", "")
+    (need,) = missing_supervision(pair(folder, subclasses_per_class=8, lda_components=9))
+    assert need.options["LDA"] == 5
+
+
+def test_our_files_go_before_the_authors(folder):
+    write_authors_codebook(folder / "VQ/digits/RN8/vector_quantizer_kmeansK16_net_epoch_", torch.zeros(16, 64))
+    assert open_all(pair(folder))[1].centroids.any()
+
+
+def test_the_authors_files_of_another_teacher_are_refused(folder):
+    write_authors_codebook(folder / "wide", torch.zeros(16, 128))
+    with pytest.raises(ValueError, match="128 channels"):
+        open_all(pair(folder, codebook=str(folder / "wide")))
+    write_authors_decisions(folder / "LDA/digits/RN8", "_60", channels=128)
+    with pytest.raises(ValueError, match="128 channels"):
+        open_all(pair(folder, subclasses_per_class=8))
+
+
+@pytest.mark.parametrize("name", ["lda_model_scalings", "lda_model_xbar", "centers_subclass_8_60"])
+def test_an_incomplete_set_of_the_authors_files_is_named(name, folder):
+    write_authors_decisions(folder / "LDA/digits/RN8", "_60")
+    (folder / f"LDA/digits/RN8/{name}.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{name}\.npy") as caught:
+        open_all(pair(folder, subclasses_per_class=8))
+    refusal(caught)
+
+
+PUBLISHED = [("resnet56", "CIFAR100.resnetv1.RN56", ""), ("wrn_40_2", "CIFAR100.WRN.WRN40w2_downscale", "_60")]
+
+
+@pytest.mark.skipif(not ARTIFACTS.is_dir(), reason="the authors' files are not beside this repository")
+@pytest.mark.parametrize(("teacher", "supervision", "suffix"), PUBLISHED)
+def test_the_files_that_the_authors_published_load(teacher, supervision, suffix, tmp_path):
+    student = {"resnet56": "resnet20", "wrn_40_2": "shufflenetv1"}[teacher]
+    weights = tmp_path / "ckpt_epoch_240.pth"
+    torch.save({"model": create_model(teacher, num_classes=100).state_dict(), "epoch": 240}, weights)
+    shutil.copytree(ARTIFACTS, tmp_path, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    place = tmp_path / "LDA" / Path(*supervision.split("."))
+    place.chmod(0o755)
+    scores = np.full((800, 800), 1 / 800)  # not among the published files that are here
+    np.save(place / f"final_scores_8{suffix}.npy", scores)
+    experiment = letkd2(dataset="CIFAR100", teacher=teacher, student=student, supervision=supervision)
+    config = main_classification.OPTIONS | experiment | {"localpath": str(tmp_path), "teacher_weights": str(weights)}
+    network = create_model(student, num_classes=100)
+    opened = open_teacher(config, 100, network, maps=["penultimate", "intermediate"])
+    subclasses = open_subclasses(config, opened, 100)
+    assert subclasses.num_targets == 800 and subclasses.centers.shape == (100, 8, 60)
+    images = torch.randn(2, 3, 32, 32)
+    maps = opened(images)
+    side = 8 if student == "resnet20" else 4
+    assert maps["penultimate"].shape[2:] == maps["intermediate"].shape[2:] == (side, side)
+    assert subclasses.assign(maps["intermediate"], torch.tensor([3, 99])).shape == (2 * side**2,)
+    if teacher == "resnet56":
+        assert open_codebook(config, opened).centroids.shape == (4096, 64)
+
+
+# --- files that are refused ------------------------------------------------------------------------------------------
+
+
+class RunsCode:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def spoil(path: Path, how: str, marker: Path) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("404: Not Found\n")
+    elif how == "code":
+        torch.save({"model": {}, "run": RunsCode(marker)}, path)
+    elif how == "tensor":
+        torch.save(torch.zeros(16, 64), path)
+    elif how == "other":
+        torch.save({"something": 1}, path)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "code", "tensor", "other"])
+@pytest.mark.parametrize("name", [CODEBOOK, DECISIONS, "digits/RN8/last.pth"])
+def test_a_file_that_is_damaged_or_no_data_is_refused_by_name(name, how, folder):
+    spoil(folder / name, how, marker=folder / "code was run")
+    with pytest.raises(ValueError, match=r"\.pth") as caught:
+        open_all(pair(folder))
+    assert str(folder / name) in refusal(caught)
+    assert not (folder / "code was run").exists()
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "text", "code"])
+def test_a_damaged_array_is_refused_by_name(how, folder):
+    arrays = write_authors_decisions(folder / "LDA/digits/RN8", "_60")
+    path = folder / "LDA/digits/RN8/centers_subclass_8_60.npy"
+    if how == "code":
+        np.save(path, np.array([RunsCode(folder / "code was run")]), allow_pickle=True)
+    else:
+        spoil(path, how, marker=folder / "code was run")
+    assert len(arrays) == 4
+    with pytest.raises(ValueError, match="centers_subclass_8_60") as caught:
+        open_all(pair(folder, subclasses_per_class=8))
+    refusal(caught)
+    assert not (folder / "code was run").exists()
+
+
+# --- the teacher's weights -------------------------------------------------------------------------------------------
+
+
+def published_checkpoint(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    options = argparse.Namespace(
+        model="resnet8", learning_rate=0.05, lr_decay_epochs=[150, 180, 210], dataset="cifar100"
+    )
+    return {"model": state, "epoch": 240, "accuracy": np.float64(72.34), "best_acc": torch.tensor(72.5), "opt": options}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_published_checkpoint_loads(prefix, zipped, tmp_path):
+    state = create_model("resnet8", num_classes=10).state_dict()
+    path = tmp_path / "ckpt_epoch_240.pth"
+    torch.save(
+        published_checkpoint({prefix + name: tensor for name, tensor in state.items()}),
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    weights = teacher_weights(pair(tmp_path, teacher_weights=str(path)))
+    assert weights.source == path and list(weights.state) == list(state)
+    assert all(torch.equal(weights.state[name], tensor) for name, tensor in state.items())
+
+
+def test_a_checkpoint_with_numbers_of_numpy_1_loads(tmp_path):
+    state = create_model("resnet8", num_classes=10).state_dict()
+    path = tmp_path / "ckpt_epoch_240.pth"
+    torch.save(published_checkpoint(state), path, _use_new_zipfile_serialization=False)
+    now, then = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    content = path.read_bytes()
+    assert now in content or then in content
+    path.write_bytes(content.replace(now, then))
+    assert list(read_published(path).state) == list(state)
+
+
+def test_a_chosen_file_goes_before_own_training_and_that_before_the_published_file(folder):
+    chosen, published = folder / "chosen.pth", folder / "ckpt_epoch_240.pth"
+    for path in (chosen, published):
+        torch.save(published_checkpoint(create_model("resnet8", num_classes=10).state_dict()), path)
+    own = folder / "digits/RN8/last.pth"
+    config = pair(folder, published_weights=str(published))
+    assert teacher_weights(config | {"teacher_weights": str(chosen)}).source == chosen
+    assert teacher_weights(config).source == own
+    own.unlink()
+    assert teacher_weights(config).source == published
+    published.unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        teacher_weights(config)
+    assert str(own) in refusal(caught) and str(published) in refusal(caught)
+
+
+def test_a_chosen_file_that_is_missing_is_refused_and_not_replaced(folder):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth") as caught:
+        list(missing_supervision(pair(folder, teacher_weights=str(folder / "nowhere.pth"))))
+    refusal(caught)
+
+
+def test_an_unfinished_training_is_refused_with_the_command_that_finishes_it(folder):
+    path = folder / "digits/RN8/last.pth"
+    torch.save(load_tensors(path) | {"epoch": 1, "epochs": 8}, path)
+    with pytest.raises(ValueError, match="epoch 1 of 8") as caught:
+        teacher_weights(pair(folder))
+    assert "with config=digits.RN8 checkpoint=-1" in refusal(caught)
+
+
+# --- networks of different resolution --------------------------------------------------------------------------------
+
+
+def test_pooling_follows_from_the_networks(folder):
+    cross = {"student": "shufflenetv1"}  # its maps have half the side of resnet8's
+    with pytest.raises(ValueError, match="another downscale"):
+        open_all(pair(folder, **cross))
+    run("digits.RN8", folder, kmeans=16, downscale=2)
+    run("digits.RN8", folder, LDA=5, downscale=2)
+    teacher, _, _ = open_all(pair(folder, **cross))
+    assert teacher.pooling == {"penultimate": 2, "intermediate": 2}
+    images = torch.randn(4, 3, 8, 8)
+    assert {name: found.shape for name, found in teacher(images).items()} == {
+        "penultimate": (4, 64, 1, 1),
+        "intermediate": (4, 64, 1, 1),
+    }
+    method = find_method("letKD-2").from_config(pair(folder, **cross), num_classes=10).train()
+    assert method(images, torch.arange(4)).loss.isfinite()
+    assert load_tensors(folder / CODEBOOK)["record"]["patches"] == NUM_PATCHES // 4
+    with pytest.raises(ValueError, match="another downscale"):
+        open_all(pair(folder))
+
+
+def test_pooled_patches_are_the_means_of_windows(folder):
+    plain, _ = patches_of(folder, "layer3")
+    pooled, _ = patches_of(folder, "layer3", downscale=2)
+    torch.testing.assert_close(pooled, plain.view(-1, 4, 64).mean(dim=1))
+
+
+def test_a_teacher_coarser_than_the_student_is_refused(folder):
+    weights = folder / "shuffle.pth"
+    torch.save({"model": create_model("shufflenetv1", num_classes=10).state_dict()}, weights)
+    config = pair(folder, teacher="shufflenetv1", teacher_experiment="none", teacher_weights=str(weights))
+    with pytest.raises(ValueError, match="shufflenetv1 is coarser than that of resnet8"):
+        open_all(config)
+
+
+# --- ways of making supervision --------------------------------------------------------------------------------------
+
+
+def patches_of(folder: Path, path: str, **updates: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16, **updates))
+    job.open()
+    tap = next(tap for tap in (job.network.penultimate, *job.network.first_blocks) if tap.path == path)
+    batches = list(job.patches(tap))
+    return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+
+
+def test_patches_are_the_rows_of_the_maps_of_unaugmented_images(folder):
+    found, labels = patches_of(folder, "layer3", test_batch_size=100)
+    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
+    job.open()
+    data = job.dataset.train
+    pixels = data.images.permute(0, 3, 1, 2).float() / 255
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (job.dataset.mean, job.dataset.std))
+    with torch.no_grad():
+        maps = job.network.eval().forward_features((pixels - mean) / std)
+    torch.testing.assert_close(found, maps.permute(0, 2, 3, 1).reshape(-1, 64), rtol=1e-4, atol=1e-5)
+    assert torch.equal(labels, data.labels.repeat_interleave(4))
+
+
+def remade(folder: Path, name: str, **updates: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The file as it is, and as it is with `updates`."""
+    before = load_tensors(folder / name)
+    (folder / name).unlink()
+    job = {"kmeans": 16} if name == CODEBOOK else {"LDA": 5}
+    run("digits.RN8", folder, **job, **updates)
+    return before, load_tensors(folder / name)
+
+
+def assert_same_decisions(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Equal up to float noise and the sign of each component, which no solver determines."""
+    sign = (first["scalings"] * second["scalings"]).sum(dim=0).sign()
+    torch.testing.assert_close(first["scalings"], second["scalings"] * sign, rtol=1e-2, atol=1e-4)
+    torch.testing.assert_close(first["xbar"], second["xbar"], rtol=1e-5, atol=1e-6)
+    kept = first["centers"].shape[1]
+    torch.testing.assert_close(first["centers"], second["centers"] * sign[:kept].float(), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(first["decisions"], second["decisions"], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "updates", [{"memmap": True}, {"ksubset": NUM_PATCHES}, {"ksubset": 10 * NUM_PATCHES}], ids=str
+)
+def test_a_codebook_does_not_depend_on_where_the_patches_are(updates, folder):
+    before, after = remade(folder, CODEBOOK, **updates)
+    torch.testing.assert_close(before["centroids"], after["centroids"])
+    assert after["record"]["patches"] == NUM_PATCHES
+
+
+def test_a_codebook_does_not_depend_on_the_batch_size(folder):
+    before, after = remade(folder, CODEBOOK, test_batch_size=17)
+    torch.testing.assert_close(before["centroids"], after["centroids"], rtol=1e-3, atol=1e-4)
+
+
+def test_a_subset_makes_another_codebook_of_as_many_words(folder):
+    before, after = remade(folder, CODEBOOK, ksubset=200)
+    assert after["centroids"].shape == before["centroids"].shape
+    assert not torch.allclose(after["centroids"], before["centroids"])
+    assert after["record"]["patches"] == 200
+
+
+@pytest.mark.parametrize("updates", [{"incremental": True}, {"memmap": True}, {"test_batch_size": 17}], ids=str)
+def test_decision_scores_do_not_depend_on_how_they_were_computed(updates, folder):
+    assert_same_decisions(*remade(folder, DECISIONS, **updates))
+
+
+def test_the_file_of_patches_is_where_it_was_asked_for_and_goes_afterwards(folder, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    mapped, memmap = [], np.memmap
+    monkeypatch.setattr(
+        np, "memmap", lambda name, *args, **options: mapped.append(Path(name)) or memmap(name, *args, **options)
+    )
+    remade(folder, CODEBOOK, memmap=True)
+    remade(folder, CODEBOOK, memmap=True, memmap_dir=str(elsewhere))
+    assert [path.parent for path in mapped] == [folder / "VQ/digits/RN8", elsewhere]
+    assert not any(path.exists() for path in mapped)
+
+
+@pytest.mark.parametrize(("job", "place"), [({"kmeans": 16}, "VQ"), ({"LDA": 5}, "LDA")])
+def test_fname_names_the_result(job, place, folder):
+    results = run("digits.RN8", folder, fname="mine.pth", **job)
+    assert results["file"] == str(folder / place / "digits/RN8/mine.pth")
+    key = {"VQ": "codebook", "LDA": "decisions"}[place]
+    default = folder / {"VQ": CODEBOOK, "LDA": DECISIONS}[place]
+    default.unlink()
+    open_all(pair(folder, **{key: results["file"]}))
+
+
+def test_a_missing_file_that_was_named_is_refused(folder):
+    for key in ("codebook", "decisions"):
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+            open_all(pair(folder, **{key: str(folder / "nowhere.pth")}))

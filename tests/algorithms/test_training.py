@@ -1,0 +1,430 @@
+"""The training loop: it repeats, continues, keeps its records, and trains what it should."""
+
+import json
+import math
+import shutil
+import struct
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+from torch import nn
+
+import main_classification
+from algorithms import training
+from algorithms.files import load_tensors
+from algorithms.methods import Step, find_method
+from algorithms.training import Meter, Training, descend, learning_rate, make_optimizer
+from config.recipes import protocol
+
+FAST = {"image_size": 8, "cuda": False}
+PAIR = {
+    "teacher": "resnet8",
+    "teacher_experiment": "digits.RN8",
+    "supervision": "digits.RN8",
+    "num_words": 16,
+}
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+METHODS = ["classification", "QuEST", "letKD-1", "letKD-2"]
+STEPS = 4  # of an epoch: 256 images in batches of 64
+
+
+def configure(method: str, localpath: Path, **updates: Any) -> dict[str, Any]:
+    name = "digits.RN8" if method == "classification" else f"digits.RN14_RN8.{method}"
+    config = main_classification.default_config(name) | FAST | {"localpath": str(localpath)}
+    if method != "classification":
+        config |= PAIR
+    if method == "letKD-2":
+        config |= {"subclasses_per_class": 2}
+    assert set(updates) <= set(config)
+    return config | updates
+
+
+def train(method: str, localpath: Path, **updates: Any) -> Path:
+    """Train; returns the experiment's directory."""
+    config = configure(method, localpath, **updates)
+    main_classification.run_config(config)
+    return Path(localpath, *config["config"].split("."))
+
+
+@pytest.fixture(scope="module")
+def supervision(tmp_path_factory, few_digits) -> Path:
+    """A teacher of one epoch with its codebook and decision scores."""
+    folder = tmp_path_factory.mktemp("supervision")
+    train("classification", folder, epochs=1)
+    train("classification", folder, kmeans=16)
+    train("classification", folder, LDA=5, subclasses_per_class=2)
+    return folder
+
+
+@pytest.fixture
+def folder(supervision, tmp_path) -> Path:
+    shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def differences(first: Any, second: Any, name: str = "") -> list[str]:
+    """Paths of everything that is not bit for bit the same in two nests of dictionaries, lists and tensors."""
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [name]
+    if isinstance(first, dict):
+        assert set(first) == set(second), name
+        return [path for key in first for path in differences(first[key], second[key], f"{name}.{key}")]
+    if isinstance(first, (list, tuple)):
+        assert len(first) == len(second), name
+        return [
+            path
+            for number, pair in enumerate(zip(first, second, strict=True))
+            for path in differences(*pair, f"{name}.{number}")
+        ]
+    return [] if first == second else [name]
+
+
+def state(path: Path) -> dict[str, Any]:
+    """What must be the same in equal runs."""
+    content = load_tensors(path)
+    return {key: content[key] for key in ("model", "heads", "optimizer", "random", "epoch", "best")}
+
+
+def accuracies(directory: Path) -> dict[str, Any]:
+    results = json.loads((directory / "results.json").read_text())
+    return {key: results[key] for key in ("epochs", "top1", "top5", "best_top1", "best_epoch")}
+
+
+# --- the same run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_seed_repeats_bit_for_bit(method, folder, supervision, tmp_path_factory):
+    again = tmp_path_factory.mktemp("again")
+    shutil.copytree(supervision, again, dirs_exist_ok=True)
+    first, second = (train(method, place, epochs=1, seed=5) for place in (folder, again))
+    assert differences(state(first / "last.pth"), state(second / "last.pth")) == []
+    assert accuracies(first) == accuracies(second)
+
+
+def test_two_seeds_differ_in_initial_weights_and_in_order(folder, monkeypatch):
+    seen = defaultdict(list)
+
+    def watch(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        seen["weights"].append(optimizer.param_groups[0]["params"][0].detach().clone())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "descend", watch)
+    for seed in (0, 1):
+        job = Training(configure("classification", folder, epochs=1, seed=seed))
+        with pytest.raises(KeyboardInterrupt):
+            job.run()
+        job.train_loader.set_epoch(1)
+        seen["labels"].append(next(iter(job.train_loader))[1])
+    assert not torch.equal(*seen["weights"]) and not torch.equal(*seen["labels"])
+
+
+def test_how_often_losses_are_looked_at_does_not_change_the_run(folder):
+    often = train("letKD-2", folder, epochs=1, disp_step=1)
+    expected, curves = state(often / "last.pth"), read_curves(often)
+    seldom = train("letKD-2", folder, epochs=1, disp_step=1000)
+    assert differences(expected, state(seldom / "last.pth")) == []
+    assert [step for step, _ in curves["batch/perplexity"]] == list(range(1, STEPS + 1))
+    assert "batch/perplexity" not in read_curves(seldom)
+
+
+# --- a run that was stopped ------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Stands for the power that fails."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the run fail at its `step`-th step, counted from 1."""
+    taken = 0
+
+    def fail(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            raise Stopped
+        descend(optimizer, loss)
+
+    monkeypatch.setattr(training, "descend", fail)
+
+
+@pytest.fixture(scope="module")
+def whole(few_digits, supervision, tmp_path_factory) -> dict[str, Path]:
+    """Three epochs without a stop, of every method."""
+    folder = tmp_path_factory.mktemp("whole")
+    shutil.copytree(supervision, folder, dirs_exist_ok=True)
+    options = {"epochs": 3, "milestones": [1], "disp_step": 2}
+    return {method: train(method, folder, **options) for method in ("letKD-2", "QuEST")}
+
+
+@pytest.mark.parametrize("method", ["letKD-2", "QuEST"])
+@pytest.mark.parametrize("stop", [STEPS + 3, 2 * STEPS + 1], ids=["in epoch 2", "after epoch 2"])
+def test_a_stopped_run_continues_as_if_it_had_not_been(method, stop, whole, folder, monkeypatch):
+    options = {"epochs": 3, "milestones": [1], "disp_step": 2}
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, stop)
+        train(method, folder, **options)
+    torch.manual_seed(123)  # the stopped process took its random state with it
+    directory = train(method, folder, checkpoint=-1, **options)
+    assert differences(state(whole[method] / "last.pth"), state(directory / "last.pth")) == []
+    assert differences(state(whole[method] / "best.pth"), state(directory / "best.pth")) == []
+    assert accuracies(directory) == accuracies(whole[method])
+    curves, expected = read_curves(directory), read_curves(whole[method])
+    timed = {"seconds", "images_per_second"}
+    assert set(curves) == set(expected)
+    assert [name for name in expected if curves[name] != expected[name] and name.split("/")[1] not in timed] == []
+
+
+def test_a_session_within_the_same_second_keeps_the_curves(folder, monkeypatch):
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1_700_000_000.0)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, STEPS + 2)
+        train("classification", folder, epochs=2, checkpoint=0)
+    directory = train("classification", folder, epochs=2, checkpoint=-1)
+    assert [step for step, _ in read_curves(directory)["eval/top1"]] == [STEPS, 2 * STEPS]
+
+
+def test_continuing_a_finished_run_changes_nothing(folder):
+    directory = folder / "digits" / "RN8"
+    before, results = (directory / "last.pth").read_bytes(), accuracies(directory)
+    train("classification", folder, epochs=1, checkpoint=-1)
+    assert (directory / "last.pth").read_bytes() == before
+    assert accuracies(directory) == results
+
+
+def test_more_epochs_continue_a_finished_run(folder):
+    directory = train("classification", folder, epochs=2, checkpoint=-1, milestones=[1])
+    continued = state(directory / "last.pth")
+    train("classification", folder, epochs=2, milestones=[1])
+    assert differences(continued, state(directory / "last.pth")) == []
+
+
+def test_the_newest_of_nothing_is_a_start_from_scratch(folder):
+    fresh = train("letKD-1", folder, epochs=1, checkpoint=-1)
+    expected = state(fresh / "last.pth")
+    train("letKD-1", folder, epochs=1)
+    assert differences(expected, state(fresh / "last.pth")) == []
+
+
+def test_a_run_goes_on_from_any_epoch_that_was_kept(folder):
+    directory = train("classification", folder, epochs=4, keep_every=2)
+    assert {path.name for path in directory.glob("*.pth")} == {"best.pth", "last.pth", "epoch_2.pth", "epoch_4.pth"}
+    assert load_tensors(directory / "epoch_2.pth")["epoch"] == 2
+    expected = state(directory / "last.pth")
+    train("classification", folder, epochs=4, checkpoint=2)
+    assert differences(expected, state(directory / "last.pth")) == []
+
+
+def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(folder):
+    directory = train("classification", folder, epochs=4, keep_every=2)
+    last = (directory / "last.pth").read_bytes()
+    present = {load_tensors(path)["epoch"] for path in directory.glob("*.pth")}
+    missing = next(epoch for epoch in (1, 3) if epoch not in present)
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint of epoch {missing} in .*: .*2 .*4") as caught:
+        train("classification", folder, epochs=4, checkpoint=missing)
+    assert "\n" not in str(caught.value)
+    assert (directory / "last.pth").read_bytes() == last
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Lets the evaluations of a run report accuracies that a test chooses: one an epoch, and one at the end."""
+
+    def script(*accuracies: float) -> None:
+        reported = iter(accuracies)
+
+        def evaluate(*arguments: Any, **options: Any) -> dict[str, float]:
+            return measured(*arguments, **options) | {"top1": next(reported)}
+
+        monkeypatch.setattr(training, "evaluate", evaluate)
+
+    measured = training.evaluate
+    return script
+
+
+def test_the_best_file_is_the_best_epoch(folder, scripted):
+    scripted(20.0, 60.0, 60.0, 40.0, 40.0)
+    directory = train("classification", folder, epochs=4, keep_every=1)
+    found = accuracies(directory)
+    assert (found["top1"], found["best_top1"], found["best_epoch"]) == (40.0, 60.0, 2)
+    assert differences(state(directory / "best.pth"), state(directory / "epoch_2.pth")) == []
+
+
+def test_going_back_forgets_the_best_of_the_epochs_left_behind(folder, scripted):
+    scripted(50.0, 60.0, 70.0, 70.0)
+    directory = train("classification", folder, epochs=3, keep_every=1)
+    scripted(40.0, 40.0)
+    train("classification", folder, epochs=2, checkpoint=1, learning_rate=0.01)
+    found = accuracies(directory)
+    assert (found["best_top1"], found["best_epoch"]) == (50.0, 1)
+    assert differences(state(directory / "best.pth"), state(directory / "epoch_1.pth")) == []
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(1, 0.05), (150, 0.05), (151, 5e-3), (180, 5e-3), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)],
+)
+def test_the_learning_rate_follows_the_paper(epoch, rate):
+    assert learning_rate(protocol(dataset="CIFAR100"), epoch) == pytest.approx(rate, rel=1e-12)
+
+
+def test_the_optimizer_uses_the_schedule(folder):
+    directory = train("classification", folder, epochs=3, milestones=[1, 2], learning_rate=0.1)
+    rates = [value for _, value in read_curves(directory)["train/learning_rate"]]
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+    group = load_tensors(directory / "last.pth")["optimizer"]["param_groups"][0]
+    expected = {"lr": pytest.approx(0.001), "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    assert {key: group[key] for key in expected} == expected
+
+
+def test_the_meter_is_the_plain_mean():
+    generator = torch.Generator().manual_seed(0)
+    meter, correct, totals = Meter(torch.device("cpu")), 0, defaultdict(float)
+    for size in (64, 64, 32):
+        logits, labels = torch.randn(size, 10, generator=generator), torch.randint(10, (size,), generator=generator)
+        terms = {name: torch.rand((), generator=generator) for name in ("cls_loss", "quest_loss")}
+        meter.add(Step(sum(terms.values()), logits, terms), labels)
+        correct += (logits.argmax(dim=1) == labels).sum().item()
+        totals["loss"] += sum(terms.values()).item()
+        for name, value in terms.items():
+            totals[name] += value.item()
+    expected = {name: total / 3 for name, total in totals.items()} | {"top1": 100 * correct / 160}
+    assert meter.means() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("disp_step", [1, 1000])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(disp_step, folder):
+    with pytest.raises(FloatingPointError, match=r"loss became (nan|inf) in epoch 2; .* epoch 1 ") as caught:
+        train("letKD-2", folder, epochs=3, milestones=[1], lr_factor=1e30, disp_step=disp_step)
+    assert "\n" not in str(caught.value)
+    directory = folder / "digits" / "RN14_RN8" / "letKD-2"
+    content = load_tensors(directory / "last.pth")
+    assert content["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in content["model"].values())
+    assert {path.name for path in directory.iterdir()} == {"best.pth", "last.pth", "log.txt", "tensorboard"}
+
+
+# --- what trains -----------------------------------------------------------------------------------------------------
+
+
+def frozen(method: nn.Module) -> dict[str, torch.Tensor]:
+    """Everything of a method that belongs to the teacher."""
+    trained = ("model.", "heads.")
+    return {name: tensor for name, tensor in method.state_dict().items() if not name.startswith(trained)}
+
+
+@pytest.fixture
+def build(supervision):
+    def build(name: str) -> nn.Module:
+        torch.manual_seed(0)
+        config = configure(name, supervision)
+        return find_method(name).from_config(config, num_classes=10)
+
+    return build
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_reach_every_trainable_parameter_and_no_frozen_one(name, build, batch):
+    method = build(name).train()
+    trainable = {key for key, value in method.named_parameters() if value.requires_grad}
+    deployed = {f"model.{key}" for key, _ in method.model.named_parameters()}
+    assert trainable == deployed | {f"heads.{key}" for key, _ in method.heads.named_parameters()}
+    method(*batch).loss.backward()
+    reached = {key for key, value in method.named_parameters() if value.grad is not None and value.grad.any()}
+    assert reached == trainable
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_changes_what_trains_and_nothing_frozen(name, build, batch):
+    method = build(name).train()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    optimizer = make_optimizer(method, protocol(dataset="digits"))
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for parameter in method.parameters() if parameter.requires_grad}
+    descend(optimizer, method(*batch).loss)
+    after = method.state_dict()
+    assert [key for key in frozen(method) if not torch.equal(after[key], before[key])] == []
+    still = [key for key, value in method.named_parameters() if value.requires_grad and torch.equal(value, before[key])]
+    assert still == []
+
+
+@pytest.mark.parametrize("name", METHODS[1:])
+def test_the_teacher_stays_in_eval_mode(name, build):
+    method = build(name).train()
+    assert method.model.training
+    assert frozen(method), "a distillation method holds its teacher"
+    assert not any(module.training for module in method.teacher.taps.modules())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_checkpoints_hold_what_is_deployed_and_what_trains_beside_it(name, folder):
+    directory = train(name, folder, epochs=1)
+    content = load_tensors(directory / "last.pth")
+    method = find_method(name).from_config(configure(name, folder), num_classes=10)
+    assert list(content["model"]) == list(method.model.state_dict())
+    assert list(content["heads"]) == list(method.heads.state_dict())
+    assert (list(content["heads"]) != []) == (name == "QuEST")
+    assert content["epoch"] == content["epochs"] == 1
+    assert content["config"]["config"] == configure(name, folder)["config"]
+    assert content["data"]["image_size"] == 8 and len(content["data"]["classes"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficient", "term"),
+    [
+        ("letKD-2", "cls_loss_coef", "cls_loss"),
+        ("letKD-2", "quest_loss_coef", "quest_loss"),
+        ("letKD-2", "sub_loss_coef", "sub_loss"),
+        ("letKD-1", "quest_loss_coef", "quest_loss"),
+        ("QuEST", "quest_loss_coef", "quest_loss"),
+    ],
+)
+def test_the_loss_is_the_weighted_sum_of_its_terms(name, coefficient, term, supervision, batch):
+    config = configure(name, supervision, **{coefficient: 3.0})
+    step = find_method(name).from_config(config, num_classes=10).train()(*batch)
+    expected = sum(value.item() for value in step.terms.values()) + 2 * step.terms[term].item()
+    assert math.isclose(step.loss.item(), expected, rel_tol=1e-5)
+
+
+# --- reading TensorBoard's files -------------------------------------------------------------------------------------
+
+
+def read_curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    """Scalars (step, value) by tag, as TensorBoard shows them.
+
+    Files in the order of their names; the start of a session discards what came before it with its step or a later one.
+    """
+    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for path in sorted((directory / "tensorboard").iterdir()):
+        for event in read_events(path):
+            if event.session_log.status:
+                for tag, known in points.items():
+                    points[tag] = [(step, value) for step, value in known if step < event.step]
+            for value in event.summary.value:
+                points[value.tag].append((event.step, value.simple_value))
+    return {tag: known for tag, known in points.items() if known}
+
+
+def read_events(path: Path) -> list[Event]:
+    """Records of a TFRecord file: length (8 bytes), its checksum (4), data, its checksum (4)."""
+    content, events, position = path.read_bytes(), [], 0
+    while position < len(content):
+        (length,) = struct.unpack_from("<Q", content, position)
+        events.append(Event.FromString(content[position + 12 : position + 12 + length]))
+        position += 16 + length
+    return events

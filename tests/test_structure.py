@@ -1,0 +1,266 @@
+"""Who imports whom, and the experiments: they agree with the published ones, build, and take a step."""
+
+import ast
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import main_classification
+from algorithms import find_method, supervision
+from algorithms.base import output_directory
+from algorithms.training import descend, make_optimizer
+from algorithms.weights import Weights
+from architectures import TappedNetwork, create_model, list_models
+from config import recipes
+from dataloaders import list_datasets
+
+ROOT = Path(main_classification.__file__).parent
+EXPERIMENTS = main_classification.list_experiments()
+CONFIGS = {name: main_classification.load_experiment(name) for name in EXPERIMENTS}
+ALONE = [name for name, config in CONFIGS.items() if config["method"] == "classification"]
+PAIRS = [name for name in EXPERIMENTS if name not in ALONE]
+PUBLISHED = json.loads((Path(__file__).parent / "golden" / "experiments.json").read_text())
+
+# --- imports ---------------------------------------------------------------------------------------------------------
+
+OURS = {"config", "letkd", "architectures", "dataloaders", "algorithms", "main_classification"}
+OURS |= {"download_cifar100_teacher"}
+MAY_IMPORT = {
+    "config": set(),
+    "letkd": set(),
+    "architectures": set(),
+    "dataloaders": set(),
+    "algorithms": {"letkd", "architectures", "dataloaders"},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module.partition(".")[0]
+
+
+def source_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_imports_only_what_it_may(folder):
+    files = source_files(folder)
+    assert files
+    allowed = MAY_IMPORT[folder] | {folder}
+    assert {
+        str(path): set(imported(path)) & OURS - allowed for path in files if set(imported(path)) & OURS - allowed
+    } == {}
+
+
+def test_the_method_needs_torch_and_numpy_only():
+    allowed = {"letkd", "torch", "numpy", "faiss"} | sys.stdlib_module_names
+    assert {name for path in source_files("letkd") for name in imported(path)} <= allowed
+
+
+def test_only_the_entry_knows_sacred():
+    places = [path for folder in MAY_IMPORT for path in source_files(folder)] + sorted(ROOT.glob("*.py"))
+    assert [path.name for path in places if "sacred" in set(imported(path))] == ["main_classification.py"]
+
+
+# --- experiments -----------------------------------------------------------------------------------------------------
+
+
+def test_every_module_below_config_is_an_experiment():
+    modules = {path for path in source_files("config") if path.parent != ROOT / "config" and path.name != "__init__.py"}
+    assert len(modules) == len(EXPERIMENTS) >= 30
+    assert {
+        ROOT / "config" / Path(*name.split(".")).parent / f"{name.rpartition('.')[2]}.py" for name in EXPERIMENTS
+    } == modules
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_plain_and_says_what_it_is(name):
+    config = CONFIGS[name]
+    assert json.loads(json.dumps(config)) == config
+    assert set(main_classification.OPTIONS).isdisjoint(config)
+    source = (ROOT / "config" / Path(*name.split("."))).with_name(f"{name.rpartition('.')[2]}.py").read_text()
+    assert ast.get_docstring(ast.parse(source))
+
+
+def recipe_of(method: str) -> dict[str, Any]:
+    """A configuration with all keys of a method."""
+    if method == "classification":
+        return recipes.classification(dataset="CIFAR100", network="resnet8")
+    recipe = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}[method]
+    return recipe(dataset="CIFAR100", teacher="resnet56", student="resnet20")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_has_all_keys_and_known_names(name):
+    config = CONFIGS[name]
+    assert set(config) == set(recipe_of(config["method"]))
+    networks = [config[key] for key in ("network", "teacher", "student") if key in config]
+    assert set(networks) <= set(list_models()), networks
+    assert config["dataset"] in list_datasets()
+    assert config["milestones"] == sorted(config["milestones"]) and config["milestones"][-1] < config["epochs"]
+
+
+@functools.cache
+def structure(network: str) -> TappedNetwork:
+    """A network without numbers."""
+    with torch.device("meta"):
+        return create_model(network)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pair_belongs_to_its_teacher_and_place(name):
+    config = CONFIGS[name]
+    assert name.rpartition(".")[2] == config["method"]
+    teacher, source = CONFIGS[config["teacher_experiment"]], CONFIGS[config["supervision"]]
+    assert teacher["network"] == source["network"] == config["teacher"]
+    assert (source["trained_as"] or config["supervision"]) == config["teacher_experiment"]
+    assert {teacher["dataset"], source["dataset"], name.partition(".")[0]} == {config["dataset"]}
+    assert source["published_weights"] == teacher["published_weights"] == config["published_weights"]
+    student, network = structure(config["student"]), structure(config["teacher"])
+    assert source["downscale"] == student.penultimate.reduction // network.penultimate.reduction
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_network_trained_under_another_name_is_the_same_network(name):
+    if other := CONFIGS[name]["trained_as"]:
+        assert CONFIGS[other]["network"] == CONFIGS[name]["network"] and CONFIGS[other]["trained_as"] is None
+
+
+def test_the_required_experiments_are_there():
+    """The six pairs of ResNets and wide ResNets with all methods, and every network of them alone."""
+    folders = ("resnetv1.RN56_RN20", "resnetv1.RN110_RN20", "resnetv1.RN110_RN32", "resnetv1.RN32x4_RN8x4")
+    folders += ("WRN.WRN40w2_WRN16w2", "WRN.WRN40w2_WRN40w1")
+    needed = {f"CIFAR100.{folder}.{method}" for folder in folders for method in ("QuEST", "letKD-1", "letKD-2")}
+    for folder in folders:
+        family, _, pair = folder.partition(".")
+        needed |= {f"CIFAR100.{family}.{network}" for network in pair.split("_")}
+    needed |= {"CIFAR10.resnetv1.RN20_RN8.letKD-2", "digits.RN14", "digits.RN8", "digits.RN14_RN8.letKD-2"}
+    assert needed <= set(EXPERIMENTS)
+
+
+HERE = [name for name in PUBLISHED["experiments"] if name in CONFIGS]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_an_experiment_has_the_published_values(name):
+    config, published, common = CONFIGS[name], PUBLISHED["experiments"][name], PUBLISHED["common"]
+    same = ("method", "teacher", "student", "learning_rate", "alpha_penultimate")
+    same_always = (
+        "dataset", "batch_size", "test_batch_size", "epochs", "milestones", "lr_factor", "num_words", "temperature",
+        "cls_loss_coef", "quest_loss_coef",
+    )  # fmt: skip
+    expected = {key: published[key] for key in same} | {key: common[key] for key in same_always}
+    expected |= {key: common["optimizer"][key] for key in ("momentum", "nesterov", "weight_decay")}
+    if published["method"] == "letKD-2":
+        expected |= {key: common[key] for key in ("subclasses_per_class", "lda_components", "sub_loss_coef")}
+        expected["alpha_intermediate"] = published["alpha_intermediate"]
+    assert {key: config[key] for key in expected} == expected
+
+    teacher, student = structure(config["teacher"]), structure(config["student"])
+    assert teacher.penultimate.channels == published["teacher_penultimate_channels"]
+    assert student.penultimate.channels == published["student_penultimate_channels"]
+    assert (student.penultimate.reduction == 2 * teacher.penultimate.reduction) == published["downscale_teacher"]
+    if published["method"] == "letKD-2":
+        assert student.intermediate.channels == published["student_intermediate_channels"]
+        for network, side in ((teacher, "teacher"), (student, "student")):
+            assert network.stages[published[f"{side}_stage_index"]] == network.intermediate
+
+    place = output_directory("experiments", config["supervision"], "kmeans")
+    assert str(place) == str(Path(published["codebook"]).parent)
+    source, made = PUBLISHED["supervision"][config["supervision"]], CONFIGS[config["supervision"]]
+    assert config["published_weights"] == source["teacher_checkpoint"]
+    assert (made["network"], made["downscale"]) == (source["network"], 2 if source["downscale"] else 1)
+
+
+def test_published_experiments_are_compared():
+    assert len(HERE) >= 12
+
+
+# --- a step of every experiment --------------------------------------------------------------------------------------
+
+NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, IDENTITY = 3, 16, 2, "the teacher of these tests"
+
+
+@functools.cache
+def random_teacher(name: str) -> TappedNetwork:
+    return create_model(name, num_classes=NUM_CLASSES)
+
+
+def different(names: list[str], *keys: str) -> list[str]:
+    """One experiment of each combination of values of `keys`: others differ in data and schedule alone."""
+    return list({tuple(CONFIGS[name][key] for key in keys): name for name in names}.values())
+
+
+@pytest.fixture
+def with_supervision(tmp_path, monkeypatch):
+    """The configuration of a pair with everything that it needs: a teacher, and supervision of random numbers."""
+
+    def prepare(name: str) -> dict[str, Any]:
+        config = main_classification.default_config(name) | {"num_words": NUM_WORDS, "localpath": str(tmp_path)}
+        if config["method"] == "letKD-2":
+            config["subclasses_per_class"] = NUM_SUBCLASSES
+        network = random_teacher(config["teacher"])
+        weights = Weights(network.state_dict(), tmp_path / "teacher.pth")
+        monkeypatch.setattr(supervision, "find_weights", lambda **_: weights)
+        monkeypatch.setattr(supervision, "fingerprint", lambda _: IDENTITY)
+        places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
+        made = main_classification.default_config(config["supervision"])
+        record = supervision.supervision_record(made, weights, tap=network.intermediate.path)
+        centroids = torch.zeros(NUM_WORDS, network.penultimate.channels)
+        supervision.save_codebook(supervision.codebook_path(places["kmeans"], NUM_WORDS), centroids, record)
+        if config["method"] == "letKD-2":
+            tap, rows = network.intermediate, NUM_CLASSES * NUM_SUBCLASSES
+            path = supervision.decisions_path(
+                places["LDA"], tap.path, num_subclasses=NUM_SUBCLASSES, num_components=config["lda_components"]
+            )
+            shapes = {
+                "scalings": (tap.channels, 2),
+                "xbar": (tap.channels,),
+                "centers": (rows, 2),
+                "prototypes": (rows, 2),
+                "decisions": (rows, rows),
+            }
+            supervision.save_decisions(path, {key: torch.zeros(shape) for key, shape in shapes.items()}, record)
+        return config
+
+    return prepare
+
+
+def take_a_step(config: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    method = find_method(config["method"]).from_config(config, NUM_CLASSES).train()
+    images, labels = torch.randn(2, 3, 16, 16), torch.tensor([0, 2])
+    step = method(images, labels, with_statistics=True)
+    assert step.loss.isfinite() and step.logits.shape == (2, NUM_CLASSES)
+    assert all(value.isfinite() for value in (step.terms | step.statistics).values())
+    assert len(step.terms) == {"classification": 1, "QuEST": 2, "letKD-1": 2, "letKD-2": 3}[config["method"]]
+    first = next(method.model.parameters())
+    before = first.detach().clone()
+    descend(make_optimizer(method, config), step.loss)
+    assert not torch.equal(first, before)
+    with torch.inference_mode():
+        assert method.model.eval()(images).shape == (2, NUM_CLASSES)
+
+
+@pytest.mark.parametrize("name", different(PAIRS, "teacher", "student", "method"))
+def test_a_pair_takes_a_step_and_evaluates(name, with_supervision):
+    config = with_supervision(name)
+    assert list(supervision.missing_supervision(config)) == []
+    take_a_step(config)
+
+
+@pytest.mark.parametrize("name", different(ALONE, "network"))
+def test_a_network_alone_takes_a_step_and_evaluates(name):
+    take_a_step(main_classification.default_config(name))

@@ -60,7 +60,7 @@ OPTIONS: Config = {
 # Options that a run hands on to the jobs that prepare it.
 HANDED_ON = ("localpath", "data_dir", "seed", "precision", "cuda", "num_workers", "memmap", "memmap_dir")
 TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
-DATA_KEYS = ("dataset", "image_size", "mean", "std")
+DATA_KEYS = ("dataset", "image_size", "mean", "std", "val_split")
 USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, sacred.utils.SacredError)
 
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors

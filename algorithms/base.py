@@ -1,20 +1,22 @@
 """What every job shares: its configuration, device, directory and data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from algorithms.records import is_watched, log, log_file
-from dataloaders import Dataset, load_dataset
+from dataloaders import Dataset, hold_out, load_dataset, make_eval_loader
 
 Config = dict[str, Any]
 Results = dict[str, Any]
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
 OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "kmeans": "VQ", "LDA": "LDA"}
+HOLD_OUT_SEED = 0  # not the run's: all trials, and the supervision they use, leave out the same images
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -78,6 +80,13 @@ class Algorithm:
         facts = {key: self.config[key] for key in keys}
         return facts | {"mode": self.mode, "device": device_name(self.device), "options": self.config}
 
+    def open_training_data(self, data: dict[str, Any] | None = None) -> Dataset:
+        """Training and evaluation images; with `val_split` the held-out images evaluate, and the rest is the test."""
+        dataset = self.open_dataset("train", "eval", data=data)
+        if not self.config["val_split"]:
+            return dataset
+        return hold_out(dataset, self.config["val_split"], seed=HOLD_OUT_SEED)
+
     def open_dataset(self, *splits: str, data: dict[str, Any] | None = None) -> Dataset:
         """Splits of the experiment's data set.
 
@@ -94,6 +103,16 @@ class Algorithm:
             classes=known.get("classes"),
             num_workers=config["num_workers"],
             progress=is_watched(),
+        )
+
+    def loader(self, dataset: Dataset, split: str) -> Iterable[tuple[Tensor, Tensor]]:
+        """All images of a split in order, without augmentation, on the device."""
+        return make_eval_loader(
+            dataset,
+            split,
+            batch_size=self.config["test_batch_size"],
+            device=self.device,
+            num_workers=self.config["num_workers"],
         )
 
 

@@ -15,7 +15,6 @@ from algorithms.files import load_json, save_json
 from algorithms.methods import find_method
 from algorithms.records import RESULTS, complete_results, log
 from algorithms.weights import Weights, find_weights, load_strictly
-from dataloaders import make_eval_loader
 from letkd import Student
 
 TOP_K = 5
@@ -87,13 +86,7 @@ class Evaluation(Algorithm):
         split = "test" if config["testset"] else "eval"
         dataset = self.open_dataset(split, data=weights.data)
         model = self._open_model(weights, dataset.num_classes)
-        loader = make_eval_loader(
-            dataset,
-            split,
-            batch_size=config["test_batch_size"],
-            device=self.device,
-            num_workers=config["num_workers"],
-        )
+        loader = self.loader(dataset, split)
         measured = evaluate(model, loader, autocast=self.autocast())
         log.info(
             "%s: %.2f%% top-1, %.2f%% top-5 on %d %s images of %s, %.0f img/s",

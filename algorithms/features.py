@@ -15,7 +15,7 @@ from algorithms.records import log, progress_bar
 from algorithms.supervision import missing_weights
 from algorithms.weights import Weights, find_weights, load_strictly
 from architectures import Tap, TappedNetwork, create_model
-from dataloaders import Dataset, make_eval_loader
+from dataloaders import Dataset
 from letkd import FrozenTaps, pool_map, to_patches
 
 
@@ -50,7 +50,7 @@ class OfflineAlgorithm(Algorithm):
             chosen=config["weights"],
             published=config["published_weights"],
         )
-        self.dataset = self.open_dataset("train", data=self.weights.data)
+        self.dataset = self.open_training_data(self.weights.data)
         self.network = create_model(config["network"], num_classes=self.dataset.num_classes)
         what = f"{config['network']} with {self.dataset.num_classes} classes"
         load_strictly(self.network, self.weights.state, source=self.weights.source, what=what)
@@ -65,13 +65,7 @@ class OfflineAlgorithm(Algorithm):
         """Batches of patches (R, C) float32 and the class of each patch's image (R,), on the device."""
         taps = FrozenTaps(self.network, {"map": tap.path})
         factor = self.config["downscale"]
-        loader = make_eval_loader(
-            self.dataset,
-            "train",
-            batch_size=self.config["test_batch_size"],
-            device=self.device,
-            num_workers=self.config["num_workers"],
-        )
+        loader = self.loader(self.dataset, "train")
         with progress_bar(len(self.dataset.split("train")), "img", f"features {tap.path}") as bar:
             for images, labels in loader:
                 features_RC = to_patches(pool_map(taps(images)["map"], factor))

@@ -17,7 +17,7 @@ from algorithms.evaluation import Evaluation, result_name
 from algorithms.files import load_json, save_json
 from algorithms.letkd import INTERMEDIATE
 from algorithms.records import RESULTS, complete_results, log, progress_bar
-from dataloaders import Dataset, make_eval_loader
+from dataloaders import Dataset
 from letkd import Student
 from letkd.taps import submodule
 
@@ -42,14 +42,7 @@ class LinearProbe(Evaluation):
     @torch.inference_mode()
     def _pooled_maps(self, model: nn.Module, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split."""
-        config = self.config
-        loader = make_eval_loader(
-            dataset,
-            split,
-            batch_size=config["test_batch_size"],
-            device=self.device,
-            num_workers=config["num_workers"],
-        )
+        loader = self.loader(dataset, split)
         model.eval()
         pooled, all_labels = defaultdict(list), []
         with progress_bar(len(dataset.split(split)), "img", f"{split} features") as bar:

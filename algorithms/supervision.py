@@ -131,7 +131,8 @@ def open_codebook(config: Config, teacher: Teacher) -> Codebook:
     content = load_tensors(path)
     if content.get("format") == CODEBOOK_FORMAT:
         centroids = content["centroids"]
-        _check_record(path, content["record"], teacher, {"downscale": teacher.pooling["penultimate"]})
+        expected = {"downscale": teacher.pooling["penultimate"], "val_split": config["val_split"]}
+        _check_record(path, content["record"], teacher, expected)
     else:
         centroids = _authors_centroids(path, content)
     if centroids.shape[0] != config["num_words"]:
@@ -154,8 +155,12 @@ def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> Subcl
         content = load_tensors(path)
         if content.get("format") != DECISIONS_FORMAT:
             raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
-        tap = teacher.taps.network.intermediate.path
-        _check_record(path, content["record"], teacher, {"downscale": teacher.pooling["intermediate"], "tap": tap})
+        expected = {
+            "downscale": teacher.pooling["intermediate"],
+            "tap": teacher.taps.network.intermediate.path,
+            "val_split": config["val_split"],
+        }
+        _check_record(path, content["record"], teacher, expected)
     channels, found = teacher.taps.network.intermediate.channels, content["xbar"].shape[0]
     if found != channels:
         raise ValueError(f"{path} was made from maps of {found} channels; {config['teacher']} has {channels}")
@@ -192,7 +197,7 @@ def save_decisions(path: Path, tensors: dict[str, Tensor], record: dict[str, Any
 
 def supervision_record(config: Config, weights: Weights, **facts: Any) -> dict[str, Any]:
     """What a codebook or decision file says of its making."""
-    keys = ("network", "dataset", "downscale", "seed")
+    keys = ("network", "dataset", "downscale", "val_split", "seed")
     return (
         {"teacher": fingerprint(weights.state), "weights": str(weights.source)}
         | {key: config[key] for key in keys}
@@ -240,8 +245,8 @@ def _first_file(candidates: list[Path]) -> Path | None:
 def _check_record(path: Path, record: dict[str, Any], teacher: Teacher, expected: dict[str, Any]) -> None:
     expected = {"teacher": teacher.identity} | expected
     for key, value in expected.items():
-        if record[key] != value:
-            found, wanted = (str(side)[:12] for side in (record[key], value))
+        if record.get(key) != value:
+            found, wanted = (str(side)[:12] for side in (record.get(key), value))
             raise ValueError(
                 f"{path} was made with another {key} ({found}, this run has {wanted}); delete it and make it again"
             )

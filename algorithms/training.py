@@ -35,7 +35,7 @@ from algorithms.methods import Step, find_method
 from algorithms.records import RESULTS, Curves, duration, log, progress_bar, save_results
 from algorithms.supervision import missing_supervision
 from algorithms.weights import load_strictly
-from dataloaders import make_eval_loader, make_train_loader
+from dataloaders import make_train_loader
 
 
 class Training(Algorithm):
@@ -59,16 +59,19 @@ class Training(Algorithm):
 
     def _build(self) -> None:
         config = self.config
-        self.dataset = self.open_dataset("train", "eval")
+        self.dataset = self.open_training_data()
         method = find_method(config["method"]).from_config(config, self.dataset.num_classes)
         self.method = method.to(self.device, memory_format=torch.channels_last)
         self.model = method.model
         self.optimizer = make_optimizer(self.method, config)
-        loading = {"device": self.device, "num_workers": config["num_workers"]}
         self.train_loader = make_train_loader(
-            self.dataset, batch_size=config["batch_size"], seed=config["seed"], **loading
+            self.dataset,
+            batch_size=config["batch_size"],
+            device=self.device,
+            seed=config["seed"],
+            num_workers=config["num_workers"],
         )
-        self.eval_loader = make_eval_loader(self.dataset, "eval", batch_size=config["test_batch_size"], **loading)
+        self.eval_loader = self.loader(self.dataset, "eval")
         beyond = [milestone for milestone in config["milestones"] if milestone >= config["epochs"]]
         if beyond:
             log.info("note: milestones %s are not reached in %d epochs", beyond, config["epochs"])
@@ -202,7 +205,11 @@ class Training(Algorithm):
         )  # fmt: skip
 
     def _finish(self) -> Results:
-        tested = evaluate(self.model, self.eval_loader, autocast=self.autocast())
+        split, chosen = "eval", self.epoch
+        if self.config["val_split"]:  # the held-out images have chosen an epoch: the test is looked at once
+            split, chosen = "test", self.best["epoch"]
+            self.model.load_state_dict(load_checkpoint(self.directory / BEST)["model"])
+        tested = evaluate(self.model, self.loader(self.dataset, split), autocast=self.autocast())
         results = self.facts() | {
             "epochs": self.epoch,
             "top1": tested["top1"],
@@ -215,9 +222,12 @@ class Training(Algorithm):
             **count_parameters(self.model),
             **count_multiply_adds(self.model, self.dataset.image_size),
         }
+        if self.config["val_split"]:
+            results |= {"best_top1": tested["top1"], "val_top1": self.best["top1"]}
         log.info(
-            "done: last epoch %.2f%% top-1, %.2f%% top-5; best %.2f%% at epoch %d; %s",
-            tested["top1"], tested["top5"], self.best["top1"], self.best["epoch"], duration(results["seconds"]),
+            "done: epoch %d %.2f%% top-1, %.2f%% top-5; best %.2f%% at epoch %d%s; %s",
+            chosen, tested["top1"], tested["top5"], self.best["top1"], self.best["epoch"],
+            " (of held-out training images)" if self.config["val_split"] else "", duration(results["seconds"]),
         )  # fmt: skip
         return save_results(self.directory, results)
 

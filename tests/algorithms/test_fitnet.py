@@ -30,7 +30,7 @@ def files(tmp_path_factory) -> dict[str, str]:
     teacher = create_model("resnet8x4", num_classes=NUM_CLASSES)
     paths = {name: folder / f"{name}.pth" for name in ("teacher_weights", "codebook", "decisions")}
     torch.save({"model": teacher.state_dict()}, paths["teacher_weights"])
-    record = {"teacher": fingerprint(teacher.state_dict()), "downscale": 1, "tap": "layer3.0"}
+    record = {"teacher": fingerprint(teacher.state_dict()), "downscale": 1, "val_split": 0, "tap": "layer3.0"}
     save_codebook(paths["codebook"], torch.randn(NUM_WORDS, 256), record)
     decisions = {
         "scalings": torch.randn(256, NUM_COMPONENTS),

@@ -5,6 +5,7 @@ import math
 import shutil
 import struct
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from torch import nn
 
 import main_classification
 from algorithms import training
+from algorithms.base import HOLD_OUT_SEED
+from algorithms.checkpoints import load_checkpoint
+from algorithms.evaluation import evaluate
 from algorithms.files import load_tensors
 from algorithms.methods import Step, find_method
 from algorithms.training import Meter, Training, descend, learning_rate, make_optimizer
+from architectures import create_model
 from config.recipes import protocol
+from dataloaders import hold_out, load_dataset, make_eval_loader
 
 FAST = {"image_size": 8, "cuda": False}
 PAIR = {
@@ -428,3 +434,20 @@ def read_events(path: Path) -> list[Event]:
         events.append(Event.FromString(content[position + 12 : position + 12 + length]))
         position += 16 + length
     return events
+
+
+def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digits, tmp_path):
+    directory = train("classification", tmp_path, epochs=3, milestones=[2], val_split=40)
+    results = json.loads((directory / "results.json").read_text())
+    best = load_checkpoint(directory / "best.pth")
+    dataset = hold_out(load_dataset("digits", image_size=8), 40, seed=HOLD_OUT_SEED)
+    model = create_model("resnet8", num_classes=10)
+    model.load_state_dict(best["model"])
+    measured = {
+        split: evaluate(model, make_eval_loader(dataset, split, batch_size=50, device="cpu"), autocast=nullcontext())
+        for split in ("eval", "test")
+    }
+    assert len(dataset.split("eval")) == 40 and len(dataset.split("test")) == 128
+    assert results["val_top1"] == best["best"]["top1"] == measured["eval"]["top1"]
+    assert results["top1"] == results["best_top1"] == measured["test"]["top1"]
+    assert results["best_epoch"] == best["epoch"]

@@ -15,6 +15,8 @@ Format (a torch file of tensors and plain values):
 """
 
 import random
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,22 @@ def find_checkpoint(directory: Path, epoch: int) -> Path:
         return available[epoch]
     listed = ", ".join(f"{number} ({path.name})" for number, path in sorted(available.items())) or "none"
     raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {directory}; there are: {listed}")
+
+
+def set_aside(directory: Path, files: Iterable[str]) -> bool:
+    """Move an earlier run's checkpoints and other files into `replaced/`, over what was set aside before.
+
+    A run from scratch begins so: continuing it can then never pick up the earlier one, and a start by mistake loses
+    nothing. Returns whether there was an earlier run.
+    """
+    found = [*directory.glob("*.pth"), *(path for path in map(directory.joinpath, files) if path.is_file())]
+    if found:
+        target = directory / "replaced"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for path in found:
+            path.rename(target / path.name)
+    return bool(found)
 
 
 def random_states() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from algorithms.checkpoints import (
     random_states,
     restore_random_states,
     save_checkpoint,
+    set_aside,
 )
 from algorithms.complexity import count_multiply_adds
 from algorithms.evaluation import count_parameters, evaluate
@@ -95,9 +96,8 @@ class Training(Algorithm):
         if number != 0:
             self._continue_from(find_checkpoint(self.directory, number))
             return
-        if (self.directory / LAST).is_file():
-            log.info("starting from scratch: an earlier run in %s will be replaced", self.directory)
-        (self.directory / RESULTS).unlink(missing_ok=True)
+        if set_aside(self.directory, [RESULTS]):
+            log.info("starting from scratch: the earlier run is now in %s", self.directory / "replaced")
 
     def _continue_from(self, source: Path) -> None:
         checkpoint = load_checkpoint(source)

@@ -18,6 +18,7 @@ from PIL import Image
 
 import dataloaders.digits
 import main_classification
+from architectures import create_model
 
 ROOT = Path(main_classification.__file__).parent
 PYTHON_MAIN = "python main_classification.py with "
@@ -583,3 +584,15 @@ def test_a_mistake_is_one_line_and_status_1():
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError, match="unknown config"):
         main_classification.main(["main_classification.py", "--debug", "with", "config=nothing"])
+
+
+def test_a_published_file_is_compared_with_its_published_figure(command, tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "published.pth"
+    torch.save({"model": create_model("resnet8", num_classes=10).state_dict()}, path)
+    words = (*TEACHER, f"published_weights={path}", "evaluate=True")
+    assert command(*words, "published_top1=50.0").status == 0
+    top1 = json.loads((tmp_path / "digits/RN8/results.json").read_text())["top1"]
+    near, far = (command(*words, f"published_top1={figure}") for figure in (top1 + 0.4, top1 - 0.6))
+    assert f"published  {top1 + 0.4:.2f}%, difference -0.40" in near.out and "warning" not in near.out
+    assert "difference +0.60\nwarning: more than 0.5 from the published figure" in far.out

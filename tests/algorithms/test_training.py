@@ -451,3 +451,16 @@ def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digi
     assert results["val_top1"] == best["best"]["top1"] == measured["eval"]["top1"]
     assert results["top1"] == results["best_top1"] == measured["test"]["top1"]
     assert results["best_epoch"] == best["epoch"]
+
+
+def test_a_new_run_sets_the_earlier_one_aside(few_digits, tmp_path, monkeypatch):
+    directory = train("classification", tmp_path, epochs=2, milestones=[1])
+    earlier = {name: (directory / name).read_bytes() for name in ("last.pth", "best.pth", "results.json")}
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, 2)
+        train("classification", tmp_path, epochs=2, milestones=[1], seed=1)
+    assert {name: (directory / "replaced" / name).read_bytes() for name in earlier} == earlier
+    # What is continued is the run that was stopped, and not the one before it.
+    train("classification", tmp_path, epochs=2, milestones=[1], seed=1, checkpoint=-1)
+    train("classification", tmp_path / "alone", epochs=2, milestones=[1], seed=1)
+    assert differences(state(directory / "last.pth"), state(tmp_path / "alone/digits/RN8/last.pth")) == []

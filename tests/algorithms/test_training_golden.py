@@ -21,12 +21,13 @@ NETWORKS = {
 }
 PAIRS = ["RN14_RN8", "WRN16w2_WRN10w1"]
 CROSS_PAIR = "WRN40w2_SNv1"
-# What can be compared after a step of CROSS_PAIR: its classification loss cannot. Measured: the number of threads alone
-# moves it by 0.6 %, the memory format by 1.2 %; the supervision moves by less than 0.05 %.
+# What can be compared closely after a step of CROSS_PAIR. Its classification loss cannot: measured, the number of
+# threads alone moves it by 0.6 %, the memory format by 1.2 %, and the supervision by less than 0.05 %.
 STABLE = ("loss_quest", "loss_sub", "perp_trg_0", "mean_assign_dist_0")
 PROTOCOL = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 COEFFICIENTS = {"cls_loss_coef": 1.0, "quest_loss_coef": 1.0, "sub_loss_coef": 1.0}
 SINGLE_PASS, AFTER_STEPS = 1e-4, 2e-3  # relative tolerances of the reference
+NOISE = 2e-2  # of that classification loss
 
 
 def filled(fill, role: str, name: str) -> TappedNetwork:
@@ -140,6 +141,7 @@ def test_a_pooled_teacher_agrees_with_the_authors(method, fill, golden):
         images, labels = batch(fill, tag, f"images{number}", 100 + number)
         step = training(images, labels, with_statistics=True)
         compare(golden, f"{tag}/step{number}", step, labels, AFTER_STEPS if only else SINGLE_PASS, only)
+        compare(golden, f"{tag}/step{number}", step, labels, NOISE, ("loss_cls", "loss_total"))
         descend(optimizer, step.loss)
 
 

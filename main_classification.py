@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)  # sacred 0.8.7 uses it
 
+import colorama  # a dependency of sacred's
 import sacred
 from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
@@ -239,11 +240,13 @@ def _plain(config: Any) -> Any:
 
 def main(argv: list[str]) -> int:
     """Run the command line; a mistake of the user's is one line and status 1. `--debug` shows the traceback."""
+    wants_traceback = bool({"-d", "--debug"} & set(argv))
+    wants_help = bool({"-h", "--help", "help"} & set(argv))
     try:
-        # sacred prints tracebacks of its own unless it runs in debug mode.
-        experiment.run_commandline([argv[0], "--debug", *(word for word in argv[1:] if word not in ("-d", "--debug"))])
+        # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.
+        experiment.run_commandline(argv if wants_traceback or wants_help else [*argv, "--debug"])
     except USER_ERRORS as error:
-        if {"-d", "--debug"} & set(argv):
+        if wants_traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -254,4 +257,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    colorama.init()  # leaves sacred's colours out where the output is no terminal
     sys.exit(main(sys.argv))

@@ -79,6 +79,16 @@ IMAGENET_PROTOCOL: Config = {
     "weight_decay": 1e-4,
 }
 
+# The demonstration: few epochs, few words, so that it takes seconds and leaves room between the methods.
+DIGITS_PROTOCOL: Config = {"dataset": "digits", "epochs": 8, "milestones": (5, 7)}
+DIGITS_PAIR: Config = {
+    "teacher": "resnet14",
+    "student": "resnet8",
+    "teacher_experiment": "digits.RN14",
+    "num_words": 128,
+    **DIGITS_PROTOCOL,
+}
+
 
 def classification(
     *,

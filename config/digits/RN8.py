@@ -1,5 +1,5 @@
 """ResNet-8 alone on handwritten digits: the demonstration's student without a teacher."""
 
-from config.recipes import classification
+from config.recipes import DIGITS_PROTOCOL, classification
 
-config = classification(dataset="digits", network="resnet8", epochs=8, milestones=(5, 7))
+config = classification(network="resnet8", **DIGITS_PROTOCOL)

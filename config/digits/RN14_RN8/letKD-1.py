@@ -1,13 +1,5 @@
 """letKD-1, ResNet-14 -> ResNet-8, handwritten digits."""
 
-from config.recipes import letkd1
+from config.recipes import DIGITS_PAIR, letkd1
 
-config = letkd1(
-    dataset="digits",
-    teacher="resnet14",
-    student="resnet8",
-    teacher_experiment="digits.RN14",
-    num_words=128,
-    epochs=8,
-    milestones=(5, 7),
-)
+config = letkd1(**DIGITS_PAIR)

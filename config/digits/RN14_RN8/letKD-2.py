@@ -1,13 +1,5 @@
 """letKD-2, ResNet-14 -> ResNet-8, handwritten digits."""
 
-from config.recipes import letkd2
+from config.recipes import DIGITS_PAIR, letkd2
 
-config = letkd2(
-    dataset="digits",
-    teacher="resnet14",
-    student="resnet8",
-    teacher_experiment="digits.RN14",
-    num_words=128,
-    epochs=8,
-    milestones=(5, 7),
-)
+config = letkd2(**DIGITS_PAIR)

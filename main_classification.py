@@ -15,6 +15,7 @@ import difflib
 import importlib
 import logging
 import shlex
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -62,7 +63,8 @@ OPTIONS: Config = {
 HANDED_ON = ("localpath", "data_dir", "seed", "precision", "cuda", "num_workers", "memmap", "memmap_dir")
 TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
 DATA_KEYS = ("dataset", "image_size", "mean", "std", "val_split")
-USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, sacred.utils.SacredError)
+USER_ERRORS = (ValueError, OSError, FloatingPointError, sacred.utils.SacredError)
+JOB_OPTIONS = ("evaluate=", "probe=", "kmeans=", "LDA=")
 
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
 experiment = sacred.Experiment("letKD")
@@ -238,10 +240,26 @@ def _plain(config: Any) -> Any:
     return [_plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
+class Terminated(sacred.utils.SacredInterrupt):
+    """The process was told to end, as batch systems do it before they kill."""
+
+    STATUS = "TERMINATED"
+
+
+def _terminate(signal_number: int, frame: object) -> None:
+    raise Terminated
+
+
 def main(argv: list[str]) -> int:
-    """Run the command line; a mistake of the user's is one line and status 1. `--debug` shows the traceback."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0; 1 after a mistake of the user's, which is one line (`--debug` shows the traceback); 130
+        after Ctrl-C and 143 after SIGTERM, which may come at any time: every file is whole or absent.
+    """
     wants_traceback = bool({"-d", "--debug"} & set(argv))
     wants_help = bool({"-h", "--help", "help"} & set(argv))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.
         experiment.run_commandline(argv if wants_traceback or wants_help else [*argv, "--debug"])
@@ -250,10 +268,19 @@ def main(argv: list[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; go on with checkpoint=-1", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, Terminated) as stop:
+        print(f"stopped; go on with: python {continuation(argv)}", file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def continuation(argv: list[str]) -> str:
+    """The command line that goes on where this one was stopped."""
+    words = [word for word in argv if not word.startswith("checkpoint=")]
+    trains = "with" in words and not any(word.startswith(JOB_OPTIONS) for word in words)
+    return shlex.join(words + ["checkpoint=-1"] * trains)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What every job shares: its configuration, device, directory and data."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from algorithms.records import is_watched, log, log_file
+from algorithms.records import exclusive, is_watched, log, log_file
 from dataloaders import Dataset, hold_out, load_dataset, make_eval_loader
 
 Config = dict[str, Any]
@@ -46,6 +47,7 @@ class Algorithm:
     """
 
     mode: ClassVar[str]
+    writes_files: ClassVar[bool] = True  # beside its results: then it wants the directory for itself
 
     def __init__(self, config: Config):
         self.config = config
@@ -60,7 +62,7 @@ class Algorithm:
         """Do the job, leave its files, and return what `results.json` holds."""
         set_precision(self.config["precision"])
         torch.manual_seed(self.config["seed"])
-        with log_file(self.directory):
+        with exclusive(self.directory) if self.writes_files else nullcontext(), log_file(self.directory):
             return self._run()
 
     def _run(self) -> Results:

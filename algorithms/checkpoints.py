@@ -23,15 +23,28 @@ from typing import Any
 import torch
 
 from algorithms.files import load_tensors, save_tensors
+from algorithms.records import log
 
 FORMAT = "letkd-checkpoint-1"
 LAST = "last.pth"
+PREVIOUS = "previous.pth"  # the epoch before the last, should the last one's file be damaged
 BEST = "best.pth"
 NEWEST = -1  # what `checkpoint=` calls the newest epoch
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     save_tensors(path, {"format": FORMAT, **content})
+
+
+def save_last(directory: Path, content: dict[str, Any]) -> None:
+    """Save the newest epoch and keep the one before it."""
+    last, previous = directory / LAST, directory / PREVIOUS
+    if last.is_file():
+        link = directory / f".{PREVIOUS}.part"  # a second name, so that `last` is there all the time
+        link.unlink(missing_ok=True)
+        link.hardlink_to(last)
+        link.replace(previous)
+    save_checkpoint(last, content)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -59,7 +72,7 @@ def find_checkpoint(directory: Path, epoch: int) -> Path:
         FileNotFoundError: the run has none of that epoch; lists those it has.
     """
     if epoch == NEWEST:
-        return directory / LAST
+        return _newest_whole(directory)
     if kept_epoch(directory, epoch).is_file():
         return kept_epoch(directory, epoch)
     available = {load_checkpoint(path)["epoch"]: path for path in sorted(directory.glob("*.pth"))}
@@ -67,6 +80,18 @@ def find_checkpoint(directory: Path, epoch: int) -> Path:
         return available[epoch]
     listed = ", ".join(f"{number} ({path.name})" for number, path in sorted(available.items())) or "none"
     raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {directory}; there are: {listed}")
+
+
+def _newest_whole(directory: Path) -> Path:
+    last, previous = directory / LAST, directory / PREVIOUS
+    if not previous.is_file():
+        return last
+    try:
+        load_checkpoint(last)
+    except ValueError as error:
+        log.warning("warning: %s; going on from the epoch before it, %s", error, previous)
+        return previous
+    return last
 
 
 def set_aside(directory: Path, files: Iterable[str]) -> bool:

@@ -79,6 +79,7 @@ class Evaluation(Algorithm):
     """Evaluates the last epoch of an experiment, its best, or epoch n; a teacher also from its published weights."""
 
     mode = "evaluate"
+    writes_files = False  # a training may go on beside it
 
     def _run(self) -> Results:
         config = self.config

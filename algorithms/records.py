@@ -1,6 +1,7 @@
 """What a run leaves to read: a log, TensorBoard curves, and `results.json`."""
 
 import datetime
+import fcntl
 import logging
 import os
 import platform
@@ -19,6 +20,7 @@ log = logging.getLogger("letKD.run")
 
 RESULTS = "results.json"
 LOG = "log.txt"
+LOCK = ".lock"
 VERSIONS_OF = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu", "sacred")
 # Every results.json has these; null where the job has no such figure.
 RESULT_KEYS = (
@@ -60,6 +62,28 @@ def log_file(directory: Path) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Refuse to share a directory with a running job; the lock of a process that died is gone with it.
+
+    Raises:
+        ValueError: another process works here; says which and since when.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"{directory} is in use by {file.read()}; wait for it, or choose another localpath"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, started {now()}")
+        file.flush()
+        yield
 
 
 def save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:

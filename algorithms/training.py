@@ -28,6 +28,7 @@ from algorithms.checkpoints import (
     random_states,
     restore_random_states,
     save_checkpoint,
+    save_last,
     set_aside,
 )
 from algorithms.complexity import count_multiply_adds
@@ -191,7 +192,7 @@ class Training(Algorithm):
             save_checkpoint(self.directory / BEST, content)
         if self.config["keep_every"] and self.epoch % self.config["keep_every"] == 0:
             save_checkpoint(kept_epoch(self.directory, self.epoch), content)
-        save_checkpoint(self.directory / LAST, content)
+        save_last(self.directory, content)
 
     def _log_epoch(self, trained: dict[str, float], tested: dict[str, float], rate: float, seconds: float) -> None:
         parts = " ".join(

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from PIL import Image
 
 import dataloaders.digits
 import main_classification
+from algorithms.checkpoints import load_checkpoint
 from architectures import create_model
 
 ROOT = Path(main_classification.__file__).parent
@@ -105,9 +108,9 @@ def read(path: Path) -> dict:
 
 
 def products(folder: Path) -> set[Path]:
-    """All files that a run makes but its logs: checkpoints, supervision, results, curves, unfinished files."""
+    """All files that a run makes but its log and lock: checkpoints, supervision, results, curves, unfinished files."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {path for path in files if path.parts[0] != "sacred" and path.name != "log.txt"}
+    return {path for path in files if path.parts[0] != "sacred" and path.name not in ("log.txt", ".lock")}
 
 
 # --- names, keys and types -------------------------------------------------------------------------------------------
@@ -596,3 +599,34 @@ def test_a_published_file_is_compared_with_its_published_figure(command, tmp_pat
     near, far = (command(*words, f"published_top1={figure}") for figure in (top1 + 0.4, top1 - 0.6))
     assert f"published  {top1 + 0.4:.2f}%, difference -0.40" in near.out and "warning" not in near.out
     assert "difference +0.60\nwarning: more than 0.5 from the published figure" in far.out
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on(number, status, tmp_path):
+    words = ["main_classification.py", "with", "config=digits.RN8", "image_size=8", "cuda=False", "epochs=1000"]
+    words += [f"localpath={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("epoch    1/1000"):
+                break
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert error.splitlines()[-1] == f"stopped; go on with: python {shlex.join(words)} checkpoint=-1"
+    checkpoint = load_checkpoint(tmp_path / "digits/RN8/last.pth")
+    assert checkpoint["epoch"] >= 1 and not list((tmp_path / "digits/RN8").glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("with config=A.B checkpoint=3", "with config=A.B checkpoint=-1"),
+        ("with config=A.B kmeans=16", "with config=A.B kmeans=16"),
+        ("print_config", "print_config"),
+    ],
+)
+def test_what_goes_on_is_the_same_command(words, expected):
+    assert main_classification.continuation(["main.py", *words.split()]) == f"main.py {expected}"

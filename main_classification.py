@@ -176,7 +176,7 @@ def make_algorithm(config: Config) -> "Algorithm":
 
 def run_config(config: Config) -> Config:
     """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
-    from algorithms import check_options
+    from algorithms import OutdatedError, check_options
 
     check_options(config)
     algorithm = make_algorithm(config)
@@ -184,7 +184,10 @@ def run_config(config: Config) -> Config:
         if not config["prepare"]:
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
         _prepare(requirement, config)
-    return algorithm.run()
+    try:
+        return algorithm.run()
+    except OutdatedError as error:
+        raise ValueError(f"{error}; make it again: {command_for(error.remedy, config)}") from error
 
 
 def _prepare(requirement: "Requirement", config: Config) -> None:

@@ -1,7 +1,7 @@
 """Jobs on experiments: train, evaluate, make a codebook, make decision scores."""
 
 from algorithms import classification, fitnet, letkd, quest  # noqa: F401  importing a method registers it
-from algorithms.base import Algorithm, Requirement, output_directory
+from algorithms.base import Algorithm, OutdatedError, Requirement, output_directory
 from algorithms.codebook import KMeansCodebook
 from algorithms.decision_scores import LDAScores
 from algorithms.evaluation import Evaluation
@@ -17,6 +17,7 @@ __all__ = [
     "KMeansCodebook",
     "LDAScores",
     "LinearProbe",
+    "OutdatedError",
     "Requirement",
     "Training",
     "check_options",

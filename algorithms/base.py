@@ -39,6 +39,14 @@ class Requirement:
     published: Path | None = None
 
 
+class OutdatedError(ValueError):
+    """A file was made from something else than what this run has; `remedy` makes it again."""
+
+    def __init__(self, message: str, remedy: Requirement):
+        super().__init__(message)
+        self.remedy = remedy
+
+
 class Algorithm:
     """A job on one experiment.
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from algorithms.base import Requirement, output_directory
+from algorithms.base import OutdatedError, Requirement, output_directory
 from algorithms.files import first_line, load_tensors, save_tensors
 from algorithms.records import log
 from algorithms.weights import Weights, find_weights, fingerprint, load_strictly
@@ -60,17 +60,25 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
         experiment=config["teacher_experiment"],
         chosen=config["teacher_weights"],
     )
-    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
     if _supervises(config, "penultimate") and _find_codebook(config) is None:
-        options = made_from | {"kmeans": config["num_words"]}
-        what = f"no codebook of {config['num_words']} words of {config['supervision']}"
-        yield Requirement(what, config["supervision"], options)
+        yield _codebook_job(config)
     if _supervises(config, "intermediate") and _find_decisions(config) is None:
-        teacher = _outline(config["teacher"])
-        stage = next(index for index, tap in teacher.stages.items() if tap == teacher.intermediate)
-        keys = ("subclasses_per_class", "lda_components")
-        options = made_from | {"LDA": stage} | {key: config[key] for key in keys}
-        yield Requirement(f"no decision scores of {config['supervision']}", config["supervision"], options)
+        yield _decisions_job(config)
+
+
+def _codebook_job(config: Config) -> Requirement:
+    what = f"no codebook of {config['num_words']} words of {config['supervision']}"
+    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
+    return Requirement(what, config["supervision"], made_from | {"kmeans": config["num_words"]})
+
+
+def _decisions_job(config: Config) -> Requirement:
+    teacher = _outline(config["teacher"])
+    stage = next(index for index, tap in teacher.stages.items() if tap == teacher.intermediate)
+    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
+    settings = {key: config[key] for key in ("subclasses_per_class", "lda_components")}
+    what = f"no decision scores of {config['supervision']}"
+    return Requirement(what, config["supervision"], made_from | settings | {"LDA": stage})
 
 
 def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
@@ -127,20 +135,21 @@ def open_codebook(config: Config, teacher: Teacher) -> Codebook:
     """The teacher's words."""
     path = _find_codebook(config)
     if path is None:
-        raise FileNotFoundError(f"no codebook of {config['num_words']} words of {config['supervision']}")
+        raise FileNotFoundError(_codebook_job(config).what)
     content = load_tensors(path)
     if content.get("format") == CODEBOOK_FORMAT:
         centroids = content["centroids"]
-        expected = {"downscale": teacher.pooling["penultimate"], "val_split": config["val_split"]}
-        _check_record(path, content["record"], teacher, expected)
+        expected = _expected_record(config, teacher, "penultimate")
+        _check_record(path, content["record"], expected, remedy=_codebook_job(config))
+        log.info("codebook   %s", path)
     else:
         centroids = _authors_centroids(path, content)
+        log.info("codebook   %s, the authors': no record of the teacher that made it", path)
     if centroids.shape[0] != config["num_words"]:
         raise ValueError(f"{path} has {centroids.shape[0]} words, not num_words={config['num_words']}")
     channels = teacher.taps.network.penultimate.channels
     if centroids.shape[1] != channels:
         raise ValueError(f"{path} has words of {centroids.shape[1]} channels; {config['teacher']} has {channels}")
-    log.info("codebook   %s", path)
     return Codebook(centroids, temperature=config["temperature"])
 
 
@@ -148,26 +157,23 @@ def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> Subcl
     """The teacher's sub-class decisions."""
     path = _find_decisions(config)
     if path is None:
-        raise FileNotFoundError(f"no decision scores of {config['supervision']}")
+        raise FileNotFoundError(_decisions_job(config).what)
     if path.suffix == ".npy":
         content = _authors_decisions(path)
+        log.info("decisions  %s, the authors': no record of the teacher that made them", path)
     else:
         content = load_tensors(path)
         if content.get("format") != DECISIONS_FORMAT:
             raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
-        expected = {
-            "downscale": teacher.pooling["intermediate"],
-            "tap": teacher.taps.network.intermediate.path,
-            "val_split": config["val_split"],
-        }
-        _check_record(path, content["record"], teacher, expected)
+        expected = _expected_record(config, teacher, "intermediate")
+        _check_record(path, content["record"], expected, remedy=_decisions_job(config))
+        log.info("decisions  %s", path)
     channels, found = teacher.taps.network.intermediate.channels, content["xbar"].shape[0]
     if found != channels:
         raise ValueError(f"{path} was made from maps of {found} channels; {config['teacher']} has {channels}")
     num_targets = num_classes * config["subclasses_per_class"]
     if content["centers"].shape[0] != num_targets:
         raise ValueError(f"{path} has {content['centers'].shape[0]} sub-classes; this run has {num_targets}")
-    log.info("decisions  %s", path)
     return SubclassTargets(
         content["scalings"],
         content["xbar"],
@@ -242,14 +248,22 @@ def _first_file(candidates: list[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _check_record(path: Path, record: dict[str, Any], teacher: Teacher, expected: dict[str, Any]) -> None:
-    expected = {"teacher": teacher.identity} | expected
+def _expected_record(config: Config, teacher: Teacher, place: str) -> dict[str, Any]:
+    """What the record of a file must say for this run."""
+    return {
+        "teacher": teacher.identity,
+        "tap": getattr(teacher.taps.network, place).path,
+        "downscale": teacher.pooling[place],
+        "dataset": config["dataset"],
+        "val_split": config["val_split"],
+    }
+
+
+def _check_record(path: Path, record: dict[str, Any], expected: dict[str, Any], *, remedy: Requirement) -> None:
     for key, value in expected.items():
         if record.get(key) != value:
             found, wanted = (str(side)[:12] for side in (record.get(key), value))
-            raise ValueError(
-                f"{path} was made with another {key} ({found}, this run has {wanted}); delete it and make it again"
-            )
+            raise OutdatedError(f"{path} was made with another {key} ({found}, this run has {wanted})", remedy)
 
 
 def _authors_centroids(path: Path, content: dict[str, Any]) -> Tensor:

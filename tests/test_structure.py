@@ -219,9 +219,13 @@ def with_supervision(tmp_path, monkeypatch):
         monkeypatch.setattr(supervision, "fingerprint", lambda _: IDENTITY)
         places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
         made = main_classification.default_config(config["supervision"])
-        record = supervision.supervision_record(made, weights, tap=network.intermediate.path)
+        record = supervision.supervision_record(made, weights)
         centroids = torch.zeros(NUM_WORDS, network.penultimate.channels)
-        supervision.save_codebook(supervision.codebook_path(places["kmeans"], NUM_WORDS), centroids, record)
+        supervision.save_codebook(
+            supervision.codebook_path(places["kmeans"], NUM_WORDS),
+            centroids,
+            record | {"tap": network.penultimate.path},
+        )
         if "subclasses_per_class" in config:
             tap, rows = network.intermediate, NUM_CLASSES * NUM_SUBCLASSES
             path = supervision.decisions_path(
@@ -234,7 +238,9 @@ def with_supervision(tmp_path, monkeypatch):
                 "prototypes": (rows, 2),
                 "decisions": (rows, rows),
             }
-            supervision.save_decisions(path, {key: torch.zeros(shape) for key, shape in shapes.items()}, record)
+            supervision.save_decisions(
+                path, {key: torch.zeros(shape) for key, shape in shapes.items()}, record | {"tap": tap.path}
+            )
         return config
 
     return prepare

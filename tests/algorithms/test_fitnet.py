@@ -30,8 +30,8 @@ def files(tmp_path_factory) -> dict[str, str]:
     teacher = create_model("resnet8x4", num_classes=NUM_CLASSES)
     paths = {name: folder / f"{name}.pth" for name in ("teacher_weights", "codebook", "decisions")}
     torch.save({"model": teacher.state_dict()}, paths["teacher_weights"])
-    record = {"teacher": fingerprint(teacher.state_dict()), "downscale": 1, "val_split": 0, "tap": "layer3.0"}
-    save_codebook(paths["codebook"], torch.randn(NUM_WORDS, 256), record)
+    record = {"teacher": fingerprint(teacher.state_dict()), "dataset": "digits", "downscale": 1, "val_split": 0}
+    save_codebook(paths["codebook"], torch.randn(NUM_WORDS, 256), record | {"tap": "layer3"})
     decisions = {
         "scalings": torch.randn(256, NUM_COMPONENTS),
         "xbar": torch.randn(256),
@@ -39,7 +39,7 @@ def files(tmp_path_factory) -> dict[str, str]:
         "prototypes": torch.randn(NUM_TARGETS, NUM_COMPONENTS),
         "decisions": torch.randn(NUM_TARGETS, NUM_TARGETS).softmax(dim=1),
     }
-    save_decisions(paths["decisions"], decisions, record)
+    save_decisions(paths["decisions"], decisions, record | {"tap": "layer3.0"})
     return {name: str(path) for name, path in paths.items()}
 
 

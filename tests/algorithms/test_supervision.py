@@ -12,7 +12,7 @@ import torch
 
 import main_classification
 from algorithms import KMeansCodebook, find_method
-from algorithms.files import load_tensors
+from algorithms.files import load_tensors, save_tensors
 from algorithms.supervision import (
     Teacher,
     missing_supervision,
@@ -111,6 +111,10 @@ def test_a_teacher_with_other_weights_is_refused(folder):
     with pytest.raises(ValueError, match="another teacher") as caught:
         open_subclasses(config, teacher, 10)
     assert str(folder / DECISIONS) in refusal(caught)
+    with pytest.raises(ValueError, match="another teacher") as caught:
+        main_classification.run_config(config)
+    assert "make it again: python main_classification.py with config=digits.RN8 " in refusal(caught)
+    assert refusal(caught).endswith("kmeans=16")
 
 
 def test_equal_weights_have_one_fingerprint_and_others_another():
@@ -386,7 +390,7 @@ def test_a_chosen_file_that_is_missing_is_refused_and_not_replaced(folder):
 
 def test_an_unfinished_training_is_refused_with_the_command_that_finishes_it(folder):
     path = folder / "digits/RN8/last.pth"
-    torch.save(load_tensors(path) | {"epoch": 1, "epochs": 8}, path)
+    save_tensors(path, load_tensors(path) | {"epoch": 1, "epochs": 8})
     with pytest.raises(ValueError, match="epoch 1 of 8") as caught:
         teacher_weights(pair(folder))
     assert "with config=digits.RN8 checkpoint=-1" in refusal(caught)

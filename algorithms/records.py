@@ -143,6 +143,10 @@ class Curves:
     def __exit__(self, *exception: object) -> None:
         self.writer.close()
 
+    def flush(self) -> None:
+        """Bring all points to the file."""
+        self.writer.flush()
+
     def add(self, step: int, group: str, scalars: dict[str, float]) -> None:
         """Points at an optimisation step, under `group/name`."""
         for name, value in scalars.items():

@@ -138,9 +138,11 @@ class Training(Algorithm):
         improved = tested["top1"] > self.best["top1"]
         if improved:
             self.best = {"top1": tested["top1"], "epoch": epoch}
-        self._save(improved)
+        # The curves first: what a killed run wrote of an epoch that it did not save is replaced when it is done again.
         self.curves.add(epoch * len(self.train_loader), "train", trained | {"learning_rate": rate})
         self.curves.add(epoch * len(self.train_loader), "eval", {key: tested[key] for key in ("loss", "top1", "top5")})
+        self.curves.flush()
+        self._save(improved)
         self._log_epoch(trained, tested, rate, seconds=time.perf_counter() - start)
 
     def _train(self, epoch: int) -> dict[str, float]:

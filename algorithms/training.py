@@ -22,6 +22,7 @@ from algorithms.checkpoints import (
     BEST,
     LAST,
     NEWEST,
+    PREVIOUS,
     find_checkpoint,
     kept_epoch,
     load_checkpoint,
@@ -110,7 +111,7 @@ class Training(Algorithm):
         self.best = checkpoint["best"]
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
-        self._forget_later_best(checkpoint)
+        self._forget_later_epochs(source, checkpoint)
         changed = [
             key for key in self.config if self.config[key] != checkpoint["config"].get(key) and key not in FREE_KEYS
         ]
@@ -118,13 +119,16 @@ class Training(Algorithm):
             log.info("note: changed since that epoch: %s", ", ".join(changed))
         log.info("continuing after epoch %d of %d", self.epoch, self.config["epochs"])
 
-    def _forget_later_best(self, checkpoint: dict[str, Any]) -> None:
-        """After going back, best.pth must not hold an epoch that is no longer part of the run."""
-        path = self.directory / BEST
-        if not path.is_file() or load_checkpoint(path)["epoch"] <= self.epoch:
+    def _forget_later_epochs(self, source: Path, checkpoint: dict[str, Any]) -> None:
+        """After going back, no file of the run holds an epoch that is no longer part of it."""
+        if source.name == LAST:
             return
-        kept = kept_epoch(self.directory, self.best["epoch"])
-        save_checkpoint(path, load_checkpoint(kept) if kept.is_file() else checkpoint)
+        (self.directory / PREVIOUS).unlink(missing_ok=True)
+        save_checkpoint(self.directory / LAST, checkpoint)
+        best = self.directory / BEST
+        if best.is_file() and load_checkpoint(best)["epoch"] > self.epoch:
+            kept = kept_epoch(self.directory, self.best["epoch"])
+            save_checkpoint(best, load_checkpoint(kept) if kept.is_file() else checkpoint)
 
     def _run_epoch(self, epoch: int) -> None:
         start = time.perf_counter()

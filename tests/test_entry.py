@@ -499,7 +499,8 @@ def test_a_training_leaves_what_is_promised(finished):
     assert results["parameters"] - results["parameters_without_kd_layers"] == added
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        "best.pth", "last.pth", "epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "log.txt", "results.json", "tensorboard",
+        "best.pth", "last.pth", "previous.pth", "epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "log.txt", "results.json",
+        "tensorboard", ".lock",
     }  # fmt: skip
     log = (folder / "log.txt").read_text()
     assert len(re.findall(r"  epoch \d/3  ", log)) == 3

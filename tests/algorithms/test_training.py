@@ -220,11 +220,22 @@ def test_the_newest_of_nothing_is_a_start_from_scratch(folder):
 
 def test_a_run_goes_on_from_any_epoch_that_was_kept(folder):
     directory = train("classification", folder, epochs=4, keep_every=2)
-    assert {path.name for path in directory.glob("*.pth")} == {"best.pth", "last.pth", "epoch_2.pth", "epoch_4.pth"}
+    files = {"best.pth", "last.pth", "previous.pth", "epoch_2.pth", "epoch_4.pth"}
+    assert {path.name for path in directory.glob("*.pth")} == files
     assert load_tensors(directory / "epoch_2.pth")["epoch"] == 2
     expected = state(directory / "last.pth")
     train("classification", folder, epochs=4, checkpoint=2)
     assert differences(expected, state(directory / "last.pth")) == []
+
+
+def test_going_back_leaves_no_later_epoch_behind(folder, monkeypatch):
+    directory = train("classification", folder, epochs=4, keep_every=2)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, 1)
+        train("classification", folder, epochs=4, checkpoint=2)
+    epochs = {name: load_tensors(directory / name)["epoch"] for name in ("last.pth", "best.pth")}
+    assert epochs["last.pth"] == 2 and epochs["best.pth"] <= 2
+    assert not (directory / "previous.pth").exists()
 
 
 def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(folder):
@@ -316,7 +327,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(d
     content = load_tensors(directory / "last.pth")
     assert content["epoch"] == 1
     assert all(tensor.isfinite().all() for tensor in content["model"].values())
-    assert {path.name for path in directory.iterdir()} == {"best.pth", "last.pth", "log.txt", "tensorboard"}
+    assert {path.name for path in directory.iterdir()} == {".lock", "best.pth", "last.pth", "log.txt", "tensorboard"}
 
 
 # --- what trains -----------------------------------------------------------------------------------------------------

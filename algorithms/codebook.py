@@ -3,7 +3,6 @@
 import time
 
 import torch
-from torch import Tensor
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
@@ -24,16 +23,21 @@ class KMeansCodebook(OfflineAlgorithm):
         num_words = config["kmeans"]
         self.open()
         tap = self.network.penultimate
-        num_patches = min(config["ksubset"] or self.num_patches(tap), self.num_patches(tap))
+        num_patches = self.num_patches(tap)
+        num_chosen = config["ksubset"] if 0 < config["ksubset"] < num_patches else None
+        num_patches = num_chosen or num_patches
         if num_words > num_patches:
             raise ValueError(f"kmeans={num_words} is more than the {num_patches} patches of the training images")
-        with self.all_patches(tap) as (features_PC, _), progress_bar(NUM_ITERATIONS, "iteration", "k-means") as bar:
+        with (
+            self.held_patches(tap, num_chosen) as (features_PC, _),
+            progress_bar(NUM_ITERATIONS, "iteration", "k-means") as bar,
+        ):
 
             def show(iteration: int, objective: float) -> None:
                 bar.update()
                 bar.set_postfix(objective=f"{objective:.6g}")
 
-            kmeans = KMeans(num_words, seed=config["seed"], on_iteration=show).fit(self._subset(features_PC))
+            kmeans = KMeans(num_words, seed=config["seed"], on_iteration=show).fit(features_PC)
             usage_K = torch.bincount(kmeans.predict(features_PC), minlength=num_words) / len(features_PC)
         path = codebook_path(self.directory, num_words) if config["fname"] is None else self.directory / config["fname"]
         record = supervision_record(config, self.weights, tap=tap.path, patches=num_patches)
@@ -50,12 +54,3 @@ class KMeansCodebook(OfflineAlgorithm):
             | {"seconds": seconds, "file": str(path), "words": num_words, "patches": num_patches}
             | {"objectives": kmeans.objectives_, "perplexity": perplexity},
         )
-
-    def _subset(self, features_PC: Tensor) -> Tensor:
-        """`ksubset` random patches, or all."""
-        size = self.config["ksubset"]
-        if not size or size >= len(features_PC):
-            return features_PC
-        generator = torch.Generator().manual_seed(self.config["seed"])
-        chosen = torch.randperm(len(features_PC), generator=generator)[:size]
-        return features_PC[chosen.to(features_PC.device)]

@@ -80,7 +80,7 @@ class LDAScores(OfflineAlgorithm):
             self._keep_components(lda.solve())
             projected = [(lda.transform(features_RC), labels_R) for features_RC, labels_R in self.patches(tap)]
             return lda, torch.cat([rows for rows, _ in projected]), torch.cat([labels for _, labels in projected])
-        with self.all_patches(tap) as (features_PC, labels_P):
+        with self.held_patches(tap) as (features_PC, labels_P):
             self._keep_components(lda.fit(features_PC, labels_P))
             projected_PL = torch.cat([lda.transform(features_RC) for features_RC in features_PC.split(2**18)])
             return lda, projected_PL, labels_P

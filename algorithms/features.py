@@ -1,6 +1,7 @@
 """Patches of a trained network's map over all training images, without augmentation: what supervision is made from."""
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,30 +74,60 @@ class OfflineAlgorithm(Algorithm):
                 bar.update(len(labels))
 
     @contextmanager
-    def all_patches(self, tap: Tap) -> Iterator[tuple[Tensor, Tensor]]:
-        """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that goes afterwards."""
-        num_patches = self.num_patches(tap)
-        with self._storage(num_patches, tap.channels) as features_PC:
-            labels_P = torch.empty(num_patches, dtype=torch.int64, device=features_PC.device)
-            start = 0
+    def held_patches(self, tap: Tap, num_chosen: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that goes afterwards.
+
+        Args:
+            num_chosen: so many random ones instead, in the same order; the others are never held.
+        """
+        total = self.num_patches(tap)
+        chosen = None if num_chosen is None else self._draw(total, num_chosen)
+        num_held = total if chosen is None else len(chosen)
+        with self._storage(num_held, tap.channels) as features_PC:
+            labels_P = torch.empty(num_held, dtype=torch.int64, device=features_PC.device)
+            seen = held = 0
             for features_RC, labels_R in self.patches(tap):
-                stop = start + len(features_RC)
-                features_PC[start:stop] = features_RC
-                labels_P[start:stop] = labels_R
-                start = stop
+                if chosen is not None:
+                    first, last = torch.searchsorted(chosen, torch.tensor([seen, seen + len(labels_R)])).tolist()
+                    rows = (chosen[first:last] - seen).to(features_RC.device)
+                    seen += len(labels_R)
+                    features_RC, labels_R = features_RC[rows], labels_R[rows]  # noqa: PLW2901
+                features_PC[held : held + len(labels_R)] = features_RC
+                labels_P[held : held + len(labels_R)] = labels_R
+                held += len(labels_R)
             yield features_PC, labels_P
+
+    def _draw(self, total: int, num_chosen: int) -> Tensor:
+        """Indices of random patches, ascending, from the seed."""
+        generator = torch.Generator().manual_seed(self.config["seed"])
+        return torch.randperm(total, generator=generator)[:num_chosen].sort().values
 
     @contextmanager
     def _storage(self, num_patches: int, channels: int) -> Iterator[Tensor]:
+        needed = 4 * num_patches * channels
         if not self.config["memmap"]:
+            there = memory_bytes(self.device)
+            if needed > there:
+                raise ValueError(
+                    f"{num_patches} patches of {channels} channels need {needed / 2**30:.1f} GiB, "
+                    f"the {self.device.type} has {there / 2**30:.1f}: hold them in a file (memmap=True), or take fewer "
+                    "(ksubset=n with kmeans, incremental=True with LDA)"
+                )
             yield torch.empty(num_patches, channels, device=self.device)
             return
         folder = Path(self.config["memmap_dir"] or self.directory)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="features.", suffix=".dat") as file:
-            log.info("features   %.1f GiB in %s", 4 * num_patches * channels / 2**30, file.name)
+            log.info("features   %.1f GiB in %s", needed / 2**30, file.name)
             mapped = np.memmap(file.name, dtype=np.float32, mode="w+", shape=(num_patches, channels))
             yield torch.from_numpy(mapped)
 
     def _grid(self, tap: Tap) -> int:
         return math.ceil(self.dataset.image_size / tap.reduction) // self.config["downscale"]
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

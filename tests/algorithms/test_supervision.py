@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import main_classification
-from algorithms import KMeansCodebook, find_method
+from algorithms import KMeansCodebook, features, find_method
 from algorithms.files import load_tensors, save_tensors
 from algorithms.supervision import (
     Teacher,
@@ -495,6 +495,26 @@ def test_a_subset_makes_another_codebook_of_as_many_words(folder):
     assert after["centroids"].shape == before["centroids"].shape
     assert not torch.allclose(after["centroids"], before["centroids"])
     assert after["record"]["patches"] == 200
+
+
+def test_a_subset_is_drawn_from_all_patches_and_holds_no_others(folder):
+    config = configure("digits.RN8", folder, kmeans=16)
+    job = KMeansCodebook(config)
+    job.open()
+    tap = job.network.penultimate
+    with job.held_patches(tap) as (everything, labels), job.held_patches(tap, 200) as (some, some_labels):
+        assert some.shape == (200, tap.channels)
+        chosen = job._draw(NUM_PATCHES, 200)
+        assert len(chosen.unique()) == 200
+        assert torch.equal(some, everything[chosen]) and torch.equal(some_labels, labels[chosen])
+
+
+def test_patches_that_do_not_fit_into_memory_are_refused_with_the_remedies(folder, monkeypatch):
+    monkeypatch.setattr(features, "memory_bytes", lambda device: 10_000)
+    with pytest.raises(ValueError, match=r"need 0\.0 GiB.*memmap=True.*ksubset=n") as caught:
+        run("digits.RN8", folder, kmeans=16)
+    assert "\n" not in str(caught.value)
+    run("digits.RN8", folder, kmeans=16, memmap=True)
 
 
 @pytest.mark.parametrize("updates", [{"incremental": True}, {"memmap": True}, {"test_batch_size": 17}], ids=str)

@@ -82,6 +82,11 @@ def align_signs(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return found * np.sign((found * expected).sum(axis=0))
 
 
+def within_class_std(projected: np.ndarray, labels: torch.Tensor) -> np.ndarray:
+    means = np.stack([projected[labels == label].mean(axis=0) for label in labels.unique()])
+    return np.sqrt(((projected - means[labels]) ** 2).mean(axis=0))
+
+
 def test_lda_agrees_with_the_authors(fill, method_golden):
     labels = method_golden["lda/labels"]
     features = fill.array("lda/features", (500, 16)) + 1.5 * fill.array("lda/class_means", (5, 16))[labels]
@@ -108,6 +113,8 @@ def test_lda_equals_scikit_learn(broken):
     lda = LDA().fit(features, labels)
     expected = (features.numpy() - reference.xbar_) @ reference.scalings_
     found = ((features - lda.xbar_) @ lda.scalings_).numpy()
+    np.testing.assert_allclose(within_class_std(found, labels), 1, rtol=1e-6)
+    expected /= within_class_std(expected, labels)  # scikit-learn divides by P - N before 1.9 and by P since
     assert lda.rank_ == (6 if broken == "nothing" else 5)
     np.testing.assert_allclose(align_signs(found, expected), expected, rtol=1e-5, atol=1e-5)
 

@@ -631,3 +631,37 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on(number, status, tmp_path):
 )
 def test_what_goes_on_is_the_same_command(words, expected):
     assert main_classification.continuation(["main.py", *words.split()]) == f"main.py {expected}"
+
+
+def write_noise(path: Path, size: tuple[int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path))).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_tiny_imagenet_as_published_trains_and_evaluates(command, tmp_path):
+    root, annotations = tmp_path / "tiny-imagenet-200", []
+    for wnid in ("n01443537", "n01629819", "n01641577"):
+        for number in range(4):
+            write_noise(root / f"train/{wnid}/images/{wnid}_{number}.JPEG", (64, 64))
+        write_noise(root / f"val/images/val_{len(annotations)}.JPEG", (64, 64))
+        annotations.append(f"val_{len(annotations)}.JPEG\t{wnid}\t0\t0\t62\t57\n")
+    (root / "val/val_annotations.txt").write_text("".join(annotations))
+    words = ("config=TinyImageNet.resnetv1.RN20", f"data_dir={tmp_path}", "cuda=False")
+    assert command(*words, "epochs=1", "batch_size=4").status == 0
+    assert command(*words, "evaluate=True").status == 0
+    results = read(tmp_path / "TinyImageNet/resnetv1/RN20/results.json")
+    assert results["evaluations"]["last"]["top1"] == results["top1"]
+    assert "no split 'test'" in command(*words, "evaluate=True", "testset=True").error
+
+
+def test_imagenet_folders_train_and_evaluate(command, tmp_path):
+    for wnid in ("n01440764", "n01443537"):
+        for number in range(4):
+            write_noise(tmp_path / f"train/{wnid}/{wnid}_{number}.JPEG", (90, 70))
+        write_noise(tmp_path / f"val/{wnid}/ILSVRC2012_val_{wnid}.JPEG", (70, 90))
+    words = ("config=ImageNet.RN18", f"data_dir={tmp_path}", "cuda=False", "image_size=64", "num_workers=0")
+    assert command(*words, "epochs=1", "batch_size=4").status == 0
+    assert command(*words, "evaluate=True").status == 0
+    results = read(tmp_path / "ImageNet/RN18/results.json")
+    assert results["evaluations"]["last"]["top1"] == results["top1"]

@@ -94,8 +94,9 @@ class Evaluation(Algorithm):
             weights.source, measured["top1"], measured["top5"], len(dataset.split(split)), split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
-        if weights.source == Path(config.get("published_weights") or ""):
-            _compare(measured["top1"], config["published_top1"])
+        published = config.get("published_top1")
+        if published is not None and weights.source == Path(config["published_weights"] or ""):
+            _compare(measured["top1"], published)
         measured |= {"weights": str(weights.source), "epoch": epoch, "split": split}
         return self._record(measured, count_parameters(model) | count_multiply_adds(model, dataset.image_size))
 
@@ -135,7 +136,7 @@ class Evaluation(Algorithm):
         path = self.directory / RESULTS
         results = load_json(path) if path.is_file() else {}
         if results.get("mode") != "train":
-            results = self.facts() | measured | costs
+            results |= self.facts() | measured | costs
         results["evaluations"] = results.get("evaluations", {}) | {result_name(measured): measured}
         save_json(path, complete_results(results))
         return results

@@ -595,10 +595,13 @@ def test_a_published_file_is_compared_with_its_published_figure(command, tmp_pat
     path = tmp_path / "published.pth"
     torch.save({"model": create_model("resnet8", num_classes=10).state_dict()}, path)
     words = (*TEACHER, f"published_weights={path}", "evaluate=True")
-    assert command(*words, "published_top1=50.0").status == 0
+    unknown = command(*words)
+    assert unknown.status == 0 and "difference" not in unknown.out
     top1 = json.loads((tmp_path / "digits/RN8/results.json").read_text())["top1"]
     near, far = (command(*words, f"published_top1={figure}") for figure in (top1 + 0.4, top1 - 0.6))
     assert f"published  {top1 + 0.4:.2f}%, difference -0.40" in near.out and "warning" not in near.out
+    command(*TEACHER, f"weights={shutil.copy(path, tmp_path / 'other.pth')}", "evaluate=True")
+    assert set(read(tmp_path / "digits/RN8/results.json")["evaluations"]) == {"published", "other"}
     assert "difference +0.60\nwarning: more than 0.5 from the published figure" in far.out
 
 

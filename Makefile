@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test test-faults benchmark lint format clean
 
 setup: $(INSTALLED)
 
@@ -20,6 +20,13 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-faults: setup
+	$(BIN)/python -m pytest -m faults tests/faults
+
+benchmark: setup
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.offline
 
 lint: setup
 	$(BIN)/ruff check .

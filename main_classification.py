@@ -5,6 +5,11 @@
     python main_classification.py with config=CIFAR100.resnetv1.RN56 kmeans=4096                 make a codebook
     python main_classification.py with config=CIFAR100.resnetv1.RN56 LDA=5                       make decision scores
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 probe=True     probe (table 4)
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 trials=5       seeds 0 to 4
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 export=onnx   take the student away
+    python main_classification.py predict with config=digits.RN14_RN8.letKD-2 images=FOLDER      classes of image files
+    python main_classification.py pictures with config=digits.RN14_RN8.letKD-2                   pictures of a student
+    python main_classification.py report                                                         a page of all results
     python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
 
 config=A.B.C is the module config/A/B/C.py. Every key that print_config shows can be set on the command line.
@@ -13,10 +18,13 @@ config=A.B.C is the module config/A/B/C.py. Every key that print_config shows ca
 import copy
 import difflib
 import importlib
+import json
 import logging
+import os
 import shlex
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,42 +37,72 @@ from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
 from sacred.utils import apply_backspaces_and_linefeeds
 
-if TYPE_CHECKING:  # the packages that need torch are imported when there is work for them
+from documents import first_line
+
+if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
+    from sacred.observers import MongoObserver
+
     from algorithms import Algorithm, Requirement
 
 Config = dict[str, Any]
 
-# Options of the entry; the keys of the experiment stand beside them.
+# Options of the entry; the keys of the experiment stand beside them. Behind each is what it means, and before a colon
+# the jobs that read it where not all do: `docs/make_options.py` makes the page of all options of these comments.
 OPTIONS: Config = {
-    "config": "digits.RN8",  # the experiment
-    "evaluate": False,  # evaluate instead of training
-    "best": False,  # evaluate: the best epoch instead of the last
-    "testset": False,  # evaluate: the data set's third split
-    "probe": False,  # how well a linear classifier does on the intermediate map
-    "kmeans": 0,  # make a codebook of so many words
-    "LDA": 0,  # make the decision scores at this stage
-    "prepare": False,  # make the teacher and supervision that are missing, then go on
-    "checkpoint": 0,  # 0: from scratch, -1: go on from the newest, n: from epoch n
-    "keep_every": 0,  # also keep the checkpoint of every n-th epoch
-    "seed": 0,
-    "precision": "fp32",  # or tf32, bf16
-    "cuda": True,
-    "num_workers": 2,  # processes that read large images
-    "disp_step": 50,  # steps between looks at the losses
+    "config": "digits.RN8",  # the experiment A.B.C: what the module config/A/B/C.py holds
+    "evaluate": False,  # evaluate: measure a trained network instead of training
+    "best": False,  # evaluate, export, probe, predict, pictures: the best epoch instead of the last
+    "testset": False,  # evaluate, probe, pictures: the data set's third split
+    "export": None,  # export: write a trained network to a file, onnx or pt2
+    "probe": False,  # probe: measure a linear classifier on the intermediate map
+    "kmeans": 0,  # kmeans: make the codebook of a network alone, of so many words
+    "LDA": 0,  # LDA: make the decision scores of a network alone, at the first block of this stage
+    "prepare": False,  # train, kmeans, LDA, pictures: first make the teacher and supervision that are missing
+    "checkpoint": 0,  # train, evaluate, export, probe, predict, pictures: 0 from scratch, -1 go on, else this epoch
+    "keep_every": 0,  # train: also keep the checkpoint of every n-th epoch
+    "seed": 0,  # of everything random; the same one on the same machine repeats a CPU run bit for bit
+    "trials": 0,  # train, evaluate, export, probe: so many runs, with seeds 0, 1, ...
+    "seeds": [],  # train, evaluate, export, probe, predict, pictures: the runs with these seeds
+    "precision": "fp32",  # all but export: fp32, tf32 or bf16
+    "deterministic": False,  # all but export: repeat results bit for bit on a GPU too
+    "cuda": True,  # all but export: use the GPU where there is one
+    "cuda_graph": False,  # train: record the step as a CUDA graph and replay it
+    "num_workers": 2,  # processes that decode images
+    "disp_step": 50,  # train: steps between looks at the losses
     "localpath": "experiments",  # where outputs go
-    "data_dir": None,  # where the images are, or are downloaded to
+    "mongo": None,  # train, evaluate, export, probe, kmeans, LDA: also record it in host:port/database or mongodb://...
+    "data_dir": None,  # where the images are, or are downloaded to; None: data
     "fname": None,  # kmeans, LDA: file name of the result instead of the standard one
     "ksubset": 0,  # kmeans: so many random patches instead of all
     "incremental": False,  # LDA: run the network twice instead of holding its patches
-    "memmap": False,  # kmeans, LDA: hold the patches in a file instead of memory
-    "memmap_dir": None,  # where that file is; None: the output directory
+    "memmap": False,  # kmeans, LDA: hold the patches in a file instead of in memory
+    "memmap_dir": None,  # kmeans, LDA: where that file is; None: the output directory
+    "images": None,  # predict: image files, a folder, a pattern, or a list of them
+    "export_file": None,  # predict: with this exported .onnx file instead of an experiment
+    "top": 5,  # predict: so many classes an image
+    "format": "table",  # predict: table or json
+    "watch": False,  # report: write the page again every few seconds
 }
 # Options that a run hands on to the jobs that prepare it.
-HANDED_ON = ("localpath", "data_dir", "seed", "precision", "cuda", "num_workers", "memmap", "memmap_dir")
+HANDED_ON = (
+    "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
+)  # fmt: skip
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # what torch says: on a GPU, on the CPU
 TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
 DATA_KEYS = ("dataset", "image_size", "mean", "std", "val_split")
-USER_ERRORS = (ValueError, OSError, FloatingPointError, sacred.utils.SacredError)
-JOB_OPTIONS = ("evaluate=", "probe=", "kmeans=", "LDA=")
+USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError, sacred.utils.SacredError)
+MONGO_TIMEOUT_MS = 5000  # to find the server
+# Options that only some jobs read.
+READ_BY = {
+    "best": ("evaluate", "export", "probe"),
+    "testset": ("evaluate", "probe"),
+    "ksubset": ("kmeans",),
+    "incremental": ("LDA",),
+    "fname": ("kmeans", "LDA"),
+}
+JOB_OPTIONS = ("evaluate=", "export=", "probe=", "kmeans=", "LDA=")
+WATCH_SECONDS = 5  # between two reports
+TRIAL_OPTIONS = ("trials=", "seeds=")  # such a command goes on by itself
 
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
 experiment = sacred.Experiment("letKD")
@@ -118,7 +156,9 @@ def check_updates(updates: Config, defaults: Config) -> None:
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:
-    if default is None or value is None:
+    if isinstance(value, dict):
+        raise ValueError(f"{key}={value!r} must not be a dictionary")
+    if default is None or (value is None and key not in OPTIONS):  # `check_options` knows more
         return
     accepted = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, accepted) or (isinstance(value, bool) and not isinstance(default, bool)):
@@ -146,9 +186,43 @@ experiment.configurations.append(_configuration)
 
 @experiment.config_hook
 def _observe(config: Config, command_name: str, logger: logging.Logger) -> Config:
-    """Every run is recorded below <localpath>/sacred, unless sacred was told otherwise."""
+    """Every run is recorded below <localpath>/sacred, unless sacred was told otherwise, and where `mongo` says."""
     experiment.observers = [FileStorageObserver(Path(config["localpath"]) / "sacred")]
+    if config["mongo"] is not None and command_name == run.__name__:
+        experiment.observers.append(mongo_observer(config["mongo"]))
     return {}
+
+
+def mongo_observer(address: str) -> "MongoObserver":
+    """Records a run in a MongoDB, as sacred does it; environment variables in the address are replaced.
+
+    Args:
+        address: host:port/database or mongodb://... with a database. It is recorded as it stands, and so would be a
+            password in it: write $VARIABLE.
+
+    Raises:
+        ValueError: pymongo is not installed, or this is no such address.
+        ConnectionError: the server does not answer.
+    """
+    try:
+        import pymongo
+    except ModuleNotFoundError as error:
+        raise ValueError(f"mongo={address!r} needs pymongo; install it: python -m pip install pymongo") from error
+    from sacred.observers import MongoObserver
+
+    url = os.path.expandvars(str(address))
+    url = url if "://" in url else f"mongodb://{url}"
+    try:
+        client = pymongo.MongoClient(url, serverSelectionTimeoutMS=MONGO_TIMEOUT_MS)
+        database = client.get_default_database().name
+        client.admin.command("ping")
+    except (pymongo.errors.InvalidURI, pymongo.errors.ConfigurationError, ValueError) as error:
+        example = "host:port/database, like localhost:27017/sacred"
+        raise ValueError(f"mongo={address!r} must be {example} ({first_line(error)})") from error
+    except pymongo.errors.PyMongoError as error:
+        reason, _, _ = first_line(error).partition(" (configured timeouts")  # what follows is long
+        raise ConnectionError(f"mongo={address!r} does not answer: {reason}") from error
+    return MongoObserver(client=client, db_name=database)
 
 
 def make_algorithm(config: Config) -> "Algorithm":
@@ -157,37 +231,67 @@ def make_algorithm(config: Config) -> "Algorithm":
     Raises:
         ValueError: it asks for several.
     """
-    from algorithms import Evaluation, KMeansCodebook, LDAScores, LinearProbe, Training, find_method
+    from algorithms import Evaluation, Export, KMeansCodebook, LDAScores, LinearProbe, Training
 
-    find_method(config["method"])
-    if (config["method"] == "classification") != ("network" in config):
-        raise ValueError(f"method={config['method']} does not fit {config['config']}; choose its experiment, config=")
-    jobs = {"evaluate": Evaluation, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores}
+    _check_method(config)
+    for option in ("images", "export_file"):
+        if config[option] is not None:
+            raise ValueError(f"{option} is for predict: python main_classification.py predict with {option}=...")
+    jobs = {"evaluate": Evaluation, "export": Export, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores}
     wanted = [option for option in jobs if config[option]]
     if len(wanted) > 1:
         raise ValueError(f"{' and '.join(wanted)} are different jobs; run one at a time")
+    for option, readers in READ_BY.items():
+        if config[option] and not set(wanted) & set(readers):
+            raise ValueError(f"{option}={config[option]} concerns {' and '.join(readers)} only; leave it out")
     if wanted and wanted[0] in ("kmeans", "LDA") and config["method"] != "classification":
         raise ValueError(
             f"{wanted[0]} needs a network alone, and {config['config']} is a {config['method']} pair; "
-            f"use config={config['supervision']}"
+            f"use config={config.get('supervision', config['teacher_experiment'])}"
         )
     return (jobs[wanted[0]] if wanted else Training)(config)
 
 
+def _check_method(config: Config) -> None:
+    from algorithms import find_method
+
+    if find_method(config["method"]) is not find_method(load_experiment(config["config"])["method"]):
+        raise ValueError(f"method={config['method']} does not fit {config['config']}; choose its experiment, config=")
+
+
 def run_config(config: Config) -> Config:
     """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
-    from algorithms import OutdatedError, check_options
+    from algorithms import check_options, run_trials, wanted_seeds
 
     check_options(config)
     algorithm = make_algorithm(config)
+    _provide(algorithm)
+    if wanted_seeds(config):
+        return run_trials(config, lambda trial: _run_job(make_algorithm(trial)))
+    return _run_job(algorithm)
+
+
+def _run_job(algorithm: "Algorithm") -> Config:
+    from algorithms import OutdatedError
+
+    try:
+        return algorithm.run()
+    except OutdatedError as error:
+        raise ValueError(f"{error}; make it again: {command_for(error.remedy, algorithm.config)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
+            raise
+        remedy = "a smaller batch_size, test_batch_size or image_size, or memmap=True for kmeans and LDA"
+        raise MemoryError(f"memory does not suffice ({first_line(error)}); try {remedy}") from error
+
+
+def _provide(algorithm: "Algorithm") -> None:
+    """Make what a job needs and cannot find where `prepare` is set, or say how to make it."""
+    config = algorithm.config
     for requirement in algorithm.missing_requirements():
         if not config["prepare"]:
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
         _prepare(requirement, config)
-    try:
-        return algorithm.run()
-    except OutdatedError as error:
-        raise ValueError(f"{error}; make it again: {command_for(error.remedy, config)}") from error
 
 
 def _prepare(requirement: "Requirement", config: Config) -> None:
@@ -218,6 +322,11 @@ def command_for(requirement: "Requirement", config: Config) -> str:
 def _handed_on(requirement: "Requirement", config: Config) -> Config:
     """What the preparing job must be told because its own defaults differ."""
     defaults = default_config(requirement.experiment)
+    if "network" not in defaults:
+        raise ValueError(
+            f"{requirement.experiment} is a pair: teacher_experiment and supervision name a network alone, "
+            "like the teacher of that pair"
+        )
     wanted = {key: config[key] for key in (*HANDED_ON, *DATA_KEYS)} | requirement.options
     return {key: value for key, value in wanted.items() if value != defaults[key]}
 
@@ -236,6 +345,111 @@ def run(_config: Config) -> Config:
     return run_config(_plain(_config))
 
 
+@experiment.command(unobserved=True)
+def predict(_config: Config) -> None:
+    """Print the classes of images=FILE, FOLDER or PATTERN; top=5, format=json, export_file=FILE.onnx."""
+    from algorithms import Prediction, check_options, prediction_table
+
+    config = _plain(_config)
+    check_options(config)
+    _check_method(config)
+    result = Prediction(config).run()
+    print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
+    if failed := [failure["image"] for failure in result["unreadable"]]:
+        count = len(failed) + len(result["images"])
+        raise ValueError(f"{len(failed)} of {count} images cannot be read, the first is {failed[0]}")
+
+
+def draw_picture(name: str, config: Config) -> Config:
+    """Draw one picture of a trained experiment.
+
+    Raises:
+        ValueError: the experiment lacks what the picture shows; names the nearest that have it.
+    """
+    from algorithms import check_options, set_up_console
+    from reporting.pictures import PICTURES
+
+    set_up_console()
+    check_options(config)
+    _check_method(config)
+    if lacking := PICTURES[name].lacks(config):
+        others = [other for other in list_experiments() if not PICTURES[name].lacks(default_config(other))]
+        near = difflib.get_close_matches(config["config"], others, n=3, cutoff=0)
+        raise ValueError(f"picture_{name}: {config['config']} has no {lacking}; try config={' or '.join(near)}")
+    defaults = default_config(config["config"])
+    words = [f"{key}={_quoted(value)}" for key, value in config.items() if key == "config" or value != defaults[key]]
+    picture = PICTURES[name](config, f"python main_classification.py picture_{name} with {' '.join(words)}")
+    _provide(picture)
+    return _run_job(picture)
+
+
+@experiment.command(unobserved=True)
+def picture_subclasses(_config: Config) -> Config:
+    """Draw images with their patches coloured by the teacher's sub-class, and decision rows as histograms."""
+    return draw_picture("subclasses", _plain(_config))
+
+
+@experiment.command(unobserved=True)
+def picture_tsne(_config: Config) -> Config:
+    """Draw t-SNE of the features before and behind every KD layer, and of its semantic vectors."""
+    return draw_picture("tsne", _plain(_config))
+
+
+@experiment.command(unobserved=True)
+def picture_usage(_config: Config) -> Config:
+    """Draw the use of the teacher's words over training, and by the trained student and its teacher."""
+    return draw_picture("usage", _plain(_config))
+
+
+@experiment.command(unobserved=True)
+def picture_confusion(_config: Config) -> Config:
+    """Draw the confusion matrix."""
+    return draw_picture("confusion", _plain(_config))
+
+
+@experiment.command(unobserved=True)
+def picture_templates(_config: Config) -> Config:
+    """Draw heat maps of the most used templates over images."""
+    return draw_picture("templates", _plain(_config))
+
+
+@experiment.command(unobserved=True)
+def pictures(_config: Config) -> None:
+    """Draw all pictures that an experiment has the parts for, and say of the others why not."""
+    from reporting.pictures import PICTURES
+
+    config, failures = _plain(_config), []
+    for name, picture in PICTURES.items():
+        if lacking := picture.lacks(config):
+            print(f"no picture_{name}: {config['config']} has no {lacking}")
+            continue
+        try:
+            draw_picture(name, config)
+        except USER_ERRORS as error:
+            failures.append(f"picture_{name}: {first_line(error)}")
+    if failures:
+        raise ValueError("; ".join(failures))
+
+
+@experiment.command(unobserved=True)
+def report(_config: Config) -> None:
+    """Write a page and a Markdown file of all results below localpath; watch=True does it again every few seconds."""
+    from reporting.report import write_report
+
+    own = {name: load_experiment(name) | {"precision": OPTIONS["precision"]} for name in list_experiments()}
+    root, watch = Path(_config["localpath"]), _config["watch"]
+    words = ["python", *sys.argv]
+    while True:
+        written = write_report(root, own, command=shlex.join(words), refresh=WATCH_SECONDS if watch else None)
+        print(f"{written}: {root / 'report' / 'index.html'}", flush=True)
+        if not watch:
+            return
+        try:
+            time.sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            return
+
+
 def _plain(config: Any) -> Any:
     """sacred's read-only containers as ordinary ones."""
     if isinstance(config, dict):
@@ -243,10 +457,10 @@ def _plain(config: Any) -> Any:
     return [_plain(value) for value in config] if isinstance(config, (list, tuple)) else config
 
 
-class Terminated(sacred.utils.SacredInterrupt):
+class Terminated(KeyboardInterrupt):
     """The process was told to end, as batch systems do it before they kill."""
 
-    STATUS = "TERMINATED"
+    STATUS = "TERMINATED"  # what sacred records
 
 
 def _terminate(signal_number: int, frame: object) -> None:
@@ -258,7 +472,8 @@ def main(argv: list[str]) -> int:
 
     Returns:
         The exit status: 0; 1 after a mistake of the user's, which is one line (`--debug` shows the traceback); 130
-        after Ctrl-C and 143 after SIGTERM, which may come at any time: every file is whole or absent.
+        after Ctrl-C and 143 after SIGTERM, which may come at any time: every file is whole or absent. Training finishes
+        its step first and saves its state; a second Ctrl-C ends it at once.
     """
     wants_traceback = bool({"-d", "--debug"} & set(argv))
     wants_help = bool({"-h", "--help", "help"} & set(argv))
@@ -269,11 +484,11 @@ def main(argv: list[str]) -> int:
     except USER_ERRORS as error:
         if wants_traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {'; '.join(str(error).splitlines()) or type(error).__name__}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, Terminated) as stop:
+    except KeyboardInterrupt as stop:
         print(f"stopped; go on with: python {continuation(argv)}", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+        return 143 if isinstance(stop, Terminated) else 130
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -282,7 +497,7 @@ def main(argv: list[str]) -> int:
 def continuation(argv: list[str]) -> str:
     """The command line that goes on where this one was stopped."""
     words = [word for word in argv if not word.startswith("checkpoint=")]
-    trains = "with" in words and not any(word.startswith(JOB_OPTIONS) for word in words)
+    trains = words[1:2] == ["with"] and not any(word.startswith(JOB_OPTIONS + TRIAL_OPTIONS) for word in words)
     return shlex.join(words + ["checkpoint=-1"] * trains)
 
 

@@ -5,24 +5,32 @@ from algorithms.base import Algorithm, OutdatedError, Requirement, output_direct
 from algorithms.codebook import KMeansCodebook
 from algorithms.decision_scores import LDAScores
 from algorithms.evaluation import Evaluation
+from algorithms.export import Export
 from algorithms.linear_probe import LinearProbe
 from algorithms.methods import find_method, register_method
 from algorithms.options import check_options
+from algorithms.prediction import Prediction, prediction_table
 from algorithms.records import set_up_console
 from algorithms.training import Training
+from algorithms.trials import run_trials, wanted_seeds
 
 __all__ = [
     "Algorithm",
     "Evaluation",
+    "Export",
     "KMeansCodebook",
     "LDAScores",
     "LinearProbe",
     "OutdatedError",
+    "Prediction",
     "Requirement",
     "Training",
     "check_options",
     "find_method",
     "output_directory",
+    "prediction_table",
     "register_method",
+    "run_trials",
     "set_up_console",
+    "wanted_seeds",
 ]

@@ -1,7 +1,8 @@
 """What every job shares: its configuration, device, directory and data."""
 
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,14 +17,21 @@ Config = dict[str, Any]
 Results = dict[str, Any]
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
-OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "kmeans": "VQ", "LDA": "LDA"}
+OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "export": "", "kmeans": "VQ", "LDA": "LDA"}
 HOLD_OUT_SEED = 0  # not the run's: all trials, and the supervision they use, leave out the same images
 PRECISIONS = ("fp32", "tf32", "bf16")
+CUBLAS_VARIABLE, CUBLAS_DETERMINISTIC = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"  # as cuBLAS documents it
 
 
 def output_directory(localpath: str, experiment: str, mode: str) -> Path:
     """The directory of one experiment's outputs in one mode."""
     return Path(localpath, OUTPUT_FOLDERS[mode], *experiment.split("."))
+
+
+def run_directory(config: Config, mode: str) -> Path:
+    """The directory of a run's outputs: its experiment's, or that of a trial in there, where `seeds` is one seed."""
+    directory = output_directory(config["localpath"], config["config"], mode)
+    return directory / f"seed{config['seeds'][0]}" if len(config["seeds"]) == 1 else directory
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Algorithm:
 
     def __init__(self, config: Config):
         self.config = config
-        self.directory = output_directory(config["localpath"], config["config"], self.mode)
+        self.directory = run_directory(config, self.mode)
         self.device = choose_device(config["cuda"])
 
     def missing_requirements(self) -> Iterator[Requirement]:
@@ -68,9 +76,9 @@ class Algorithm:
 
     def run(self) -> Results:
         """Do the job, leave its files, and return what `results.json` holds."""
-        set_precision(self.config["precision"])
-        torch.manual_seed(self.config["seed"])
-        with exclusive(self.directory) if self.writes_files else nullcontext(), log_file(self.directory):
+        numerics = set_numerics(self.config["precision"], deterministic=self.config["deterministic"])
+        with numerics, exclusive(self.directory) if self.writes_files else nullcontext(), log_file(self.directory):
+            torch.manual_seed(self.config["seed"])
             return self._run()
 
     def _run(self) -> Results:
@@ -86,7 +94,7 @@ class Algorithm:
 
     def facts(self) -> Results:
         """What `results.json` says of any job."""
-        keys = ("config", "method", "dataset", "seed", "precision")
+        keys = ("config", "method", "dataset", "seed", "precision", "deterministic")
         facts = {key: self.config[key] for key in keys}
         return facts | {"mode": self.mode, "device": device_name(self.device), "options": self.config}
 
@@ -134,13 +142,62 @@ def choose_device(cuda: bool) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-def set_precision(precision: str) -> None:
-    """Precision of float32 matrix products and convolutions; bf16 is applied where a step runs."""
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there; a CPU without AVX-512 only imitates it, far more slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+@contextmanager
+def set_numerics(precision: str, *, deterministic: bool) -> Iterator[None]:
+    """How float32 is computed as long as the context is open; what was set before comes back.
+
+    Args:
+        precision: of matrix products and convolutions; bf16 is applied where a step runs.
+        deterministic: a GPU repeats its results bit for bit too, more slowly; an operation that cannot is an error.
+
+    Raises:
+        ValueError: unknown precision.
+    """
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     reduced = precision != "fp32"
-    torch.backends.cuda.matmul.allow_tf32 = reduced
-    torch.backends.cudnn.allow_tf32 = reduced
+    with ExitStack() as stack:
+        stack.enter_context(_changed(torch.backends.cuda.matmul, allow_tf32=reduced))
+        stack.enter_context(_changed(torch.backends.cudnn, allow_tf32=reduced))
+        if deterministic:
+            stack.enter_context(_changed(torch.backends.cudnn, benchmark=False, deterministic=True))
+            stack.enter_context(_deterministic_algorithms())
+        yield
+
+
+@contextmanager
+def _changed(owner: Any, **settings: Any) -> Iterator[None]:
+    before = {name: getattr(owner, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+@contextmanager
+def _deterministic_algorithms() -> Iterator[None]:
+    """cuBLAS reads its variable when it starts, which is after this."""
+    before, variable = torch.get_deterministic_debug_mode(), os.environ.get(CUBLAS_VARIABLE)
+    torch.use_deterministic_algorithms(True)
+    os.environ[CUBLAS_VARIABLE] = CUBLAS_DETERMINISTIC
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        if variable is None:
+            del os.environ[CUBLAS_VARIABLE]
+        else:
+            os.environ[CUBLAS_VARIABLE] = variable
 
 
 def device_name(device: torch.device) -> str:

@@ -2,7 +2,7 @@
 
     convolution   outputs * (input channels / groups) * kernel height * kernel width
     linear        outputs * inputs
-    KD layer      H * W * (K * C + K * C)            scores and values; scores alone where alpha is 0
+    KD layer      H * W * (K * C + K * C)            scores and values; nothing where alpha is 0
 
 One multiply-add counts 1. Biases, norms, BatchNorm, activations, pooling and other elementwise work count nothing. The
 network is copied to the `meta` device, where tensors have shapes and no numbers: nothing is computed, and the model's
@@ -25,10 +25,9 @@ def count_multiply_adds(model: nn.Module, image_size: int) -> dict[str, int]:
     def add_product(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
         totals["backbone"] += output.numel() * module.weight[0].numel()
 
-    def add_kd_layer(layer: KDLayer, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        features, scores = output
-        num_products = 1 if layer.alpha == 0 else 2
-        totals["kd_layers"] += num_products * scores.numel() * features.shape[1]
+    def add_kd_layer(layer: KDLayer, inputs: tuple[Tensor], output: tuple[Tensor, Tensor | None]) -> None:
+        num_patches = inputs[0][:, 0].numel()
+        totals["kd_layers"] += 0 if layer.alpha == 0 else 2 * num_patches * layer.scores.templates.numel()
 
     network = copy.deepcopy(model).to("meta").eval()
     for module in network.modules():

@@ -12,7 +12,7 @@ from algorithms.base import Algorithm, Results
 from algorithms.checkpoints import BEST, LAST, NEWEST, find_checkpoint, load_checkpoint
 from algorithms.complexity import count_multiply_adds
 from algorithms.files import load_json, save_json
-from algorithms.methods import find_method
+from algorithms.methods import Method, find_method
 from algorithms.records import RESULTS, complete_results, log
 from algorithms.weights import Weights, find_weights, load_strictly
 from letkd import Student
@@ -104,7 +104,7 @@ class Evaluation(Algorithm):
         """The weights that were asked for, and their epoch where it is known."""
         config = self.config
         trained_as = config.get("trained_as") or config["config"]
-        directory = self.training_directory(trained_as)
+        directory = self.training_directory(trained_as) if config.get("trained_as") else self.directory
         alone = config["method"] == "classification"
         if alone and (config["weights"] or not (directory / LAST).is_file()):
             weights = find_weights(
@@ -130,6 +130,16 @@ class Evaluation(Algorithm):
         what = f"the network of {config['config']} with {num_classes} classes"
         load_strictly(model, weights.state, source=weights.source, what=what)
         return model.to(self.device, memory_format=torch.channels_last)
+
+    def _open_method(self, weights: Weights, num_classes: int) -> Method:
+        """The deployed network with its heads, teacher and supervision as in training; on the device, in eval mode."""
+        config = self.config
+        method = find_method(config["method"]).from_config(config, num_classes)
+        what = f"the network of {config['config']} with {num_classes} classes"
+        load_strictly(method.model, weights.state, source=weights.source, what=what)
+        heads = load_checkpoint(weights.source)["heads"]
+        load_strictly(method.heads, heads, source=weights.source, what="the heads of this method")
+        return method.to(self.device, memory_format=torch.channels_last).eval()
 
     def _record(self, measured: dict[str, Any], costs: dict[str, int]) -> Results:
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""

@@ -75,7 +75,7 @@ class OfflineAlgorithm(Algorithm):
 
     @contextmanager
     def held_patches(self, tap: Tap, num_chosen: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that goes afterwards.
+        """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that has no name.
 
         Args:
             num_chosen: so many random ones instead, in the same order; the others are never held.
@@ -117,13 +117,25 @@ class OfflineAlgorithm(Algorithm):
             return
         folder = Path(self.config["memmap_dir"] or self.directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix="features.", suffix=".dat") as file:
-            log.info("features   %.1f GiB in %s", needed / 2**30, file.name)
-            mapped = np.memmap(file.name, dtype=np.float32, mode="w+", shape=(num_patches, channels))
-            yield torch.from_numpy(mapped)
+        log.info("features   %.1f GiB in a file in %s", needed / 2**30, folder)
+        yield torch.from_numpy(_map_file(folder, (num_patches, channels)))
 
     def _grid(self, tap: Tap) -> int:
         return math.ceil(self.dataset.image_size / tap.reduction) // self.config["downscale"]
+
+
+def _map_file(folder: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A float32 array in a file of `folder` that has no name: it goes with the process, even with a killed one.
+
+    Raises:
+        OSError: there is no room. Asked beforehand, because a write to a mapping that finds none ends the process.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+            return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot hold the patches in {folder}: {error.strerror}") from error
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -5,18 +5,19 @@ files of tensors carry a checksum. Everything it reads is data: tensors, numbers
 """
 
 import argparse
-import contextlib
 import hashlib
 import io
-import json
-import os
 import re
-from collections.abc import Callable
+import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
+
+from documents import first_line, load_json, save_json, write_atomically
+
+__all__ = ["first_line", "load_json", "load_tensors", "save_json", "save_tensors", "write_atomically"]
 
 _SCALAR = np.float64(0).__reduce__()[0]
 # What published checkpoints hold besides tensors and plain values: the training script's options, and NumPy scalars.
@@ -32,27 +33,6 @@ OUR_FORMATS = "letkd-"  # what the `format` of every file we write begins with
 SEAL_MARK = b"sha256="
 SEAL_BYTES = len(SEAL_MARK) + 64
 END_RECORD_BYTES, COMMENT_LENGTH_BYTES = 22, 2  # of a zip archive
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Call `write` with a binary file that becomes `path` when it is complete; an earlier file survives a failure.
-
-    Raises:
-        OSError: it cannot be written (no space, no permission); names the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
 
 
 def save_tensors(path: Path, content: dict[str, Any]) -> None:
@@ -73,7 +53,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or holds objects that could run code.
+        ValueError: the file is damaged, unpacks to more than it holds, or asks for objects that could run code.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -81,6 +61,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     sealed = data[-SEAL_BYTES:].startswith(SEAL_MARK)
     if sealed and data[-SEAL_BYTES:] != _seal(data[:-SEAL_BYTES]):
         raise ValueError(f"{path} is damaged: its checksum does not fit")
+    if _unpacked_bytes(data) > len(data):
+        raise ValueError(f"{path} is refused: it unpacks to more than it holds")
     try:
         with torch.serialization.safe_globals(PUBLISHED_GLOBALS):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -96,26 +78,17 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _seal(body: bytes) -> bytes:
-    return SEAL_MARK + hashlib.sha256(body).hexdigest().encode()
+def _unpacked_bytes(data: bytes) -> int:
+    """What the members of a zip archive say they hold: torch packs nothing, so more than the file is a claim.
 
-
-def save_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ValueError: the file is damaged.
+    That each tensor's storage is as large as its member, torch itself checks before it reserves anything.
     """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except Exception:  # no zip archive (torch's format before 1.6), or a damaged one: reading it says so
+        return 0
+    return sum(member.file_size for member in members)
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _seal(body: bytes) -> bytes:
+    return SEAL_MARK + hashlib.sha256(body).hexdigest().encode()

@@ -1,5 +1,6 @@
 """What every option may be, checked before any work starts."""
 
+from pathlib import Path
 from typing import Any
 
 AT_LEAST = {
@@ -20,6 +21,8 @@ AT_LEAST = {
     "val_split": 0,
     "num_workers": 0,
     "seed": 0,
+    "trials": 0,
+    "top": 1,
     "momentum": 0,
     "weight_decay": 0,
 }
@@ -32,14 +35,21 @@ OPTIONAL_TYPES = {
     "data_dir": str,
     "memmap_dir": str,
     "fname": str,
+    "export": str,
+    "export_file": str,
+    "images": object,  # `find_images` checks it
     "weights": str,
     "teacher_weights": str,
     "published_weights": str,
+    "published_top1": float,
     "trained_as": str,
     "codebook": str,
     "decisions": str,
+    "mongo": str,
 }
-MAX_SEED = 2**32 - 1
+CHOICES = {"export": ("onnx", "pt2"), "format": ("table", "json")}
+MAX_SEED = 2**32 - 1  # and the largest of all numbers
+MAX_TRIALS = 10_000
 
 
 def check_options(config: dict[str, Any]) -> None:
@@ -48,19 +58,69 @@ def check_options(config: dict[str, Any]) -> None:
     Raises:
         ValueError: names the first such option, its value, and what it may be.
     """
+    _check_types(config)
+    _check_numbers(config)
+    for key, choices in CHOICES.items():
+        if config.get(key) is not None and config[key] not in choices:
+            raise ValueError(f"{key}={config[key]!r} must be {' or '.join(choices)}")
+    if config["watch"]:
+        raise ValueError("watch=True is for the report: python main_classification.py report with watch=True")
+    _check_trials(config)
+    if not all(isinstance(milestone, int) and milestone > 0 for milestone in config["milestones"]):
+        raise ValueError(f"milestones={config['milestones']!r} must be a list of epochs, like [150, 180, 210]")
+    if config.get("intermediate") and "subclasses_per_class" not in config:
+        raise ValueError(f"intermediate=True needs a letKD-2 experiment, and {config['config']} is {config['method']}")
+    if config["fname"] is not None and Path(config["fname"]).name != config["fname"]:
+        raise ValueError(f"fname={config['fname']!r} must be a file name; localpath says where the folder is")
+    if config["nesterov"] and not config["momentum"]:
+        raise ValueError("nesterov=True needs a momentum above 0")
+
+
+def _check_types(config: dict[str, Any]) -> None:
+    """What the type of a key's default cannot tell: where None may stand, and what else where it is the default."""
     for key, kind in OPTIONAL_TYPES.items():
         value = config.get(key)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        accepted = (int, float) if kind is float else kind
+        if value is not None and (not isinstance(value, accepted) or isinstance(value, bool)):
             raise ValueError(f"{key}={value!r} must be of type {kind.__name__}, or None")
+    for key, value in config.items():
+        if value is None and key not in OPTIONAL_TYPES:
+            raise ValueError(f"{key}=None is not possible: it needs a value")
+    for key in ("mean", "std"):
+        if config[key] is not None and not all(isinstance(value, (int, float)) for value in config[key]):
+            raise ValueError(f"{key}={config[key]!r} must be a list of three numbers in 0..1, one for each channel")
+
+
+def _check_numbers(config: dict[str, Any]) -> None:
+    for key, value in config.items():
+        if isinstance(value, (int, float)) and not -MAX_SEED <= value <= MAX_SEED:  # true of nan
+            raise ValueError(f"{key}={value!r} must be a number of at most {MAX_SEED}")
     for key, bound in AT_LEAST.items():
         if config.get(key) is not None and not config[key] >= bound:
             raise ValueError(f"{key}={config[key]!r} must be at least {bound}")
     for key, bound in ABOVE.items():
         if key in config and not config[key] > bound:
             raise ValueError(f"{key}={config[key]!r} must be above {bound}")
-    if config["seed"] > MAX_SEED:
-        raise ValueError(f"seed={config['seed']} must be at most {MAX_SEED}")
-    if not all(isinstance(milestone, int) and milestone > 0 for milestone in config["milestones"]):
-        raise ValueError(f"milestones={config['milestones']!r} must be a list of epochs, like [150, 180, 210]")
-    if config["nesterov"] and not config["momentum"]:
-        raise ValueError("nesterov=True needs a momentum above 0")
+
+
+def _check_trials(config: dict[str, Any]) -> None:
+    trials, seeds = config["trials"], config["seeds"]
+    if not trials and not seeds:
+        return
+    if trials > MAX_TRIALS:
+        raise ValueError(f"trials={trials} must be at most {MAX_TRIALS}")
+    if trials and seeds:
+        raise ValueError(f"trials={trials} means seeds={list(range(trials))}; leave out one of trials and seeds")
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= MAX_SEED for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds!r} must be a list of different whole numbers from 0, like [0, 1, 2]")
+    option = f"trials={trials}" if trials else f"seeds={seeds}"
+    if config["seed"]:
+        raise ValueError(f"{option} chooses the seeds; leave out seed={config['seed']}")
+    for job in ("kmeans", "LDA"):
+        if config[job]:
+            raise ValueError(f"{job} is shared by all trials; leave out {option}")
+    if config["checkpoint"] > 0 and not any(config[job] for job in ("evaluate", "export", "probe")):
+        raise ValueError(
+            f"{option} goes on where each trial was broken off; leave out checkpoint={config['checkpoint']}"
+        )

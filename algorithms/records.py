@@ -1,17 +1,38 @@
-"""What a run leaves to read: a log, TensorBoard curves, and `results.json`."""
+"""What a run leaves to read: a log, TensorBoard curves, and `results.json`; `progress.json` while it goes on.
+
+`progress.json` is written whenever an epoch is done or the run is stopped, and goes when `results.json` comes:
+
+    state       "running", "stopped" or "diverged"; a process that was killed leaves "running"
+    process, updated        its number, and when it wrote this
+    epoch, epochs           done, and wanted
+    step, steps_per_epoch   done of the epoch behind `epoch`
+    best_top1, best_epoch, seconds, history, config, options ...    as in results.json
+
+`history` in both has a dictionary for each epoch:
+
+    epoch, learning_rate, images_per_second, seconds
+    train       means of the losses by name, and top1
+    eval        loss, top1, top5
+    statistics  of the method, means over the steps that were looked at: perplexity, ... (empty without a codebook)
+    scales      of the KD layers, at the end of the epoch (empty without such layers)
+"""
 
 import datetime
 import fcntl
+import functools
 import logging
 import os
 import platform
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from algorithms.files import save_json
@@ -19,8 +40,10 @@ from algorithms.files import save_json
 log = logging.getLogger("letKD.run")
 
 RESULTS = "results.json"
+PROGRESS = "progress.json"
 LOG = "log.txt"
 LOCK = ".lock"
+ROOT = Path(__file__).parent.parent  # of the code
 VERSIONS_OF = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu", "sacred")
 # Every results.json has these; null where the job has no such figure.
 RESULT_KEYS = (
@@ -54,7 +77,8 @@ def log_file(directory: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
     try:
-        handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, "$ " + " ".join(sys.argv), (), None))
+        for line in ("$ " + " ".join(sys.argv), "code " + describe(code_version())):
+            handler.handle(log.makeRecord(log.name, logging.INFO, "", 0, line, (), None))
         yield
     except Exception:
         handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "failed", (), sys.exc_info()))
@@ -83,14 +107,30 @@ def exclusive(directory: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()}, started {now()}")
         file.flush()
+        _remove_pieces(directory)
         yield
 
 
+def _remove_pieces(directory: Path) -> None:
+    """Files that a process was writing when it was killed: `.<name>.<process>.part`."""
+    for piece in directory.glob(".*.part"):
+        process = piece.name.split(".")[-2]
+        if process.isdigit() and not Path("/proc", process).exists():
+            piece.unlink()
+
+
 def save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Write a finished job's `results.json`; returns the whole of it."""
+    """Write a finished job's `results.json`, in the place of its `progress.json`; returns the whole of it."""
     complete = complete_results(results)
     save_json(directory / RESULTS, complete)
+    (directory / PROGRESS).unlink(missing_ok=True)
     return complete
+
+
+def save_progress(directory: Path, progress: dict[str, Any]) -> None:
+    """Write the `progress.json` of a job that goes on."""
+    about = {"process": os.getpid(), "command": " ".join(sys.argv), "updated": now()}
+    save_json(directory / PROGRESS, progress | about)
 
 
 def complete_results(results: dict[str, Any]) -> dict[str, Any]:
@@ -115,12 +155,50 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "machine": platform.machine(),
+        "cpu": cpu_model(),
         "cpus": os.cpu_count(),
+        "commit": code_version(),
     }
 
 
+@functools.cache
+def code_version() -> dict[str, Any] | None:
+    """The commit this process's code was checked out from, and whether source files differ from it.
+
+    None where there is no repository, or no git. `log_file` asks first, when a job begins: what is edited during a
+    long run does not change the answer.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"id": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "*.py"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def describe(version: dict[str, Any] | None) -> str:
+    """A commit in words."""
+    if version is None:
+        return "of no known commit"
+    return f"of commit {version['id'][:12]}" + (" with changes" if version["dirty"] else "")
+
+
+def cpu_model() -> str | None:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
 class Curves:
-    """TensorBoard scalars of a run, below `tensorboard/`; a continued run replaces what it does again.
+    """TensorBoard's file of a run, below `tensorboard/`; a continued run replaces what it does again.
+
+    Points are written at once, by the thread that adds them. tensorboardX's SummaryWriter has a thread of its own,
+    which is behind: a killed run would lose points of an epoch that it has saved, and a full disk would go unnoticed.
 
     Args:
         first_step: the first optimisation step of this session, from 1; 1 begins anew.
@@ -131,26 +209,42 @@ class Curves:
         self.first_step = first_step
 
     def __enter__(self) -> "Curves":
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
         if self.first_step == 1:
             for earlier in self.folder.glob("events.out.tfevents.*"):
                 earlier.unlink()
-        # The suffix keeps two sessions apart that begin within the same second.
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.first_step, filename_suffix=f".{self.first_step}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # The suffix orders sessions that begin within the same second; files are read in the order of their names.
+        self.writer = EventsWriter(str(self.folder / "events"), f".{self.first_step:09d}")
+        self._write(self.first_step, session_log=SessionLog(status=SessionLog.START))  # drops what is from there on
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.writer.close()
 
     def flush(self) -> None:
-        """Bring all points to the file."""
+        """Bring all points to the disk."""
         self.writer.flush()
 
     def add(self, step: int, group: str, scalars: dict[str, float]) -> None:
         """Points at an optimisation step, under `group/name`."""
+        from tensorboardX.summary import scalar
+
         for name, value in scalars.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+            self._write(step, summary=scalar(f"{group}/{name}", value))
+
+    def add_images(self, step: int, name: str, images_BCHW: Tensor) -> None:
+        """A grid of uint8 images on the CPU."""
+        from tensorboardX.summary import image
+
+        self._write(step, summary=image(name, images_BCHW.numpy(), dataformats="NCHW"))
+
+    def _write(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self.writer.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
 def is_watched() -> bool:

@@ -22,14 +22,15 @@ from torch import Tensor, nn
 from algorithms.base import OutdatedError, Requirement, output_directory
 from algorithms.files import first_line, load_tensors, save_tensors
 from algorithms.records import log
-from algorithms.weights import Weights, find_weights, fingerprint, load_strictly
-from architectures import Tap, TappedNetwork, create_model
+from algorithms.weights import UnfinishedError, Weights, find_weights, fingerprint, load_strictly
+from architectures import Tap, TappedNetwork, create_model, fold_batch_norm_
 from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map
 
 Config = dict[str, Any]
 
 CODEBOOK_FORMAT = "letkd-codebook-1"
 DECISIONS_FORMAT = "letkd-decisions-1"
+DECISION_TENSORS = ("scalings", "xbar", "centers", "decisions")  # (C, R), (C,), (N*S, L), (N*S, N*S)
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 
 
@@ -60,9 +61,9 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
         experiment=config["teacher_experiment"],
         chosen=config["teacher_weights"],
     )
-    if _supervises(config, "penultimate") and _find_codebook(config) is None:
+    if supervises(config, "penultimate") and _find_codebook(config) is None:
         yield _codebook_job(config)
-    if _supervises(config, "intermediate") and _find_decisions(config) is None:
+    if supervises(config, "intermediate") and _find_decisions(config) is None:
         yield _decisions_job(config)
 
 
@@ -82,7 +83,7 @@ def _decisions_job(config: Config) -> Requirement:
 
 
 def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
-    """The weights of a network trained alone, if they are not there; a chosen file that is not there is an error."""
+    """The weights of a network trained alone, if they are not there or not finished; a chosen file must be there."""
     directory = output_directory(config["localpath"], experiment, "train")
     published = config["published_weights"]
     try:
@@ -91,6 +92,9 @@ def missing_weights(config: Config, *, network: str, experiment: str, chosen: st
         if chosen:
             raise
         yield Requirement(first_line(error), experiment, {"network": network}, published and Path(published))
+    except UnfinishedError as error:
+        what, _, _ = str(error).partition(";")
+        yield Requirement(what, experiment, {"network": network, "epochs": error.epochs, "checkpoint": -1})
 
 
 def teacher_weights(config: Config) -> Weights:
@@ -128,6 +132,7 @@ def open_teacher(config: Config, num_classes: int, student: nn.Module, *, maps: 
             raise ValueError(f"the {name} map of {config['teacher']} is coarser than that of {config['student']}")
         pooling[name] = ratio
     paths = {name: tap.path for name, tap in taps.items()}
+    fold_batch_norm_(network, kept=paths.values())
     return Teacher(FrozenTaps(network, paths), pooling, fingerprint(weights.state))
 
 
@@ -138,19 +143,22 @@ def open_codebook(config: Config, teacher: Teacher) -> Codebook:
         raise FileNotFoundError(_codebook_job(config).what)
     content = load_tensors(path)
     if content.get("format") == CODEBOOK_FORMAT:
-        centroids = content["centroids"]
+        centroids = _tensor(content, "centroids", path)
         expected = _expected_record(config, teacher, "penultimate")
         _check_record(path, content["record"], expected, remedy=_codebook_job(config))
         log.info("codebook   %s", path)
     else:
         centroids = _authors_centroids(path, content)
         log.info("codebook   %s, the authors': no record of the teacher that made it", path)
+    channels = teacher.taps.network.penultimate.channels
+    if centroids.ndim != 2:
+        raise ValueError(f"{path} holds words of shape {tuple(centroids.shape)}, not (words, channels)")
     if centroids.shape[0] != config["num_words"]:
         raise ValueError(f"{path} has {centroids.shape[0]} words, not num_words={config['num_words']}")
-    channels = teacher.taps.network.penultimate.channels
     if centroids.shape[1] != channels:
         raise ValueError(f"{path} has words of {centroids.shape[1]} channels; {config['teacher']} has {channels}")
-    return Codebook(centroids, temperature=config["temperature"])
+    _check_finite(path, centroids)
+    return Codebook(centroids.float(), temperature=config["temperature"])
 
 
 def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> SubclassTargets:
@@ -159,7 +167,7 @@ def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> Subcl
     if path is None:
         raise FileNotFoundError(_decisions_job(config).what)
     if path.suffix == ".npy":
-        content = _authors_decisions(path)
+        tensors = _authors_decisions(path)
         log.info("decisions  %s, the authors': no record of the teacher that made them", path)
     else:
         content = load_tensors(path)
@@ -168,19 +176,10 @@ def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> Subcl
         expected = _expected_record(config, teacher, "intermediate")
         _check_record(path, content["record"], expected, remedy=_decisions_job(config))
         log.info("decisions  %s", path)
-    channels, found = teacher.taps.network.intermediate.channels, content["xbar"].shape[0]
-    if found != channels:
-        raise ValueError(f"{path} was made from maps of {found} channels; {config['teacher']} has {channels}")
-    num_targets = num_classes * config["subclasses_per_class"]
-    if content["centers"].shape[0] != num_targets:
-        raise ValueError(f"{path} has {content['centers'].shape[0]} sub-classes; this run has {num_targets}")
-    return SubclassTargets(
-        content["scalings"],
-        content["xbar"],
-        content["centers"],
-        content["decisions"],
-        num_subclasses=config["subclasses_per_class"],
-    )
+        tensors = {name: _tensor(content, name, path) for name in DECISION_TENSORS}
+    num_subclasses = config["subclasses_per_class"]
+    _check_decisions(path, tensors, config["teacher"], teacher.taps.network.intermediate, num_classes * num_subclasses)
+    return SubclassTargets(*(tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
 
 
 def codebook_path(directory: Path, num_words: int) -> Path:
@@ -211,7 +210,8 @@ def supervision_record(config: Config, weights: Weights, **facts: Any) -> dict[s
     )
 
 
-def _supervises(config: Config, place: str) -> bool:
+def supervises(config: Config, place: str) -> bool:
+    """Whether an experiment's teacher supervises the scores at a place, "penultimate" or "intermediate"."""
     if not config.get("supervised", True):
         return False
     return bool(config.get(place, config["method"] == "QuEST" and place == "penultimate"))
@@ -266,11 +266,38 @@ def _check_record(path: Path, record: dict[str, Any], expected: dict[str, Any], 
             raise OutdatedError(f"{path} was made with another {key} ({found}, this run has {wanted})", remedy)
 
 
+def _tensor(content: dict[str, Any], name: str, path: Path) -> Tensor:
+    if not isinstance(content.get(name), Tensor):
+        raise ValueError(f"{path} is damaged: it holds no tensor {name!r}")
+    return content[name]
+
+
+def _check_decisions(path: Path, tensors: dict[str, Tensor], name: str, tap: Tap, num_targets: int) -> None:
+    """Refuse decision scores of other shapes than those of teacher `name` at `tap`, or that are not finite."""
+    scalings, xbar, centers, decisions = (tuple(tensors[key].shape) for key in DECISION_TENSORS)
+    belong = len(xbar) == 1 and len(scalings) == len(centers) == 2 and decisions == 2 * centers[:1]
+    if not belong or scalings[0] != xbar[0] or scalings[1] < centers[1]:
+        shapes = ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in DECISION_TENSORS)
+        raise ValueError(f"{path} holds no decision scores: shapes that do not belong together ({shapes})")
+    if xbar[0] != tap.channels:
+        raise ValueError(f"{path} was made from maps of {xbar[0]} channels; {name} has {tap.channels}")
+    if centers[0] != num_targets:
+        raise ValueError(f"{path} has {centers[0]} sub-classes; this run has {num_targets}")
+    for tensor in tensors.values():
+        _check_finite(path, tensor)
+
+
+def _check_finite(path: Path, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ValueError(f"{path} is damaged: it holds values that are not finite")
+
+
 def _authors_centroids(path: Path, content: dict[str, Any]) -> Tensor:
-    try:
-        return content["network"]["_embedding.weight"].float()
-    except (KeyError, TypeError):
-        raise ValueError(f"{path} is no codebook: neither {CODEBOOK_FORMAT} nor the authors' format") from None
+    network = content.get("network")
+    centroids = network.get("_embedding.weight") if isinstance(network, dict) else None
+    if not isinstance(centroids, Tensor):
+        raise ValueError(f"{path} is no codebook: neither {CODEBOOK_FORMAT} nor the authors' format")
+    return centroids
 
 
 def _authors_decisions(scores_path: Path) -> dict[str, Tensor]:
@@ -284,9 +311,15 @@ def _authors_decisions(scores_path: Path) -> dict[str, Tensor]:
 
 
 def _read_array(path: Path) -> Tensor:
+    """The numbers of a .npy file as float64. It is mapped first: a header that claims more than the file has fails."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}, which belongs to the decision scores beside it")
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header can fail in any way
         raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+    if mapped.dtype.kind != "f":
+        raise ValueError(f"{path} holds {mapped.dtype} values, not floating-point numbers")
+    array = torch.from_numpy(mapped.astype(np.float64))
+    _check_finite(path, array)
+    return array

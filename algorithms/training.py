@@ -1,8 +1,8 @@
 """The training loop that all methods share.
 
 A step reads nothing back from the device: losses and counts accumulate there and are read every `disp_step` steps and
-at the end of an epoch. All randomness of an epoch follows from (seed, epoch), so a run that is stopped and continued at
-an epoch's end is the run that was not stopped.
+at the end of an epoch. All randomness of an epoch follows from (seed, epoch), so a run that is stopped after any step
+and continued from there is the run that was not stopped.
 
 One process trains on one device. For one process a GPU, wrap `self.method` (its forward is the whole step), give the
 loader a rank, and let rank 0 alone keep records: nothing else here knows how many processes there are.
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from tqdm import tqdm
 
-from algorithms.base import Algorithm, Requirement, Results, data_facts
+from algorithms.base import Algorithm, Requirement, Results, computes_bfloat16, data_facts
 from algorithms.checkpoints import (
     BEST,
     LAST,
-    NEWEST,
     PREVIOUS,
-    find_checkpoint,
+    STOPPED,
+    find_state,
     kept_epoch,
     load_checkpoint,
     random_states,
@@ -34,9 +35,14 @@ from algorithms.checkpoints import (
 )
 from algorithms.complexity import count_multiply_adds
 from algorithms.evaluation import count_parameters, evaluate
+from algorithms.host_memory import keep_freed_memory
+from algorithms.meter import Meter
 from algorithms.methods import Step, find_method
-from algorithms.records import RESULTS, Curves, duration, log, progress_bar, save_results
+from algorithms.records import RESULTS, Curves, duration, log, progress_bar, save_progress, save_results
+from algorithms.step import GraphedStep, TrainStep
+from algorithms.stopping import Stopped, StopRequest
 from algorithms.supervision import missing_supervision
+from algorithms.watching import first_non_finite, input_images, layer_scales
 from algorithms.weights import load_strictly
 from dataloaders import make_train_loader
 
@@ -53,11 +59,23 @@ class Training(Algorithm):
             yield from missing_supervision(self.config)
 
     def _run(self) -> Results:
+        keep_freed_memory(self.device)
         self._build()
         self._start_or_continue()
-        with Curves(self.directory, first_step=self.epoch * len(self.train_loader) + 1) as self.curves:
-            while self.epoch < self.config["epochs"]:
-                self._run_epoch(self.epoch + 1)
+        self._save_progress("running")
+        first_step = self.epoch * len(self.train_loader) + 1
+        with Curves(self.directory, first_step=first_step) as self.curves, StopRequest() as self.stop:
+            for step, statistics in self.meter.looks:  # of the epoch in which the run was stopped
+                self.curves.add(first_step - 1 + step, "batch", statistics)
+            try:
+                while self.epoch < self.config["epochs"]:
+                    self._run_epoch(self.epoch + 1)
+            except Stopped:
+                self._save_unfinished()
+                raise
+            except FloatingPointError:
+                self._save_progress("diverged")
+                raise
         return self._finish()
 
     def _build(self) -> None:
@@ -67,6 +85,8 @@ class Training(Algorithm):
         self.method = method.to(self.device, memory_format=torch.channels_last)
         self.model = method.model
         self.optimizer = make_optimizer(self.method, config)
+        kind = GraphedStep if config["cuda_graph"] and self.device.type == "cuda" else TrainStep
+        self.step = kind(self.method, self.optimizer, self.autocast)
         self.train_loader = make_train_loader(
             self.dataset,
             batch_size=config["batch_size"],
@@ -75,6 +95,8 @@ class Training(Algorithm):
             num_workers=config["num_workers"],
         )
         self.eval_loader = self.loader(self.dataset, "eval")
+        if config["precision"] == "bf16" and not computes_bfloat16(self.device):
+            log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")
         beyond = [milestone for milestone in config["milestones"] if milestone >= config["epochs"]]
         if beyond:
             log.info("note: milestones %s are not reached in %d epochs", beyond, config["epochs"])
@@ -87,17 +109,17 @@ class Training(Algorithm):
 
     def _start_or_continue(self) -> None:
         self.epoch = 0
+        self.meter = Meter(self.device)
         self.best: dict[str, Any] = {"top1": -1.0, "epoch": 0}
+        self.history: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.images_per_second = 0.0
         self.started = time.perf_counter()
-        number = self.config["checkpoint"]
-        if number == NEWEST and not (self.directory / LAST).is_file():
+        if self.config["checkpoint"] != 0:
+            if source := find_state(self.directory, self.config["checkpoint"]):
+                self._continue_from(source)
+                return
             log.info("no checkpoint in %s yet: starting from scratch", self.directory)
-            number = 0
-        if number != 0:
-            self._continue_from(find_checkpoint(self.directory, number))
-            return
         if set_aside(self.directory, [RESULTS]):
             log.info("starting from scratch: the earlier run is now in %s", self.directory / "replaced")
 
@@ -109,18 +131,38 @@ class Training(Algorithm):
         restore_random_states(checkpoint["random"])
         self.epoch = checkpoint["epoch"]
         self.best = checkpoint["best"]
+        self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
+        earlier = checkpoint["config"]
+        changed = [key for key in self.config if self.config[key] != earlier.get(key, self.config[key])]
+        if source.name == STOPPED:
+            self._check_same_order(source, earlier, changed)
+            self.meter.restore(checkpoint["unfinished"])
         self._forget_later_epochs(source, checkpoint)
-        changed = [
-            key for key in self.config if self.config[key] != checkpoint["config"].get(key) and key not in FREE_KEYS
-        ]
-        if changed:
-            log.info("note: changed since that epoch: %s", ", ".join(changed))
-        log.info("continuing after epoch %d of %d", self.epoch, self.config["epochs"])
+        if noted := [key for key in changed if key not in FREE_KEYS]:
+            log.info("note: changed since that epoch: %s", ", ".join(noted))
+        log.info("continuing after %s of %d", self._position(), self.config["epochs"])
+
+    def _check_same_order(self, source: Path, earlier: dict[str, Any], changed: list[str]) -> None:
+        """What is left of an epoch must be what is left of the same epoch."""
+        for key in ORDER_KEYS:
+            if key in changed:
+                raise ValueError(
+                    f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
+                    f"{key}={self.config[key]!r}; begin that epoch again with checkpoint={self.epoch}"
+                )
+
+    def _position(self) -> str:
+        if not self.meter.num_steps:
+            return f"epoch {self.epoch}"
+        return f"step {self.meter.num_steps} of {len(self.train_loader)} in epoch {self.epoch + 1}"
 
     def _forget_later_epochs(self, source: Path, checkpoint: dict[str, Any]) -> None:
         """After going back, no file of the run holds an epoch that is no longer part of it."""
+        if source.name == STOPPED:
+            return
+        (self.directory / STOPPED).unlink(missing_ok=True)
         if source.name == LAST:
             return
         (self.directory / PREVIOUS).unlink(missing_ok=True)
@@ -131,57 +173,90 @@ class Training(Algorithm):
             save_checkpoint(best, load_checkpoint(kept) if kept.is_file() else checkpoint)
 
     def _run_epoch(self, epoch: int) -> None:
-        start = time.perf_counter()
+        self.epoch_started = time.perf_counter() - self.meter.seconds
         rate = learning_rate(self.config, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         trained = self._train(epoch)
-        self.images_per_second = len(self.train_loader) * self.config["batch_size"] / (time.perf_counter() - start)
-        tested = evaluate(self.model, self.eval_loader, autocast=self.autocast())
+        num_images = len(self.train_loader) * self.config["batch_size"]
+        self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
+        tested = evaluate(self.model, self.stop.between(self.eval_loader), autocast=self.autocast())
+        if not math.isfinite(tested["loss"]):
+            raise self._diverged("the loss of the evaluation", tested["loss"], f"epoch {epoch}")
         self.epoch = epoch
         improved = tested["top1"] > self.best["top1"]
         if improved:
             self.best = {"top1": tested["top1"], "epoch": epoch}
+        done = {
+            "epoch": epoch,
+            "learning_rate": rate,
+            "images_per_second": self.images_per_second,
+            "seconds": time.perf_counter() - self.epoch_started,
+            "train": trained,
+            "eval": {key: tested[key] for key in ("loss", "top1", "top5")},
+            "statistics": self.meter.summary(),
+            "scales": layer_scales(self.method),
+        }
+        self.history.append(done)
+        self.meter = Meter(self.device)
         # The curves first: what a killed run wrote of an epoch that it did not save is replaced when it is done again.
-        self.curves.add(epoch * len(self.train_loader), "train", trained | {"learning_rate": rate})
-        self.curves.add(epoch * len(self.train_loader), "eval", {key: tested[key] for key in ("loss", "top1", "top5")})
-        self.curves.flush()
+        self._draw(done)
         self._save(improved)
-        self._log_epoch(trained, tested, rate, seconds=time.perf_counter() - start)
+        self._save_progress("running")
+        self._log_epoch(done)
 
     def _train(self, epoch: int) -> dict[str, float]:
-        """One pass over the training images; mean losses and accuracy in percent."""
+        """What is left of a pass over the training images; mean losses and accuracy in percent of the whole of it."""
         self.method.train()
-        self.train_loader.set_epoch(epoch)
-        meter = Meter(self.device)
-        first_step = (epoch - 1) * len(self.train_loader)
-        interval = self.config["disp_step"]
-        with progress_bar(len(self.train_loader) * self.config["batch_size"], "img", f"epoch {epoch}") as bar:
-            for step, (images, labels) in enumerate(self.train_loader, start=1):
-                shown = step % interval == 0
-                with self.autocast():
-                    result = self.method(images, labels, with_statistics=shown)
-                descend(self.optimizer, result.loss)
+        meter, loader = self.meter, self.train_loader
+        loader.set_epoch(epoch, skip=meter.num_steps)
+        with self._progress_bar(epoch) as bar:
+            for images, labels in self.stop.between(loader):
+                step = meter.num_steps + 1
+                looked_at = step % self.config["disp_step"] == 0 or step == len(loader)
+                result = self.step(images, labels, with_statistics=looked_at)
                 meter.add(result, labels)
                 bar.update(len(labels))
-                if shown:
-                    means = self._checked(meter.means(), epoch)
-                    bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.1f}%")
-                    self.curves.add(first_step + step, "batch", {k: v.item() for k, v in result.statistics.items()})
-        return self._checked(meter.means(), epoch)
+                if looked_at:
+                    self._look(epoch, result, bar)
+        return meter.means()
 
-    def _checked(self, means: dict[str, float], epoch: int) -> dict[str, float]:
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} became {value} in epoch {epoch}; the last good state is epoch {self.epoch} "
-                    f"(try a lower learning_rate than {self.config['learning_rate']})"
-                )
-        return means
+    def _look(self, epoch: int, result: Step, bar: tqdm) -> None:
+        """What is read from the device now and then."""
+        means = self.meter.means()
+        self._check_finite(means, epoch)
+        statistics = self.meter.look(result.statistics)
+        self.curves.add((epoch - 1) * len(self.train_loader) + self.meter.num_steps, "batch", statistics)
+        bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.1f}%")
 
-    def _save(self, improved: bool) -> None:
-        """The best before the last: a run that is killed between them does this epoch again, and nothing is lost."""
-        content = {
+    def _check_finite(self, means: dict[str, float], epoch: int) -> None:
+        """Stop when a loss or a trained tensor is not finite, and name the first."""
+        if not all(map(math.isfinite, means.values())):
+            name, step = self.meter.first_non_finite()
+            raise self._diverged(name, means[name], f"step {step} of epoch {epoch}")
+        bad = first_non_finite([*self.model.state_dict().items(), *self.method.heads.state_dict().items()])
+        if bad:
+            raise self._diverged(*bad, f"epoch {epoch}")
+
+    def _diverged(self, name: str, value: float, when: str) -> FloatingPointError:
+        state = f"the last good state is epoch {self.epoch}" if self.epoch else "no epoch was good"
+        remedy = f"try a lower learning_rate than {self.config['learning_rate']}"
+        return FloatingPointError(f"{name} became {value} in {when}; {state} ({remedy})")
+
+    def _draw(self, done: dict[str, Any]) -> None:
+        """An epoch's points on the curves, and behind the first epoch some of its images as the network saw them."""
+        step = done["epoch"] * len(self.train_loader)
+        rates = {key: done[key] for key in ("learning_rate", "images_per_second")}
+        self.curves.add(step, "train", done["train"] | rates)
+        self.curves.add(step, "eval", done["eval"])
+        self.curves.add(step, "scales", done["scales"])
+        if done["epoch"] == 1:
+            self.train_loader.set_epoch(1)
+            self.curves.add_images(step, "input/augmented", input_images(self.train_loader, self.dataset))
+        self.curves.flush()
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "model": self.model.state_dict(),
             "heads": self.method.heads.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -189,26 +264,58 @@ class Training(Algorithm):
             "epoch": self.epoch,
             "epochs": self.config["epochs"],
             "best": self.best,
+            "history": self.history,
             "seconds": self._seconds(),
             "images_per_second": self.images_per_second,
             "config": self.config,
             "data": data_facts(self.dataset),
         }
+
+    def _save(self, improved: bool) -> None:
+        """The best before the last: a run that is killed between them does this epoch again, and nothing is lost."""
+        content = self._state()
         if improved:
             save_checkpoint(self.directory / BEST, content)
         if self.config["keep_every"] and self.epoch % self.config["keep_every"] == 0:
             save_checkpoint(kept_epoch(self.directory, self.epoch), content)
         save_last(self.directory, content)
 
-    def _log_epoch(self, trained: dict[str, float], tested: dict[str, float], rate: float, seconds: float) -> None:
+    def _save_unfinished(self) -> None:
+        """The state between two steps, for a run that was told to stop."""
+        self.meter.seconds = time.perf_counter() - self.epoch_started
+        save_checkpoint(self.directory / STOPPED, self._state() | {"unfinished": self.meter.state()})
+        self._save_progress("stopped")
+        log.info("stopped after %s, saved in %s", self._position(), self.directory / STOPPED)
+
+    def _save_progress(self, state: str) -> None:
+        progress = {
+            "state": state,
+            "epoch": self.epoch,
+            "epochs": self.config["epochs"],
+            "step": self.meter.num_steps,
+            "steps_per_epoch": len(self.train_loader),
+            "best_top1": self.best["top1"] if self.best["epoch"] else None,
+            "best_epoch": self.best["epoch"] or None,
+            "seconds": self._seconds(),
+            "history": self.history,
+        }
+        save_progress(self.directory, self.facts() | progress)
+
+    def _progress_bar(self, epoch: int) -> tqdm:
+        size = self.config["batch_size"]
+        done, total = self.meter.num_steps * size, len(self.train_loader) * size
+        return progress_bar(total, "img", f"epoch {epoch}", initial=done)
+
+    def _log_epoch(self, done: dict[str, Any]) -> None:
+        trained, epochs = done["train"], self.config["epochs"]
         parts = " ".join(
             f"{name.removesuffix('_loss')} {trained[name]:.3f}" for name in trained if name.endswith("_loss")
         )
         log.info(
             "epoch %*d/%d  loss %.3f (%s)  train %.2f%%  eval %.2f%%  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
-            len(str(self.config["epochs"])), self.epoch, self.config["epochs"], trained["loss"], parts, trained["top1"],
-            tested["top1"], self.best["top1"], self.best["epoch"], rate, self.images_per_second,
-            duration(seconds * (self.config["epochs"] - self.epoch)),
+            len(str(epochs)), self.epoch, epochs, trained["loss"], parts, trained["top1"], done["eval"]["top1"],
+            self.best["top1"], self.best["epoch"], done["learning_rate"], done["images_per_second"],
+            duration(done["seconds"] * (epochs - self.epoch)),
         )  # fmt: skip
 
     def _finish(self) -> Results:
@@ -228,6 +335,7 @@ class Training(Algorithm):
             "seconds": self._seconds(),
             **count_parameters(self.model),
             **count_multiply_adds(self.model, self.dataset.image_size),
+            "history": self.history,
         }
         if self.config["val_split"]:
             results |= {"best_top1": tested["top1"], "val_top1": self.best["top1"]}
@@ -242,10 +350,22 @@ class Training(Algorithm):
         return self.seconds_before + time.perf_counter() - self.started
 
 
-# Keys that may differ between a run and its continuation without a word.
+# Keys that may differ between a run and its continuation without a word, and those that must not within an epoch.
 FREE_KEYS = frozenset(
-    {"checkpoint", "num_workers", "disp_step", "cuda", "localpath", "prepare", "data_dir", "keep_every"}
+    {
+        "checkpoint",
+        "num_workers",
+        "disp_step",
+        "cuda",
+        "localpath",
+        "prepare",
+        "data_dir",
+        "keep_every",
+        "mongo",
+        "cuda_graph",
+    }
 )
+ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
 
 
 def make_optimizer(method: nn.Module, config: dict[str, Any]) -> torch.optim.Optimizer:
@@ -259,41 +379,7 @@ def make_optimizer(method: nn.Module, config: dict[str, Any]) -> torch.optim.Opt
     )
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One optimisation step along the gradient of `loss`."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-
-
 def learning_rate(config: dict[str, Any], epoch: int) -> float:
     """The step schedule: `learning_rate * lr_factor ** (milestones passed)` in epoch 1, 2, ..."""
     passed = sum(epoch > milestone for milestone in config["milestones"])
     return config["learning_rate"] * config["lr_factor"] ** passed
-
-
-class Meter:
-    """Sums of a step's figures in one device tensor; reading them is the only synchronisation."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.names: list[str] = []
-        self.sums = torch.zeros((), device=device)
-        self.num_steps = 0
-        self.num_images = 0
-
-    @torch.no_grad()
-    def add(self, step: Step, labels: Tensor) -> None:
-        correct = (step.logits.argmax(dim=1) == labels).sum()
-        self.names = ["correct", "loss", *step.terms]
-        self.sums = self.sums + torch.stack(
-            [correct.float(), step.loss.float(), *map(Tensor.float, step.terms.values())]
-        )
-        self.num_steps += 1
-        self.num_images += len(labels)
-
-    def means(self) -> dict[str, float]:
-        """Mean of every loss, and `top1` in percent, since the meter was made."""
-        correct, *losses = self.sums.tolist()
-        means = {name: value / self.num_steps for name, value in zip(self.names[1:], losses, strict=True)}
-        return means | {"top1": 100 * correct / self.num_images}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algorithms.checkpoints import LAST, load_checkpoint
+from algorithms.checkpoints import LAST, STOPPED, load_checkpoint
 from algorithms.files import load_tensors
 
 SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
@@ -54,6 +54,14 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path |
     module.load_state_dict(state)
 
 
+class UnfinishedError(ValueError):
+    """The training that weights are wanted of has not reached its last epoch; `epochs` are those it shall have."""
+
+    def __init__(self, message: str, epochs: int):
+        super().__init__(message)
+        self.epochs = epochs
+
+
 def find_weights(*, experiment: str, directory: Path, chosen: str | None, published: str | None) -> Weights:
     """The weights of a network trained alone: a chosen file, else its own training here, else the published file.
 
@@ -65,17 +73,19 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
 
     Raises:
         FileNotFoundError: there are none; says where they were looked for.
-        ValueError: the training here has not finished.
+        UnfinishedError: the training here has not finished.
     """
     own = directory / LAST
     if chosen:
         return read_published(Path(chosen))
-    if own.is_file():
-        checkpoint = load_checkpoint(own)
+    state = own if own.is_file() else directory / STOPPED  # there is no whole epoch yet
+    if state.is_file():
+        checkpoint = load_checkpoint(state)
         if checkpoint["epoch"] < checkpoint["epochs"]:
-            raise ValueError(
+            raise UnfinishedError(
                 f"the training of {experiment} stands at epoch {checkpoint['epoch']} of {checkpoint['epochs']}; "
-                f"finish it: python main_classification.py with config={experiment} checkpoint=-1"
+                f"finish it: python main_classification.py with config={experiment} checkpoint=-1",
+                checkpoint["epochs"],
             )
         return Weights(checkpoint["model"], own, checkpoint["data"])
     if published and Path(published).is_file():
@@ -90,12 +100,11 @@ def read_published(path: Path) -> Weights:
     Names of a DataParallel run lose their `module.`.
     """
     content = load_tensors(path)
-    if not isinstance(content, dict):
-        content = {}
     state = content.get("model", content)
-    if not isinstance(state, dict) or not state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    entries = state.items() if isinstance(state, dict) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
         raise ValueError(f"{path} is no checkpoint: it has no entry 'model' with a state dict")
-    return Weights({name.removeprefix("module."): tensor for name, tensor in state.items()}, path, content.get("data"))
+    return Weights({name.removeprefix("module."): tensor for name, tensor in entries}, path, content.get("data"))
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

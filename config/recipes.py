@@ -1,7 +1,8 @@
 """The training protocols as pure functions from what differs to a complete, plain dictionary.
 
-An experiment module calls one of them and holds nothing else. Numbers without a comment are the published experiments'
-(CIFAR-100 protocol of the paper). The dictionaries are what `print_config` shows and what the command line overrides.
+An experiment module calls one of them and holds nothing else. Numbers are those of the published experiments (CIFAR-100
+protocol of the paper) where nothing else is said. The dictionaries are what `print_config` shows and what the command
+line overrides; behind a key is what it means, and before a colon the jobs that read it (see `docs/make_options.py`).
 """
 
 from typing import Any, NamedTuple
@@ -45,27 +46,22 @@ def protocol(
     batch_size: int = 64,
     weight_decay: float = 5e-4,
 ) -> Config:
-    """Data and optimisation, the same for every method.
-
-    Args:
-        dataset: a name that `dataloaders` knows.
-        milestones: the learning rate falls by `lr_factor` after each of these epochs.
-    """
+    """Data and optimisation, the same for every method."""
     return {
-        "dataset": dataset,
-        "image_size": None,  # None: the data set's own, or measured
-        "mean": None,
-        "std": None,
-        "batch_size": batch_size,
-        "test_batch_size": 100,
-        "val_split": 0,  # so many training images are held out and choose the best epoch; 0: the evaluation images do
-        "epochs": epochs,
-        "milestones": list(milestones),
-        "learning_rate": learning_rate,
-        "lr_factor": 0.1,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": weight_decay,
+        "dataset": dataset,  # a name that `dataloaders` knows
+        "image_size": None,  # side of the square images; None: the data set's own, or measured
+        "mean": None,  # of the colours red, green, blue in 0..1; None: the data set's own, or measured
+        "std": None,  # their standard deviation; None: likewise
+        "batch_size": batch_size,  # train: images a step; an incomplete last batch is left out
+        "test_batch_size": 100,  # images a step of everything else
+        "val_split": 0,  # train, kmeans, LDA: so many training images are held out and choose the best epoch
+        "epochs": epochs,  # train: passes over the training images
+        "milestones": list(milestones),  # train: the learning rate falls after each of these epochs
+        "learning_rate": learning_rate,  # train: up to the first milestone
+        "lr_factor": 0.1,  # train: what the learning rate is multiplied by at a milestone
+        "momentum": 0.9,  # train: the momentum of SGD
+        "nesterov": True,  # train: Nesterov's form of it
+        "weight_decay": weight_decay,  # train: on everything that trains
     }
 
 
@@ -102,22 +98,19 @@ def classification(
     """A network alone: trained with cross-entropy, and the teacher that codebooks and decision scores are made from.
 
     Args:
-        network: a name that `architectures` knows.
-        downscale: average-pooling of the maps before k-means and LDA; 2 for the teachers of coarser students.
-        trained_as: the experiment that trains these weights, where it is another than this one.
         learning_rate: None for the published choice, 0.01 for ShuffleNets and MobileNets and 0.05 else.
         options: of `protocol`.
     """
     return {
-        "method": "classification",
-        "network": network,
-        "weights": None,  # a file, instead of what was trained here or published
-        "published_weights": _published_weights(network, dataset),
-        "published_top1": _published_top1(network, dataset),
-        "trained_as": trained_as,
-        "downscale": downscale,
-        "subclasses_per_class": 8,
-        "lda_components": 60,  # at most: N classes have N - 1
+        "method": "classification",  # a name that `algorithms` knows; each experiment has its own
+        "network": network,  # a name that `architectures` knows
+        "weights": None,  # all but train: a file, instead of what was trained here or published
+        "published_weights": _published_weights(network, dataset),  # the teacher's, where none was trained here
+        "published_top1": _published_top1(network, dataset),  # evaluate: what those weights should reach, in percent
+        "trained_as": trained_as,  # all but train: the experiment that trains these weights; None: this one
+        "downscale": downscale,  # kmeans, LDA: side of the windows that maps are averaged over, for coarser students
+        "subclasses_per_class": 8,  # S, the sub-classes of a class
+        "lda_components": 60,  # L, the LDA components that are kept; N classes have at most N - 1
         **protocol(dataset=dataset, learning_rate=learning_rate or _learning_rate(network), **options),
     }
 
@@ -145,33 +138,29 @@ def letkd1(
     """A KD layer at the penultimate map, supervised by the teacher's words.
 
     Args:
-        teacher, student: names that `architectures` knows.
-        teacher_experiment: the experiment that trains the teacher; None for the published name.
-        supervision: the experiment whose codebook and decision scores are used; None for the teacher's own, or for
-            cross-architecture students the one that pools the teacher's maps.
-        num_words: K of the codebook.
-        alpha_penultimate: weight of the layer's values.
+        teacher_experiment: None for the one of the published name.
+        supervision: None for the teacher's own, or for cross-architecture students the one that pools its maps.
         learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
         options: of `protocol`.
     """
     teacher_experiment = teacher_experiment or f"{dataset}.{TEACHERS[teacher].experiment}"
     return {
         "method": "letKD-1",
-        "teacher": teacher,
-        "student": student,
-        "teacher_experiment": teacher_experiment,
-        "teacher_weights": None,  # a file, instead of what that experiment trained or what was published
+        "teacher": teacher,  # train, pictures: a name that `architectures` knows
+        "student": student,  # a name that `architectures` knows
+        "teacher_experiment": teacher_experiment,  # train, pictures: what trains the teacher
+        "teacher_weights": None,  # train, pictures: a file, instead of what that experiment trained or was published
         "published_weights": _published_weights(teacher, dataset),
-        "supervision": supervision
+        "supervision": supervision  # train, pictures: the experiment whose codebook and decision scores are used
         or teacher_experiment + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""),
-        "codebook": None,  # a file, instead of the one below experiments/VQ/<supervision>
-        "penultimate": True,
-        "intermediate": False,
-        "num_words": num_words,
-        "temperature": 1.0,
-        "alpha_penultimate": alpha_penultimate,
-        "cls_loss_coef": 1.0,
-        "quest_loss_coef": 1.0,
+        "codebook": None,  # train, pictures: a file, instead of the one below experiments/VQ/<supervision>
+        "penultimate": True,  # whether there is a KD layer at the penultimate map
+        "intermediate": False,  # whether there is one after the first block of the last stage
+        "num_words": num_words,  # K, the words in the codebook
+        "temperature": 1.0,  # train, pictures: tau, which multiplies squared distances to the words
+        "alpha_penultimate": alpha_penultimate,  # weight of the values in the output of the penultimate layer
+        "cls_loss_coef": 1.0,  # train: weight of the cross-entropy
+        "quest_loss_coef": 1.0,  # train: weight of the divergence from the teacher's words
         **protocol(dataset=dataset, learning_rate=learning_rate or _learning_rate(student), **options),
     }
 
@@ -182,19 +171,16 @@ def letkd2(
     """letKD-1 and a second KD layer after the first block of the last stage, supervised by sub-class decisions.
 
     Args:
-        alpha_intermediate: weight of that layer's values.
-        subclasses_per_class: S.
-        lda_components: L, at most; N classes have N - 1.
         options: of `letkd1`.
     """
     return letkd1(**options) | {
         "method": "letKD-2",
         "intermediate": True,
-        "decisions": None,  # a file, instead of those below experiments/LDA/<supervision>
+        "decisions": None,  # train, pictures: a file, instead of those below experiments/LDA/<supervision>
         "subclasses_per_class": subclasses_per_class,
         "lda_components": lda_components,
-        "alpha_intermediate": alpha_intermediate,
-        "sub_loss_coef": 1.0,
+        "alpha_intermediate": alpha_intermediate,  # weight of the values in the output of the intermediate layer
+        "sub_loss_coef": 1.0,  # train: weight of the divergence from the teacher's decisions
     }
 
 
@@ -209,18 +195,15 @@ def fitnet(
     """The student regresses a map of the teacher; with KD layers in it, the paper's control of their size (RN110_RN32).
 
     Args:
-        hint: the map, "intermediate" or "penultimate".
-        penultimate, intermediate: whether the student has a KD layer there.
-        supervised: whether the teacher supervises the scores of these layers, as in letKD.
         options: of `letkd2`.
     """
     return letkd2(**options) | {
         "method": "FitNet",
-        "hint": hint,
-        "hint_loss_coef": 100.0,  # RepDistiller's
+        "hint": hint,  # train: the map that is regressed, intermediate or penultimate
+        "hint_loss_coef": 100.0,  # train: weight of its squared error, RepDistiller's
         "penultimate": penultimate,
         "intermediate": intermediate,
-        "supervised": supervised,
+        "supervised": supervised,  # train: whether the teacher supervises the scores of the KD layers, as in letKD
     }
 
 

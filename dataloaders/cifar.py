@@ -2,12 +2,13 @@
 
 50,000 training and 10,000 test images of 32 x 32; the test set is the evaluation split, as in the literature.
 torchvision knows the address, the checksum and the file names, downloads the archive and verifies it before unpacking.
-The unpacked Python pickles are read here, without hashing them again on every start.
+The unpacked Python pickles are read here, without hashing them again on every start, and as data: they run no code.
 """
 
 import http.client
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,11 @@ PADDING = 4  # the protocol of DESIGN.md section 1 and of nearly all CIFAR paper
 # Per-channel statistics of the training sets; CIFAR-100's as the published protocol rounds them.
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+# What the pickles may ask for: arrays, as NumPy 1 and 2 rebuild them, and text of Python 2.
+SAFE_GLOBALS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+SAFE_GLOBALS |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+SAFE_GLOBALS |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 
 Source = type[torchvision.datasets.CIFAR10]  # CIFAR100 is a subclass
 
@@ -83,6 +89,8 @@ def _ensure_files(source: Source, data_dir: Path, files: list[str]) -> Path:
 def _read_split(paths: list[Path], label_key: str, num_classes: int) -> ImageTensors:
     parts = [_read_pickle(path, "data", label_key) for path in paths]
     for path, (pixels, labels) in zip(paths, parts, strict=True):
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or not _are_integers(labels):
+            raise ValueError(_corrupt(path, "its pixels are not bytes, or its labels not integers"))
         if pixels.shape != (len(labels), 3 * IMAGE_SIZE**2) or not 0 <= min(labels) <= max(labels) < num_classes:
             raise ValueError(_corrupt(path, f"{pixels.shape} pixels, {len(labels)} labels up to {max(labels)}"))
     planes = np.concatenate([pixels for pixels, _ in parts]).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -90,12 +98,25 @@ def _read_split(paths: list[Path], label_key: str, num_classes: int) -> ImageTen
     return ImageTensors(torch.from_numpy(planes).permute(0, 2, 3, 1).contiguous(), torch.tensor(labels))
 
 
+def _are_integers(labels: object) -> bool:
+    return isinstance(labels, list) and bool(labels) and all(type(label) is int for label in labels)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Refuses everything that is no data."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in SAFE_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code")
+        return super().find_class(module, name)
+
+
 def _read_pickle(path: Path, *keys: str) -> list:
     try:
         with path.open("rb") as file:
-            content = pickle.load(file, encoding="latin1")
+            content = _PlainUnpickler(file, encoding="latin1").load()
         return [content[key] for key in keys]
-    except (EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise ValueError(_corrupt(path, f"{type(error).__name__}: {error}")) from error
 
 

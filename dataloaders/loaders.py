@@ -2,14 +2,17 @@
 
 Every loader yields `(images, labels)`: float32 (B, 3, H, W) in channels_last layout, normalised, and int64 (B,), both
 on the device. A training loader repeats an epoch exactly from (seed, epoch) alone: `set_epoch` before iterating, resume
-by setting the epoch. Over a resident split a step moves nothing between host and device and waits for nothing.
+by setting the epoch and the number of its batches that are done: they are neither read nor augmented again. Over a
+resident split a step moves nothing between host and device and waits for nothing.
 
 Data-parallel training (one process a GPU) has its place in `ResidentTrainLoader.__iter__` and `EpochOrder.__iter__`:
 all ranks draw the same epoch, and rank r of R takes part r of each global batch of R * batch_size positions.
 """
 
 import math
+import signal
 from collections.abc import Callable, Iterator, Sized
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -81,20 +84,21 @@ class ResidentTrainLoader:
         self.labels = split.labels.to(device)
         self.augment = ReflectCropFlip(split.images.to(device), dataset.padding)
         self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
-        self.epoch = 0
+        self.set_epoch(0)
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+        """Iterate over this epoch from now on, without its first `skip` batches."""
+        self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Batches:
         padding, flip = self.dataset.padding, self.dataset.flip
         drawn = draw_epoch(len(self.labels), padding=padding, flip=flip, seed=self.seed, epoch=self.epoch)
         draws = EpochDraws(*(values.to(self.device) for values in drawn))
         labels = self.labels[draws.order]
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
             images = self.augment(draws.order[batch], draws.top[batch], draws.left[batch], draws.flip[batch])
             yield self.normalize(images), labels[batch]
@@ -142,6 +146,7 @@ class StreamedLoader:
             pin_memory=device.type == "cuda",
             persistent_workers=num_workers > 0,
             prefetch_factor=PREFETCH_BATCHES if num_workers > 0 else None,
+            worker_init_fn=_outlast_stop_signals,
             generator=torch.Generator(),  # its own: iterating must not advance the global random state
         )
 
@@ -152,6 +157,20 @@ class StreamedLoader:
         for images, labels in checked(self.batches):
             on_device = images.to(self.device, non_blocking=True)
             yield self.normalize(on_device), labels.to(self.device, non_blocking=True)
+
+
+def _outlast_stop_signals(worker: int) -> None:
+    """Let a worker live through a Ctrl-C of the terminal, and the SIGTERM of a batch system, which reach every process.
+
+    The main process finishes its step first, for which it needs its workers. It ends them by a message or, should one
+    hang, by SIGTERM, twice.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
+
+
+def _ignore_once(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 class StreamedTrainLoader(StreamedLoader):
@@ -167,6 +186,7 @@ class StreamedTrainLoader(StreamedLoader):
         seed: int,
         num_workers: int,
     ):
+        self.batch_size = batch_size
         self.order = EpochOrder(len(split), seed)
         super().__init__(
             dataset,
@@ -178,23 +198,24 @@ class StreamedTrainLoader(StreamedLoader):
             drop_last=True,
         )
 
-    def set_epoch(self, epoch: int) -> None:
-        self.order.epoch = epoch
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+        """Iterate over this epoch from now on, without its first `skip` batches."""
+        self.order.epoch, self.order.skip = epoch, skip * self.batch_size
 
 
 class EpochOrder(Sampler):
-    """Yields (epoch, index), shuffled. The epoch travels in the key because the workers outlive it."""
+    """Yields (epoch, index), shuffled, but the first `skip`. The epoch travels along because the workers outlive it."""
 
     def __init__(self, num_images: int, seed: int):
         self.num_images, self.seed = num_images, seed
-        self.epoch = 0
+        self.epoch = self.skip = 0
 
     def __len__(self) -> int:
         return self.num_images
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        for index in torch.randperm(self.num_images, generator=generator).tolist():
+        for index in torch.randperm(self.num_images, generator=generator)[self.skip :].tolist():
             yield self.epoch, index
 
 

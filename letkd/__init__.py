@@ -3,6 +3,7 @@
 Needs torch and numpy only, and nothing else of this project.
 """
 
+from letkd.attached import AttachedStudent, attach
 from letkd.codebook import Codebook
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
@@ -11,20 +12,27 @@ from letkd.lda import LDA
 from letkd.losses import kl_to_scores
 from letkd.patches import pool_map, to_map, to_patches
 from letkd.subclasses import SubclassTargets
+from letkd.supervision import MapSupervision, Supervision, load_supervision, make_supervision
 from letkd.taps import FrozenTaps, Student
 
 __all__ = [
     "LDA",
+    "AttachedStudent",
     "Codebook",
     "FrozenTaps",
     "KDLayer",
     "KMeans",
+    "MapSupervision",
     "Student",
     "SubclassTargets",
+    "Supervision",
     "TemplateScores",
+    "attach",
     "decision_matrix",
     "fit_subclasses",
     "kl_to_scores",
+    "load_supervision",
+    "make_supervision",
     "pool_map",
     "to_map",
     "to_patches",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from letkd.losses import SoftTargets, full_precision
+from letkd.losses import SoftTargets, full_precision, softmax_and_logsumexp
 from letkd.patches import to_patches
 
 
@@ -59,19 +59,22 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def statistics(self, features_BCHW: Tensor, scores_PK: Tensor) -> dict[str, Tensor]:
-        """What one wants to see of a batch now and then, as scalars on the device.
+        """What one wants to see of a batch now and then, on the device: scalars, and counts by word.
 
         `perplexity`: exp of the entropy of the hard assignments, 1 (one word used) to K (all used alike).
         `mean_max_assignment`: mean of the largest soft assignment, 0 to 1.
         `word_accuracy`: percent of patches whose best-scored template is their nearest word.
+        `words`: how many patches each word is nearest to, (K,).
         """
         soft_PK = self.soft_assignment(features_BCHW)
         largest_P, nearest_P = soft_PK.max(dim=1)
-        usage_K = torch.bincount(nearest_P, minlength=self.num_words) / nearest_P.numel()
+        counts_K = torch.bincount(nearest_P, minlength=self.num_words)
+        usage_K = counts_K / nearest_P.numel()
         return {
             "perplexity": torch.special.entr(usage_K).sum().exp(),
             "mean_max_assignment": largest_P.mean(),
             "word_accuracy": 100 * (scores_PK.argmax(dim=1) == nearest_P).float().mean(),
+            "words": counts_K,
         }
 
 
@@ -80,8 +83,7 @@ class _WordTargets:
     codebook: Codebook
     patches_PC: Tensor
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        logits_CK = self.codebook.logits(self.patches_PC[start:stop])
-        log_p_CK = logits_CK.log_softmax(dim=1)
-        p_CK = log_p_CK.exp()
-        return p_CK, torch.linalg.vecdot(p_CK, log_p_CK)
+    def rows(self, chunk: slice) -> tuple[Tensor, Tensor]:
+        logits_RK = self.codebook.logits(self.patches_PC[chunk])
+        p_RK, logsumexp_R = softmax_and_logsumexp(logits_RK)
+        return p_RK, torch.linalg.vecdot(p_RK, logits_RK) - logsumexp_R

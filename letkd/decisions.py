@@ -10,7 +10,7 @@ Shapes: P patches, L LDA components, N classes, S sub-classes a class.
 import torch
 from torch import Tensor
 
-from letkd.kmeans import KMeans, nearest
+from letkd.kmeans import ROWS, KMeans, in_parallel, nearest
 
 
 def fit_subclasses(
@@ -24,17 +24,21 @@ def fit_subclasses(
     Raises:
         ValueError: a class has fewer patches than sub-classes.
     """
+    counts = torch.bincount(labels_P, minlength=num_classes).tolist()
+    for label, count in enumerate(counts):
+        if count < num_subclasses:
+            raise ValueError(f"class {label} has {count} patches, too few for {num_subclasses} sub-classes")
+    rows_of_class = labels_P.argsort(stable=True).split(counts)
     centers_ML = projected_PL.new_empty(num_classes * num_subclasses, projected_PL.shape[1])
     members_P = torch.empty_like(labels_P)
-    for label in range(num_classes):
-        rows = torch.nonzero(labels_P == label).flatten()
-        if len(rows) < num_subclasses:
-            raise ValueError(f"class {label} has {len(rows)} patches, too few for {num_subclasses} sub-classes")
-        first = label * num_subclasses
-        # K is small: faiss has nothing to gain here, and its GPU copies would cost more than the arithmetic.
-        kmeans = KMeans(num_subclasses, seed=seed, backend="torch").fit(projected_PL[rows])
+
+    def fit_class(label: int) -> None:
+        rows_R, first = rows_of_class[label], label * num_subclasses
+        kmeans = KMeans(num_subclasses, seed=seed).fit(projected_PL[rows_R])
         centers_ML[first : first + num_subclasses] = kmeans.centroids_
-        members_P[rows] = kmeans.predict(projected_PL[rows]) + first
+        members_P[rows_R] = kmeans.labels_ + first
+
+    in_parallel(fit_class, range(num_classes), projected_PL.device)
     return centers_ML, members_P
 
 
@@ -51,7 +55,7 @@ def decision_matrix(projected_PL: Tensor, members_P: Tensor, *, num_targets: int
     """
     counts_M = torch.bincount(members_P, minlength=num_targets)
     sums_ML = torch.zeros(num_targets, projected_PL.shape[1], dtype=torch.float64, device=projected_PL.device)
-    for rows_RL, members_R in zip(projected_PL.split(2**18), members_P.split(2**18), strict=True):
+    for rows_RL, members_R in zip(projected_PL.split(ROWS), members_P.split(ROWS), strict=True):
         sums_ML.index_add_(0, members_R, rows_RL.double())
     prototypes_ML = (sums_ML / counts_M.clamp_min(1)[:, None]).to(projected_PL.dtype)
 

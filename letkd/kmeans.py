@@ -1,23 +1,51 @@
 """Lloyd's k-means over millions of patches: the codebook of words and the sub-classes of a class.
 
-    assign  i(p) = argmin_k ||x_p - mu_k||^2 = argmin_k (||mu_k||^2 - 2 x_p.mu_k)
-    update  mu_k = mean of the patches with i(p) = k
+    assign  a(x) = argmin_k d_k(x) = argmax_k (2 x.mu_k - ||mu_k||^2),  with d_k(x) = ||x - mu_k||
+    update  mu_k = mean of the patches with a(x) = k
 
-Shapes: P patches, C channels, K clusters. No subsampling: every patch takes part in every iteration. A cluster that
-lost all its patches is refilled with half of the largest one.
+Shapes: P patches, C channels, K clusters; R rows of a chunk or block of patches, B blocks, M clusters that a block is
+compared with. No subsampling and no approximation: every iteration assigns every patch to its nearest centroid. A
+cluster that lost all its patches is refilled with half of the largest one.
+
+On a GPU every patch is compared with every centroid. On a CPU most of these products are left out, because the triangle
+inequality says what they cannot find. Patches near each other form a block, and a block b keeps for every cluster k how
+much farther away than their own centroid that of k is, at least, for all of its patches (these are the lower bounds of
+Elkan, "Using the Triangle Inequality to Accelerate k-Means", ICML 2003, kept for blocks instead of single patches):
+
+    s_bk <= min_{x in b} d_k(x) - d_a(x)        so that only the k with s_bk <= 0 need comparing
+
+    at first                       s_bk = ||mu_a - mu_k|| - 2 r       b holds patches of one cluster a; r = max_x d_a(x)
+    centroids move by delta_k      s_bk decreases by delta_k + max_{x in b} delta_a(x)
+    b was compared with k          s_bk = sqrt(r^2 + q) - r           q = min_x d_k^2 - d_a^2, nobody's own cluster anew
+
+The last line holds because d_k - d_a = sqrt(d_a^2 + d_k^2 - d_a^2) - d_a grows with d_k^2 - d_a^2 and falls with d_a.
+A patch that changes its cluster stays in its block: its own distance only falls. Every bound gives up more than the
+rounding of float arithmetic could have added to it.
 """
 
+import difflib
 import importlib.util
-import warnings
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from letkd.chunks import row_chunks
+from letkd.losses import full_precision
+
 NUM_ITERATIONS = 20  # of the paper's codebooks
-CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}  # of a (rows, K) block of distances
+BACKENDS = ("torch", "faiss")
 SPLIT = 1 / 1024  # relative distance between the two halves of a split cluster
-BACKENDS = ("auto", "faiss", "torch")
+GROUP = 64  # columns that are reduced together
+ALIGNMENT = 16  # columns of a product; with an odd number it takes half as long again
+ROWS = 2**16  # of a pass over (rows, C)
+# Blocks pay where a CPU has many clusters to compare, and their (B, K) bounds stay small: 2**14 blocks, 2**13 clusters.
+BLOCK_ROWS, MAX_BLOCKS = 512, 2**14
+MIN_CLUSTERS, MAX_CLUSTERS, MIN_PATCHES_A_CLUSTER = 2**10, 2**13, 2**6
 
 
 class KMeans:
@@ -27,12 +55,12 @@ class KMeans:
         num_clusters: K.
         num_iterations: Lloyd iterations; always all of them, as in the paper.
         seed: of the initial centroids, which are K different patches.
-        backend: "faiss" (on its GPU where it has one), "torch" (on the features' device), or "auto": faiss where it
-            is installed, otherwise torch with a warning.
+        backend: "torch", on the features' device, or "faiss", which assigns on its GPUs where it has any.
         on_iteration: called with (iteration from 1, objective) after every iteration.
 
     Attributes after `fit`:
-        centroids_: (K, C) float32 on the features' device.
+        centroids_: (K, C) on the features' device.
+        labels_: (P,) nearest centroid of every patch.
         objectives_: sum of squared distances to the centroid that each iteration assigned to, a list of floats.
     """
 
@@ -42,11 +70,12 @@ class KMeans:
         *,
         num_iterations: int = NUM_ITERATIONS,
         seed: int = 0,
-        backend: str = "auto",
+        backend: str = "torch",
         on_iteration: Callable[[int, float], None] | None = None,
     ):
         if backend not in BACKENDS:
-            raise ValueError(f"unknown k-means backend {backend!r}; known: {', '.join(BACKENDS)}")
+            known = sorted(BACKENDS, key=lambda name: -difflib.SequenceMatcher(None, name, backend).ratio())
+            raise ValueError(f"unknown k-means backend {backend!r}; known: {', '.join(known)}")
         self.num_clusters = num_clusters
         self.num_iterations = num_iterations
         self.seed = seed
@@ -60,21 +89,22 @@ class KMeans:
         Raises:
             ValueError: more clusters than patches, or features that are not finite.
         """
-        num_patches = features_PC.shape[0]
+        num_patches = len(features_PC)
         if not 1 <= self.num_clusters <= num_patches:
             raise ValueError(f"k-means of {num_patches} patches cannot have {self.num_clusters} clusters")
-        if not torch.isfinite(features_PC.sum()):
-            raise ValueError("k-means needs finite features; these hold inf or nan")
-        step = self._faiss_step(features_PC) if self._uses_faiss() else _lloyd_step
+        assign = (_FaissAssignment if self.backend == "faiss" else _Assignment)(features_PC)
+        means = _Means(features_PC, self.num_clusters)
         generator = torch.Generator().manual_seed(self.seed)
         first = torch.randperm(num_patches, generator=generator)[: self.num_clusters]
-        self.centroids_ = features_PC[first.to(features_PC.device)].clone()
+        self.centroids_ = features_PC[first.to(features_PC.device)]
         self.objectives_ = []
         for iteration in range(1, self.num_iterations + 1):
-            self.centroids_, objective = step(features_PC, self.centroids_)
+            index_P, objective = assign(self.centroids_)
+            self.centroids_ = means.update(index_P)
             self.objectives_.append(objective)
             if self.on_iteration:
                 self.on_iteration(iteration, objective)
+        self.labels_, _ = assign(self.centroids_)
         return self
 
     @torch.no_grad()
@@ -82,62 +112,163 @@ class KMeans:
         """Index of the nearest centroid of every patch, (P,)."""
         return nearest(features_PC, self.centroids_)[0]
 
-    def _uses_faiss(self) -> bool:
-        installed = importlib.util.find_spec("faiss") is not None
-        if self.backend == "faiss" and not installed:
-            raise ValueError("k-means backend 'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'")
-        if self.backend == "auto" and not installed:
-            warnings.warn("faiss is not installed: k-means runs in torch", stacklevel=3)
-        return installed and self.backend != "torch"
-
-    def _faiss_step(self, features_PC: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor, float]]:
-        import faiss
-
-        host_PC = features_PC.float().contiguous().cpu().numpy()
-        gpu = faiss.get_num_gpus() > 0
-
-        def step(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, float]:
-            lloyd = faiss.Kmeans(
-                host_PC.shape[1],
-                len(centroids_KC),
-                niter=1,
-                seed=self.seed,
-                gpu=gpu,
-                min_points_per_centroid=1,
-                max_points_per_centroid=len(host_PC),
-            )
-            lloyd.train(host_PC, init_centroids=centroids_KC.cpu().numpy())
-            return torch.from_numpy(lloyd.centroids).to(features_PC.device), float(lloyd.obj[-1])
-
-        return step
-
 
 def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest centroid (P,), and its ||mu||^2 - 2 x.mu (P,): the squared distance less ||x||^2."""
-    bias_K = centroids_KC.square().sum(dim=1)
+    num_clusters = len(centroids_KC)
+    width = min(GROUP, num_clusters)
+    padding = -num_clusters % width
+    weight_KC = F.pad(2 * centroids_KC, (0, 0, 0, padding))
+    bias_K = F.pad(-centroids_KC.square().sum(dim=1), (0, padding), value=-torch.inf)
     index_P = torch.empty(len(features_PC), dtype=torch.int64, device=features_PC.device)
     partial_P = torch.empty_like(features_PC[:, 0])
-    rows = max(1, CHUNK_ELEMENTS.get(features_PC.device.type, 2**20) // len(centroids_KC))
-    for start in range(0, len(features_PC), rows):
-        chunk = slice(start, start + rows)
-        distances_RK = torch.addmm(bias_K, features_PC[chunk], centroids_KC.T, alpha=-2)
-        torch.min(distances_RK, dim=1, out=(partial_P[chunk], index_P[chunk]))
+
+    def assign(rows: slice) -> None:
+        # The largest of each group and then the place in one group: a CPU's argmax takes as long as the product.
+        scores_RGW = torch.addmm(bias_K, features_PC[rows], weight_KC.T).unflatten(1, (-1, width))
+        best_R, group_R = scores_RGW.amax(dim=2).max(dim=1)
+        group_R1W = group_R[:, None, None].expand(-1, 1, width)
+        torch.add(scores_RGW.gather(1, group_R1W).argmax(dim=2)[:, 0], group_R, alpha=width, out=index_P[rows])
+        torch.neg(best_R, out=partial_P[rows])
+
+    in_parallel(assign, row_chunks(len(features_PC), len(bias_K), features_PC.device), features_PC.device)
     return index_P, partial_P
 
 
-def _lloyd_step(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, float]:
-    num_clusters = len(centroids_KC)
-    index_P, partial_P = nearest(features_PC, centroids_KC)
-    objective = _squared_norm(features_PC) + partial_P.sum(dtype=torch.float64).item()
-    counts_K = torch.bincount(index_P, minlength=num_clusters)
-    sums_KC = torch.zeros_like(centroids_KC).index_add_(0, index_P, features_PC)
-    means_KC = sums_KC / counts_K.clamp_min(1)[:, None]
-    return _refill_empty(means_KC, counts_K), max(objective, 0.0)
+class _Assignment:
+    """The nearest centroid of every patch, for centroids that move from call to call."""
+
+    def __init__(self, features_PC: Tensor):
+        self.features_PC = features_PC
+        self.squared_norms_P = _squared_norms(features_PC)
+        if not torch.isfinite(self.squared_norms_P.sum()):
+            raise ValueError("k-means needs finite features; these hold inf or nan")
+        self._index_P: Tensor | None = None
+        self._blocks: _Blocks | None = None
+
+    def __call__(self, centroids_KC: Tensor) -> tuple[Tensor, float]:
+        """Index of the nearest centroid (P,), overwritten by the next call, and the sum of all squared distances."""
+        if self._index_P is None or not _blocks_pay(self.features_PC, len(centroids_KC)):
+            self._index_P, partial_P = nearest(self.features_PC, centroids_KC)
+        else:
+            if self._blocks is None:
+                self._blocks = _Blocks(self.features_PC, self.squared_norms_P, self._index_P, centroids_KC)
+            partial_P = self._blocks.reassign(self._index_P, centroids_KC)
+        objective = self.squared_norms_P.sum(dtype=torch.float64) + partial_P.sum(dtype=torch.float64)
+        return self._index_P, max(objective.item(), 0.0)
 
 
-def _squared_norm(features_PC: Tensor) -> float:
-    """Sum of ||x_p||^2, accumulated in float64 over row chunks."""
-    return sum(rows.square().sum(dtype=torch.float64).item() for rows in features_PC.split(2**20))
+def _blocks_pay(features_PC: Tensor, num_clusters: int) -> bool:
+    return (
+        features_PC.device.type == "cpu"
+        and MIN_CLUSTERS <= num_clusters <= MAX_CLUSTERS
+        and len(features_PC) >= MIN_PATCHES_A_CLUSTER * num_clusters
+    )
+
+
+class _Blocks:
+    """Blocks of near patches with the bounds that the head of this module derives.
+
+    Args:
+        index_P: a nearby centroid of every patch; patches that share one share blocks.
+        centroids_KC: where the centroids are now.
+    """
+
+    def __init__(self, features_PC: Tensor, squared_norms_P: Tensor, index_P: Tensor, centroids_KC: Tensor):
+        self.features_PC = features_PC
+        self.squared_norms_P = squared_norms_P
+        self.centroids_KC = centroids_KC
+        # Float sums of C products are off by less than this, relative to the squared norms of patch and centroid.
+        self.rounding = 4 * (features_PC.shape[1] + 16) * torch.finfo(features_PC.dtype).eps
+
+        own_P = _squared_distances(features_PC, centroids_KC, index_P)
+        order_P = own_P.argsort()
+        order_P = order_P[index_P[order_P].argsort(stable=True)]  # by cluster, in it from the inside out
+        num_rows = max(BLOCK_ROWS, len(order_P) // MAX_BLOCKS)
+        members = order_P.split(torch.bincount(index_P, minlength=len(centroids_KC)).tolist())
+        self.blocks = [rows_R for rows_P in members if len(rows_P) for rows_R in rows_P.split(num_rows)]
+        outermost_B = torch.stack([rows_R[-1] for rows_R in self.blocks])
+
+        norms_K = centroids_KC.square().sum(dim=1)
+        apart_KK = torch.addmm(norms_K, centroids_KC, centroids_KC.T, alpha=-2).add_(norms_K[:, None])
+        error = self.rounding * (norms_K.amax() + squared_norms_P.amax())
+        apart_KK.sub_(error).clamp_min_(0).sqrt_()
+        self.slack_BK = apart_KK[index_P[outermost_B]]
+        self.slack_BK -= 2 * (own_P[outermost_B] + error).sqrt()[:, None]
+
+    def reassign(self, index_P: Tensor, centroids_KC: Tensor) -> Tensor:
+        """Bring `index_P` up to date with centroids that moved; ||mu||^2 - 2 x.mu (P,) of the nearest."""
+        moved_K = (centroids_KC - self.centroids_KC).norm(dim=1) * (1 + self.rounding)
+        self.centroids_KC = centroids_KC
+        weight_KC = 2 * centroids_KC
+        bias_K = -centroids_KC.square().sum(dim=1)
+        partial_P = torch.empty_like(self.squared_norms_P)
+
+        def compare(block: int) -> None:
+            rows_R, slack_K = self.blocks[block], self.slack_BK[block]
+            own_R, norms_R = index_P[rows_R], self.squared_norms_P[rows_R]
+            slack_K -= moved_K + moved_K[own_R].amax()
+            near_M = torch.nonzero(slack_K <= 0).flatten()
+            near_M = torch.cat([near_M, near_M[-1:].expand(-len(near_M) % ALIGNMENT)])
+            bias_M = bias_K[near_M]
+            scores_RM = torch.addmm(bias_M, self.features_PC[rows_R], weight_KC[near_M].T)
+            best_R = scores_RM.amax(dim=1)
+            partial_P[rows_R] = -best_R
+
+            own_score_R = scores_RM.gather(1, torch.searchsorted(near_M, own_R)[:, None])[:, 0]
+            changed = torch.nonzero(best_R > own_score_R).flatten()
+            index_P[rows_R[changed]] = near_M[scores_RM[changed].argmax(dim=1)]
+
+            error = self.rounding * (norms_R.amax() - bias_M.amin())
+            radius = (norms_R - best_R).amax().clamp_min(0) + error
+            gap_M = scores_RM.sub_(best_R[:, None]).amax(dim=0).neg_().sub_(error).clamp_min_(0)
+            slack_K[near_M] = (radius + gap_M).sqrt_() - radius.sqrt()
+
+        in_parallel(compare, range(len(self.blocks)), self.features_PC.device)
+        return partial_P
+
+
+class _FaissAssignment:
+    """The nearest centroid of every patch, found by faiss."""
+
+    def __init__(self, features_PC: Tensor):
+        if importlib.util.find_spec("faiss") is None:
+            raise ValueError("k-means backend 'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'")
+        import faiss
+
+        self.device = features_PC.device
+        self.host_PC = features_PC.float().contiguous().cpu().numpy()
+        self.index = faiss.IndexFlatL2(self.host_PC.shape[1])
+        if faiss.get_num_gpus() > 0:
+            self.index = faiss.index_cpu_to_all_gpus(self.index)
+
+    def __call__(self, centroids_KC: Tensor) -> tuple[Tensor, float]:
+        self.index.reset()
+        self.index.add(centroids_KC.float().cpu().numpy())
+        distances, index = self.index.search(self.host_PC, 1)
+        return torch.from_numpy(index[:, 0]).to(self.device), float(distances.sum(dtype="float64"))
+
+
+class _Means:
+    """Means of the clusters, from sums that follow the patches that change their cluster."""
+
+    def __init__(self, features_PC: Tensor, num_clusters: int):
+        self.features_PC = features_PC
+        self.num_clusters = num_clusters
+        # Before the first update all patches are in a cluster of their own, the last row, which nobody reads.
+        self._index_P = features_PC.new_full((len(features_PC),), num_clusters, dtype=torch.int64)
+        self._sums_KC = features_PC.new_zeros(num_clusters + 1, features_PC.shape[1], dtype=torch.float64)
+
+    def update(self, index_P: Tensor) -> Tensor:
+        """Centroids (K, C) of the clusters `index_P` (P,), no cluster empty."""
+        for rows_R in torch.nonzero(index_P != self._index_P).flatten().split(ROWS):
+            features_RC = self.features_PC[rows_R].double()
+            self._sums_KC.index_add_(0, index_P[rows_R], features_RC)
+            self._sums_KC.index_add_(0, self._index_P[rows_R], features_RC, alpha=-1)
+        self._index_P.copy_(index_P)
+        counts_K = torch.bincount(index_P, minlength=self.num_clusters)
+        means_KC = self._sums_KC[:-1] / counts_K.clamp_min(1)[:, None]
+        return _refill_empty(means_KC.to(self.features_PC.dtype), counts_K)
 
 
 def _refill_empty(centroids_KC: Tensor, counts_K: Tensor) -> Tensor:
@@ -150,3 +281,38 @@ def _refill_empty(centroids_KC: Tensor, counts_K: Tensor) -> Tensor:
         counts[empty] = counts[largest] // 2
         counts[largest] -= counts[empty]
     return centroids_KC
+
+
+def _squared_norms(features_PC: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(features_PC, dim=1).square_()
+
+
+def _squared_distances(features_PC: Tensor, centroids_KC: Tensor, index_P: Tensor) -> Tensor:
+    """||x - mu_index||^2 (P,), from the differences."""
+    pairs = zip(features_PC.split(ROWS), index_P.split(ROWS), strict=True)
+    return torch.cat([_squared_norms(features_RC - centroids_KC[index_R]) for features_RC, index_R in pairs])
+
+
+def in_parallel(work: Callable[[Any], None], items: Iterable[Any], device: torch.device) -> None:
+    """Call `work` for every item; on a CPU one thread a core takes its share of them, and no operator uses several.
+
+    The items are small: splitting every single operator between the cores would cost more than it saves.
+    """
+    inference = torch.is_inference_mode_enabled()  # it belongs to a thread, like `no_grad`
+
+    def share(worker: int, num_workers: int) -> None:
+        with torch.inference_mode(inference), torch.no_grad(), full_precision(device):
+            for item in itertools.islice(items, worker, None, num_workers):
+                work(item)
+
+    num_workers = torch.get_num_threads()
+    if device.type != "cpu" or num_workers == 1:
+        share(0, 1)
+        return
+    items = list(items)
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num_workers) as pool:
+            list(pool.map(share, range(num_workers), [num_workers] * num_workers))
+    finally:
+        torch.set_num_threads(num_workers)

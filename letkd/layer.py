@@ -7,6 +7,7 @@
 
 Shapes: f (B, C, H, W), templates T (K, C), semantic vectors V (C, K); scores and weights as rows (P, K), P = B*H*W.
 The layer stays in the student at inference: that is how the student uses the teacher's knowledge without the teacher.
+`letkd.values` has the arithmetic.
 """
 
 import math
@@ -16,27 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from letkd.patches import to_map, to_patches
+from letkd.values import COSINE_EPS, Statistics, values_alone, values_and_scores
 
 TEMPLATE_SCALE_INIT = 3.0  # both from the authors' experiment files
 SEMANTIC_SCALE_INIT = 1.0
-COSINE_EPS = 1e-12
 
 
 def _fan_in_normal(rows: int, fan_in: int) -> nn.Parameter:
     """(rows, fan_in) weights from N(0, sqrt(2 / fan_in))."""
     return nn.Parameter(torch.randn(rows, fan_in) * math.sqrt(2 / fan_in))
-
-
-def scaled_cosine(x_PC: Tensor, weight_KC: Tensor, scale: Tensor) -> Tensor:
-    """scale * cos(x_p, w_k) for all rows and weights, (P, K).
-
-    The scale goes into the small weight, and the norms of the rows divide whichever is smaller, rows or products.
-    """
-    norms_P1 = torch.linalg.vector_norm(x_PC, dim=1, keepdim=True).clamp_min(COSINE_EPS)
-    weight_KC = scale * F.normalize(weight_KC, dim=1, eps=COSINE_EPS)
-    if x_PC.shape[1] < weight_KC.shape[0]:
-        return (x_PC / norms_P1) @ weight_KC.T
-    return (x_PC @ weight_KC.T) / norms_P1
 
 
 class TemplateScores(nn.Module):
@@ -54,7 +43,16 @@ class TemplateScores(nn.Module):
 
     def forward(self, features_BCHW: Tensor) -> Tensor:
         """Scores as rows (P, K)."""
-        return scaled_cosine(to_patches(features_BCHW), self.templates, self.scale)
+        return self.unit_patches(features_BCHW) @ self.scaled_templates().T
+
+    def unit_patches(self, features_BCHW: Tensor) -> Tensor:
+        """Patches of length 1 (P, C)."""
+        patches_PC = to_patches(features_BCHW).to(self.templates.dtype)  # under autocast too
+        return F.normalize(patches_PC, dim=1, eps=COSINE_EPS)
+
+    def scaled_templates(self) -> Tensor:
+        """Templates of length `scale` (K, C): their products with unit patches are the scores."""
+        return self.scale * F.normalize(self.templates, dim=1, eps=COSINE_EPS)
 
 
 class KDLayer(nn.Module):
@@ -74,11 +72,44 @@ class KDLayer(nn.Module):
         self.semantic_vectors = _fan_in_normal(channels, num_templates)
         self.scale = nn.Parameter(torch.tensor([SEMANTIC_SCALE_INIT]))
 
-    def forward(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Output (B, C, H, W) and the scores (P, K) that the teacher supervises."""
-        scores_PK = self.scores(features_BCHW)
+    def forward(self, features_BCHW: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Output (B, C, H, W) and the scores (P, K) that the teacher supervises.
+
+        Args:
+            with_scores: False where nobody compares them: then a deployed layer never holds them, and None is returned.
+
+        Raises:
+            ValueError: in training mode, for a single patch: it has no batch statistics.
+        """
         if self.alpha == 0:
-            return features_BCHW, scores_PK
-        weights_PK = F.relu(self.bn(scores_PK))
-        values_PC = scaled_cosine(weights_PK, self.semantic_vectors, self.scale)
-        return features_BCHW + self.alpha * to_map(values_PC, like_BxHW=features_BCHW), scores_PK
+            return features_BCHW, self.scores(features_BCHW) if with_scores else None
+        if self.bn.training:
+            return self._train(features_BCHW)
+        operands = self._operands(features_BCHW)
+        running = Statistics(self.bn.running_mean, self.bn.running_var)
+        if not with_scores:
+            return self._add(features_BCHW, values_alone(*operands, eps=self.bn.eps, running=running)), None
+        values_PC, scores_PK, _ = values_and_scores(*operands, eps=self.bn.eps, running=running)
+        return self._add(features_BCHW, values_PC), scores_PK
+
+    def _train(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        if features_BCHW[:, 0].numel() == 1:
+            raise ValueError(f"a KD layer trains on more than one patch, not on a map {tuple(features_BCHW.shape)}")
+        values_PC, scores_PK, batch = values_and_scores(*self._operands(features_BCHW), eps=self.bn.eps, running=None)
+        self._track(batch, num_patches=len(scores_PK))
+        return self._add(features_BCHW, values_PC), scores_PK
+
+    def _operands(self, features_BCHW: Tensor) -> tuple[Tensor, ...]:
+        unit_PC, templates_KC = self.scores.unit_patches(features_BCHW), self.scores.scaled_templates()
+        semantic_CK = self.scale * F.normalize(self.semantic_vectors, dim=1, eps=COSINE_EPS)
+        return unit_PC, templates_KC, semantic_CK, self.bn.weight, self.bn.bias
+
+    @torch.no_grad()
+    def _track(self, batch: Statistics, *, num_patches: int) -> None:
+        """Move the running statistics towards the batch's, as BatchNorm does: the variance without its bias."""
+        self.bn.running_mean.lerp_(batch.mean_K, self.bn.momentum)
+        self.bn.running_var.lerp_(batch.var_K * (num_patches / (num_patches - 1)), self.bn.momentum)
+        self.bn.num_batches_tracked += 1
+
+    def _add(self, features_BCHW: Tensor, values_PC: Tensor) -> Tensor:
+        return features_BCHW + self.alpha * to_map(values_PC, like_BxHW=features_BCHW)

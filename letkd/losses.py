@@ -1,10 +1,13 @@
 """KL divergence from soft targets to a student's scores, without keeping the targets.
 
-    L = 1/P sum_p KL(t_p || softmax(s_p)) = 1/P sum_p [ sum_k t_pk log t_pk - sum_k t_pk s_pk + logsumexp_k s_pk ]
-    dL/ds = 1/P (softmax(s) - t)
+    L = 1/P sum_p KL(t_p || q_p),  q = softmax(s)
+      = 1/P sum_p [ sum_k t_pk log t_pk - sum_k t_pk s_pk + logsumexp_k s_pk ]
+    dL/ds = 1/P (q - t)
 
 Shapes: P patches, K words or sub-classes; scores s (P, K). The gradient needs the targets once and in the same order as
 the loss, so both come in one pass over row chunks: besides the scores themselves only the gradient is ever (P, K).
+The logarithms of (P, K) probabilities are never taken: where a softmax is known, its logsumexp follows from the largest
+entry, logsumexp_k s_k = max s - log max q.
 The targets belong to the teacher: no gradient reaches them.
 """
 
@@ -14,15 +17,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Elements of a chunk: on a CPU it should stay in the cache, on a GPU it should fill the device.
-CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**25}
+from letkd.chunks import row_chunks
 
 
 class SoftTargets(Protocol):
     """Target distributions over K for P patches, produced a chunk of rows at a time."""
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Probabilities (stop - start, K) and their negative entropies sum_k t log t (stop - start,)."""
+    def rows(self, chunk: slice) -> tuple[Tensor, Tensor]:
+        """Probabilities (rows, K) and their negative entropies sum_k t log t (rows,)."""
         ...
 
 
@@ -31,31 +33,37 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
+def softmax_and_logsumexp(logits_PK: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax (P, K) and logsumexp (P,) of every row."""
+    q_PK = logits_PK.softmax(dim=1)
+    return q_PK, logits_PK.amax(dim=1) - q_PK.amax(dim=1).log()
+
+
 class _KLFromTargets(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores_PK: Tensor, targets: SoftTargets) -> Tensor:
-        num_patches, num_words = scores_PK.shape
         dtype = torch.promote_types(scores_PK.dtype, torch.float32)
-        grad_PK = torch.empty_like(scores_PK, dtype=dtype)
+        grad_PK = torch.empty_like(scores_PK)
         loss = torch.zeros((), dtype=dtype, device=scores_PK.device)
-        chunk = max(1, CHUNK_ELEMENTS.get(scores_PK.device.type, 2**18) // num_words)
         with full_precision(scores_PK.device):
-            for start in range(0, num_patches, chunk):
-                stop = min(start + chunk, num_patches)
-                targets_CK, negative_entropy_C = targets.rows(start, stop)
-                targets_CK = targets_CK.to(dtype)
-                log_q_CK = torch.log_softmax(scores_PK[start:stop].to(dtype), dim=1)
-                loss += negative_entropy_C.sum() - torch.dot(targets_CK.flatten(), log_q_CK.flatten())
-                torch.sub(log_q_CK.exp_(), targets_CK, out=grad_PK[start:stop])
+            for rows in row_chunks(*scores_PK.shape, scores_PK.device):
+                scores_RK = scores_PK[rows].to(dtype)
+                targets_RK, negative_entropy_R = targets.rows(rows)
+                targets_RK = targets_RK.to(dtype)
+                q_RK, logsumexp_R = softmax_and_logsumexp(scores_RK)
+                loss += (negative_entropy_R + logsumexp_R - torch.linalg.vecdot(targets_RK, scores_RK)).sum()
+                torch.sub(q_RK, targets_RK, out=q_RK)
+                torch.div(q_RK, scores_PK.shape[0], out=grad_PK[rows])
         ctx.save_for_backward(grad_PK)
-        ctx.scores_dtype = scores_PK.dtype
-        return loss / num_patches
+        return loss / scores_PK.shape[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:
         (grad_PK,) = ctx.saved_tensors
-        return (grad_PK * (grad_loss / grad_PK.shape[0])).to(ctx.scores_dtype), None
+        if grad_loss.device.type == "cpu" and grad_loss == 1:  # reading it is free there, a pass over (P, K) is not
+            return grad_PK, None
+        return grad_PK * grad_loss.to(grad_PK.dtype), None
 
 
 def kl_to_scores(scores_PK: Tensor, targets: SoftTargets) -> Tensor:

@@ -79,6 +79,6 @@ class _DecisionTargets:
     subclasses: SubclassTargets
     index_P: Tensor
 
-    def rows(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        index_C = self.index_P[start:stop]
-        return self.subclasses.decisions[index_C], self.subclasses.negative_entropy[index_C]
+    def rows(self, chunk: slice) -> tuple[Tensor, Tensor]:
+        index_R = self.index_P[chunk]
+        return self.subclasses.decisions[index_R], self.subclasses.negative_entropy[index_R]

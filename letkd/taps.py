@@ -47,7 +47,7 @@ class Student(nn.Module):
 
     Args:
         backbone: any network; its own state-dict names appear below `backbone.`.
-        layers: KD layers by name; each returns (output, scores), and its output takes the map's place.
+        layers: KD layers by name; the output of each takes its map's place.
         paths: module path in the backbone where each layer sits.
     """
 
@@ -55,20 +55,23 @@ class Student(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.layers = nn.ModuleDict(layers)
-        self._scores: dict[str, Tensor] = {}
+        self._scores = _Scores()
         for name, layer in self.layers.items():
             submodule(backbone, paths[name]).register_forward_hook(_Insert(layer, self._scores, name))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, N)."""
-        return self.forward_with_scores(images)[0]
+        return self.backbone(images)
 
     def forward_with_scores(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (B, N), and the scores (P, K) of every layer by name."""
-        logits = self.backbone(images)
-        scores = dict(self._scores)
-        self._scores.clear()
-        return logits, scores
+        self._scores.wanted = True
+        try:
+            logits = self.backbone(images)
+            return logits, dict(self._scores)
+        finally:
+            self._scores.wanted = False
+            self._scores.clear()
 
 
 def submodule(network: nn.Module, path: str) -> nn.Module:
@@ -89,12 +92,20 @@ class _Record:
         self.maps[self.name] = output
 
 
+class _Scores(dict[str, Tensor]):
+    """Scores of the layers by name, while they are wanted."""
+
+    wanted = False
+
+
 class _Insert:
-    def __init__(self, layer: nn.Module, scores: dict[str, Tensor], name: str):
+    def __init__(self, layer: nn.Module, scores: _Scores, name: str):
         self.layer = layer
         self.scores = scores
         self.name = name
 
     def __call__(self, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        changed, self.scores[self.name] = self.layer(output)
+        changed, scores = self.layer(output, with_scores=self.scores.wanted)
+        if self.scores.wanted:
+            self.scores[self.name] = scores
         return changed

@@ -1,9 +1,12 @@
 """Fixtures of the tests that run whole jobs."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sklearn.datasets
+from training_tools import train
 
 import dataloaders.digits
 
@@ -20,3 +23,20 @@ def few_digits() -> Iterator[None]:
         patch.setattr(sklearn.datasets, "load_digits", lambda: few)
         patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
         yield
+
+
+@pytest.fixture(scope="module")
+def supervision(tmp_path_factory, few_digits) -> Path:
+    """A teacher of one epoch with its codebook and decision scores."""
+    folder = tmp_path_factory.mktemp("supervision")
+    train("classification", folder, epochs=1)
+    train("classification", folder, kmeans=16)
+    train("classification", folder, LDA=5, subclasses_per_class=2)
+    return folder
+
+
+@pytest.fixture
+def folder(supervision, tmp_path) -> Path:
+    """A copy of `supervision` to train in."""
+    shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
+    return tmp_path

@@ -44,7 +44,7 @@ def test_resnet20_by_hand():
     assert count_multiply_adds(create_model("resnet20", num_classes=100), 32)["multiply_adds"] == RESNET20
 
 
-@pytest.mark.parametrize(("alpha", "num_products"), [(1.0, 2), (0.5, 2), (0.0, 1)])
+@pytest.mark.parametrize(("alpha", "num_products"), [(1.0, 2), (0.5, 2), (0.0, 0)])
 def test_a_kd_layer_costs_its_cosine_products(alpha, num_products):
     alone = count_multiply_adds(create_model("resnet8", num_classes=10), 16)["multiply_adds"]
     counted = count_multiply_adds(with_layers("resnet8", alpha=alpha), 16)

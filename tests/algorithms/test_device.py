@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from algorithms.letkd import LetKD
+from algorithms.step import descend
 from algorithms.supervision import Teacher
-from algorithms.training import Meter, descend, make_optimizer
+from algorithms.training import Meter, make_optimizer
 from architectures import create_model
 from dataloaders import load_dataset, make_train_loader
 from letkd import Codebook, FrozenTaps, KDLayer, Student, SubclassTargets

@@ -1,8 +1,10 @@
 """Files are whole or absent, damage is noticed, and two jobs do not share a directory."""
 
 import errno
+import json
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import torch
 
 from algorithms import checkpoints
 from algorithms.checkpoints import NEWEST, find_checkpoint, load_checkpoint, save_last, set_aside
-from algorithms.files import load_tensors, save_json, save_tensors
+from algorithms.files import load_json, load_tensors, save_json, save_tensors
 from algorithms.records import exclusive
 
 CONTENT = {"format": "letkd-test-1", "weights": torch.arange(300.0), "names": ["a", "b"], "epoch": 3}
@@ -47,6 +49,64 @@ def test_every_truncation_is_noticed(saved):
         saved.write_bytes(whole[: draw.randrange(len(whole))])
         with pytest.raises(ValueError, match=r"file\.pth (is damaged|is refused)"):
             load_tensors(saved)
+
+
+RESULTS = {
+    "config": "A.B",
+    "top1": 71.25,
+    "mean": (0.5, 0.25),
+    "options": {"epochs": 8, "note": "gr\u00fcn"},
+    "loss": None,
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    path = tmp_path / "results.json"
+    save_json(path, RESULTS)
+    return path
+
+
+def test_a_json_document_is_read_back_without_its_checksum(results):
+    expected = RESULTS | {"mean": [0.5, 0.25]}
+    assert load_json(results) == expected
+    assert list(json.loads(results.read_text())) == [*RESULTS, "sha256"]
+    save_json(results, json.loads(results.read_text()) | {"top1": 72.0})  # its checksum is made anew
+    assert load_json(results) == expected | {"top1": 72.0}
+
+
+def test_damage_to_a_json_document_is_noticed_or_changes_nothing(results):
+    whole, draw = results.read_bytes(), random.Random(2)
+    expected, noticed = load_json(results), 0
+    for number in range(2 * NUM_DAMAGES):
+        damaged = bytearray(whole)
+        if number % 2:
+            damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        else:
+            del damaged[draw.randrange(len(whole)) :]
+        results.write_bytes(damaged)
+        try:
+            assert load_json(results) == expected  # the newline at the end is gone, say
+        except ValueError as error:
+            assert re.match(r"\A\S*results\.json is damaged: [^\n]*\Z", str(error))
+            noticed += 1
+    assert noticed > 2 * NUM_DAMAGES - 10
+
+
+def test_an_edited_number_is_noticed_and_a_document_that_never_had_a_checksum_is_mentioned(
+    results, caplog, monkeypatch
+):
+    monkeypatch.setattr(checkpoints.log, "propagate", True)
+    caplog.set_level("INFO")
+    content = json.loads(results.read_text())
+    results.write_text(json.dumps(content | {"top1": 99.0}))
+    with pytest.raises(ValueError, match="its checksum does not fit"):
+        load_json(results)
+    assert not caplog.text
+    del content["sha256"]
+    results.write_text(json.dumps(content))
+    assert load_json(results) == content
+    assert "results.json has no checksum" in caplog.text
 
 
 def test_a_file_without_checksum_is_read_if_it_is_not_ours(tmp_path):

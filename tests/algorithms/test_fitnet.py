@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from algorithms.fitnet import FitNet
 from algorithms.letkd import LetKD
 from algorithms.methods import find_method
+from algorithms.step import descend
 from algorithms.supervision import missing_supervision, save_codebook, save_decisions
-from algorithms.training import descend, make_optimizer
+from algorithms.training import make_optimizer
 from algorithms.weights import fingerprint
 from architectures import create_model
 from config.recipes import fitnet

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -523,15 +524,14 @@ def test_decision_scores_do_not_depend_on_how_they_were_computed(updates, folder
 
 
 def test_the_file_of_patches_is_where_it_was_asked_for_and_goes_afterwards(folder, tmp_path_factory, monkeypatch):
+    """It never has a name: it cannot outlive the process."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    mapped, memmap = [], np.memmap
-    monkeypatch.setattr(
-        np, "memmap", lambda name, *args, **options: mapped.append(Path(name)) or memmap(name, *args, **options)
-    )
+    places, temporary_file = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: places.append(dir) or temporary_file(dir=dir))
     remade(folder, CODEBOOK, memmap=True)
     remade(folder, CODEBOOK, memmap=True, memmap_dir=str(elsewhere))
-    assert [path.parent for path in mapped] == [folder / "VQ/digits/RN8", elsewhere]
-    assert not any(path.exists() for path in mapped)
+    assert places == [folder / "VQ/digits/RN8", elsewhere]
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize(("job", "place"), [({"kmeans": 16}, "VQ"), ({"LDA": 5}, "LDA")])

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import struct
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,95 +10,34 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
 from torch import nn
+from training_tools import (
+    METHODS,
+    STEPS,
+    PowerFailure,
+    accuracies,
+    configure,
+    differences,
+    outcome,
+    read_curves,
+    state,
+    stop_at,
+    train,
+)
 
-import main_classification
 from algorithms import training
 from algorithms.base import HOLD_OUT_SEED
 from algorithms.checkpoints import load_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.files import load_tensors
 from algorithms.methods import Step, find_method
-from algorithms.training import Meter, Training, descend, learning_rate, make_optimizer
+from algorithms.step import descend
+from algorithms.training import Meter, Training, learning_rate, make_optimizer
 from architectures import create_model
 from config.recipes import protocol
 from dataloaders import hold_out, load_dataset, make_eval_loader
 
-FAST = {"image_size": 8, "cuda": False}
-PAIR = {
-    "teacher": "resnet8",
-    "teacher_experiment": "digits.RN8",
-    "supervision": "digits.RN8",
-    "num_words": 16,
-}
 pytestmark = pytest.mark.usefixtures("few_digits")
-
-METHODS = ["classification", "QuEST", "letKD-1", "letKD-2"]
-STEPS = 4  # of an epoch: 256 images in batches of 64
-
-
-def configure(method: str, localpath: Path, **updates: Any) -> dict[str, Any]:
-    name = "digits.RN8" if method == "classification" else f"digits.RN14_RN8.{method}"
-    config = main_classification.default_config(name) | FAST | {"localpath": str(localpath)}
-    if method != "classification":
-        config |= PAIR
-    if method == "letKD-2":
-        config |= {"subclasses_per_class": 2}
-    assert set(updates) <= set(config)
-    return config | updates
-
-
-def train(method: str, localpath: Path, **updates: Any) -> Path:
-    """Train; returns the experiment's directory."""
-    config = configure(method, localpath, **updates)
-    main_classification.run_config(config)
-    return Path(localpath, *config["config"].split("."))
-
-
-@pytest.fixture(scope="module")
-def supervision(tmp_path_factory, few_digits) -> Path:
-    """A teacher of one epoch with its codebook and decision scores."""
-    folder = tmp_path_factory.mktemp("supervision")
-    train("classification", folder, epochs=1)
-    train("classification", folder, kmeans=16)
-    train("classification", folder, LDA=5, subclasses_per_class=2)
-    return folder
-
-
-@pytest.fixture
-def folder(supervision, tmp_path) -> Path:
-    shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
-def differences(first: Any, second: Any, name: str = "") -> list[str]:
-    """Paths of everything that is not bit for bit the same in two nests of dictionaries, lists and tensors."""
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [name]
-    if isinstance(first, dict):
-        assert set(first) == set(second), name
-        return [path for key in first for path in differences(first[key], second[key], f"{name}.{key}")]
-    if isinstance(first, (list, tuple)):
-        assert len(first) == len(second), name
-        return [
-            path
-            for number, pair in enumerate(zip(first, second, strict=True))
-            for path in differences(*pair, f"{name}.{number}")
-        ]
-    return [] if first == second else [name]
-
-
-def state(path: Path) -> dict[str, Any]:
-    """What must be the same in equal runs."""
-    content = load_tensors(path)
-    return {key: content[key] for key in ("model", "heads", "optimizer", "random", "epoch", "best")}
-
-
-def accuracies(directory: Path) -> dict[str, Any]:
-    results = json.loads((directory / "results.json").read_text())
-    return {key: results[key] for key in ("epochs", "top1", "top5", "best_top1", "best_epoch")}
-
 
 # --- the same run ----------------------------------------------------------------------------------------------------
 
@@ -120,7 +58,7 @@ def test_two_seeds_differ_in_initial_weights_and_in_order(folder, monkeypatch):
         seen["weights"].append(optimizer.param_groups[0]["params"][0].detach().clone())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "descend", watch)
+    monkeypatch.setattr("algorithms.step.descend", watch)
     for seed in (0, 1):
         job = Training(configure("classification", folder, epochs=1, seed=seed))
         with pytest.raises(KeyboardInterrupt):
@@ -136,28 +74,10 @@ def test_how_often_losses_are_looked_at_does_not_change_the_run(folder):
     seldom = train("letKD-2", folder, epochs=1, disp_step=1000)
     assert differences(expected, state(seldom / "last.pth")) == []
     assert [step for step, _ in curves["batch/perplexity"]] == list(range(1, STEPS + 1))
-    assert "batch/perplexity" not in read_curves(seldom)
+    assert [step for step, _ in read_curves(seldom)["batch/perplexity"]] == [STEPS]
 
 
 # --- a run that was stopped ------------------------------------------------------------------------------------------
-
-
-class Stopped(Exception):
-    """Stands for the power that fails."""
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let the run fail at its `step`-th step, counted from 1."""
-    taken = 0
-
-    def fail(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        nonlocal taken
-        taken += 1
-        if taken == step:
-            raise Stopped
-        descend(optimizer, loss)
-
-    monkeypatch.setattr(training, "descend", fail)
 
 
 @pytest.fixture(scope="module")
@@ -173,23 +93,17 @@ def whole(few_digits, supervision, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("stop", [STEPS + 3, 2 * STEPS + 1], ids=["in epoch 2", "after epoch 2"])
 def test_a_stopped_run_continues_as_if_it_had_not_been(method, stop, whole, folder, monkeypatch):
     options = {"epochs": 3, "milestones": [1], "disp_step": 2}
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, stop)
         train(method, folder, **options)
     torch.manual_seed(123)  # the stopped process took its random state with it
     directory = train(method, folder, checkpoint=-1, **options)
-    assert differences(state(whole[method] / "last.pth"), state(directory / "last.pth")) == []
-    assert differences(state(whole[method] / "best.pth"), state(directory / "best.pth")) == []
-    assert accuracies(directory) == accuracies(whole[method])
-    curves, expected = read_curves(directory), read_curves(whole[method])
-    timed = {"seconds", "images_per_second"}
-    assert set(curves) == set(expected)
-    assert [name for name in expected if curves[name] != expected[name] and name.split("/")[1] not in timed] == []
+    assert differences(outcome(whole[method]), outcome(directory)) == []
 
 
 def test_a_session_within_the_same_second_keeps_the_curves(folder, monkeypatch):
     monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1_700_000_000.0)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, STEPS + 2)
         train("classification", folder, epochs=2, checkpoint=0)
     directory = train("classification", folder, epochs=2, checkpoint=-1)
@@ -230,7 +144,7 @@ def test_a_run_goes_on_from_any_epoch_that_was_kept(folder):
 
 def test_going_back_leaves_no_later_epoch_behind(folder, monkeypatch):
     directory = train("classification", folder, epochs=4, keep_every=2)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, 1)
         train("classification", folder, epochs=4, checkpoint=2)
     epochs = {name: load_tensors(directory / name)["epoch"] for name in ("last.pth", "best.pth")}
@@ -318,16 +232,48 @@ def test_the_meter_is_the_plain_mean():
     assert meter.means() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("disp_step", [1, 1000])
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(disp_step, folder):
-    with pytest.raises(FloatingPointError, match=r"loss became (nan|inf) in epoch 2; .* epoch 1 ") as caught:
-        train("letKD-2", folder, epochs=3, milestones=[1], lr_factor=1e30, disp_step=disp_step)
-    assert "\n" not in str(caught.value)
-    directory = folder / "digits" / "RN14_RN8" / "letKD-2"
-    content = load_tensors(directory / "last.pth")
+@pytest.mark.parametrize(
+    ("disp_step", "first"),
+    [(1, "predictor.templates became nan in epoch 2"), (1000, "quest_loss became nan in step 3 of epoch 2")],
+    ids=["looked at every step", "looked at at the end"],
+)
+def test_what_is_not_finite_first_stops_the_run_and_the_last_good_epoch_is_kept(disp_step, first, folder, monkeypatch):
+    def spoil() -> None:  # two steps later all losses are nan, and all weights
+        job.method.heads["predictor"].templates.data[0, 0] = math.nan
+
+    job = Training(configure("QuEST", folder, epochs=3, milestones=[1], disp_step=disp_step))
+    stop_at(monkeypatch, STEPS + 2, spoil)
+    with pytest.raises(FloatingPointError, match=rf"\A{first}; the last good state is epoch 1 \(try a lower .*\)\Z"):
+        job.run()
+    content = load_tensors(job.directory / "last.pth")
     assert content["epoch"] == 1
     assert all(tensor.isfinite().all() for tensor in content["model"].values())
-    assert {path.name for path in directory.iterdir()} == {".lock", "best.pth", "last.pth", "log.txt", "tensorboard"}
+    assert {path.name for path in job.directory.iterdir()} == {
+        ".lock", "best.pth", "last.pth", "log.txt", "progress.json", "tensorboard",
+    }  # fmt: skip
+    assert json.loads((job.directory / "progress.json").read_text())["state"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("backbone.bn1.running_var", math.inf), ("layers.penultimate.scale", math.nan)]
+)
+def test_a_weight_that_is_not_finite_is_named_though_the_losses_are(name, value, folder, monkeypatch):
+    def break_it(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        descend(optimizer, loss)
+        job.model.state_dict()[name].flatten()[0] = value  # in the last step of an epoch, behind its loss
+
+    job = Training(configure("letKD-2", folder, epochs=1, milestones=[], batch_size=256))
+    monkeypatch.setattr("algorithms.step.descend", break_it)
+    with pytest.raises(FloatingPointError, match=rf"\A{name} became {value} in epoch 1; no epoch was good "):
+        job.run()
+    assert not (job.directory / "last.pth").exists()
+
+
+def test_an_evaluation_that_is_not_finite_stops_the_run(folder, monkeypatch):
+    measured = training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda *given, **named: measured(*given, **named) | {"loss": math.nan})
+    with pytest.raises(FloatingPointError, match="the loss of the evaluation became nan in epoch 1"):
+        train("classification", folder, epochs=1, milestones=[])
 
 
 # --- what trains -----------------------------------------------------------------------------------------------------
@@ -418,35 +364,6 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(name, coefficient, term, supe
     assert math.isclose(step.loss.item(), expected, rel_tol=1e-5)
 
 
-# --- reading TensorBoard's files -------------------------------------------------------------------------------------
-
-
-def read_curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Scalars (step, value) by tag, as TensorBoard shows them.
-
-    Files in the order of their names; the start of a session discards what came before it with its step or a later one.
-    """
-    points: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for path in sorted((directory / "tensorboard").iterdir()):
-        for event in read_events(path):
-            if event.session_log.status:
-                for tag, known in points.items():
-                    points[tag] = [(step, value) for step, value in known if step < event.step]
-            for value in event.summary.value:
-                points[value.tag].append((event.step, value.simple_value))
-    return {tag: known for tag, known in points.items() if known}
-
-
-def read_events(path: Path) -> list[Event]:
-    """Records of a TFRecord file: length (8 bytes), its checksum (4), data, its checksum (4)."""
-    content, events, position = path.read_bytes(), [], 0
-    while position < len(content):
-        (length,) = struct.unpack_from("<Q", content, position)
-        events.append(Event.FromString(content[position + 12 : position + 12 + length]))
-        position += 16 + length
-    return events
-
-
 def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digits, tmp_path):
     directory = train("classification", tmp_path, epochs=3, milestones=[2], val_split=40)
     results = json.loads((directory / "results.json").read_text())
@@ -467,7 +384,7 @@ def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digi
 def test_a_new_run_sets_the_earlier_one_aside(few_digits, tmp_path, monkeypatch):
     directory = train("classification", tmp_path, epochs=2, milestones=[1])
     earlier = {name: (directory / name).read_bytes() for name in ("last.pth", "best.pth", "results.json")}
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, 2)
         train("classification", tmp_path, epochs=2, milestones=[1], seed=1)
     assert {name: (directory / "replaced" / name).read_bytes() for name in earlier} == earlier

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from algorithms.letkd import LetKD
+from algorithms.step import descend
 from algorithms.supervision import Teacher
-from algorithms.training import descend, make_optimizer
+from algorithms.training import make_optimizer
 from architectures import TappedNetwork, create_model
 from letkd import Codebook, FrozenTaps, KDLayer, Student, SubclassTargets
 

@@ -21,7 +21,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_name_of_the_design_exists() -> None:
-    assert set(list_models()) == {*CIFAR_RESNETS, *WIDE_RESNETS, *OTHERS, *IMAGENET}
+    assert set(list_models()) >= {*CIFAR_RESNETS, *WIDE_RESNETS, *OTHERS, *IMAGENET}
 
 
 def test_names_are_listed_in_counting_order() -> None:

@@ -1,13 +1,16 @@
 """Batches: shapes, order, exact repetition, resident and streamed."""
 
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dataloaders import Dataset, ImageTensors, load_dataset, make_eval_loader, make_train_loader
+from dataloaders import Dataset, ImageTensors, load_dataset, loaders, make_eval_loader, make_train_loader
+from dataloaders.decoding import read_rgb
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
@@ -79,6 +82,49 @@ def test_an_epoch_repeats_exactly_from_seed_and_epoch(name, request):
     assert same(epoch_of(train_loader(dataset), 2), uninterrupted[2]), "resumption at an epoch boundary"
     assert not torch.equal(uninterrupted[0][1], uninterrupted[1][1])
     assert not torch.equal(uninterrupted[0][1], epoch_of(train_loader(dataset, seed=1), 0)[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+def test_an_epoch_goes_on_behind_the_batches_that_are_done(name, workers, request):
+    loader = train_loader(request.getfixturevalue(name), num_workers=workers)
+    whole = {epoch: epoch_of(loader, epoch) for epoch in (1, 2)}
+    for skip in (1, len(loader)):
+        loader.set_epoch(1, skip=skip)
+        rest = list(loader)
+        assert len(rest) == len(loader) - skip
+        for number, batch in enumerate(rest, start=skip):
+            assert same(batch, [values[4 * number : 4 * number + 4] for values in whole[1]])
+    assert same(epoch_of(loader, 2), whole[2]), "the next epoch is whole"
+
+
+def test_what_is_done_is_not_read_again(streamed, monkeypatch):
+    read = []
+    monkeypatch.setattr(loaders, "read_rgb", lambda path: read.append(path) or read_rgb(path))
+    loader = train_loader(streamed)
+    epoch_of(loader, 1)
+    first, last = read[:8], read[8:]
+    assert len(last) == 4
+    read.clear()
+    loader.set_epoch(1, skip=2)
+    list(loader)
+    assert read == last and not set(read) & set(first)
+
+
+def test_workers_outlast_the_signals_that_stop_a_run(streamed, request):
+    loader = train_loader(streamed, num_workers=1)
+    expected = epoch_of(loader, 1)
+    (worker,) = loader.batches._iterator._workers
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert same(epoch_of(loader, 1), expected)
+    assert worker.is_alive()
+    # torch's own handler raises in the main process when a worker dies of a signal, unless it was waited for by then.
+    watching = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request.addfinalizer(lambda: signal.signal(signal.SIGCHLD, watching))
+    worker.terminate()  # what torch does with one that hangs
+    worker.join(5)
+    assert not worker.is_alive()
 
 
 @pytest.mark.parametrize("name", ["resident", "streamed"])

@@ -71,10 +71,10 @@ def test_kmeans_reports_iterations_and_refuses_nonsense():
         KMeans(2, backend="scipy")
 
 
-def test_kmeans_without_faiss_warns(monkeypatch):
+def test_kmeans_without_faiss_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match="faiss is not installed"):
-        KMeans(2, num_iterations=1).fit(blobs(20))
+    with pytest.raises(ValueError, match="'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'"):
+        KMeans(2, num_iterations=1, backend="faiss").fit(blobs(20))
 
 
 def align_signs(found: np.ndarray, expected: np.ndarray) -> np.ndarray:

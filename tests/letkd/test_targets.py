@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from letkd import Codebook, SubclassTargets, kl_to_scores, losses, pool_map, to_map, to_patches
+from letkd import Codebook, SubclassTargets, chunks, kl_to_scores, pool_map, to_map, to_patches
 
 N, S, L, C, K = 5, 4, 6, 16, 24
 
@@ -62,13 +62,11 @@ def test_subclass_targets_agree_with_the_authors(group, size, subclasses, fill, 
 
 
 def test_subclass_layer_output_agrees_with_the_authors(fill, method_golden):
-    from letkd.layer import scaled_cosine
-
     scores_map = tensor(fill.array("subclass/student_scores", (2, N * S, 4, 4)))
     features = tensor(fill.array("subclass/student_features", (2, C, 4, 4)))
     semantic_vectors = tensor(fill.array("subclass/semantic_vectors", (C, N * S, 1, 1))).view(C, N * S)
     weights = F.relu(F.batch_norm(to_patches(scores_map), None, None, training=True))
-    values = scaled_cosine(weights, semantic_vectors, torch.ones(1, dtype=torch.float64))
+    values = F.normalize(weights, dim=1) @ F.normalize(semantic_vectors, dim=1).T
     output = features + to_map(values, like_BxHW=features)
     np.testing.assert_allclose(output, method_golden["subclass/output"], rtol=1e-4, atol=1e-6)
 
@@ -85,7 +83,7 @@ def test_assignment_compares_only_the_images_own_class(subclasses):
 
 @pytest.mark.parametrize("chunk_elements", [1, 3 * K, 2**20])
 def test_kl_equals_the_plain_formula_whatever_the_chunk(monkeypatch, codebook, chunk_elements):
-    monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", chunk_elements)
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", chunk_elements)
     features, scores = torch.randn(2, C, 4, 4, dtype=torch.float64), torch.randn(32, K, dtype=torch.float64)
     plain = F.kl_div(scores.log_softmax(1), codebook.soft_assignment(features), reduction="none").sum(1).mean()
     torch.testing.assert_close(kl_to_scores(scores, codebook.targets(features)), plain)

@@ -1,0 +1,290 @@
+"""Take the student away: one file of a trained network that runs without this project.
+
+    <experiment>/export/<config>-<weights>.onnx     for ONNX Runtime, and whatever else reads ONNX
+    <experiment>/export/<config>-<weights>.pt2      for torch.export.load
+    <either>.json                                   its metadata once more, its size and its hash
+
+The network takes `images` (batch, 3, S, S) float32, RGB in 0..1, any number of them, to `logits` (batch, N).
+Normalisation and KD layers are inside, BatchNorm is folded where it can be (`algorithms.deployment`). The file says
+what `Export.metadata` lists: ONNX in `metadata_props`, whose values are JSON; pt2 in the extra file `metadata.json`.
+"""
+
+import hashlib
+import importlib
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.utils.flop_counter import FlopCounterMode
+
+from algorithms.base import Config, Results, device_name
+from algorithms.complexity import count_multiply_adds
+from algorithms.deployment import deploy, trace
+from algorithms.evaluation import Evaluation, count_parameters
+from algorithms.files import first_line, load_json, save_json, write_atomically
+from algorithms.records import RESULTS, complete_results, environment, log, now
+from algorithms.weights import Weights, fingerprint
+from architectures import create_model
+from dataloaders import Dataset
+from dataloaders.decoding import MAX_RESIDENT_SIZE
+from letkd import Student
+
+FORMAT = "letkd-export-1"
+FOLDER = "export"
+INPUT, OUTPUT = "images", "logits"
+PT2_METADATA = "metadata.json"
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # largest absolute difference of a logit
+CHECKED_BATCHES = (1, 2, 7)
+TIMED_BATCHES = (1, 64)
+MIN_CALLS, TIMED_SECONDS = 5, 0.5  # a latency is the median of so many calls, or of more in that time
+
+Network = Callable[[Tensor], Tensor]  # images, RGB in 0..1, to logits
+Metadata = dict[str, Any]
+
+
+def to_onnx(program: ExportedProgram, metadata: Metadata) -> bytes:
+    """A traced network as an ONNX file."""
+    exported = torch.onnx.export(program, input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False)
+    model = exported.model
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.shape[0] = "batch"
+    for node in model.graph:
+        node.metadata_props.clear()  # how torch called it
+    model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items()})
+    return exported.model_proto.SerializeToString()
+
+
+def to_pt2(program: ExportedProgram, metadata: Metadata) -> bytes:
+    """A traced network as a file of torch.export."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={PT2_METADATA: json.dumps(metadata)})
+    return buffer.getvalue()
+
+
+def open_onnx(content: bytes) -> tuple[Network, Metadata]:
+    """The network in an ONNX file, on the CPU with as many threads as torch has, and its metadata: {} if it is foreign.
+
+    Raises:
+        ValueError: onnxruntime is not installed, or cannot read the file.
+    """
+    (onnxruntime,) = require_packages("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no class in common
+        raise ValueError(f"onnxruntime cannot read it: {first_line(error)}") from error
+    texts = session.get_modelmeta().custom_metadata_map
+    is_ours = texts.get("format") == json.dumps(FORMAT)
+    metadata = {key: json.loads(text) for key, text in texts.items()} if is_ours else {}
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0]), metadata
+
+
+def open_pt2(content: bytes) -> tuple[Network, Metadata]:
+    """The network in a file of torch.export, and its metadata. For files of our own: reading one may run code."""
+    extra_files = {PT2_METADATA: ""}
+    program = torch.export.load(io.BytesIO(content), extra_files=extra_files)
+    return torch.no_grad()(program.module()), json.loads(extra_files[PT2_METADATA])
+
+
+WRITERS = {"onnx": to_onnx, "pt2": to_pt2}
+READERS = {"onnx": open_onnx, "pt2": open_pt2}
+
+
+def require_packages(*names: str) -> list[ModuleType]:
+    """Import packages that only ONNX files need.
+
+    Raises:
+        ValueError: one is not installed; says what to install.
+    """
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise ValueError(
+            f"ONNX files need a package that is missing ({error}): pip install {' '.join(names)}"
+        ) from error
+
+
+class Export(Evaluation):
+    """Exports the last epoch of an experiment, its best, or epoch n; a teacher also with its published weights.
+
+    A file that stands there has been read back and compared with the network in evaluation: logits of random images and
+    of images of the evaluation split, in batches of 1, 2 and 7. All of it happens on the CPU in float32.
+    """
+
+    mode = "export"
+
+    def __init__(self, config: Config):
+        super().__init__(config | {"cuda": False, "precision": "fp32"})
+
+    def _run(self) -> Results:
+        kind = self.config["export"]
+        if kind == "onnx":
+            require_packages(*ONNX_PACKAGES)
+        weights, epoch = self._open_weights()
+        dataset = self.open_dataset("eval", data=weights.data)
+        model = self._open_model(weights, dataset.num_classes).eval()
+        metadata = self.metadata(dataset, weights, epoch)
+        path = self.directory / FOLDER / f"{self._name(weights)}.{kind}"
+        try:
+            program = trace(self._deployed(model, dataset), dataset.image_size)
+            content = WRITERS[kind](program, metadata)
+        except Exception as error:  # a network of the user's own can fail in any way
+            raise ValueError(f"cannot make {path}: {type(error).__name__}: {first_line(error)}") from error
+
+        original = in_evaluation(model, dataset)
+        exported, found = READERS[kind](content)
+        assert found == metadata, "the file has lost metadata"
+        difference = largest_difference(exported, original, checked_images(self.loader, dataset))
+        if not difference <= TOLERANCE:  # nor is NaN
+            raise ValueError(
+                f"{path} is not written: a logit is off by {difference:.2g}, and rounding makes {TOLERANCE:g} at most"
+            )
+        write_atomically(path, lambda file: file.write(content))
+        facts = {"bytes": len(content), "largest_difference": difference}
+        seal = {"file_sha256": hashlib.sha256(content).hexdigest()}
+        save_json(path.with_name(f"{path.name}.json"), metadata | facts | seal)
+
+        costs = costs_of_network(model, dataset.image_size) | latencies(original, dataset.image_size)
+        export_costs = costs_of_export(content, program, dataset.image_size) | latencies(exported, dataset.image_size)
+        log.info("%s\nfrom %s\n\n%s\n", path, weights.source, cost_table(costs, export_costs))
+        log.info("checked: a logit differs by %.1e at most, on random and on real images", difference)
+        about = {"file": str(path), "weights": str(weights.source), "epoch": epoch}
+        return self._record_export(f"{weights.source.stem}.{kind}", export_costs | facts | about)
+
+    def metadata(self, dataset: Dataset, weights: Weights, epoch: int | None) -> Metadata:
+        """What a file says of itself: its classes, how to prepare an image, and what it was made from."""
+        size = dataset.image_size
+        return {
+            "format": FORMAT,
+            "classes": list(dataset.classes),
+            "input": {"name": INPUT, "shape": ["batch", 3, size, size], "colours": "RGB", "range": [0, 1]},
+            "preprocessing": {
+                "shorter_side": shorter_side(size), "interpolation": "bilinear, antialiased", "center_crop": size,
+                "divide_by": 255,
+            },
+            "inside": {"mean": list(dataset.mean), "std": list(dataset.std)},
+            "output": {"name": OUTPUT, "shape": ["batch", dataset.num_classes], "softmax": False},
+            "provenance": {
+                **{key: self.config[key] for key in ("config", "method", "dataset", "seed")},
+                "network": self._network_name(), "weights": weights.source.name,
+                "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
+                "environment": environment(),
+            },
+        }  # fmt: skip
+
+    def _name(self, weights: Weights) -> str:
+        trial = [f"seed{seed}" for seed in self.config["seeds"]]
+        return "-".join([self.config["config"], *trial, weights.source.stem])
+
+    def _network_name(self) -> str:
+        return self.config.get("network") or self.config["student"]
+
+    def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
+        has_layers = isinstance(model, Student)
+        backbone = create_model(self._network_name(), num_classes=dataset.num_classes) if has_layers else None
+        # ONNX has no memory formats: what is fast in channels_last would only be more transpositions there.
+        memory_format = torch.contiguous_format if self.config["export"] == "onnx" else torch.channels_last
+        return deploy(model, dataset.mean, dataset.std, backbone=backbone, memory_format=memory_format)
+
+    def _record_export(self, name: str, measured: Results) -> Results:
+        """Beside what `results.json` holds already."""
+        path = self.directory / RESULTS
+        results = load_json(path) if path.is_file() else self.facts()
+        results["exports"] = results.get("exports", {}) | {name: measured}
+        save_json(path, complete_results(results))
+        return results
+
+
+def shorter_side(image_size: int) -> int:
+    """What `dataloaders.decoding.fit_square` scales an image's shorter side to."""
+    return image_size if image_size <= MAX_RESIDENT_SIZE else int(image_size * 256 / 224)
+
+
+def in_evaluation(model: nn.Module, dataset: Dataset) -> Network:
+    """A network as evaluation runs it, with the normalisation before it."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+
+    @torch.inference_mode()
+    def run(images: Tensor) -> Tensor:
+        return model(((images - mean) / std).contiguous(memory_format=torch.channels_last))
+
+    return run
+
+
+def checked_images(make_loader: Callable[[Dataset, str], Iterable], dataset: Dataset) -> list[Tensor]:
+    """Batches of random images and of images of the evaluation split, RGB in 0..1."""
+    split = dataset.split("eval")
+    few = split.take(torch.arange(sum(CHECKED_BATCHES)) % len(split))
+    as_they_are = replace(dataset, eval=few, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    real = torch.cat([images for images, _ in make_loader(as_they_are, "eval")]).contiguous()
+    return [*torch.rand(real.shape).split(CHECKED_BATCHES), *real.split(CHECKED_BATCHES)]
+
+
+def largest_difference(exported: Network, original: Network, batches: Iterable[Tensor]) -> float:
+    """Of any logit, absolute; NaN where either has one."""
+    return torch.stack([(exported(images) - original(images)).abs().max() for images in batches]).max().item()
+
+
+def latencies(network: Network, image_size: int) -> dict[str, float]:
+    """Median milliseconds of a call, by batch size."""
+    medians = {}
+    for size in TIMED_BATCHES:
+        images = torch.rand(size, 3, image_size, image_size)
+        network(images)
+        times: list[float] = []
+        while len(times) < MIN_CALLS or sum(times) < TIMED_SECONDS:
+            start = time.perf_counter()
+            network(images)
+            times.append(time.perf_counter() - start)
+        medians[f"milliseconds_batch_{size}"] = 1000 * statistics.median(times)
+    return medians
+
+
+def costs_of_network(model: nn.Module, image_size: int) -> dict[str, int]:
+    """Bytes of its weights, parameters, and multiply-adds for one image."""
+    return {
+        "bytes": sum(tensor.nbytes for tensor in model.state_dict().values()),
+        "parameters": count_parameters(model)["parameters"],
+        "multiply_adds": count_multiply_adds(model, image_size)["multiply_adds"],
+    }
+
+
+def costs_of_export(content: bytes, program: ExportedProgram, image_size: int) -> dict[str, int]:
+    """As `costs_of_network`, but the bytes are the file's, and the multiply-adds are counted as they run."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        program.module()(torch.zeros(1, 3, image_size, image_size))
+    return {
+        "bytes": len(content),
+        "parameters": sum(parameter.numel() for parameter in program.parameters()),
+        "multiply_adds": counter.get_total_flops() // 2,
+    }
+
+
+def cost_table(network: dict[str, float], export: dict[str, float]) -> str:
+    """Costs of the network and of the export side by side."""
+    sides = (network, export)
+    rows = [["", "network", "export"], ["size, kB", *(f"{side['bytes'] / 1000:,.0f}" for side in sides)]]
+    rows += [[key.replace("_", "-"), *(f"{side[key]:,}" for side in sides)] for key in ("parameters", "multiply_adds")]
+    for size in TIMED_BATCHES:
+        name = f"ms for {size} ({device_name(torch.device('cpu'))})"
+        rows.append([name, *(f"{side[f'milliseconds_batch_{size}']:.2f}" for side in sides)])
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows as lines, their first cells flush left and the others flush right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
+        for row in rows
+    )

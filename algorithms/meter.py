@@ -1,0 +1,83 @@
+"""What an epoch has measured so far, on the device and off it; a part of the state of a run that stops within it."""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.methods import Step
+
+
+class Meter:
+    """Sums of the steps' figures in one device tensor; reading them is a step's only synchronisation.
+
+    Attributes:
+        num_steps: of the epoch that are done.
+        looks: (step, statistics) of the steps that were looked at.
+        seconds: spent on the epoch before the run was stopped within it.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.names: list[str] = []
+        self.sums = torch.zeros((), device=device)
+        self.finite_steps = torch.zeros((), device=device)  # of each sum, before it was no longer finite
+        self.num_steps = 0
+        self.num_images = 0
+        self.looks: list[tuple[int, dict[str, float]]] = []
+        self.counts: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    @torch.no_grad()
+    def add(self, step: Step, labels: Tensor) -> None:
+        correct = (step.logits.argmax(dim=1) == labels).sum()
+        self.names = ["correct", "loss", *step.terms]
+        self.sums = self.sums + torch.stack(
+            [correct.float(), step.loss.float(), *map(Tensor.float, step.terms.values())]
+        )
+        self.finite_steps = self.finite_steps + self.sums.isfinite()
+        self.num_steps += 1
+        self.num_images += len(labels)
+
+    def means(self) -> dict[str, float]:
+        """Mean of every loss, and `top1` in percent, since the epoch began."""
+        correct, *losses = self.sums.tolist()
+        means = {name: value / self.num_steps for name, value in zip(self.names[1:], losses, strict=True)}
+        return means | {"top1": 100 * correct / self.num_images}
+
+    def first_non_finite(self) -> tuple[str, int]:
+        """The loss that was not finite before all others, and in which step, from 1; a part before the sum of them."""
+        _, loss, *terms = (self.finite_steps + 1).int().tolist()
+        steps = dict(zip((*self.names[2:], "loss"), (*terms, loss), strict=True))
+        return min(steps.items(), key=lambda found: found[1])
+
+    def look(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """Read the statistics of the step that was added last: scalars, which are returned, and vectors of counts."""
+        scalars = {name: value for name, value in statistics.items() if value.ndim == 0}
+        values = torch.stack([value.float() for value in scalars.values()]).tolist() if scalars else []
+        found = dict(zip(scalars, values, strict=True))
+        self.looks.append((self.num_steps, found))
+        for name in statistics.keys() - scalars.keys():
+            counts = statistics[name].cpu()
+            self.counts[name] = self.counts[name] + counts if name in self.counts else counts
+        return found
+
+    def summary(self) -> dict[str, float]:
+        """Means of the statistics over the steps that were looked at, and how many of each `counts` stayed 0."""
+        values = defaultdict(list)
+        for _, statistics in self.looks:
+            for name, value in statistics.items():
+                values[name].append(value)
+        means = {name: sum(found) / len(found) for name, found in values.items()}
+        return means | {f"dead_{name}": int((counts == 0).sum()) for name, counts in self.counts.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything as plain values and tensors on the CPU, for `restore`."""
+        state = {key: value for key, value in vars(self).items() if key != "device"}
+        return state | {"sums": self.sums.cpu(), "finite_steps": self.finite_steps.cpu()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        vars(self).update(state)
+        self.sums, self.finite_steps = self.sums.to(self.device), self.finite_steps.to(self.device)

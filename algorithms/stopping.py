@@ -1,0 +1,62 @@
+"""Stops that wait for the end of a training step.
+
+A step changes weights, momenta and running statistics one after the other; what is saved in the middle of one is no
+state of the run. While a `StopRequest` is open, Ctrl-C and SIGTERM are noted, and its loop ends between two steps. The
+signal goes to the handler that was there before when the request closes, and a second signal goes there at once.
+"""
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Stopped(KeyboardInterrupt):
+    """A loop ended between two steps because a signal had come."""
+
+
+class StopRequest:
+    """Context manager that notes signals instead of letting them interrupt; see the module.
+
+    Without effect outside the main thread, which is the one that signals go to, and for signals that are ignored.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.number: int | None = None  # the signal that has come
+        self._before: dict[int, Any] = {}  # handlers to put back
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not Python's to put back
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.number is not None and (kind is None or kind is Stopped):  # another error is not hidden
+            signal.raise_signal(self.number)
+
+    def between(self, items: Iterable[Item]) -> Iterator[Item]:
+        """`items`, as long as no signal has come.
+
+        Raises:
+            Stopped: behind the item during which it came, the last one too.
+        """
+        for item in items:
+            yield item
+            if self.number is not None:
+                raise Stopped
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is None:
+            self.number = number
+            return
+        signal.signal(number, self._before[number])
+        signal.raise_signal(number)

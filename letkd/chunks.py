@@ -1,0 +1,25 @@
+"""Row chunks: how a pass over a (P, K) quantity stays in the cache.
+
+On a CPU a chunk of every intermediate tensor should stay in the last-level cache and be large enough to keep all cores
+busy; on a GPU it should fill the device. Both figures are elements of one chunk; the first is the flat optimum of
+`benchmarks/step.py` on the machine that `benchmarks/README.md` names, the second is 2**25 float32 = 128 MiB.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
+
+
+def row_chunks(num_rows: int, num_columns: int, device: torch.device) -> Iterator[slice]:
+    """Slices that cover all rows in order; none is longer than the first."""
+    length = chunk_length(num_rows, num_columns, device)
+    for start in range(0, num_rows, length):
+        yield slice(start, min(start + length, num_rows))
+
+
+def chunk_length(num_rows: int, num_columns: int, device: torch.device) -> int:
+    """Rows of the first and longest chunk."""
+    elements = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["cpu"])
+    return max(1, min(num_rows, elements // num_columns))

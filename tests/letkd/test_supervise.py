@@ -1,0 +1,226 @@
+"""The offline part on any teacher: made as the parts of the method say, in bounded memory, saved and read back."""
+
+import copy
+import errno
+import random
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from letkd import (
+    LDA,
+    KMeans,
+    Supervision,
+    decision_matrix,
+    fit_subclasses,
+    load_supervision,
+    make_supervision,
+    to_patches,
+)
+
+NUM_CLASSES = 3
+IMAGES = torch.randn(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(30) % NUM_CLASSES
+LOADER = DataLoader(TensorDataset(IMAGES, LABELS), batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+    return nn.Sequential(OrderedDict(first=block, last=nn.Conv2d(6, 5, 1), pool=nn.AdaptiveAvgPool2d(1)))
+
+
+@pytest.fixture(scope="module")
+def made(teacher) -> Supervision:
+    return make_supervision(teacher, LOADER, words={"last": 7}, decisions={"first": 2}, num_classes=NUM_CLASSES)
+
+
+def patches(teacher: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """All patches (480, C) of "first" and "last"."""
+    with torch.no_grad():
+        first = copy.deepcopy(teacher).eval().first(IMAGES)
+        return to_patches(first), to_patches(teacher.last(first))
+
+
+# --- what is made ----------------------------------------------------------------------------------------------------
+
+
+def test_words_are_k_means_over_all_patches(teacher, made):
+    torch.testing.assert_close(made["last"].tensors, {"centroids": KMeans(7).fit(patches(teacher)[1]).centroids_})
+    assert made["last"].num_templates == made["last"].module().num_words == 7
+
+
+def test_decisions_are_lda_sub_classes_and_their_matrix(teacher, made):
+    patches_PC, labels_P = patches(teacher)[0], LABELS.repeat_interleave(16)
+    lda = LDA(num_components=2).fit(patches_PC, labels_P)
+    projected_PL = lda.transform(patches_PC)
+    centers_ML, members_P = fit_subclasses(projected_PL, labels_P, num_classes=NUM_CLASSES, num_subclasses=2)
+    _, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=6)
+    found = made["first"].tensors
+    signs_L = (found["scalings"] * lda.scalings_).sum(0).sign()
+    torch.testing.assert_close(found["scalings"] * signs_L, lda.scalings_)
+    torch.testing.assert_close(found["xbar"], lda.xbar_)
+    torch.testing.assert_close(found["centers"] * signs_L.float(), centers_ML, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["decisions"], decisions_MM)
+    assert made["first"].num_templates == made["first"].module().num_targets == 6
+
+
+def test_the_grid_pooling_and_size_are_recorded(teacher):
+    made = make_supervision(teacher, LOADER, words={"last": 4, "first": 4}, pooling={"last": 2})
+    assert {path: (found.pooling, found.grid) for path, found in made.items()} == {
+        "last": (2, (2, 2)),
+        "first": (1, (4, 4)),
+    }
+    assert made["last"].image_shape == (1, 8, 8)
+    with torch.no_grad():
+        pooled_PC = to_patches(nn.functional.avg_pool2d(copy.deepcopy(teacher).eval()[:2](IMAGES), 2))
+    torch.testing.assert_close(made["last"].tensors["centroids"], KMeans(4).fit(pooled_PC).centroids_)
+
+
+def test_the_teacher_is_left_as_it_was(teacher):
+    teacher = copy.deepcopy(teacher).train()
+    teacher.first.eval()
+    before = copy.deepcopy(teacher.state_dict())
+    make_supervision(teacher, LOADER, words={"last": 3})
+    assert [module.training for module in teacher.children()] == [False, True, True]
+    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert not any(module._forward_hooks for module in teacher.modules())
+
+
+def test_no_more_patches_are_held_than_allowed(teacher):
+    """As many words as held patches: k-means gives them back, different patches of many images."""
+    lines = []
+    made = make_supervision(teacher, LOADER, words={"last": 100}, max_patches=100, progress=lines.append)
+    assert "last: 100 patches of 30 images" in lines
+    distances = torch.cdist(made["last"].tensors["centroids"], patches(teacher)[1])
+    nearest, index = distances.min(dim=1)
+    assert nearest.max() < 1e-3 and len(index.unique()) > 90
+    assert len((index // 16).unique()) > 20
+
+
+def test_a_sample_keeps_labels_with_their_patches(teacher):
+    """Two images that lie apart: with any sample their sub-classes decide for their own class alone."""
+    images = torch.cat((torch.zeros(20, 1, 8, 8), torch.ones(20, 1, 8, 8))) + 0.01 * torch.randn(40, 1, 8, 8)
+    labels = (torch.arange(40) >= 20).long()
+    order = torch.randperm(40)
+    loader = DataLoader(TensorDataset(images[order], labels[order]), batch_size=7)
+    point = nn.Sequential(nn.Conv2d(1, 4, 1))
+    made = make_supervision(point, loader, decisions={"0": 2}, num_classes=2, max_patches=200)
+    assert torch.equal(made["0"].tensors["decisions"][:2, 2:], torch.zeros(2, 2))
+    assert torch.equal(made["0"].tensors["decisions"][2:, :2], torch.zeros(2, 2))
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def same(one: Supervision, other: Supervision) -> bool:
+    def facts(found):
+        return {key: value for key, value in vars(found).items() if key != "tensors"}
+
+    return list(one) == list(other) and all(
+        facts(one[path]) == facts(other[path])
+        and one[path].tensors.keys() == other[path].tensors.keys()
+        and all(torch.equal(tensor, other[path].tensors[name]) for name, tensor in one[path].tensors.items())
+        for path in one
+    )
+
+
+def test_a_file_is_read_back_and_by_torch_alone(made, tmp_path):
+    made.save(tmp_path / "teacher.supervision")
+    assert same(load_supervision(tmp_path / "teacher.supervision"), made)
+    content = torch.load(tmp_path / "teacher.supervision", weights_only=True)
+    assert content["format"] == "letkd-supervision-1"
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher.supervision"]
+
+
+def test_a_failed_write_keeps_the_earlier_file(made, tmp_path, monkeypatch):
+    path = tmp_path / "teacher.supervision"
+    made.save(path)
+
+    def no_space(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        Supervision({"last": made["last"]}).save(path)
+    assert same(load_supervision(path), made)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damage_is_an_error_and_never_another_supervision(made, tmp_path):
+    path, chance = tmp_path / "teacher.supervision", random.Random(0)
+    made.save(path)
+    whole, noticed = path.read_bytes(), 0
+    for trial in range(200):
+        damaged = bytearray(whole)
+        if trial % 2:
+            damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        else:
+            del damaged[chance.randrange(len(whole)) :]
+        path.write_bytes(damaged)
+        try:
+            assert same(load_supervision(path), made)
+        except ValueError as error:
+            assert str(path) in str(error)
+            noticed += 1
+    assert noticed > 120
+
+
+def test_what_is_no_supervision_is_refused(tmp_path):
+    torch.save({"model": {}}, tmp_path / "network.pth")
+    with pytest.raises(ValueError, match=r"network.pth holds no supervision"):
+        load_supervision(tmp_path / "network.pth")
+    with pytest.raises(FileNotFoundError, match=r"no file .*missing"):
+        load_supervision(tmp_path / "missing")
+
+
+def test_an_unknown_map_is_named_with_the_nearest(made):
+    with pytest.raises(KeyError, match="no supervision of 'lst'; there is last, first"):
+        made["lst"]
+
+
+# --- what cannot be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no map to make supervision of"),
+        ({"words": {"last": 4}, "decisions": {"last": 2}, "num_classes": 3}, "'last' stands in `words` and in"),
+        ({"words": {"last": 0}}, "'last' is 0; at least 1 is needed"),
+        ({"words": {"last": 4}, "max_patches": 0}, "'max_patches' is 0"),
+        ({"decisions": {"first": 2}}, "`decisions` need `num_classes`"),
+        ({"decisions": {"first": 2}, "num_classes": 2}, "labels 0 to 2; num_classes=2 allows 0 to 1"),
+        ({"decisions": {"first": 200}, "num_classes": 3}, "class 0 has 160 patches, too few for 200 sub-classes"),
+        ({"words": {"last": 481}}, "480 patches cannot have 481 clusters"),
+        ({"words": {"last": 4, "lst": 4}}, "has no module 'lst'"),
+        ({"words": {"last": 4}, "pooling": 3}, "the 4 x 4 grid of 'last' cannot be pooled 3 x 3"),
+        ({"words": {"last": 4}, "pooling": {"lst": 2}}, "pooling names 'lst', which is no map here; there is last"),
+    ],
+)
+def test_a_request_that_cannot_be_met_says_why(teacher, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_supervision(teacher, LOADER, **options)
+    assert not any(module._forward_hooks for module in teacher.modules())
+
+
+def test_a_loader_must_run_twice_and_give_the_same(teacher):
+    with pytest.raises(ValueError, match="the loader is a list_iterator, which ends after one run"):
+        make_supervision(teacher, iter([(IMAGES, LABELS)]), words={"last": 4})
+    with pytest.raises(ValueError, match="the loader gives no images"):
+        make_supervision(teacher, [], words={"last": 4})
+
+    class Shrinking(list):
+        """One image fewer in every run."""
+
+        def __iter__(self):
+            self.pop()
+            return super().__iter__()
+
+    with pytest.raises(ValueError, match="the loader gave other images in its second run"):
+        make_supervision(teacher, Shrinking(zip(IMAGES.split(1), LABELS.split(1), strict=True)), words={"last": 4})

@@ -1,0 +1,173 @@
+"""The fused KD layer against its formula written out, with gradients, chunk sizes, precisions and both modes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from letkd import KDLayer, chunks
+from letkd.values import Statistics, score_statistics, values_alone, values_and_scores
+
+P, C, K = 11, 5, 7
+EPS = 1e-5
+
+
+@pytest.fixture
+def operands() -> list[Tensor]:
+    """Unit features, scaled templates, scaled semantic vectors, gamma and beta, all differentiable."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    unit, templates, semantic = F.normalize(normal(P, C)), 3 * F.normalize(normal(K, C)), F.normalize(normal(C, K))
+    return [x.requires_grad_() for x in (unit, templates, semantic, 1 + 0.1 * normal(K), 0.1 * normal(K))]
+
+
+@pytest.fixture
+def running() -> Statistics:
+    return Statistics(torch.linspace(-1, 1, K, dtype=torch.float64), torch.linspace(0.5, 2, K, dtype=torch.float64))
+
+
+def plain(unit, templates, semantic, gamma, beta, running=None):
+    """The paper's formula, one pass over (P, K) for every operation."""
+    scores = unit @ templates.T
+    mean, var = (None, None) if running is None else (running.mean_K.clone(), running.var_K.clone())
+    weights = F.relu(F.batch_norm(scores, mean, var, gamma, beta, training=running is None, eps=EPS))
+    return F.normalize(weights, dim=1) @ semantic.T, scores
+
+
+def fused(*operands, running=None):
+    return values_and_scores(*operands, eps=EPS, running=running)[:2]
+
+
+@pytest.fixture(params=["one chunk", "unequal chunks", "single rows"])
+def _chunks(request, monkeypatch):
+    elements = {"one chunk": 2**20, "unequal chunks": 4 * K, "single rows": 1}[request.param]
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", elements)
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_outputs_and_gradients_equal_the_formula(operands, running, mode):
+    statistics = running if mode == "running" else None
+    upstream = torch.randn(P, C, dtype=torch.float64), torch.randn(P, K, dtype=torch.float64)
+    found, expected = fused(*operands, running=statistics), plain(*operands, running=statistics)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, operands, upstream), torch.autograd.grad(expected, operands, upstream)
+    )
+
+
+@pytest.mark.parametrize("mode", ["batch", "running"])
+def test_gradient(operands, running, mode):
+    statistics = running if mode == "running" else None
+    assert torch.autograd.gradcheck(lambda *x: fused(*x, running=statistics), operands)
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_gradient_of_either_output_alone(operands, output):
+    found, expected = fused(*operands)[output], plain(*operands)[output]
+    upstream = torch.randn_like(found)
+    pairs = zip(
+        torch.autograd.grad(found, operands, upstream, allow_unused=True),
+        torch.autograd.grad(expected, operands, upstream, allow_unused=True),
+        strict=True,
+    )
+    for gradient, wanted in pairs:
+        torch.testing.assert_close(gradient, wanted)
+
+
+def test_statistics_are_those_of_the_scores(operands):
+    unit, templates = operands[:2]
+    statistics, _, _ = score_statistics(unit, templates)
+    scores = unit @ templates.T
+    torch.testing.assert_close(statistics.mean_K, scores.mean(dim=0))
+    torch.testing.assert_close(statistics.var_K, scores.var(dim=0, correction=0))
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("gradients", [False, True])
+def test_values_alone_are_those_of_the_layer(operands, running, gradients):
+    with torch.set_grad_enabled(gradients):
+        values = values_alone(*operands, eps=EPS, running=running)
+    assert values.requires_grad == gradients
+    torch.testing.assert_close(values, plain(*operands, running=running)[0])
+
+
+def test_float32_of_training_size_stays_close_to_float64():
+    torch.manual_seed(0)
+    exact = KDLayer(64, 1024).double()
+    layer = KDLayer(64, 1024)
+    layer.load_state_dict(exact.state_dict())
+    features = F.relu(torch.randn(8, 64, 8, 8, dtype=torch.float64) + 0.5)  # as networks make them: far from centred
+    upstream = torch.randn_like(features), torch.randn(512, 1024, dtype=torch.float64)
+    gradients = []
+    for module, dtype in ((layer, torch.float32), (exact, torch.float64)):
+        torch.autograd.backward(module(features.to(dtype)), [x.to(dtype) for x in upstream])
+        gradients.append([parameter.grad.double() for parameter in module.parameters()])
+    for found, expected in zip(*gradients, strict=True):
+        assert torch.linalg.vector_norm(found - expected) <= 1e-5 * torch.linalg.vector_norm(expected)
+    torch.testing.assert_close(layer.bn.running_var.double(), exact.bn.running_var, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_stays_close_to_float32():
+    torch.manual_seed(0)
+    layer = KDLayer(32, 256)
+    features = F.relu(torch.randn(4, 32, 4, 4))
+    output, scores = layer(features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output_bf16, scores_bf16 = layer(features)
+    assert scores_bf16.dtype == torch.bfloat16
+    torch.testing.assert_close(scores_bf16.float(), scores, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(output_bf16.float(), output, rtol=0.02, atol=0.02)
+    (output_bf16.float().sum() + scores_bf16.float().square().sum()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in layer.parameters())
+
+
+def test_running_statistics_follow_batch_norm():
+    layer, reference = KDLayer(C, K), torch.nn.BatchNorm1d(K)
+    for _ in range(3):
+        _, scores = layer(torch.randn(2, C, 3, 3))
+        reference(scores.detach())
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(layer.bn.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_output_does_not_depend_on_whether_scores_are_wanted(gradients):
+    layer = KDLayer(C, K, alpha=0.5)
+    features = torch.randn(2, C, 3, 3)
+    layer(features)
+    layer.eval()
+    with torch.set_grad_enabled(gradients):
+        output, scores = layer(features, with_scores=False)
+        torch.testing.assert_close(output, layer(features)[0])
+    assert scores is None
+
+
+class Alone(torch.nn.Module):
+    """A deployed layer as a module."""
+
+    def __init__(self, layer: KDLayer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer(features, with_scores=False)[0]
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_deployed_layer_can_be_exported(gradients):
+    layer = KDLayer(C, K)
+    features = torch.randn(2, C, 3, 3)
+    layer(features)
+    deployed = Alone(layer).eval()
+    with torch.set_grad_enabled(gradients):
+        exported = torch.export.export(deployed, (features,)).module()
+    torch.testing.assert_close(exported(features), deployed(features))
+
+
+def test_a_single_patch_has_no_batch_statistics():
+    with pytest.raises(ValueError, match="more than one patch"):
+        KDLayer(C, K)(torch.randn(1, C, 1, 1))

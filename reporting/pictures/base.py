@@ -1,0 +1,125 @@
+"""What every picture shares: the trained experiment that it shows, and the files that it leaves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from algorithms.base import Config, Requirement, Results
+from algorithms.evaluation import Evaluation
+from algorithms.files import save_json
+from algorithms.methods import Method
+from algorithms.records import log
+from algorithms.supervision import missing_supervision
+from dataloaders import Dataset
+from reporting.pictures.style import save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "pictures"  # in the experiment's directory
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure and what is said of it; the caption explains everything that the figure shows."""
+
+    figure: "Figure"
+    title: str
+    caption: str
+
+
+class Picture(Evaluation):
+    """Draws one picture of a trained experiment and leaves `pictures/<name>.png`, `.pdf` and `.json` in its directory.
+
+    The network is that of the last epoch, the best one or epoch n, and the images are those of the evaluation split or
+    the third, as in an evaluation.
+
+    Args:
+        command: the command line that draws it, which the JSON file repeats.
+    """
+
+    name: ClassVar[str]
+    needs_supervision: ClassVar[bool] = False  # the teacher with its codebook and decision scores
+    source: Path  # of the weights
+    dataset: Dataset
+    model: nn.Module
+    method: Method  # with supervision alone
+
+    def __init__(self, config: Config, command: str):
+        super().__init__(config)
+        self.command = command
+        self.split = "test" if config["testset"] else "eval"
+
+    @staticmethod
+    def lacks(config: Config) -> str | None:
+        """What an experiment would have to have for this picture and does not have; None where it has all."""
+        return None
+
+    def missing_requirements(self) -> Iterator[Requirement]:
+        if self.needs_supervision:
+            yield from missing_supervision(self.config)
+
+    def draw(self) -> Drawing:
+        """The picture of what `_run` has opened."""
+        raise NotImplementedError
+
+    def _run(self) -> Results:
+        place = self.directory / FOLDER / self.name
+        with style():
+            self.open()
+            drawing = self.draw()
+            save_figure(drawing.figure, place)
+        about = {"title": drawing.title, "caption": drawing.caption, "command": self.command}
+        save_json(place.with_suffix(".json"), about)
+        log.info("%s: %s", drawing.title, place.with_suffix(".png"))
+        return about | {"file": str(place.with_suffix(".png"))}
+
+    def open(self) -> None:
+        """Load weights, images and, where the picture needs them, teacher and supervision."""
+        weights, _ = self._open_weights()
+        self.source = weights.source
+        self.dataset = self.open_dataset(self.split, data=weights.data)
+        if self.needs_supervision:
+            self.method = self._open_method(weights, self.dataset.num_classes)
+            self.model = self.method.model
+        else:
+            self.model = self._open_model(weights, self.dataset.num_classes).eval()
+        log.info("picture of %s", weights.source)
+
+    @property
+    def labels(self) -> Tensor:
+        """Classes (M,) of all images, on the CPU."""
+        return self.dataset.split(self.split).labels
+
+    def draw_lots(self, num_images: int, num_classes: int) -> Tensor:
+        """Indices of random images, class after class: about `num_images` of at most `num_classes` classes (seed)."""
+        generator = torch.Generator().manual_seed(self.config["seed"])
+        present = self.labels.unique()
+        chosen = present[torch.randperm(len(present), generator=generator)[:num_classes]].sort().values
+        share = max(1, num_images // len(chosen))
+        lots = []
+        for label in chosen.tolist():
+            members = torch.nonzero(self.labels == label).flatten()
+            lots.append(members[torch.randperm(len(members), generator=generator)[:share]])
+        return torch.cat(lots)
+
+    def images_at(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised images (B, 3, H, W) at indices (B,), and their classes, on the device."""
+        part = replace(self.dataset, **{self.split: self.dataset.split(self.split).take(indices)})
+        images, labels = zip(*self.loader(part, self.split), strict=True)
+        return torch.cat(images), torch.cat(labels)
+
+    def pixels(self, images: Tensor) -> np.ndarray:
+        """Normalised images (B, 3, H, W) as they look: (B, H, W, 3) in 0..1."""
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.dataset.mean, self.dataset.std))
+        return (images.float().cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+    @property
+    def images_shown(self) -> str:
+        """What a caption calls the images."""
+        return {"eval": "evaluation images", "test": "test images"}[self.split]

@@ -1,0 +1,38 @@
+"""Reads everything below a `localpath` and writes `report/index.html` and `report/report.md` there."""
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+
+from documents import write_atomically
+from reporting import markdown, page
+from reporting.collect import Config, collect
+from reporting.tables import Report, build
+
+FOLDER = "report"
+
+
+def write_report(root: Path, experiments: dict[str, Config], *, command: str, refresh: int | None = None) -> Report:
+    """Write both files.
+
+    Args:
+        root: the `localpath` of the runs.
+        experiments: all experiments of config/ and their own settings, by name.
+        command: the command line that this is, for the page.
+        refresh: the page loads itself again every so many seconds.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"no directory {root}; localpath= names the one with the outputs of runs")
+    own: Callable[[str], Config | None] = experiments.get
+    report = build(collect(root, own), experiments)
+    made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    texts = {
+        "index.html": page.render(report, made=made, command=command, refresh=refresh),
+        "report.md": markdown.render(report, made=made),
+    }
+    for name, text in texts.items():
+        write_atomically(root / FOLDER / name, lambda file, text=text: file.write(text.encode()))
+    return report

@@ -1,0 +1,354 @@
+"""Runs put together: the same settings with different seeds are averaged, other settings stand apart and are marked.
+
+A table has a row for each pair of teacher and student and a column for each method. What the page and the Markdown file
+show is decided here; they only say it.
+"""
+
+import json
+import shlex
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from reporting.collect import SUPERVISION, Collection, Config, Run
+
+TEACHER, STUDENT = "teacher", "student"
+METHODS = ("QuEST", "letKD-1", "letKD-2")
+ALONE = "classification"
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
+# Data sets whose name does not say which images they are: those of `data_dir`.
+FOLDER_DATASETS = frozenset({"ImageFolder"})
+TITLES = {"CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "TinyImageNet": "Tiny-ImageNet", "digits": "Digits"}
+DEFAULT_LOCALPATH = "experiments"
+
+
+class Statistic(NamedTuple):
+    """Mean, and the sample standard deviation where there are several values."""
+
+    mean: float
+    std: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Statistic | None":
+        known = [value for value in values if value is not None]
+        if not known:
+            return None
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+class Published(NamedTuple):
+    """A figure of the paper, in percent."""
+
+    top1: float
+    std: float | None = None
+    top5: float | None = None
+    trials: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Finished runs of one experiment with the same settings, a seed each.
+
+    `repeated` are runs with a seed that is among `runs` already; they count for nothing.
+    """
+
+    runs: tuple[Run, ...]
+    repeated: tuple[Run, ...] = ()
+
+    @property
+    def experiment(self) -> str:
+        return self.runs[0].experiment
+
+    @property
+    def changed(self) -> dict[str, tuple[Any, Any]] | None:
+        return self.runs[0].changed
+
+    @property
+    def is_protocol(self) -> bool:
+        """Whether these are the experiment's own settings."""
+        return self.changed == {}
+
+    @property
+    def is_trained(self) -> bool:
+        return self.runs[0].mode == "train"
+
+    @property
+    def marks(self) -> list[str]:
+        return marks_of(self.runs[0])
+
+    def statistic(self, key: str) -> Statistic | None:
+        return Statistic.of(run.facts.get(key) for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment in a table: what was measured, what was published, and what would measure it."""
+
+    experiment: str | None
+    groups: list[Group] = field(default_factory=list)
+    unfinished: list[Run] = field(default_factory=list)
+    published: Published | None = None
+    command: str | None = None
+
+    @property
+    def has_runs(self) -> bool:
+        return bool(self.groups or self.unfinished)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the experiment as it stands in config/ has been run."""
+        return any(group.is_protocol for group in self.groups)
+
+    def difference(self, group: Group) -> float | None:
+        """Percent points of the last epoch above what was published for these very settings."""
+        published = self.published_for(group)
+        measured = group.statistic("top1")
+        return measured.mean - published.top1 if published and measured else None
+
+    def published_for(self, group: Group) -> Published | None:
+        return self.published if group.is_protocol else published_variant(group)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A pair of teacher and student, or a network alone."""
+
+    label: str
+    prefix: str | None  # of the experiments of a pair
+    cells: dict[str, Cell]
+
+    @property
+    def has_runs(self) -> bool:
+        return any(cell.has_runs for cell in self.cells.values())
+
+    @property
+    def has_students(self) -> bool:
+        """Whether a student was taught: one network may be the teacher of several pairs."""
+        return any(cell.has_runs for column, cell in self.cells.items() if column not in (TEACHER, STUDENT))
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Runs that belong in one table: one tree of outputs, one data set."""
+
+    branch: Path
+    dataset: str
+    data_dir: str | None  # where the data set's name does not tell
+
+    @property
+    def title(self) -> str:
+        title = TITLES.get(self.dataset, self.dataset)
+        title += f" {self.data_dir}" if self.data_dir else ""
+        return title + (f", in {self.branch}" if self.branch != Path() else "")
+
+    @property
+    def anchor(self) -> str:
+        return "-".join(["data", *self.branch.parts, self.dataset, *([self.data_dir] if self.data_dir else [])])
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that is known of one data set."""
+
+    scope: Scope
+    columns: list[str]
+    rows: list[Row]
+    supervision: list[Run]
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups of its table, once: a teacher may stand in several rows."""
+        return list(dict.fromkeys(group for row in self.rows for cell in row.cells.values() for group in cell.groups))
+
+    def by_device(self) -> dict[str, list[Group]]:
+        """The groups of each device: times and throughputs of different devices do not compare."""
+        devices: dict[str, list[Group]] = {}
+        for group in self.groups:
+            for device in dict.fromkeys(run.device for run in group.runs):
+                runs = tuple(run for run in group.runs if run.device == device)
+                devices.setdefault(device, []).append(Group(runs))
+        return devices
+
+    @property
+    def has_runs(self) -> bool:
+        return any(row.has_runs for row in self.rows) or bool(self.supervision)
+
+    @property
+    def other_methods(self) -> list[str]:
+        """Methods that were published for these pairs and are no columns, in the paper's order."""
+        known = {TEACHER, STUDENT, "trials", *METHODS}
+        names = dict.fromkeys(name for row in self.rows for name in PUBLISHED["pairs"].get(row.prefix, {}))
+        return [name for name in names if name not in known]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the report says."""
+
+    collection: Collection
+    sections: list[Section]
+
+    def __str__(self) -> str:
+        return f"{len(self.collection.runs)} runs, {len(self.collection.damaged)} damaged files"
+
+
+def build(collection: Collection, experiments: dict[str, Config]) -> Report:
+    """Put the runs into tables.
+
+    Args:
+        experiments: the experiments of config/ and their own settings, by name.
+    """
+    scopes = dict.fromkeys(scope_of(run) for run in collection.runs)
+    scopes |= dict.fromkeys(Scope(Path(), config["dataset"], None) for config in experiments.values())
+    measured_folders = {scope.dataset for scope in scopes if scope.data_dir}
+    sections = [
+        _section(scope, collection, experiments)
+        for scope in scopes
+        if scope.data_dir or scope.dataset not in measured_folders
+    ]
+    return Report(collection, sorted(sections, key=lambda section: not section.has_runs))
+
+
+def scope_of(run: Run) -> Scope:
+    dataset = run.facts.get("dataset") or run.options.get("dataset") or "unknown data set"
+    data_dir = str(run.options.get("data_dir") or "data") if dataset in FOLDER_DATASETS else None
+    return Scope(run.branch, dataset, data_dir)
+
+
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Finished runs by experiment and settings, the experiment's own first."""
+    settings: dict[str, dict[Any, list[Run]]] = {}
+    for run in runs:
+        if run.changed is None:
+            key = str(run.place.parent if run.trial is not None else run.place)
+        else:
+            key = json.dumps([run.experiment, run.mode, run.changed], sort_keys=True)
+        # Of two runs with the same seed, the one among others of its kind counts.
+        seeds = settings.setdefault(key, {})
+        seeds.setdefault(run.facts.get("seed"), []).insert(0 if run.trial is not None else len(seeds), run)
+    groups = [
+        Group(
+            tuple(found[0] for _, found in sorted(seeds.items(), key=lambda item: str(item[0]))),
+            tuple(run for found in seeds.values() for run in found[1:]),
+        )
+        for seeds in settings.values()
+    ]
+    return sorted(groups, key=lambda group: (not group.is_protocol, len(group.changed or {})))
+
+
+def published_variant(group: Group) -> Published | None:
+    """What was published for an experiment with other settings than its own."""
+    if group.changed is None:
+        return None
+    options = {key: value for key, (_, value) in group.changed.items()}
+    for variant in PUBLISHED["variants"]:
+        if variant["experiment"] == group.experiment and variant["options"] == options:
+            return Published(variant["top1"])
+    return None
+
+
+def published_value(prefix: str | None, column: str) -> Published | None:
+    """What was published for a pair's own settings."""
+    for variant in PUBLISHED["variants"]:
+        if variant["experiment"] == f"{prefix}.{column}" and not variant["options"]:
+            return Published(variant["top1"])
+    pair = PUBLISHED["pairs"].get(prefix, {})
+    if column not in pair:
+        return None
+    found = pair[column]
+    return Published(found["top1"], found.get("std"), found.get("top5"), pair["trials"] if "std" in found else None)
+
+
+def marks_of(run: Run) -> list[str]:
+    """What keeps a run from being the experiment as it stands in config/."""
+    if run.changed is None:
+        return ["no such experiment in config/"]
+    return [f"{key}={shown(value)} (own: {shown(own)})" for key, (own, value) in run.changed.items()]
+
+
+def shown(value: Any) -> str:
+    """A value as it would stand on a command line."""
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, (list, dict)) else str(value)
+
+
+def _section(scope: Scope, collection: Collection, experiments: dict[str, Config]) -> Section:
+    runs = [run for run in collection.runs if scope_of(run) == scope]
+    table = _Table(scope, collection.root, [run for run in runs if run.mode not in SUPERVISION], experiments)
+    rows = list(table.rows())
+    extra = dict.fromkeys(name for row in rows for name, cell in row.cells.items() if cell.has_runs)
+    columns = [TEACHER, STUDENT, *METHODS, *(name for name in extra if name not in (TEACHER, STUDENT, *METHODS))]
+    return Section(scope, columns, rows, [run for run in runs if run.mode in SUPERVISION])
+
+
+class _Table:
+    """The rows of one scope."""
+
+    def __init__(self, scope: Scope, root: Path, runs: list[Run], experiments: dict[str, Config]):
+        self.scope = scope
+        self.localpath = root / scope.branch
+        self.runs = runs
+        self.groups = group_runs(run for run in runs if run.finished and run.facts.get("top1") is not None)
+        # A run whose experiment has gone from config/ still says what it was.
+        gone = {run.experiment: run.options for run in runs if run.options.get("method")}
+        self.configs = gone | {
+            name: config for name, config in experiments.items() if config["dataset"] == scope.dataset
+        }
+
+    def rows(self) -> Iterator[Row]:
+        pairs: dict[str, list[str]] = {}
+        for name, config in self.configs.items():
+            if config["method"] != ALONE:
+                pairs.setdefault(name.rpartition(".")[0], []).append(name)
+        rows = [self._pair(prefix, names) for prefix, names in pairs.items()]
+        rows.sort(key=lambda row: (not row.has_students, row.prefix))
+        if self.scope.branch != Path():
+            rows = [row for row in rows if row.has_runs]
+        yield from rows
+        in_rows = {cell.experiment for row in rows for cell in row.cells.values()}
+        for name in dict.fromkeys(run.experiment for run in self.runs):
+            if name not in in_rows:
+                yield Row(name.rpartition(".")[2], None, {STUDENT: self._cell(name, None)})
+
+    def _pair(self, prefix: str, names: list[str]) -> Row:
+        config = self.configs[names[0]]
+        student = self._network_alone(config.get("student"), prefix)
+        cells = {
+            TEACHER: self._cell(config.get("teacher_experiment"), published_value(prefix, TEACHER)),
+            STUDENT: self._cell(student, published_value(prefix, STUDENT)),
+        }
+        for name in names:
+            column = name.rpartition(".")[2]
+            cells[column] = self._cell(name, published_value(prefix, column))
+        label = prefix.rpartition(".")[2].replace("_", " → ")
+        return Row(label, prefix, cells)
+
+    def _network_alone(self, network: str | None, prefix: str) -> str | None:
+        """The experiment that trains a network alone, in the pair's own folder if there is one."""
+        folder = prefix.rpartition(".")[0]
+        names = [
+            name
+            for name, config in self.configs.items()
+            if config["method"] == ALONE and config.get("network") == network and not config.get("trained_as")
+        ]
+        return min(names, key=lambda name: (name.rpartition(".")[0] != folder, name), default=None)
+
+    def _cell(self, experiment: str | None, published: Published | None) -> Cell:
+        groups = [group for group in self.groups if group.experiment == experiment]
+        unfinished = [run for run in self.runs if run.experiment == experiment and not run.finished]
+        command = None if experiment is None else self._command(experiment, published)
+        return Cell(experiment, groups, unfinished, published, command)
+
+    def _command(self, experiment: str, published: Published | None) -> str:
+        words = [f"config={experiment}"]
+        if self.configs.get(experiment, {}).get("method") != ALONE:
+            words.append("prepare=True")
+        if published and published.trials:
+            words.append(f"trials={published.trials}")
+        if self.scope.dataset in FOLDER_DATASETS:
+            words.append(f"data_dir={self.scope.data_dir or 'FOLDER'}")
+        if self.localpath != Path(DEFAULT_LOCALPATH):
+            words.append(f"localpath={self.localpath}")
+        return "python main_classification.py with " + shlex.join(words)

@@ -1,0 +1,545 @@
+"""The report of a made-up tree: what is averaged, what is marked, what is missing, what is damaged."""
+
+import ast
+import base64
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import main_classification
+from algorithms import base, records, trials
+from documents import save_json
+from reporting import collect, curves, tables
+from reporting.html import VOID, Html, tag
+from reporting.report import write_report
+
+ROOT = Path(main_classification.__file__).parent
+NAMES = main_classification.list_experiments()
+OWN = {name: main_classification.load_experiment(name) | {"precision": "fp32"} for name in NAMES}
+PAIR = "CIFAR100.resnetv1.RN56_RN20"
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+
+
+class Tree:
+    """A folder of results that no training made."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def put(self, name: str, top1: float | None = 70.0, *, place: str | None = None, **facts: Any) -> Path:
+        """A finished training of the experiment `name`; `options` are added to its own."""
+        own = OWN.get(name, {"dataset": "digits", "method": "classification", "network": "mine", "epochs": 8})
+        seed = facts.get("seed", 0)
+        results = {
+            "config": name,
+            "mode": "train",
+            "method": own["method"],
+            "dataset": own["dataset"],
+            "epochs": own["epochs"],
+            "top1": top1,
+            "top5": 99.0,
+            "best_top1": top1 and top1 + 0.25,
+            "best_epoch": 7,
+            "seed": seed,
+            "device": "A device",
+            "precision": "fp32",
+            "images_per_second": 1000.0,
+            "seconds": 60.0,
+            "command": f"main_classification.py with config={name}",
+            "environment": {"python": "3.11.7", "versions": {"torch": "2.15.0"}, "commit": None},
+        }
+        options = main_classification.OPTIONS | own | {"config": name, "seed": seed} | facts.pop("options", {})
+        path = self.root / (place or "/".join(name.split("."))) / collect.RESULTS
+        save_json(path, results | {"options": options} | facts)
+        return path
+
+    def trials(self, name: str, values: list[float], **facts: Any) -> None:
+        for seed, value in enumerate(values):
+            self.put(name, value, place=f"{'/'.join(name.split('.'))}/seed{seed}", seed=seed, **facts)
+
+    def write(self, **options: Any) -> "Written":
+        report = write_report(self.root, OWN, command="python main_classification.py report", **options)
+        return Written(report, *((self.root / "report" / name).read_text() for name in ("index.html", "report.md")))
+
+
+class Written:
+    def __init__(self, report: tables.Report, page: str, markdown: str):
+        self.report = report
+        self.page = page
+        self.markdown = markdown
+
+    def cell(self, column: str, *, row: str = "RN56 → RN20", scope: str = "CIFAR100") -> tables.Cell:
+        section = next(section for section in self.report.sections if section.scope.dataset == scope)
+        return next(found for found in section.rows if found.label == row).cells[column]
+
+    def says(self, text: str) -> None:
+        """Both files have this, markup aside."""
+        for whole in (self.page, self.markdown):
+            assert text in re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", whole)), text
+
+
+@pytest.fixture
+def tree(tmp_path) -> Tree:
+    return Tree(tmp_path)
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed where it must be, and collects attributes and the text of elements."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert len({key for key, _ in attributes}) == len(attributes), attributes
+        self.tags.append((name, dict(attributes)))
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_startendtag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert name in VOID, name
+        self.tags.append((name, dict(attributes)))
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def values(self, attribute: str) -> list[str]:
+        return [found[attribute] for _, found in self.tags if found.get(attribute) is not None]
+
+
+# --- means and what stands beside them -------------------------------------------------------------------------------
+
+
+def test_seeds_are_averaged_and_compared_with_what_was_published(tree):
+    tree.trials(f"{PAIR}.letKD-2", [73.0, 72.0, 74.0])
+    written = tree.write()
+    group = written.cell("letKD-2").groups[0]
+    assert group.statistic("top1") == (73.0, 1.0, 3)
+    assert written.cell("letKD-2").difference(group) == pytest.approx(73.0 - 73.27)
+    for text in ("73.00 ± 1.00", "3 runs", "best 73.25 ± 1.00 (epoch 7)", "published 73.27 ± 0.16", f"{MINUS}0.27"):
+        written.says(text)
+
+
+def test_one_run_has_no_deviation(tree):
+    tree.put(f"{PAIR}.letKD-1", 72.5)
+    written = tree.write()
+    assert written.cell("letKD-1").groups[0].statistic("top1") == (72.5, None, 1)
+    written.says("1 run")
+    written.says("+0.06")
+
+
+def test_other_settings_stand_apart_with_a_mark_and_without_a_comparison(tree):
+    tree.trials(f"{PAIR}.letKD-2", [73.0, 74.0])
+    tree.put(f"{PAIR}.letKD-2", 50.0, place="short/seed9", seed=9, options={"epochs": 3, "num_words": 64})
+    tree.put(f"{PAIR}.letKD-2", 60.0, options={"epochs": 3, "num_words": 64}, seed=1)
+    written = tree.write()
+    full, short = written.cell("letKD-2").groups
+    assert full.statistic("top1").mean == 73.5 and full.marks == []
+    assert short.marks == ["num_words=64 (own: 4096)", "epochs=3 (own: 240)"]
+    assert short.statistic("top1") == (60.0, None, 1), "the other one is in another tree"
+    assert written.cell("letKD-2").difference(short) is None
+    written.says("◇ num_words=64 (own: 4096), epochs=3 (own: 240)")
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"val_split": 500}, {"teacher_weights": "other.pth"}])
+def test_what_bears_on_accuracy_is_another_setting(tree, options):
+    tree.put(f"{PAIR}.letKD-2", 73.0, options=options)
+    assert not tree.write().cell("letKD-2").is_measured
+
+
+@pytest.mark.parametrize("options", [{"data_dir": "elsewhere"}, {"num_workers": 9}, {"test_batch_size": 7}])
+def test_what_does_not_is_none(tree, options):
+    tree.put(f"{PAIR}.letKD-2", 73.0, options=options)
+    assert tree.write().cell("letKD-2").is_measured
+
+
+def test_an_ablation_is_compared_with_its_own_figure(tree):
+    tree.put(f"{PAIR}.letKD-2", 72.0, options={"alpha_intermediate": 0.0})
+    written = tree.write()
+    cell = written.cell("letKD-2")
+    assert not cell.is_measured and cell.difference(cell.groups[0]) == pytest.approx(72.0 - 72.13)
+    assert cell.command in written.page
+
+
+def test_a_seed_counts_once(tree):
+    tree.trials(f"{PAIR}.QuEST", [71.0, 73.0])
+    tree.put(f"{PAIR}.QuEST", 99.0, seed=1)
+    written = tree.write()
+    (group,) = written.cell("QuEST").groups
+    assert group.statistic("top1").mean == 72.0
+    assert [str(run.place) for run in group.repeated] == ["CIFAR100/resnetv1/RN56_RN20/QuEST"]
+    assert "not counted: its seed is among the trials" in written.page
+
+
+def test_last_and_best_epoch_are_told_apart(tree):
+    tree.put("digits.RN8", 96.5, best_top1=97.25, best_epoch=6)
+    tree.write().says("best 97.25 (epoch 6)")
+
+
+def test_teacher_and_student_alone_stand_in_every_row_of_theirs(tree):
+    tree.put("CIFAR100.resnetv1.RN20", 69.0)
+    tree.put("CIFAR100.resnetv1.RN110", 74.0)
+    written = tree.write()
+    for row in ("RN56 → RN20", "RN110 → RN20"):
+        assert written.cell("student", row=row).is_measured
+    for row in ("RN110 → RN20", "RN110 → RN32"):
+        assert written.cell("teacher", row=row).is_measured
+    section = next(section for section in written.report.sections if section.scope.dataset == "CIFAR100")
+    assert [group.experiment for group in section.groups].count("CIFAR100.resnetv1.RN110") == 1
+
+
+def test_an_evaluated_teacher_is_no_training(tree):
+    tree.put("CIFAR100.resnetv1.RN56", 72.3, mode="evaluate", epochs=None, best_top1=None)
+    written = tree.write()
+    written.says("evaluated weights")
+    assert written.cell("teacher").groups[0].statistic("top1").mean == 72.3
+
+
+def test_times_of_different_devices_never_share_a_mean(tree):
+    tree.put("digits.RN8", seconds=10.0, device="One")
+    tree.put("digits.RN8", seconds=30.0, device="Other", place="digits/RN8/seed1", seed=1)
+    written = tree.write()
+    section = next(section for section in written.report.sections if section.scope.dataset == "digits")
+    costs = {device: groups[0].statistic("seconds").mean for device, groups in section.by_device().items()}
+    assert costs == {"One": 10.0, "Other": 30.0}
+    assert section.groups[0].statistic("top1").count == 2, "accuracies do"
+
+
+def test_processors_are_different_devices():
+    assert {
+        collect.Run(
+            Path(), "x", Path(), None, True, {"device": "CPU, 2 threads", "environment": {"cpu": cpu}}, {}
+        ).device
+        for cpu in ("Fast", "Slow", None)
+    } == {"CPU, 2 threads, Fast", "CPU, 2 threads, Slow", "CPU, 2 threads"}
+
+
+def test_what_layers_cost_stands_beside_what_the_network_costs(tree):
+    sizes = {"parameters": 300, "parameters_without_kd_layers": 200, "multiply_adds": 3e6}
+    tree.put(f"{PAIR}.letKD-2", **sizes, multiply_adds_without_kd_layers=2e6)
+    written = tree.write()
+    written.says(f"300 ({TIMES}1.50)")
+    written.says(f"3.00 M ({TIMES}1.50)")
+
+
+def test_folders_of_images_are_data_sets_of_their_own(tree):
+    for number, folder in enumerate(("cats", "dogs")):
+        options = {"data_dir": folder}
+        tree.put("ImageFolder.RN8", 50.0 + number, place=f"{folder}/ImageFolder/RN8", options=options)
+    scopes = [section.scope for section in tree.write().report.sections if section.has_runs]
+    assert [(str(scope.branch), scope.data_dir) for scope in scopes] == [("cats", "cats"), ("dogs", "dogs")]
+
+
+# --- what is missing, unfinished or damaged --------------------------------------------------------------------------
+
+
+def test_an_empty_cell_has_the_command_that_fills_it(tree):
+    tree.put("digits.RN8")
+    written = tree.write()
+    commands = [shlex.split(line) for line in re.findall(r"^    (python .*)$", written.markdown, re.MULTILINE)]
+    assert {word for words in commands for word in words if word.startswith("config=")} == {
+        f"config=digits.{name}" for name in ("RN14", "RN14_RN8.QuEST", "RN14_RN8.letKD-1", "RN14_RN8.letKD-2")
+    }
+    for words in commands:
+        assert words[:3] == ["python", "main_classification.py", "with"] and f"localpath={tree.root}" in words
+        assert ("prepare=True" in words) == ("RN14_RN8" in words[3])
+    for experiment in NAMES:
+        if experiment.endswith(tables.METHODS):
+            assert f"config={experiment} " in written.page
+
+
+def test_a_published_deviation_asks_for_as_many_trials(tree):
+    written = tree.write()
+    assert f"config={PAIR}.letKD-2 prepare=True trials=5 " in written.page
+    assert "config=TinyImageNet.resnetv1.RN56_RN20.letKD-1 prepare=True trials=3 " in written.page
+    assert f"config={PAIR}.QuEST prepare=True localpath" in written.page
+
+
+def test_nothing_at_all_is_a_report_too(tree):
+    written = tree.write()
+    assert "There is no result here yet" in written.page
+    assert "Nothing has been measured of" in written.markdown
+    assert Page(written.page).values("href") == []
+
+
+def test_a_run_that_goes_on_says_how_far_it_is(tree):
+    path = tree.put("digits.RN8", None, epoch=3, state="stopped", best_top1=91.5)
+    path.rename(path.with_name(collect.PROGRESS))
+    written = tree.write()
+    written.says("stopped, epoch 3 of 8, best so far 91.50")
+    cell = written.cell("student", row="RN14 → RN8", scope="digits")
+    assert not cell.groups and len(cell.unfinished) == 1
+
+
+def test_a_run_that_goes_on_after_its_end_is_unfinished(tree):
+    tree.put("digits.RN8").rename(tree.root / "digits/RN8" / collect.PROGRESS)
+    tree.put("digits.RN8")
+    (run,) = tree.write().report.collection.runs
+    assert not run.finished
+
+
+def truncate(path: Path) -> None:
+    path.write_text(path.read_text()[:100])
+
+
+def change_a_digit(path: Path) -> None:
+    path.write_text(path.read_text().replace("70.0", "79.0", 1))
+
+
+def hold_a_text(path: Path) -> None:
+    save_json(path, json.loads(path.read_text()) | {"top1": "<b>70"})
+
+
+def hold_no_config(path: Path) -> None:
+    save_json(path, {"top1": 70.0})
+
+
+def hold_a_list(path: Path) -> None:
+    path.write_text("[1, 2]")
+
+
+@pytest.mark.parametrize("damage", [truncate, change_a_digit, hold_a_text, hold_no_config, hold_a_list])
+@pytest.mark.parametrize("name", [collect.RESULTS, collect.PROGRESS])
+def test_a_damaged_file_is_listed_with_its_error(tree, damage, name):
+    tree.put("digits.RN14", 98.0)
+    path = tree.put("digits.RN8").rename(tree.root / "digits/RN8" / name)
+    damage(path)
+    written = tree.write()
+    (damaged,) = written.report.collection.damaged
+    assert str(damaged.place) == f"digits/RN8/{name}" and damaged.error
+    assert len(written.report.collection.runs) == 1
+    written.says(f"digits/RN8/{name}")
+    assert "<b>70" not in written.page
+
+
+def test_damaged_trials_are_listed(tree):
+    tree.trials("digits.RN8", [96.0, 97.0])
+    (tree.root / "digits/RN8" / collect.TRIALS).write_text("{")
+    tree.write().says("digits/RN8/trials.json")
+
+
+def test_earlier_runs_and_records_of_sacred_are_not_read(tree):
+    for place in ("digits/RN8/replaced", "sacred/1", "report", ".hidden"):
+        tree.put("digits.RN8", place=place)
+    assert tree.write().report.collection.runs == []
+
+
+def test_a_missing_directory_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere; localpath="):
+        write_report(tmp_path / "nowhere", OWN, command="")
+
+
+def test_results_of_few_words_are_shown(tree):
+    save_json(tree.root / "old" / collect.RESULTS, {"config": "gone.net", "mode": "train", "top1": 50})
+    save_json(tree.root / "pair" / collect.RESULTS, {"config": "a.b", "mode": "probe", "options": {"method": "mine"}})
+    written = tree.write()
+    Page(written.page)
+    written.says("no such experiment in config/")
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------
+
+
+def history(top1: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "epoch": epoch,
+            "learning_rate": 0.05 * 0.1**epoch,
+            "train": {"loss": 1 / epoch, "top1": top1},
+            "eval": {"top1": top1 + epoch, "loss": float("nan")},
+            "statistics": {"perplexity": 99.0},
+        }
+        for epoch in (1, 2, 3)
+    ]
+
+
+def test_curves_have_a_mean_and_a_range_over_seeds(tree):
+    for seed, top1 in enumerate((90.0, 92.0)):
+        tree.put("digits.RN8", place=f"digits/RN8/seed{seed}", seed=seed, history=history(top1))
+    written = tree.write()
+    runs = written.report.collection.runs
+    assert curves.quantities(runs) == [
+        "eval top1",
+        "train top1",
+        "train loss",
+        "statistics perplexity",
+        "learning_rate",
+    ]
+    assert curves.course(runs, "eval top1") == [(1, 92.0, 91.0, 93.0), (2, 93.0, 92.0, 94.0), (3, 94.0, 93.0, 95.0)]
+    page = Page(written.page)
+    assert "1:92.00 (91.00 to 93.00)|2:93.00 (92.00 to 94.00)|3:94.00 (93.00 to 95.00)" in page.values("data-values")
+    pictures = [found for name, found in page.tags if name == "svg" and "data-quantity" in found]
+    shown = [found["data-quantity"] for found in pictures if "hidden" not in found]
+    assert shown == ["eval top1"] * 2, "one of the pair, one of the experiment"
+    assert all(found["tabindex"] == "0" and found["aria-label"] for found in pictures)
+
+
+def test_results_without_a_history_have_no_curves(tree):
+    tree.put("digits.RN8")
+    assert "data-quantity=" not in tree.write().page
+
+
+# --- the page itself -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(tree) -> Tree:
+    """Something of everything."""
+    tree.trials(f"{PAIR}.letKD-2", [73.0, 72.0], history=history(70.0))
+    tree.put(f"{PAIR}.letKD-1", 60.0, options={"epochs": 3, "milestones": [2]})
+    tree.put("CIFAR100.resnetv1.RN56", 72.3, linear_probe={"last": {"map": 50.5}})
+    tree.put("digits.RN8", 96.0, evaluations={"best": {"top1": 97.0, "weights": "best.pth"}}, device="CPU, 2 threads")
+    tree.put("digits.RN14", None, mode="kmeans", place="VQ/digits/RN14", words=128, perplexity=115.5)
+    tree.put("digits.RN14", None, mode="LDA", place="LDA/digits/RN14", tap="layer3.0", components=9)
+    tree.put("digits.RN8", place="second/digits/RN8")
+    (tree.root / "digits/RN14").mkdir()
+    (tree.root / "digits/RN14/results.json").write_text("{")
+    return tree
+
+
+def test_the_page_is_well_formed_and_its_links_lead_somewhere(full):
+    page = Page(full.write().page)
+    names = page.values("id")
+    assert len(set(names)) == len(names)
+    assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(names)
+    assert not any(re.search(r"\s", name) for name in names)
+
+
+def test_the_page_loads_nothing(full):
+    text = full.write().page
+    page = Page(text)
+    assert all(link.startswith("#") for link in page.values("href"))
+    assert all(source.startswith("data:image/png;base64,") for source in page.values("src"))
+    assert {name for name, _ in page.tags} & {"link", "iframe", "object", "embed", "base"} == set()
+    assert re.findall(r"url\(|@import|https?://|fetch\(|XMLHttpRequest|import\(", text) == []
+
+
+def test_the_page_reloads_itself_only_where_it_is_watched(full):
+    def refreshes(page: str) -> bool:
+        return "http-equiv" in page.partition("<style>")[0]
+
+    assert not refreshes(full.write().page)
+    assert refreshes(full.write(refresh=5).page)
+
+
+def test_strange_names_stay_text(tree):
+    strange = "\"><script>alert('1')</script>&|"
+    tree.put("ImageFolder.RN8", options={"data_dir": strange}, device=strange, command=strange)
+    tree.put(f"my.{strange.replace('/', '')}", place="odd")
+    written = tree.write()
+    assert [name for name, _ in Page(written.page).tags].count("script") == 1
+    assert "alert('1')" not in written.page and "&lt;script&gt;" in written.page
+    for line in written.markdown.splitlines():
+        assert "<script" not in line or line.startswith("    "), "an indented line is shown as it stands"
+        if line.startswith("| ") and "alert" in line:
+            assert len(re.findall(r"(?<!\\)\|", line)) in (7, 8, 11), line
+
+
+def test_supervision_evaluations_and_probes_are_told(full):
+    written = full.write()
+    for text in ("128 words", "perplexity 115.50", "decision scores at layer3.0, 9 LDA components"):
+        written.says(text)
+    for text in ("Linear probe", "map 50.50", "top1 97.00", "best.pth"):
+        assert text in written.page
+
+
+def test_what_differs_from_the_experiment_is_highlighted(full):
+    page = full.write().page
+    assert re.search(r"<code>epochs</code></th><td><mark>3</mark></td><td>240</td>", page)
+    assert "<mark>[2]</mark>" in page and "<mark>240</mark>" not in page
+
+
+def test_the_commit_is_told(tree):
+    commit = {"id": "0123456789abcdef", "dirty": True}
+    tree.put("digits.RN8", environment={"commit": commit})
+    tree.write().says("0123456789ab, with uncommitted changes")
+
+
+def test_pictures_are_in_the_page_with_their_captions(tree):
+    tree.put("digits.RN8")
+    folder = tree.root / "digits/RN8" / collect.PICTURES
+    folder.mkdir()
+    (folder / "confusion.png").write_bytes(b"PNG")
+    save_json(folder / "confusion.json", {"title": "Confusion <1>", "caption": "Rows are & classes."})
+    page = tree.write().page
+    assert f'src="data:image/png;base64,{base64.b64encode(b"PNG").decode()}"' in page
+    assert "Confusion &lt;1&gt;" in page and "Rows are &amp; classes." in page
+
+
+def test_text_is_escaped_and_markup_is_not():
+    assert tag("p", "<&>", Html("<br/>"), [1, None], class_='a"b', hidden=True, id=None) == (
+        '<p class="a&quot;b" hidden>&lt;&amp;&gt;<br/>1</p>'
+    )
+
+
+# --- what it builds on -----------------------------------------------------------------------------------------------
+
+
+def test_names_of_files_are_those_that_runs_write():
+    assert (collect.RESULTS, collect.PROGRESS) == (records.RESULTS, records.PROGRESS)
+    assert collect.TRIALS == trials.TRIALS
+    folders = {mode: folder for mode, folder in base.OUTPUT_FOLDERS.items() if folder}
+    assert {mode: folders[mode] for mode in collect.SUPERVISION} == collect.SUPERVISION
+
+
+PAIRS = [name for name in NAMES if name.rpartition(".")[0] in tables.PUBLISHED["pairs"]]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_published_figures_are_those_that_the_experiments_name(name):
+    source = (ROOT / "config" / Path(*name.split(".")).parent / f"{name.rpartition('.')[2]}.py").read_text()
+    figures = [float(number) for number in re.findall(r"\d\d\.\d\d|0\.\d\d", ast.get_docstring(ast.parse(source)))]
+    published = tables.published_value(*name.rpartition(".")[::2])
+    second = published.std if published.top5 is None else published.top5
+    assert figures == [published.top1, *([] if second is None else [second])]
+
+
+def test_every_published_pair_is_an_experiment():
+    assert {name.rpartition(".")[0] for name in PAIRS} == set(tables.PUBLISHED["pairs"])
+    assert {variant["experiment"] for variant in tables.PUBLISHED["variants"]} <= set(NAMES)
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_both_files_without_torch_and_leaves_no_record(tree):
+    tree.put("digits.RN8")
+    words = ["x", "report", "with", f"localpath={tree.root}"]
+    source = f"import sys, main_classification as entry; print(entry.main({words!r}), 'torch' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "0 False", process
+    assert {path.name for path in (tree.root / "report").iterdir()} == {"index.html", "report.md"}
+    assert not (tree.root / "sacred").exists()
+
+
+def test_watching_writes_again_until_it_is_stopped(tree, monkeypatch, capsys):
+    naps = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        tree.put("digits.RN8", 90.0 + len(naps))
+        if len(naps) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert main_classification.main(["x", "report", "with", "watch=True", f"localpath={tree.root}"]) == 0
+    page = (tree.root / "report/index.html").read_text()
+    assert "92.00" in page and "http-equiv" in page.partition("<style>")[0]
+    assert capsys.readouterr().out.count("index.html") == 3
+
+
+def test_a_wrong_localpath_is_one_line(tmp_path, capsys):
+    assert main_classification.main(["x", "report", "with", f"localpath={tmp_path / 'nowhere'}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: no directory {tmp_path / 'nowhere'}")

@@ -1,0 +1,106 @@
+"""letKD with two timm networks on a folder of images, data/train/<class>/* and data/val/<class>/*.
+
+    python examples/timm_pair.py --data my_images --pretrained
+    python examples/timm_pair.py --data my_images --student resnet18 \\
+        --words layer4=s4 --decisions layer4.0=s4.b1
+
+Each tap is a module of the student, `=`, and the module of the teacher that supervises it. Modules of a network:
+`[name for name, _ in timm.create_model(NAME).named_modules()]`. When the teacher's map has twice the resolution of the
+student's, say `--pooling 2`.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import ImageDataset, create_transform, resolve_model_data_config
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import letkd
+
+
+def fit(
+    model: nn.Module, loss_of: Callable[..., Tensor], train: DataLoader, val: DataLoader, args: argparse.Namespace
+) -> None:
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=args.lr, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+    for epoch in range(1, args.epochs + 1):
+        model.train()
+        for images, labels in train:
+            loss = loss_of(model, images.to(args.device), labels.to(args.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+        print(f"epoch {epoch}: {accuracy(model, val, args.device):.2f}%")
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(images), labels)
+
+
+def letkd_loss(student: letkd.AttachedStudent, images: Tensor, labels: Tensor) -> Tensor:
+    logits, divergences = student.forward_with_losses(images, labels)
+    return F.cross_entropy(logits, labels) + sum(divergences.values())
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, loader: DataLoader, device: str) -> float:
+    model.eval()
+    correct = [(model(images.to(device)).argmax(1) == labels.to(device)).float() for images, labels in loader]
+    return 100 * torch.cat(correct).mean().item()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with train/<class>/* and val/<class>/*")
+    parser.add_argument("--teacher", default="regnety_008")
+    parser.add_argument("--student", default="regnety_002")
+    parser.add_argument("--pretrained", action="store_true", help="start both from published weights")
+    parser.add_argument("--words", default="s4=s4", help="last maps, student=teacher")
+    parser.add_argument("--num-words", type=int, default=1024)
+    parser.add_argument("--decisions", default="s4.b1=s4.b1", help="maps in the last stage, student=teacher")
+    parser.add_argument("--num-subclasses", type=int, default=8)
+    parser.add_argument("--pooling", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=30, help="of the teacher and of the student")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(arguments)
+
+    clean = ImageDataset(f"{args.data}/train")
+    num_classes = len(clean.reader.class_to_idx)
+    teacher, student = (
+        timm.create_model(name, pretrained=args.pretrained, num_classes=num_classes).to(args.device)
+        for name in (args.teacher, args.student)
+    )
+    # Both networks see the same images: the teacher's normalisation is taken.
+    data = resolve_model_data_config(teacher) | {"input_size": (3, args.image_size, args.image_size)}
+    clean.transform = create_transform(**data)
+    augmented = ImageDataset(f"{args.data}/train", transform=create_transform(**data, is_training=True))
+    val = DataLoader(ImageDataset(f"{args.data}/val", transform=clean.transform), args.batch_size)
+    train = DataLoader(augmented, args.batch_size, shuffle=True, drop_last=len(augmented) > args.batch_size)
+
+    fit(teacher, cross_entropy, train, val, args)
+    (words_at, words_of), (decisions_at, decisions_of) = args.words.split("="), args.decisions.split("=")
+    supervision = letkd.make_supervision(
+        teacher,
+        DataLoader(clean, args.batch_size),
+        words={words_of: args.num_words},
+        decisions={decisions_of: args.num_subclasses},
+        num_classes=num_classes,
+        pooling=args.pooling,
+        progress=print,
+    )
+    taps = {words_at: supervision[words_of], decisions_at: supervision[decisions_of]}
+    student = letkd.attach(student, taps, teacher=teacher)
+    fit(student, letkd_loss, train, val, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""letKD with two torchvision networks on a folder of images, data/train/<class>/* and data/val/<class>/*.
+
+    python examples/torchvision_pair.py --data my_images --pretrained
+
+The teacher is trained first, from the published ImageNet weights with `--pretrained`. Teacher, supervision and student
+stay in `--output`; what is there is not made again.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import models
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import letkd
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published weights
+
+
+def loaders(folder: str, size: int, batch_size: int) -> tuple[DataLoader, DataLoader, DataLoader]:
+    """Augmented training images, the same ones without augmentation, and validation images."""
+    as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    augmented = v2.Compose([v2.RandomResizedCrop(size, scale=(0.5, 1)), v2.RandomHorizontalFlip(), *as_tensor])
+    plain = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *as_tensor])
+    train, clean = ImageFolder(f"{folder}/train", augmented), ImageFolder(f"{folder}/train", plain)
+    val = ImageFolder(f"{folder}/val", plain)
+    return (
+        DataLoader(train, batch_size, shuffle=True, drop_last=len(train) > batch_size),
+        DataLoader(clean, batch_size),
+        DataLoader(val, batch_size),
+    )
+
+
+def network(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """A ResNet of torchvision with a classifier for our classes."""
+    net = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    net.fc = nn.Linear(net.fc.in_features, num_classes)
+    return net
+
+
+def fit(
+    model: nn.Module, loss_of: Callable[..., Tensor], train: DataLoader, val: DataLoader, args: argparse.Namespace
+) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+    for epoch in range(1, args.epochs + 1):
+        model.train()
+        for images, labels in train:
+            loss = loss_of(model, images.to(args.device), labels.to(args.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+        print(f"epoch {epoch}: {accuracy(model, val, args.device):.2f}%")
+
+
+def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(images), labels)
+
+
+def letkd_loss(student: letkd.AttachedStudent, images: Tensor, labels: Tensor) -> Tensor:
+    logits, divergences = student.forward_with_losses(images, labels)
+    return F.cross_entropy(logits, labels) + sum(divergences.values())
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, loader: DataLoader, device: str) -> float:
+    model.eval()
+    correct = [(model(images.to(device)).argmax(1) == labels.to(device)).float() for images, labels in loader]
+    return 100 * torch.cat(correct).mean().item()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with train/<class>/* and val/<class>/*")
+    parser.add_argument("--teacher", default="resnet34")
+    parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--pretrained", action="store_true", help="start the teacher from weights of ImageNet")
+    parser.add_argument("--words", type=int, default=1024)
+    parser.add_argument("--subclasses", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=30, help="of the teacher and of the student")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=Path("output"))
+    args = parser.parse_args(arguments)
+    args.output.mkdir(parents=True, exist_ok=True)
+    train, clean, val = loaders(args.data, args.image_size, args.batch_size)
+    num_classes = len(clean.dataset.classes)
+
+    teacher = network(args.teacher, num_classes, args.pretrained).to(args.device)
+    teacher_file = args.output / f"{args.teacher}.pth"
+    if teacher_file.is_file():
+        teacher.load_state_dict(torch.load(teacher_file, map_location=args.device, weights_only=True))
+    else:
+        fit(teacher, cross_entropy, train, val, args)
+        torch.save(teacher.state_dict(), teacher_file)
+
+    supervision_file = args.output / f"{args.teacher}.supervision"
+    if not supervision_file.is_file():
+        letkd.make_supervision(
+            teacher,
+            clean,
+            words={"layer4": args.words},
+            decisions={"layer4.0": args.subclasses},
+            num_classes=num_classes,
+            progress=print,
+        ).save(supervision_file)
+    supervision = letkd.load_supervision(supervision_file)
+
+    taps = {"layer4": supervision["layer4"], "layer4.0": supervision["layer4.0"]}
+    student = letkd.attach(network(args.student, num_classes).to(args.device), taps, teacher=teacher)
+    fit(student, letkd_loss, train, val, args)
+    torch.save({"taps": student.taps, "model": student.state_dict()}, args.output / f"{args.student}.letkd.pth")
+
+
+if __name__ == "__main__":
+    main()

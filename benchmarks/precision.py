@@ -1,0 +1,78 @@
+"""How many of the teacher's decisions change when its network runs in bfloat16.
+
+    python -m benchmarks.precision config=digits.RN14_RN8.letKD-2 localpath=experiments
+
+The experiment's teacher and supervision must be there. Its network runs over the evaluation images in float32 and under
+bfloat16 autocast; what follows (distances, projections, decisions) is float32 in both, as in training. Printed are the
+share of patches whose nearest word or sub-class is another one, and the mean total variation between the two target
+distributions, half of sum_k |p_k - q_k|: 0 where they agree, 1 where they share nothing.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.letkd import INTERMEDIATE, PENULTIMATE, LetKD
+from dataloaders import load_dataset, make_eval_loader
+from main_classification import check_updates, default_config
+
+Sums = dict[str, float]
+
+
+@torch.inference_mode()
+def compare(method: LetKD, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """For a batch, (P,) each: whether a word or sub-class changed, and the total variation of the targets."""
+    exact = method.teacher(images)
+    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        rounded = {name: map_BCHW.float() for name, map_BCHW in method.teacher(images).items()}
+    found = {}
+    if method.codebook is not None:
+        words = [maps[PENULTIMATE] for maps in (exact, rounded)]
+        found["words changed"] = torch.ne(*map(method.codebook.hard_assignment, words))
+        found["words, total variation"] = _variation(*map(method.codebook.soft_assignment, words))
+    if method.subclasses is not None:
+        rows = [method.subclasses.assign(maps[INTERMEDIATE], labels) for maps in (exact, rounded)]
+        found["sub-classes changed"] = torch.ne(*rows)
+        found["decisions, total variation"] = _variation(*(method.subclasses.decisions[index] for index in rows))
+    return found
+
+
+def _variation(p_PK: Tensor, q_PK: Tensor) -> Tensor:
+    return (p_PK - q_PK).abs().sum(dim=1) / 2
+
+
+def measure(config: dict[str, Any]) -> Sums:
+    """Means over all patches of the evaluation images."""
+    dataset = load_dataset(
+        config["dataset"],
+        splits=("eval",),
+        data_dir=config["data_dir"],
+        **{key: config[key] for key in ("image_size", "mean", "std")},
+        num_workers=config["num_workers"],
+    )
+    device = torch.device("cuda" if config["cuda"] and torch.cuda.is_available() else "cpu")
+    method = LetKD.from_config(config, dataset.num_classes).to(device, memory_format=torch.channels_last).eval()
+    sums: Sums = {}
+    num_patches = 0
+    for images, labels in make_eval_loader(
+        dataset, "eval", batch_size=config["batch_size"], device=device, num_workers=config["num_workers"]
+    ):
+        found = compare(method, images, labels)
+        for name, values_P in found.items():
+            sums[name] = sums.get(name, 0.0) + values_P.double().sum().item()
+        num_patches += len(values_P)
+    return {name: value / num_patches for name, value in sums.items()}
+
+
+def main(words: list[str]) -> None:
+    updates = dict(word.split("=", 1) for word in words)
+    config = default_config(updates.get("config", "digits.RN14_RN8.letKD-2"))
+    check_updates(updates, config)
+    for name, value in measure(config | updates).items():
+        print(f"{name:30} {100 * value:.3f} %")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

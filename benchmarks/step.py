@@ -1,0 +1,316 @@
+"""Time of a training step against the plain formulation, on random images of CIFAR-100's size.
+
+    python -m benchmarks.step                                    all rows
+    python -m benchmarks.step --pairs RN56_RN20 --precisions fp32 --repeats 20
+
+Each row compares two processes that begin with the same weights and take turns, one step each: `plain.PlainStep`, and
+the step that training runs. The losses of their first steps are compared before anything is timed.
+
+The limit of a row is the time that its matrix products and convolutions alone would take at the rate of a large
+float32 product, measured in the same run: counted operations / measured rate.
+"""
+
+import argparse
+import datetime
+import itertools
+import math
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from algorithms.base import computes_bfloat16
+from algorithms.host_memory import keep_freed_memory
+from algorithms.letkd import LetKD
+from algorithms.step import descend
+from algorithms.supervision import Teacher
+from algorithms.training import Meter, make_optimizer
+from architectures import create_model
+from benchmarks.plain import PlainKDLayer, PlainStep
+from dataloaders import Dataset, make_train_loader
+from dataloaders.dataset import ImageTensors
+from letkd import Codebook, FrozenTaps, Student, SubclassTargets, to_patches
+
+PAIRS = {
+    "RN56_RN20": ("resnet56", "resnet20"),
+    "RN32x4_RN8x4": ("resnet32x4", "resnet8x4"),
+    "WRN40w2_SNv1": ("wrn_40_2", "shufflenetv1"),
+}
+METHODS = ("letKD-1", "letKD-2")
+PRECISIONS = ("fp32", "bf16")
+NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, NUM_COMPONENTS = 100, 4096, 8, 60  # the paper's
+BATCH, IMAGE_SIZE = 64, 32
+LEARNING_RATE = 0.01
+LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
+COLUMNS = (
+    "pair", "method", "precision", "plain", "letKD", "ratio", "img/s", "matrix work", "limit", "share of the limit",
+    "losses differ",
+)  # fmt: skip
+LOSSES = ("cls_loss", "quest_loss", "sub_loss")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    pair: str
+    method: str
+    precision: str
+    device: str
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The keys of an experiment that building a student and its optimiser reads."""
+        return {
+            "student": PAIRS[self.pair][1],
+            "penultimate": True,
+            "intermediate": self.method == "letKD-2",
+            "num_words": NUM_WORDS,
+            "subclasses_per_class": NUM_SUBCLASSES,
+            "alpha_penultimate": 1.0,
+            "alpha_intermediate": 1.0,
+            "learning_rate": LEARNING_RATE,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+        }
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def build_method(case: Case) -> LetKD:
+    """A method with random weights and supervision made of random patches; the same for the same case."""
+    torch.manual_seed(0)
+    student = LetKD.build_model(case.config, NUM_CLASSES)
+    network = create_model(PAIRS[case.pair][0], num_classes=NUM_CLASSES).train()
+    images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
+    with torch.no_grad():
+        for _ in range(10):  # BatchNorm learns the scale of the maps
+            network(images)
+    taps = {name: getattr(network, name) for name in student.layers}
+    pooling = {name: getattr(student.backbone, name).reduction // tap.reduction for name, tap in taps.items()}
+    teacher = Teacher(FrozenTaps(network, {name: tap.path for name, tap in taps.items()}), pooling, "random")
+    maps = teacher(images)
+    subclasses = None
+    if "intermediate" in maps:
+        num_targets, channels = NUM_CLASSES * NUM_SUBCLASSES, taps["intermediate"].channels
+        scalings = torch.randn(channels, NUM_COMPONENTS) / channels**0.5
+        subclasses = SubclassTargets(
+            scalings_CL=scalings,
+            xbar_C=to_patches(maps["intermediate"]).mean(dim=0),
+            centers_ML=_some_patches(maps["intermediate"], num_targets) @ scalings,
+            decisions_MM=torch.randn(num_targets, num_targets).mul(2).softmax(dim=1),
+            num_subclasses=NUM_SUBCLASSES,
+        )
+    codebook = Codebook(_some_patches(maps["penultimate"], NUM_WORDS))
+    coefficients = {f"{name}_coef": 1.0 for name in LOSSES}
+    return LetKD(student, teacher, codebook, subclasses, coefficients)
+
+
+def _some_patches(map_BCHW: Tensor, number: int) -> Tensor:
+    patches_PC = to_patches(map_BCHW)
+    chosen = patches_PC[torch.randint(len(patches_PC), (number,))]
+    return chosen + 0.1 * chosen.std() * torch.randn_like(chosen)
+
+
+# A step returns how to read its figures, so that reading them is timed only where the step itself does it.
+StepFunction = Callable[[Tensor, Tensor], Callable[[], dict[str, float]]]
+
+
+def make_plain_step(case: Case) -> StepFunction:
+    method = build_method(case)
+    layers = {name: PlainKDLayer(layer) for name, layer in method.model.layers.items()}
+    backbone = create_model(case.config["student"], num_classes=NUM_CLASSES)
+    backbone.load_state_dict(method.model.backbone.state_dict())
+    student = Student(backbone, layers, {name: getattr(backbone, name).path for name in layers}).to(case.device)
+    method.to(case.device)
+    supervision = {"penultimate": {"centroids_KC": method.codebook.centroids}}
+    if method.subclasses is not None:
+        supervision["intermediate"] = {
+            "weight_LC": method.subclasses.weight,
+            "offset_L": method.subclasses.offset,
+            "centers_NSL": method.subclasses.centers,
+            "decisions_MM": method.subclasses.decisions,
+        }
+    plain = PlainStep(student, method.teacher, supervision, make_optimizer(student, case.config), case.autocast())
+
+    def step(images: Tensor, labels: Tensor) -> Callable[[], dict[str, float]]:
+        figures = plain(images, labels)
+        return lambda: figures
+
+    return step
+
+
+def make_our_step(case: Case) -> StepFunction:
+    """The step of `algorithms.training.Training`, which reads its meter at the end of a log interval."""
+    device = torch.device(case.device)
+    method = build_method(case).to(device, memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(method, case.config)
+
+    def step(images: Tensor, labels: Tensor) -> Callable[[], dict[str, float]]:
+        meter = Meter(device)
+        with case.autocast():
+            result = method(images, labels)
+        descend(optimizer, result.loss)
+        meter.add(result, labels)
+        return meter.means
+
+    return step
+
+
+def work(side: str, case: Case, threads: int, connection: Connection) -> None:
+    """A process that builds one side and takes a step whenever it is told to; answers with seconds and figures."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator).to(case.device)
+    labels = torch.randint(NUM_CLASSES, (BATCH,), generator=generator).to(case.device)
+    make = {"plain": make_plain_step, "ours": make_our_step}[side]
+    if side == "ours":
+        keep_freed_memory(images.device)  # as training does
+        images = images.to(memory_format=torch.channels_last)
+        counted = make(case)  # thrown away afterwards: the timed steps begin where the plain ones do
+        with FlopCounterMode(display=False) as counter:
+            counted(images, labels)
+        connection.send(counter.get_total_flops())
+    step = make(case)
+    for _ in iter(connection.recv, "stop"):
+        start = time.perf_counter()
+        read = step(images, labels)
+        if case.device == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        connection.send((seconds, read()))
+
+
+def measure(case: Case, *, threads: int, repeats: int, warm_up: int) -> dict[str, Any]:
+    """Median seconds of both sides, the counted operations, and the losses of the first step.
+
+    Raises:
+        RuntimeError: the losses differ.
+    """
+    context = multiprocessing.get_context("spawn")
+    connections, processes = {}, []
+    for side in ("plain", "ours"):
+        connections[side], theirs = context.Pipe()
+        process = context.Process(target=work, args=(side, case, threads, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        processes.append(process)
+    operations = connections["ours"].recv()
+    seconds: dict[str, list[float]] = {side: [] for side in connections}
+    first: dict[str, dict[str, float]] = {}
+    for turn in range(warm_up + repeats):
+        for side, connection in connections.items():
+            connection.send("step")
+            taken, figures = connection.recv()
+            first.setdefault(side, figures)
+            if turn >= warm_up:
+                seconds[side].append(taken)
+    for connection, process in zip(connections.values(), processes, strict=True):
+        connection.send("stop")
+        process.join()
+    difference = max(abs(first["ours"][name] / first["plain"][name] - 1) for name in LOSSES if name in first["plain"])
+    if difference > LOSS_TOLERANCE[case.precision]:
+        raise RuntimeError(f"{case}: losses differ by {difference:.1e}: {first}")
+    return {
+        "operations": operations,
+        "difference": difference,
+        **{side: statistics.median(values) for side, values in seconds.items()},
+    }
+
+
+def machine_rates(device: str, repeats: int = 15) -> tuple[float, float]:
+    """Operations a second of a large float32 product, and bytes a second that a copy reads and writes."""
+    left, right, product = (torch.randn(2048, 2048, device=device) for _ in range(3))
+    source, target = (torch.ones(2**26, device=device) for _ in range(2))
+    product_seconds = _median_seconds(lambda: torch.mm(left, right, out=product), device, repeats)
+    copy_seconds = _median_seconds(lambda: target.copy_(source), device, repeats)
+    return 2 * 2048**3 / product_seconds, 2 * source.nbytes / copy_seconds
+
+
+def _median_seconds(function: Callable[[], Any], device: str, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[3:])
+
+
+def input_seconds(device: str) -> float:
+    """Median seconds that the training loader takes for a batch of a resident data set of CIFAR-100's size."""
+    images = torch.randint(256, (50_000, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
+    split = ImageTensors(images, torch.randint(NUM_CLASSES, (len(images),)))
+    classes = tuple(map(str, range(NUM_CLASSES)))
+    dataset = Dataset("random", classes, IMAGE_SIZE, (0.5,) * 3, (0.25,) * 3, padding=4, flip=True, train=split)
+    batches = iter(make_train_loader(dataset, batch_size=BATCH, device=device, seed=0))
+    next(batches)  # draws the epoch
+    return _median_seconds(lambda: next(batches), device, 200)
+
+
+def describe_machine(device: str, threads: int) -> str:
+    """The line above the table."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        models = [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ]
+        name = f"{models[0] if models else platform.machine()}, {threads} threads"
+    return f"{name}; {datetime.date.today()}, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: those that the device computes")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    precisions = args.precisions or PRECISIONS[: 1 + computes_bfloat16(torch.device(args.device))]
+
+    torch.set_num_threads(args.threads)
+    print(describe_machine(args.device, args.threads))
+    print(f"one training step of {BATCH} images, median of {args.repeats}\n")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
+    fastest = math.inf
+    for pair, method, precision in itertools.product(args.pairs, args.methods, precisions):
+        case = Case(pair, method, precision, args.device)
+        product_rate, copy_rate = machine_rates(args.device)
+        row = measure(case, threads=args.threads, repeats=args.repeats, warm_up=args.warm_up)
+        limit = row["operations"] / product_rate
+        fastest = min(fastest, row["ours"])
+        print(
+            f"| {pair} | {method} | {precision} | {1000 * row['plain']:.0f} ms | {1000 * row['ours']:.0f} ms "
+            f"| {row['plain'] / row['ours']:.2f} | {BATCH / row['ours']:.0f} | {row['operations'] / 1e9:.1f} GFLOP "
+            f"| {1000 * limit:.0f} ms | {100 * limit / row['ours']:.0f} % | {row['difference']:.0e} |",
+            flush=True,
+        )
+    seconds = input_seconds(args.device)
+    print(
+        f"\nInput: {1000 * seconds:.2f} ms a batch (reflect-crop and flip of every image), "
+        f"{100 * seconds / fastest:.1f} % of the fastest step above"
+    )
+    print(f"Last measured rates: {product_rate / 1e9:.0f} GFLOP/s, copy {copy_rate / 1e9:.1f} GB/s (read and written)")
+
+
+if __name__ == "__main__":
+    main()

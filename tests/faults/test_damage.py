@@ -1,0 +1,337 @@
+"""Damaged files are refused by name and never give another result; files that claim too much are refused early."""
+
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fault_tools import (
+    CODEBOOK,
+    DECISIONS,
+    PAIR,
+    RUN,
+    damages,
+    differences,
+    outcome,
+    run_here,
+    short_and_long,
+)
+
+import main_classification
+from algorithms.checkpoints import load_checkpoint
+from algorithms.files import OUR_FORMATS, load_json, load_tensors, save_tensors
+from algorithms.supervision import DECISION_TENSORS, Teacher, open_codebook, open_subclasses, open_teacher
+from algorithms.weights import read_published
+from architectures import create_model
+
+NUM_CLASSES = 10
+
+
+@pytest.fixture
+def pair(folder: Path) -> dict[str, Any]:
+    """The configuration of the finished run."""
+    return load_checkpoint(folder / RUN / "last.pth")["config"] | {"localpath": str(folder)}
+
+
+@pytest.fixture
+def teacher(pair: dict[str, Any]) -> Teacher:
+    student = create_model(pair["student"], num_classes=NUM_CLASSES)
+    return open_teacher(pair, NUM_CLASSES, student, maps=["penultimate", "intermediate"])
+
+
+def refusal(path: Path, read: Callable[[], Any]) -> str:
+    """The one line that reading gives, which names the file."""
+    with pytest.raises(ValueError, match=path.name) as caught:
+        read()
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+# --- our files: noticed, always --------------------------------------------------------------------------------------
+
+
+@short_and_long("number", 20, 200)
+@pytest.mark.parametrize("name", ["last.pth", "best.pth"])
+def test_a_damaged_checkpoint_is_refused(name, number, folder):
+    path = folder / RUN / name
+    for damaged in damages(path.read_bytes(), number, seed=1):
+        path.write_bytes(damaged)
+        refusal(path, lambda: load_checkpoint(path))
+
+
+@short_and_long("number", 20, 200)
+def test_a_damaged_codebook_is_refused(number, folder, pair, teacher):
+    path = folder / CODEBOOK
+    for damaged in damages(path.read_bytes(), number, seed=2):
+        path.write_bytes(damaged)
+        refusal(path, lambda: open_codebook(pair, teacher))
+
+
+@short_and_long("number", 20, 200)
+def test_damaged_decision_scores_are_refused(number, folder, pair, teacher):
+    path = folder / DECISIONS
+    for damaged in damages(path.read_bytes(), number, seed=3):
+        path.write_bytes(damaged)
+        refusal(path, lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+
+
+@short_and_long("number", 20, 200)
+def test_damaged_results_are_refused_or_read_as_they_were(number, folder):
+    """As they were: a damage may spare what means something, the newline at the end for instance."""
+    path = folder / RUN / "results.json"
+    expected, refused = load_json(path), 0
+    for damaged in damages(path.read_bytes(), number, seed=4):
+        path.write_bytes(damaged)
+        try:
+            assert load_json(path) == expected
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error), error
+            refused += 1
+    assert refused > 0.8 * number
+
+
+def test_a_damaged_newest_checkpoint_costs_one_epoch_and_a_warning(folder, capsys):
+    whole = outcome(folder / RUN)
+    path = folder / RUN / "last.pth"
+    path.write_bytes(next(damages(path.read_bytes(), 1, seed=5)))
+    run_here(*PAIR, "epochs=2", "milestones=[1]", "checkpoint=-1", localpath=folder)
+    assert f"warning: {path} is damaged" in capsys.readouterr().out
+    assert differences(outcome(folder / RUN), whole) == []
+
+
+# --- files without a checksum: whole, or an error of one line ---------------------------------------------------------
+
+
+def read_or_refuse(path: Path, read: Callable[[], Any]) -> None:
+    try:
+        read()
+    except ValueError as error:
+        assert path.name in str(error) and "\n" not in str(error), error
+
+
+@short_and_long("number", 20, 200)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_a_damaged_published_checkpoint_is_at_most_refused(zipped, number, folder):
+    path = folder / "ckpt_epoch_240.pth"
+    content = {"model": create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), "epoch": 240}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    for damaged in damages(path.read_bytes(), number, seed=6):
+        path.write_bytes(damaged)
+        read_or_refuse(path, lambda: read_published(path))
+
+
+@short_and_long("number", 20, 200)
+def test_a_damaged_codebook_of_the_authors_is_at_most_refused(number, folder, pair, teacher):
+    path = folder / CODEBOOK
+    path = path.rename(path.with_name("vector_quantizer_kmeansK16_net_epoch_"))
+    network = {"_embedding.weight": load_tensors(path)["centroids"]}
+    torch.save({"epoch": "*", "network": network, "metric": None}, path)
+    open_codebook(pair, teacher)
+    for damaged in damages(path.read_bytes(), number, seed=7):
+        path.write_bytes(damaged)
+        read_or_refuse(path, lambda: open_codebook(pair, teacher))
+
+
+@pytest.fixture
+def arrays(folder: Path) -> dict[str, Path]:
+    """The decision scores as the authors' four files."""
+    ours = folder / DECISIONS
+    names = ("lda_model_scalings", "lda_model_xbar", "centers_subclass_2_60", "final_scores_2_60")
+    content = load_tensors(ours)
+    files = {key: ours.with_name(f"{name}.npy") for key, name in zip(DECISION_TENSORS, names, strict=True)}
+    for key, path in files.items():
+        np.save(path, content[key].double().numpy())
+    ours.unlink()
+    return files
+
+
+@short_and_long("number", 20, 200)
+@pytest.mark.parametrize("key", DECISION_TENSORS)
+def test_a_damaged_array_of_the_authors_is_at_most_refused(key, number, arrays, pair, teacher):
+    path = arrays[key]
+    open_subclasses(pair, teacher, NUM_CLASSES)
+    for damaged in damages(path.read_bytes(), number, seed=8):
+        path.write_bytes(damaged)
+        try:
+            open_subclasses(pair, teacher, NUM_CLASSES)
+        except ValueError as error:  # of shapes that do not belong together, the scores are named
+            assert str(path.parent) in str(error) and "\n" not in str(error), error
+
+
+def test_numbers_that_are_not_finite_are_refused(folder, arrays, pair, teacher):
+    for key in DECISION_TENSORS:
+        whole = np.load(arrays[key])
+        spoiled = whole.copy()
+        spoiled.flat[-1] = np.nan
+        np.save(arrays[key], spoiled)
+        assert "not finite" in refusal(arrays[key], lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+        np.save(arrays[key], whole)
+    path = folder / CODEBOOK
+    content = load_tensors(path)
+    content["centroids"][3, 5] = torch.inf
+    save_tensors(path, content)
+    assert "not finite" in refusal(path, lambda: open_codebook(pair, teacher))
+
+
+# --- claims: refused before memory is taken for them -----------------------------------------------------------------
+
+CLAIMED_ROWS = 2**32
+ALLOWED_MIB = 64
+
+
+@pytest.fixture
+def modest() -> Iterator[None]:
+    """The test takes no memory to speak of, at no time."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from now on
+    before = peak_mib()
+    yield
+    assert peak_mib() - before < ALLOWED_MIB
+
+
+def peak_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def rezipped(archive: bytes, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A torch archive with changed members."""
+    written = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(archive)) as source,
+        zipfile.ZipFile(written, "w", compression, compresslevel=1) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, change(name, source.read(name)))
+    return written.getvalue()
+
+
+def claiming(pickled: bytes) -> bytes:
+    """The pickle of a tensor (16, 64) that says it has CLAIMED_ROWS rows, and a storage of that size."""
+    numbers = {b"K\x10": CLAIMED_ROWS, b"M\x00\x04": CLAIMED_ROWS * 64}  # BININT1 16, BININT2 1024
+    for code, number in numbers.items():
+        assert pickled.count(code) == 1
+        pickled = pickled.replace(code, b"\x8a\x06" + number.to_bytes(6, "little"))  # LONG1 of six bytes
+    return pickled
+
+
+def published(content: dict[str, Any], *, zipped: bool = True) -> bytes:
+    written = io.BytesIO()
+    torch.save(content, written, _use_new_zipfile_serialization=zipped)
+    return written.getvalue()
+
+
+WORDS = {"network": {"_embedding.weight": torch.ones(16, 64)}}
+
+
+def a_huge_storage() -> bytes:
+    return rezipped(published(WORDS), lambda name, data: claiming(data) if name.endswith("data.pkl") else data)
+
+
+def a_huge_storage_before_torch_1_6() -> bytes:
+    return claiming(published(WORDS, zipped=False))
+
+
+def a_bomb() -> bytes:
+    """Half a megabyte that unpacks to 128."""
+    return rezipped(
+        published(WORDS), lambda name, data: bytes(2**27) if name.endswith("data/0") else data, zipfile.ZIP_DEFLATED
+    )
+
+
+def one_number_shown_as_many() -> bytes:
+    return published({"network": {"_embedding.weight": torch.ones(1).expand(CLAIMED_ROWS, 64)}})
+
+
+def a_codebook_of_other_channels() -> bytes:
+    return published({"network": {"_embedding.weight": torch.ones(1).expand(16, CLAIMED_ROWS)}})
+
+
+CLAIMS = [
+    a_huge_storage,
+    a_huge_storage_before_torch_1_6,
+    one_number_shown_as_many,
+    a_codebook_of_other_channels,
+]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_codebook_that_claims_too_much_is_refused_first(claim, folder, pair, teacher, modest):
+    path = folder / CODEBOOK
+    path.write_bytes(claim())
+    refusal(path, lambda: open_codebook(pair, teacher))
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused_first(folder, pair, teacher, request):
+    path = folder / CODEBOOK
+    path.write_bytes(a_bomb())
+    request.getfixturevalue("modest")  # making the bomb took more
+    assert "unpacks to more than it holds" in refusal(path, lambda: open_codebook(pair, teacher))
+
+
+def test_an_array_that_claims_too_much_is_refused_first(arrays, pair, teacher, modest):
+    path = arrays["centers"]
+    whole = path.read_bytes()
+    claim = whole.replace(b"(20, 9), }" + b" " * 12, b"(20000000000, 9), }   ")
+    assert claim != whole and len(claim) == len(whole)
+    path.write_bytes(claim)
+    refusal(path, lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+
+
+def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, teacher, modest):
+    """Not damage but another program's work: the checksum fits."""
+    path = folder / CODEBOOK
+    content = load_tensors(path)
+    save_tensors(path, content | {"centroids": torch.ones(1).expand(CLAIMED_ROWS, 64)})
+    assert "words, not num_words=16" in refusal(path, lambda: open_codebook(pair, teacher))
+    save_tensors(path, {key: value for key, value in content.items() if key != "centroids"})
+    assert str(content["format"]).startswith(OUR_FORMATS)
+    assert "no tensor 'centroids'" in refusal(path, lambda: open_codebook(pair, teacher))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"xbar": torch.ones(32)}, "do not belong together"),
+        ({"xbar": torch.ones(64, 1)}, "do not belong together"),
+        ({"centers": torch.ones(20)}, "do not belong together"),
+        ({"decisions": torch.ones(1).expand(CLAIMED_ROWS, 20)}, "do not belong together"),
+        ({"scalings": torch.ones(64, 8)}, "do not belong together"),
+        ({"scalings": torch.ones(32, 9), "xbar": torch.ones(32)}, "maps of 32 channels"),
+        ({"centers": torch.ones(40, 9), "decisions": torch.ones(40, 40)}, "40 sub-classes; this run has 20"),
+    ],
+)
+def test_decision_scores_of_other_shapes_are_refused(change, complaint, folder, pair, teacher, modest):
+    path = folder / DECISIONS
+    save_tensors(path, load_tensors(path) | change)
+    assert complaint in refusal(path, lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+
+
+def test_a_checkpoint_of_another_number_of_classes_is_refused(folder, capsys):
+    path = folder / "digits/RN8/last.pth"
+    network = create_model("resnet8", num_classes=7)
+    save_tensors(path, load_tensors(path) | {"model": network.state_dict()})
+    for words in (PAIR, ("config=digits.RN8", "image_size=8", "checkpoint=-1", "epochs=2", "milestones=[]")):
+        argv = ["main_classification.py", "with", *words, "cuda=False", f"localpath={folder}"]
+        assert main_classification.main(list(dict.fromkeys(argv))) == 1
+        error = capsys.readouterr().err
+        assert str(path) in error and "fc.weight (7, 64) instead of (10, 64)" in error and error.count("\n") == 1
+
+
+def test_the_supervision_of_a_run_is_read_whole_or_not_at_all(folder, capsys):
+    """One of each kind, as a command meets it."""
+    for name in (CODEBOOK, DECISIONS, "digits/RN8/last.pth"):
+        path = folder / name
+        whole = path.read_bytes()
+        path.write_bytes(next(damages(whole, 1, seed=9)))
+        argv = ["main_classification.py", "with", *PAIR, "epochs=1", "milestones=[]", f"localpath={folder}"]
+        assert main_classification.main(argv) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and str(path) in error and error.count("\n") == 1
+        path.write_bytes(whole)
+    assert not (folder / RUN / "replaced").exists()

@@ -1,0 +1,43 @@
+"""Supervision belongs to its teacher: each fact that its record states, changed alone, is refused with the remedy.
+
+The facts are changed in the file. That other weights, stages and numbers of words or sub-classes in the run are refused
+as well is asked in tests/algorithms/test_supervision.py.
+"""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from fault_tools import CODEBOOK, DECISIONS, PAIR
+
+import main_classification
+from algorithms.files import load_tensors, save_tensors
+
+OTHERS = {"teacher": "0" * 64, "tap": "layer1.0", "downscale": 2, "dataset": "CIFAR10", "val_split": 100}
+PYTHON_MAIN = "python main_classification.py with "
+
+
+@pytest.mark.parametrize(
+    ("name", "fact"),
+    [(DECISIONS, "teacher")]
+    + [pytest.param(name, fact, marks=pytest.mark.faults) for name in (CODEBOOK, DECISIONS) for fact in OTHERS],
+)
+def test_another_fact_is_refused_with_the_command_that_makes_the_file_again(name, fact, folder, capsys):
+    path = folder / name
+    content = load_tensors(path)
+    assert fact in content["record"]
+    save_tensors(path, content | {"record": content["record"] | {fact: OTHERS[fact]}})
+    run = ["main.py", "with", *PAIR, "epochs=1", "milestones=[]", f"localpath={folder}"]
+    assert main_classification.main(run) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path} was made with another {fact} ") and error.count("\n") == 1
+    remedy = error.partition(PYTHON_MAIN)[2]
+    assert main_classification.main(["main.py", "with", *shlex.split(remedy), "cuda=False"]) == 0
+    assert load_tensors(path)["record"][fact] == content["record"][fact]
+    assert main_classification.main(run) == 0
+
+
+def test_a_record_states_what_the_file_was_made_from(folder: Path):
+    facts = {"teacher", "weights", "network", "dataset", "downscale", "val_split", "seed", "tap", "patches"}
+    for name in (CODEBOOK, DECISIONS):
+        assert set(load_tensors(folder / name)["record"]) >= facts

@@ -1,0 +1,119 @@
+"""The pages say what is true: links, files, figures, options, and commands that the entry accepts."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from docs_tools import ENTRY, PAGES, ROOT, entry_commands, programs, shell_lines, title
+
+import main_classification
+from algorithms import check_options
+from docs import make_options
+
+PUBLISHED = json.loads((ROOT / "reporting" / "published.json").read_text())
+REPRODUCE = (ROOT / "docs" / "reproduce.md").read_text()
+TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+PLACEHOLDER = "A.B.C"  # any experiment
+WRITTEN = {file for page in PAGES for file in programs(page)}  # what the reader writes
+OWN = ("config/A/B/C.py", "config/mine/")  # and may write
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=title)
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links to them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@every_page
+def test_files_that_are_named_exist(page):
+    for file in re.findall(r"`((?:\w+/)+[\w.-]+\.(?:py|json|md))[:`]", page.read_text()):
+        places = (ROOT / file, ROOT / "tests" / file, page.parent / file)
+        assert file in WRITTEN or file.startswith(OWN) or any(place.exists() for place in places), file
+
+
+@every_page
+def test_commands_are_of_this_project(page):
+    for words in shell_lines(page):
+        if words[0] == "make":
+            assert words[1] in TARGETS, words
+        elif words[0] == "python" and words[:2] != ENTRY:
+            file = words[3] if words[1:3] == ["-m", "pytest"] else words[1]
+            assert any((place / file).is_file() for place in (ROOT, page.parent)) or words[1] == "-m", words
+        else:
+            assert words[0] in ("python", "pip"), words
+
+
+@every_page
+def test_commands_are_accepted_by_the_entry(page):
+    names = {"--help", *main_classification.experiment.commands}
+    for command in entry_commands(page):
+        assert command.name in names, command
+        updates = {key: value for key, value in command.updates.items() if value != PLACEHOLDER}
+        experiment = updates.get("config", main_classification.OPTIONS["config"])
+        if f"config/{experiment.replace('.', '/')}.py" in WRITTEN:
+            continue  # `test_docs_commands` runs it
+        defaults = main_classification.default_config(experiment)
+        main_classification.check_updates(updates, defaults)
+        if command.name == "run":
+            check_options(defaults | updates)
+            main_classification.make_algorithm(defaults | updates)
+        else:
+            check_options(defaults | updates | {"watch": False})
+
+
+def test_every_option_is_in_the_page_of_all_options():
+    assert make_options.PAGE.read_text() == make_options.render(), "out of date; write it: python -m docs.make_options"
+
+
+def test_an_option_that_nobody_explains_is_noticed(monkeypatch):
+    monkeypatch.setitem(main_classification.OPTIONS, "nobody_knows", 1)
+    with pytest.raises(ValueError, match="nobody_knows"):
+        make_options.render()
+
+
+def test_an_option_is_explained_once(tmp_path):
+    source = tmp_path / "twice.py"
+    source.write_text('A = {\n    "seed": 0,  # train: of all\n}\nB = {\n    "seed": 0,  # once more\n}\n')
+    with pytest.raises(ValueError, match="'seed' again"):
+        make_options.meanings([source])
+
+
+def test_the_page_knows_the_jobs_that_the_entry_allows():
+    explained = make_options.meanings(make_options.SOURCES)
+    for option, jobs in main_classification.READ_BY.items():
+        assert set(jobs) <= set(explained[option].jobs.split(", ")), option
+
+
+@pytest.mark.parametrize("pair", PUBLISHED["pairs"])
+def test_published_figures_are_the_papers(pair):
+    (row,) = re.findall(rf"^\| `{re.escape(pair)}` \| (.+) \|$", REPRODUCE, re.MULTILINE)
+    figures = [PUBLISHED["pairs"][pair][column] for column in ("teacher", "student", "QuEST", "letKD-1", "letKD-2")]
+    assert row.split(" | ") == [written(**figure) for figure in figures]
+
+
+def written(top1: float, std: float | None = None, top5: float | None = None) -> str:
+    return f"{top1:.2f}" + (f" ± {std:.2f}" if std else "") + (f" / {top5:.2f}" if top5 else "")
+
+
+def test_published_ablations_are_the_papers():
+    for variant in PUBLISHED["variants"]:
+        options = " ".join(f"{key}={value}" for key, value in variant["options"].items())
+        assert f"`{options or variant['experiment']}` | {variant['top1']:.2f} |\n" in REPRODUCE
+
+
+def test_the_picture_needs_no_other_file():
+    picture = (ROOT / "docs" / "how-it-works.svg").read_text()
+    assert set(re.findall(r"https?://[^\"' ]+", picture)) == {"http://www.w3.org/2000/svg"}
+    assert "prefers-color-scheme: dark" in picture

@@ -1,0 +1,137 @@
+"""The how-to pages, followed word by word: their programs are written, and their commands run, on small data.
+
+What takes too long is made short behind their back: every experiment has one epoch, every data set few images, and
+pictures are laid out but not painted. What needs CIFAR-100 and the like is left to `test_docs`, which checks options.
+"""
+
+import importlib
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import torch
+from docs_tools import ROOT, Command, entry_commands, programs
+from PIL import Image
+from torch import nn
+
+import algorithms
+import architectures
+import config
+import dataloaders.digits
+import main_classification
+from algorithms import methods
+from architectures import registry
+from documents import load_json
+
+PAGES = ["how-it-works.md", "own-images.md", "own-method.md", "own-network.md", "reproduce.md"]
+HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
+NUM_TRAIN, NUM_EVAL = 256, 64  # digits
+SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1}
+FEWER = {"num_words": 16, "val_split": 4}  # instead of what a command says
+PACKAGES = {"algorithms": algorithms, "architectures": architectures, "config": config}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little() -> Iterator[None]:
+    """Short experiments, few digits, empty pictures."""
+    digits, load = sklearn.datasets.load_digits(), main_classification.load_experiment
+    part = slice(NUM_TRAIN + NUM_EVAL)
+    few = type(digits)(**digits | {key: digits[key][part] for key in ("data", "images", "target")})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", lambda: few)
+        patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
+        patch.setattr(main_classification, "OPTIONS", shortened(main_classification.OPTIONS))
+        patch.setattr(main_classification, "load_experiment", lambda name: shortened(load(name)))
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"a picture"))
+        yield
+
+
+def shortened(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: SHORTER.get(key, value) for key, value in options.items()}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """Where all pages are followed, one after the other: a folder of images, and what the pages before have left."""
+    folder, random = tmp_path_factory.mktemp("workplace"), np.random.default_rng(0)
+    for place in (folder / "my_images" / split / label for split in ("train", "val") for label in ("cat", "dog")):
+        place.mkdir(parents=True)
+        for number in range(40):
+            Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place / f"{number}.jpg")
+    return folder
+
+
+@pytest.fixture
+def follow(workplace, tmp_path, monkeypatch) -> Iterator:
+    """Writes the programs of a page, where the project finds them, and runs its commands; nothing of it stays."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+    for name, package in PACKAGES.items():
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / name)])
+    before = set(sys.modules)
+
+    def follow(page: Path) -> list[Command]:
+        for file, program in programs(page).items():
+            if file is not None:
+                (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / file).write_text(program)
+                importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        commands = [command for command in entry_commands(page) if command.experiment.startswith(HERE)]
+        for command in commands:
+            run(command)
+        return commands
+
+    yield follow
+    for name in set(sys.modules) - before:
+        if name.startswith(tuple(PACKAGES)):
+            del sys.modules[name]
+
+
+def run(command: Command) -> None:
+    pairs = (word.partition("=") for word in command.words)
+    words = [f"{key}={FEWER.get(key, value)}" for key, _, value in pairs]
+    name = [] if command.name == "run" else [command.name]
+    assert main_classification.main(["main_classification.py", *name, *["with"] * bool(words), *words]) == 0, command
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_followed(name, follow):
+    commands = follow(ROOT / "docs" / name)
+    trained = [command for command in commands if command.name == "run" and "trials" not in command.updates]
+    for command in trained:
+        place = Path("experiments", *command.experiment.split("."))
+        results = load_json(place / "results.json")
+        assert results["mode"] == "train" and results["epochs"] == 1
+    assert commands
+
+
+def test_the_method_of_the_page_distils(follow, capsys):
+    follow(ROOT / "docs" / "own-method.md")
+    trained = load_json(Path("experiments/mine/RN14_RN8/KD/results.json"))
+    assert trained["method"] == "KD" and trained["history"][0]["train"]["kd_loss"] > 0
+    assert trained["parameters"] == trained["parameters_without_kd_layers"]
+    assert main_classification.main(["main_classification.py", "with", "config=mine.RN14_RN8.KD", "kmeans=8"]) == 1
+    assert capsys.readouterr().err.endswith("use config=digits.RN14\n")
+
+
+def test_the_student_outside_the_framework_learns():
+    """The program of the page, with networks and images for its names."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    teacher, network = (
+        nn.Sequential(OrderedDict(layer4=nn.Sequential(block), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+        for _ in range(2)
+    )
+    images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 4
+    names = {"teacher": teacher, "network": network, "loader": [(images, labels)], "num_classes": 4}
+    names |= {"images": images, "labels": labels}
+    exec(programs(ROOT / "docs" / "own-network.md")[None], names)
+    names["loss"].backward()
+    assert names["student"].layers["layer4"].scores.templates.shape == (4096, 4)
+    assert all(layer.scores.templates.grad.abs().sum() > 0 for layer in names["student"].layers.values())

@@ -29,7 +29,7 @@ class KMeansCodebook(OfflineAlgorithm):
         if num_words > num_patches:
             raise ValueError(f"kmeans={num_words} is more than the {num_patches} patches of the training images")
         with (
-            self.held_patches(tap, num_chosen) as (features_PC, _),
+            self.held_patches(tap, num_chosen=num_chosen) as (features_PC, _),
             progress_bar(NUM_ITERATIONS, "iteration", "k-means") as bar,
         ):
 
@@ -38,7 +38,7 @@ class KMeansCodebook(OfflineAlgorithm):
                 bar.set_postfix(objective=f"{objective:.6g}")
 
             kmeans = KMeans(num_words, seed=config["seed"], on_iteration=show).fit(features_PC)
-            usage_K = torch.bincount(kmeans.predict(features_PC), minlength=num_words) / len(features_PC)
+            usage_K = torch.bincount(kmeans.labels_, minlength=num_words) / len(features_PC)
         path = codebook_path(self.directory, num_words) if config["fname"] is None else self.directory / config["fname"]
         record = supervision_record(config, self.weights, tap=tap.path, patches=num_patches)
         save_codebook(path, kmeans.centroids_, record)

@@ -1,8 +1,12 @@
 """LDA, sub-classes and decision matrix of a teacher's stage (`LDA=<index of the stage>`)."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
@@ -10,6 +14,8 @@ from algorithms.records import duration, log, save_results
 from algorithms.supervision import decisions_path, save_decisions, supervision_record
 from architectures import Tap
 from letkd import LDA, decision_matrix, fit_subclasses
+
+ROWS = 2**18  # patches that are projected at once
 
 
 class LDAScores(OfflineAlgorithm):
@@ -26,20 +32,16 @@ class LDAScores(OfflineAlgorithm):
         self.open()
         tap = self._stage_tap()
         num_subclasses = config["subclasses_per_class"]
-        lda, projected_PL, labels_P = self._project(tap)
-        centers_ML, members_P = fit_subclasses(
-            projected_PL,
-            labels_P,
-            num_classes=self.dataset.num_classes,
-            num_subclasses=num_subclasses,
-            seed=config["seed"],
-        )
-        prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
-        path = decisions_path(
-            self.directory, tap.path, num_subclasses=num_subclasses, num_components=config["lda_components"]
-        )
-        if config["fname"] is not None:
-            path = self.directory / config["fname"]
+        with self._projections(tap) as (lda, projected_PL, labels_P):
+            centers_ML, members_P = fit_subclasses(
+                projected_PL,
+                labels_P,
+                num_classes=self.dataset.num_classes,
+                num_subclasses=num_subclasses,
+                seed=config["seed"],
+            )
+            prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
+            num_patches, num_components = projected_PL.shape
         tensors = {
             "scalings": lda.scalings_,
             "xbar": lda.xbar_,
@@ -47,19 +49,30 @@ class LDAScores(OfflineAlgorithm):
             "prototypes": prototypes_ML,
             "decisions": decisions_MM,
         }
-        save_decisions(path, tensors, supervision_record(config, self.weights, tap=tap.path, patches=len(labels_P)))
+        path = self._path(tap)
+        save_decisions(path, tensors, supervision_record(config, self.weights, tap=tap.path, patches=num_patches))
         seconds = time.perf_counter() - start
-        own_class = torch.arange(len(centers_ML), device=decisions_MM.device) // num_subclasses
-        kept = decisions_MM[own_class[:, None] == own_class].sum().item() / len(centers_ML)
+        kept = 100 * _own_class_share(decisions_MM, num_subclasses)
         log.info(
             "%d sub-classes in %d of %d LDA components, %.1f%% decided for their own class, in %s: %s",
-            len(centers_ML), projected_PL.shape[1], lda.scalings_.shape[1], 100 * kept, duration(seconds), path,
+            len(centers_ML), num_components, lda.scalings_.shape[1], kept, duration(seconds), path,
         )  # fmt: skip
         return save_results(
             self.directory,
             self.facts()
-            | {"seconds": seconds, "file": str(path), "tap": tap.path, "patches": len(labels_P)}
-            | {"components": projected_PL.shape[1], "rank": lda.rank_, "decided_for_own_class": 100 * kept},
+            | {"seconds": seconds, "file": str(path), "tap": tap.path, "patches": num_patches}
+            | {"components": num_components, "rank": lda.rank_, "decided_for_own_class": kept},
+        )
+
+    def _path(self, tap: Tap) -> Path:
+        config = self.config
+        if config["fname"] is not None:
+            return self.directory / config["fname"]
+        return decisions_path(
+            self.directory,
+            tap.path,
+            num_subclasses=config["subclasses_per_class"],
+            num_components=config["lda_components"],
         )
 
     def _stage_tap(self) -> Tap:
@@ -70,20 +83,29 @@ class LDAScores(OfflineAlgorithm):
             raise ValueError(f"LDA={index} names no stage of {self.config['network']}; stages: {known}")
         return stages[index]
 
-    def _project(self, tap: Tap) -> tuple[LDA, torch.Tensor, torch.Tensor]:
+    @contextmanager
+    def _projections(self, tap: Tap) -> Iterator[tuple[LDA, Tensor, Tensor]]:
         """The fitted LDA, all patches in its first components (P, L), and their classes (P,)."""
         lda = LDA()
-        num_classes = self.dataset.num_classes
         if self.config["incremental"]:
             for features_RC, labels_R in self.patches(tap):
-                lda.partial_fit(features_RC, labels_R, num_classes=num_classes)
+                lda.partial_fit(features_RC, labels_R, num_classes=self.dataset.num_classes)
             self._keep_components(lda.solve())
-            projected = [(lda.transform(features_RC), labels_R) for features_RC, labels_R in self.patches(tap)]
-            return lda, torch.cat([rows for rows, _ in projected]), torch.cat([labels for _, labels in projected])
+            with self.held_patches(tap, projection=lda) as (projected_PL, labels_P):
+                yield lda, projected_PL, labels_P
+            return
         with self.held_patches(tap) as (features_PC, labels_P):
             self._keep_components(lda.fit(features_PC, labels_P))
-            projected_PL = torch.cat([lda.transform(features_RC) for features_RC in features_PC.split(2**18)])
-            return lda, projected_PL, labels_P
+            with self.storage(len(features_PC), lda.num_components) as projected_PL:
+                for features_RC, rows_RL in zip(features_PC.split(ROWS), projected_PL.split(ROWS), strict=True):
+                    rows_RL.copy_(lda.transform(features_RC))
+                yield lda, projected_PL, labels_P
 
     def _keep_components(self, lda: LDA) -> None:
         lda.num_components = min(self.config["lda_components"], lda.scalings_.shape[1])
+
+
+def _own_class_share(decisions_MM: Tensor, num_subclasses: int) -> float:
+    """How often the nearest prototype is one of the patch's own class, a mean over sub-classes in 0..1."""
+    class_M = torch.arange(len(decisions_MM), device=decisions_MM.device) // num_subclasses
+    return decisions_MM[class_M[:, None] == class_M].sum().item() / len(decisions_MM)

@@ -17,7 +17,7 @@ from algorithms.supervision import missing_weights
 from algorithms.weights import Weights, find_weights, load_strictly
 from architectures import Tap, TappedNetwork, create_model
 from dataloaders import Dataset
-from letkd import FrozenTaps, pool_map, to_patches
+from letkd import LDA, FrozenTaps, pool_map, to_patches
 
 
 class OfflineAlgorithm(Algorithm):
@@ -74,16 +74,20 @@ class OfflineAlgorithm(Algorithm):
                 bar.update(len(labels))
 
     @contextmanager
-    def held_patches(self, tap: Tap, num_chosen: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_patches(
+        self, tap: Tap, *, num_chosen: int | None = None, projection: LDA | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that has no name.
 
         Args:
             num_chosen: so many random ones instead, in the same order; the others are never held.
+            projection: what is held instead are its projections (P, L).
         """
         total = self.num_patches(tap)
         chosen = None if num_chosen is None else self._draw(total, num_chosen)
         num_held = total if chosen is None else len(chosen)
-        with self._storage(num_held, tap.channels) as features_PC:
+        width = tap.channels if projection is None else projection.num_components
+        with self.storage(num_held, width) as features_PC:
             labels_P = torch.empty(num_held, dtype=torch.int64, device=features_PC.device)
             seen = held = 0
             for features_RC, labels_R in self.patches(tap):
@@ -92,6 +96,8 @@ class OfflineAlgorithm(Algorithm):
                     rows = (chosen[first:last] - seen).to(features_RC.device)
                     seen += len(labels_R)
                     features_RC, labels_R = features_RC[rows], labels_R[rows]  # noqa: PLW2901
+                if projection is not None:
+                    features_RC = projection.transform(features_RC)  # noqa: PLW2901
                 features_PC[held : held + len(labels_R)] = features_RC
                 labels_P[held : held + len(labels_R)] = labels_R
                 held += len(labels_R)
@@ -103,7 +109,13 @@ class OfflineAlgorithm(Algorithm):
         return torch.randperm(total, generator=generator)[:num_chosen].sort().values
 
     @contextmanager
-    def _storage(self, num_patches: int, channels: int) -> Iterator[Tensor]:
+    def storage(self, num_patches: int, channels: int) -> Iterator[Tensor]:
+        """Room for (P, C) float32 on the device, or with `memmap` in a file that has no name.
+
+        Raises:
+            ValueError: more than all memory of the device.
+            OSError: no room for the file.
+        """
         needed = 4 * num_patches * channels
         if not self.config["memmap"]:
             there = memory_bytes(self.device)

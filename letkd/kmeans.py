@@ -5,7 +5,7 @@
 
 Shapes: P patches, C channels, K clusters; R rows of a chunk or block of patches, B blocks, M clusters that a block is
 compared with. No subsampling and no approximation: every iteration assigns every patch to its nearest centroid. A
-cluster that lost all its patches is refilled with half of the largest one.
+cluster that lost all its patches moves to the patch that is farthest from its own centroid.
 
 On a GPU every patch is compared with every centroid. On a CPU most of these products are left out, because the triangle
 inequality says what they cannot find. Patches near each other form a block, and a block b keeps for every cluster k how
@@ -39,12 +39,11 @@ from letkd.losses import full_precision
 
 NUM_ITERATIONS = 20  # of the paper's codebooks
 BACKENDS = ("torch", "faiss")
-SPLIT = 1 / 1024  # relative distance between the two halves of a split cluster
 GROUP = 64  # columns that are reduced together
 ALIGNMENT = 16  # columns of a product; with an odd number it takes half as long again
 ROWS = 2**16  # of a pass over (rows, C)
-# Blocks pay where a CPU has many clusters to compare, and their (B, K) bounds stay small: 2**14 blocks, 2**13 clusters.
-BLOCK_ROWS, MAX_BLOCKS = 512, 2**14
+# Blocks pay where a CPU has many clusters to compare, and their (B, K) and (K, K) bounds stay below 256 MiB each.
+BLOCK_ROWS, MAX_BOUNDS = 512, 2**26
 MIN_CLUSTERS, MAX_CLUSTERS, MIN_PATCHES_A_CLUSTER = 2**10, 2**13, 2**6
 
 
@@ -100,7 +99,9 @@ class KMeans:
         self.objectives_ = []
         for iteration in range(1, self.num_iterations + 1):
             index_P, objective = assign(self.centroids_)
-            self.centroids_ = means.update(index_P)
+            self.centroids_, empty_E = means.update(index_P)
+            if len(empty_E):
+                self.centroids_[empty_E] = features_PC[assign.farthest(len(empty_E))]
             self.objectives_.append(objective)
             if self.on_iteration:
                 self.on_iteration(iteration, objective)
@@ -140,22 +141,25 @@ class _Assignment:
 
     def __init__(self, features_PC: Tensor):
         self.features_PC = features_PC
-        self.squared_norms_P = _squared_norms(features_PC)
-        if not torch.isfinite(self.squared_norms_P.sum()):
-            raise ValueError("k-means needs finite features; these hold inf or nan")
+        self.squared_norms_P = _finite_squared_norms(features_PC)
         self._index_P: Tensor | None = None
+        self._partial_P: Tensor  # ||mu||^2 - 2 x.mu of the nearest
         self._blocks: _Blocks | None = None
 
     def __call__(self, centroids_KC: Tensor) -> tuple[Tensor, float]:
         """Index of the nearest centroid (P,), overwritten by the next call, and the sum of all squared distances."""
         if self._index_P is None or not _blocks_pay(self.features_PC, len(centroids_KC)):
-            self._index_P, partial_P = nearest(self.features_PC, centroids_KC)
+            self._index_P, self._partial_P = nearest(self.features_PC, centroids_KC)
         else:
             if self._blocks is None:
                 self._blocks = _Blocks(self.features_PC, self.squared_norms_P, self._index_P, centroids_KC)
-            partial_P = self._blocks.reassign(self._index_P, centroids_KC)
-        objective = self.squared_norms_P.sum(dtype=torch.float64) + partial_P.sum(dtype=torch.float64)
+            self._partial_P = self._blocks.reassign(self._index_P, centroids_KC)
+        objective = self.squared_norms_P.sum(dtype=torch.float64) + self._partial_P.sum(dtype=torch.float64)
         return self._index_P, max(objective.item(), 0.0)
+
+    def farthest(self, number: int) -> Tensor:
+        """The patches that were farthest from the centroid they were assigned to."""
+        return (self.squared_norms_P + self._partial_P).topk(number).indices
 
 
 def _blocks_pay(features_PC: Tensor, num_clusters: int) -> bool:
@@ -184,7 +188,7 @@ class _Blocks:
         own_P = _squared_distances(features_PC, centroids_KC, index_P)
         order_P = own_P.argsort()
         order_P = order_P[index_P[order_P].argsort(stable=True)]  # by cluster, in it from the inside out
-        num_rows = max(BLOCK_ROWS, len(order_P) // MAX_BLOCKS)
+        num_rows = max(BLOCK_ROWS, len(order_P) * len(centroids_KC) // MAX_BOUNDS)
         members = order_P.split(torch.bincount(index_P, minlength=len(centroids_KC)).tolist())
         self.blocks = [rows_R for rows_P in members if len(rows_P) for rows_R in rows_P.split(num_rows)]
         outermost_B = torch.stack([rows_R[-1] for rows_R in self.blocks])
@@ -236,6 +240,7 @@ class _FaissAssignment:
             raise ValueError("k-means backend 'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'")
         import faiss
 
+        _finite_squared_norms(features_PC)
         self.device = features_PC.device
         self.host_PC = features_PC.float().contiguous().cpu().numpy()
         self.index = faiss.IndexFlatL2(self.host_PC.shape[1])
@@ -245,8 +250,13 @@ class _FaissAssignment:
     def __call__(self, centroids_KC: Tensor) -> tuple[Tensor, float]:
         self.index.reset()
         self.index.add(centroids_KC.float().cpu().numpy())
-        distances, index = self.index.search(self.host_PC, 1)
-        return torch.from_numpy(index[:, 0]).to(self.device), float(distances.sum(dtype="float64"))
+        distances_P1, index_P1 = map(torch.from_numpy, self.index.search(self.host_PC, 1))
+        self._distances_P = distances_P1[:, 0]
+        return index_P1[:, 0].to(self.device), self._distances_P.sum(dtype=torch.float64).item()
+
+    def farthest(self, number: int) -> Tensor:
+        """The patches that were farthest from the centroid they were assigned to."""
+        return self._distances_P.topk(number).indices.to(self.device)
 
 
 class _Means:
@@ -259,8 +269,8 @@ class _Means:
         self._index_P = features_PC.new_full((len(features_PC),), num_clusters, dtype=torch.int64)
         self._sums_KC = features_PC.new_zeros(num_clusters + 1, features_PC.shape[1], dtype=torch.float64)
 
-    def update(self, index_P: Tensor) -> Tensor:
-        """Centroids (K, C) of the clusters `index_P` (P,), no cluster empty."""
+    def update(self, index_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Centroids (K, C) of the clusters `index_P` (P,), and which of them are empty (E,)."""
         for rows_R in torch.nonzero(index_P != self._index_P).flatten().split(ROWS):
             features_RC = self.features_PC[rows_R].double()
             self._sums_KC.index_add_(0, index_P[rows_R], features_RC)
@@ -268,19 +278,14 @@ class _Means:
         self._index_P.copy_(index_P)
         counts_K = torch.bincount(index_P, minlength=self.num_clusters)
         means_KC = self._sums_KC[:-1] / counts_K.clamp_min(1)[:, None]
-        return _refill_empty(means_KC.to(self.features_PC.dtype), counts_K)
+        return means_KC.to(self.features_PC.dtype), torch.nonzero(counts_K == 0).flatten()
 
 
-def _refill_empty(centroids_KC: Tensor, counts_K: Tensor) -> Tensor:
-    """Move every empty cluster beside the largest remaining one, which it then shares."""
-    counts = counts_K.tolist()
-    for empty in [k for k, count in enumerate(counts) if count == 0]:
-        largest = max(range(len(counts)), key=counts.__getitem__)
-        centroids_KC[empty] = centroids_KC[largest] * (1 + SPLIT)
-        centroids_KC[largest] *= 1 - SPLIT
-        counts[empty] = counts[largest] // 2
-        counts[largest] -= counts[empty]
-    return centroids_KC
+def _finite_squared_norms(features_PC: Tensor) -> Tensor:
+    norms_P = _squared_norms(features_PC)
+    if not torch.isfinite(norms_P.sum()):
+        raise ValueError("k-means needs finite features; these hold inf or nan")
+    return norms_P
 
 
 def _squared_norms(features_PC: Tensor) -> Tensor:

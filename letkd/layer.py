@@ -112,4 +112,5 @@ class KDLayer(nn.Module):
         self.bn.num_batches_tracked += 1
 
     def _add(self, features_BCHW: Tensor, values_PC: Tensor) -> Tensor:
-        return features_BCHW + self.alpha * to_map(values_PC, like_BxHW=features_BCHW)
+        # In the type of the features: under autocast the rest of the network would run on a float32 sum otherwise.
+        return features_BCHW + self.alpha * to_map(values_PC.to(features_BCHW.dtype), like_BxHW=features_BCHW)

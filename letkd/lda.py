@@ -11,6 +11,8 @@ of each component, but only (C, C) and (N, C) sums are held, in float64, whateve
 import torch
 from torch import Tensor
 
+from letkd.losses import full_precision
+
 RELATIVE_TOLERANCE = (
     1e-4  # a direction with less standard deviation than this, relative, does not count (scikit-learn's)
 )
@@ -89,7 +91,8 @@ class LDA:
     def transform(self, features_PC: Tensor) -> Tensor:
         """Projections (P, L) in float32: (x - xbar) @ scalings, first L components."""
         scalings_CL = self.scalings_[:, : self.num_components]
-        return torch.addmm(-(self.xbar_ @ scalings_CL).float(), features_PC.float(), scalings_CL.float())
+        with full_precision(features_PC.device):
+            return torch.addmm(-(self.xbar_ @ scalings_CL).float(), features_PC.float(), scalings_CL.float())
 
 
 def _whitening(covariance_CC: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ entry, logsumexp_k s_k = max s - log max q.
 The targets belong to the teacher: no gradient reaches them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -28,9 +30,16 @@ class SoftTargets(Protocol):
         ...
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """The context of all supervision: inside autocast, distances in bfloat16 would choose other words."""
-    return torch.autocast(device.type, enabled=False)
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """The context of all supervision: distances in bfloat16 or TensorFloat-32 would choose other words."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def softmax_and_logsumexp(logits_PK: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,17 +68,15 @@ class _ValuesAndScores(torch.autograd.Function):
         running: Statistics | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = _product_dtype(unit_PC)
-        with full_precision(unit_PC.device):
-            statistics, center_C, covariance_CC = (
-                score_statistics(unit_PC, templates_KC) if running is None else (running, None, None)
-            )
-            rstd_K = torch.rsqrt(statistics.var_K + eps)
-            gain_K = gamma_K * rstd_K
-            shift_K = beta_K - statistics.mean_K * gain_K
-            operands = unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype)
-            affine = gain_K.to(dtype), shift_K.to(dtype)
-            scores_PK = unit_PC.new_empty(unit_PC.shape[0], templates_KC.shape[0], dtype=dtype)
-            values_PC, norms_P1 = _values(*operands, *affine, scores_PK)
+        if running is None:
+            with full_precision(unit_PC.device):
+                statistics, center_C, covariance_CC = score_statistics(unit_PC, templates_KC)
+        else:
+            statistics, center_C, covariance_CC = Statistics(*(x.clone() for x in running)), None, None
+        rstd_K, gain_K, affine = _affine(gamma_K, beta_K, statistics, eps, dtype)
+        operands = unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype)
+        scores_PK = unit_PC.new_empty(unit_PC.shape[0], templates_KC.shape[0], dtype=dtype)
+        values_PC, norms_P1 = _values(*operands, *affine, scores_PK)
         ctx.set_materialize_grads(False)
         ctx.is_batch = running is None
         ctx.save_for_backward(
@@ -101,7 +99,8 @@ class _ValuesAndScores(torch.autograd.Function):
             grad_PC, grad_KC = grad_scores_PK @ templates, grad_scores_PK.T @ unit
             return grad_PC.to(unit_PC), grad_KC.to(unit_PC), None, None, None, None, None
         num_patches, dtype = unit.shape[0], unit.dtype
-        grad_values_PC = grad_values_PC / norms_P1
+        # Where all weights are zero the norm is clamped: ReLU lets nothing through, and float16 must not divide by it.
+        grad_values_PC = torch.where(norms_P1 > COSINE_EPS, grad_values_PC / norms_P1, 0)
         pull_P1 = (torch.linalg.vecdot(grad_values_PC, values_PC)[:, None] / norms_P1).to(dtype)
         grad_values = grad_values_PC.to(dtype)
 
@@ -168,16 +167,25 @@ def values_alone(
     Without gradients the scores are never held as a whole. While `torch.compile` or `torch.export` looks on, or
     operations are counted on the meta device, the formula stands as it is.
     """
-    gain_K = gamma_K * torch.rsqrt(running.var_K + eps)
-    shift_K = beta_K - running.mean_K * gain_K
+    dtype = _product_dtype(unit_PC)
+    _, _, (gain_K, shift_K) = _affine(gamma_K, beta_K, running, eps, dtype)
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or unit_PC.is_meta:
         weights_PK = torch.addcmul(shift_K, unit_PC @ templates_KC.T, gain_K).relu()
         norms_P1 = torch.linalg.vector_norm(weights_PK, dim=1, keepdim=True).clamp_min(COSINE_EPS)
         return weights_PK @ semantic_CK.T / norms_P1
-    dtype = _product_dtype(unit_PC)
-    with full_precision(unit_PC.device):
-        operands = (x.to(dtype) for x in (unit_PC, templates_KC, semantic_CK, gain_K, shift_K))
-        return _values(*operands)[0]
+    return _values(unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype), gain_K, shift_K)[0]
+
+
+def _affine(
+    gamma_K: Tensor, beta_K: Tensor, statistics: Statistics, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """1 / sqrt(Var s + eps), the gain gamma of that, and BatchNorm as gain and shift of the scores in `dtype`."""
+    rstd_K = torch.rsqrt(statistics.var_K + eps)
+    gain_K = gamma_K * rstd_K
+    rounded_K = gain_K.to(dtype)
+    # The shift centres what the rounded gain makes of the mean: else the rounding would move scores far from zero.
+    shift_K = beta_K - statistics.mean_K * rounded_K.to(gain_K.dtype)
+    return rstd_K, gain_K, (rounded_K, shift_K.to(dtype))
 
 
 def _values(

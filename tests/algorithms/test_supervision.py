@@ -503,7 +503,7 @@ def test_a_subset_is_drawn_from_all_patches_and_holds_no_others(folder):
     job = KMeansCodebook(config)
     job.open()
     tap = job.network.penultimate
-    with job.held_patches(tap) as (everything, labels), job.held_patches(tap, 200) as (some, some_labels):
+    with job.held_patches(tap) as (everything, labels), job.held_patches(tap, num_chosen=200) as (some, some_labels):
         assert some.shape == (200, tap.channels)
         chosen = job._draw(NUM_PATCHES, 200)
         assert len(chosen.unique()) == 200
@@ -516,9 +516,16 @@ def test_patches_that_do_not_fit_into_memory_are_refused_with_the_remedies(folde
         run("digits.RN8", folder, kmeans=16)
     assert "\n" not in str(caught.value)
     run("digits.RN8", folder, kmeans=16, memmap=True)
+    with pytest.raises(ValueError, match=f"{NUM_PATCHES} patches of 9 channels need"):  # the projections count too
+        run("digits.RN8", folder, LDA=5, incremental=True)
+    run("digits.RN8", folder, LDA=5, incremental=True, memmap=True)
 
 
-@pytest.mark.parametrize("updates", [{"incremental": True}, {"memmap": True}, {"test_batch_size": 17}], ids=str)
+@pytest.mark.parametrize(
+    "updates",
+    [{"incremental": True}, {"memmap": True}, {"incremental": True, "memmap": True}, {"test_batch_size": 17}],
+    ids=str,
+)
 def test_decision_scores_do_not_depend_on_how_they_were_computed(updates, folder):
     assert_same_decisions(*remade(folder, DECISIONS, **updates))
 

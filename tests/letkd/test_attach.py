@@ -1,6 +1,7 @@
 """KD layers in any torch network, and their losses against a teacher."""
 
 import copy
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -213,6 +214,23 @@ def test_a_deep_copy_shares_the_teacher_alone(student):
     assert torch.equal(twin(IMAGES), before) and not torch.equal(student.eval()(IMAGES), before)
     assert twin.guidance is student.guidance
     assert twin.distillation_loss(IMAGES, LABELS).keys() == {"stage.0", "stage.1"}
+
+
+def test_students_of_one_teacher_leave_nothing_on_it(supervision):
+    """No hooks, and no maps of their last batch."""
+    teacher, maps = network(8), []
+    teacher.stage[1].register_forward_hook(lambda _module, _inputs, output: maps.append(weakref.ref(output)))
+    students = [attach(network(4), supervision, teacher=teacher) for _ in range(3)]
+    terms = [student.distillation_loss(IMAGES, LABELS) for student in students]
+    assert terms[0] == terms[1] == terms[2]
+    assert sum(len(module._forward_hooks) for module in teacher.modules()) == 1, "the one of this test"
+    del terms
+    assert len(maps) == 3 and all(map_BCHW() is None for map_BCHW in maps)
+
+
+def test_a_map_may_teach_two_layers(teacher, supervision):
+    student = attach(network(4), dict.fromkeys(("stage.0", "stage.1"), supervision["stage.1"]), teacher=teacher)
+    assert all(term > 0 for term in student.distillation_loss(IMAGES, LABELS).values())
 
 
 @pytest.mark.gpu

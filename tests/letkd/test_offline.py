@@ -31,7 +31,7 @@ def test_kmeans_reaches_scikit_learns_objective(backend):
     first = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(1))[:40]]
     reference = ReferenceKMeans(40, init=first.numpy(), n_init=1, max_iter=20, tol=0, algorithm="lloyd").fit(features)
     distances = torch.cdist(features, kmeans.centroids_).amin(dim=1).square().sum().item()
-    assert distances == pytest.approx(reference.inertia_, rel=0.01)
+    assert distances == pytest.approx(reference.inertia_, rel=1e-3)
     assert len(kmeans.objectives_) == 20
     assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.objectives_))
 
@@ -51,12 +51,15 @@ def test_kmeans_repeats_with_its_seed_and_differs_with_another():
     assert not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_kmeans_refills_empty_clusters(backend):
-    features = torch.cat([torch.zeros(50, 2), blobs(200, 2)])
-    kmeans = KMeans(60, backend=backend).fit(features)
-    assert torch.isfinite(kmeans.centroids_).all()
-    assert len(kmeans.predict(features).unique()) > 50
+def test_kmeans_refills_empty_clusters(backend, value):
+    """Blank images give many equal patches, which lie at zero behind a ReLU, and the first centroids are patches."""
+    features = torch.cat([torch.full((1000, 2), value), blobs(1000, 2)])
+    kmeans = KMeans(40, backend=backend).fit(features)
+    assert len(kmeans.labels_.unique()) == 40
+    assert torch.equal(kmeans.labels_, kmeans.predict(features))
+    assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.objectives_))
 
 
 def test_kmeans_reports_iterations_and_refuses_nonsense():
@@ -65,8 +68,9 @@ def test_kmeans_reports_iterations_and_refuses_nonsense():
     assert seen == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="100 patches cannot have 101 clusters"):
         KMeans(101).fit(blobs(100))
-    with pytest.raises(ValueError, match="finite"):
-        KMeans(2).fit(torch.full((10, 2), torch.nan))
+    for backend in ("torch", "faiss") if importlib.util.find_spec("faiss") else ("torch",):
+        with pytest.raises(ValueError, match="finite"):
+            KMeans(2, backend=backend).fit(torch.full((10, 2), torch.nan))
     with pytest.raises(ValueError, match="unknown k-means backend 'scipy'"):
         KMeans(2, backend="scipy")
 

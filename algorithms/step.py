@@ -43,8 +43,9 @@ class TrainStep:
 class GraphedStep(TrainStep):
     """The same step as one CUDA graph: hundreds of small kernels are launched at once.
 
-    The first steps run as they are, and so does every step whose statistics are wanted. A graph holds the learning
-    rates as numbers and its inputs as addresses: another learning rate or batch shape records a new one.
+    The first steps run as they are, and so does every step whose statistics are wanted (with `disp_step=1` that is all
+    of them). A graph holds the learning rates as numbers and its inputs as addresses: another learning rate or batch
+    shape records a new one, for which the host waits once for the device.
 
     The tensors of the returned `Step` are overwritten by the next call.
     """
@@ -87,7 +88,8 @@ class GraphedStep(TrainStep):
     def _record(self, function: Callable[[], Step]) -> Callable[[], Step]:
         """What runs `function` again on the present contents of its tensors; recording computes nothing."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads, like the one that pins the memory of streamed batches, may use the GPU meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = function()
 
         def replay() -> Step:

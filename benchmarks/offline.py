@@ -1,14 +1,16 @@
 """Time and memory of the offline part: k-means against faiss, LDA and decision scores against scikit-learn and NumPy.
 
-    python -m benchmarks.offline                                                 200,000 made-up patches
-    python -m benchmarks.offline --features words.npy decisions.npy labels.npy   patches (P, C) twice, classes (P,)
+    python -m benchmarks.offline                          3,200,000 made-up patches, as many as CIFAR-100's of 8 x 8
+    python -m benchmarks.offline config=digits.RN14       of a trained network, as its kmeans and LDA jobs see them
 
 Made-up patches are a mixture of rectified Gaussians, one a class. Memory is the largest resident set during a row
-beyond what was resident before it, so beyond the patches. faiss assigns the same centroids in each iteration up to
-rounding; its objective is printed for the same iteration.
+beyond what was resident before it, so beyond the patches; what an earlier row freed is given back first. faiss assigns
+the same centroids in each iteration up to rounding; its objective is printed for the same iteration.
 """
 
 import argparse
+import ctypes
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
+from algorithms.features import OfflineAlgorithm
+from benchmarks.precision import read_config
 from benchmarks.step import describe_machine, machine_rates
 from letkd import LDA, KMeans, decision_matrix, fit_subclasses
 
@@ -34,6 +38,21 @@ def made_up_patches(num_patches: int, num_channels: int, num_classes: int) -> tu
     return (means_NC[labels_P] + torch.randn(num_patches, num_channels, generator=generator)).relu_(), labels_P
 
 
+class TrainedNetwork(OfflineAlgorithm):
+    """Reads the patches of the experiment's network at both maps."""
+
+    mode = "kmeans"
+    writes_files = False
+
+    def both(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches (P, C) of the penultimate and of the intermediate map, and classes (P,) of the latter."""
+        self.open()
+        with self.held_patches(self.network.penultimate) as (words_PC, _):
+            pass
+        with self.held_patches(self.network.intermediate) as (decisions_PC, labels_P):
+            return words_PC, decisions_PC, labels_P
+
+
 def _resident(key: str) -> float:
     """MiB of this process: VmRSS now, VmHWM at most since the last reset."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
@@ -42,6 +61,8 @@ def _resident(key: str) -> float:
 
 def measure(function: Callable[[], Any]) -> tuple[float, float, Any]:
     """Seconds, MiB beyond what was resident before, and what the function returns."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before, start = _resident("VmRSS"), time.perf_counter()
     result = function()
@@ -126,17 +147,16 @@ def measure_decisions(patches_PC: Tensor, labels_P: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--patches", type=int, default=200_000)
+    parser.add_argument("options", nargs="*", metavar="config=A.B.C", help="and other options of the entry")
+    parser.add_argument("--patches", type=int, default=3_200_000)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--words", type=int, default=4096)
     parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--faiss-iterations", type=int, default=3)
-    parser.add_argument("--features", nargs=3, metavar=("WORDS", "DECISIONS", "LABELS"))
+    parser.add_argument("--faiss-iterations", type=int, default=2)
     args = parser.parse_args()
-    if args.features:
-        words_PC, decisions_PC, labels_P = (torch.from_numpy(np.load(path)) for path in args.features)
-        labels_P = labels_P.long()
+    if args.options:
+        words_PC, decisions_PC, labels_P = TrainedNetwork(read_config(args.options) | {"cuda": False}).both()
     else:
         words_PC, labels_P = made_up_patches(args.patches, args.channels, args.classes)
         decisions_PC = words_PC

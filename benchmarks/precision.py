@@ -1,6 +1,6 @@
 """How many of the teacher's decisions change when its network runs in bfloat16.
 
-    python -m benchmarks.precision config=digits.RN14_RN8.letKD-2 localpath=experiments
+    python -m benchmarks.precision config=digits.RN14_RN8.letKD-2 num_words=128
 
 The experiment's teacher and supervision must be there. Its network runs over the evaluation images in float32 and under
 bfloat16 autocast; what follows (distances, projections, decisions) is float32 in both, as in training. Printed are the
@@ -8,12 +8,16 @@ share of patches whose nearest word or sub-class is another one, and the mean to
 distributions, half of sum_k |p_k - q_k|: 0 where they agree, 1 where they share nothing.
 """
 
+import ast
+import datetime
 import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from algorithms import check_options
+from algorithms.base import choose_device, device_name
 from algorithms.letkd import INTERMEDIATE, PENULTIMATE, LetKD
 from dataloaders import load_dataset, make_eval_loader
 from main_classification import check_updates, default_config
@@ -52,7 +56,7 @@ def measure(config: dict[str, Any]) -> Sums:
         **{key: config[key] for key in ("image_size", "mean", "std")},
         num_workers=config["num_workers"],
     )
-    device = torch.device("cuda" if config["cuda"] and torch.cuda.is_available() else "cpu")
+    device = choose_device(config["cuda"])
     method = LetKD.from_config(config, dataset.num_classes).to(device, memory_format=torch.channels_last).eval()
     sums: Sums = {}
     num_patches = 0
@@ -66,11 +70,27 @@ def measure(config: dict[str, Any]) -> Sums:
     return {name: value / num_patches for name, value in sums.items()}
 
 
-def main(words: list[str]) -> None:
-    updates = dict(word.split("=", 1) for word in words)
-    config = default_config(updates.get("config", "digits.RN14_RN8.letKD-2"))
+def read_config(words: list[str]) -> dict[str, Any]:
+    """The checked configuration of an experiment with options `key=value`, as the entry reads them."""
+    updates = {key: _value(text) for key, text in (word.split("=", 1) for word in words)}
+    config = default_config(updates["config"])
     check_updates(updates, config)
-    for name, value in measure(config | updates).items():
+    check_options(config | updates)
+    return config | updates
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def main(words: list[str]) -> None:
+    config = read_config(words or ["config=digits.RN14_RN8.letKD-2"])
+    device = device_name(choose_device(config["cuda"]))
+    print(f"{config['config']}; {device}; {datetime.date.today()}, torch {torch.__version__}")
+    for name, value in measure(config).items():
         print(f"{name:30} {100 * value:.3f} %")
 
 

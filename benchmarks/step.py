@@ -6,8 +6,8 @@
 Each row compares two processes that begin with the same weights and take turns, one step each: `plain.PlainStep`, and
 the step that training runs. The losses of their first steps are compared before anything is timed.
 
-The limit of a row is the time that its matrix products and convolutions alone would take at the rate of a large
-float32 product, measured in the same run: counted operations / measured rate.
+The limit of a row is the time that the matrix products and convolutions of our step alone would take at the rate of a
+large product in the row's precision, measured right before it: counted operations / measured rate.
 """
 
 import argparse
@@ -31,10 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from algorithms.base import computes_bfloat16
 from algorithms.host_memory import keep_freed_memory
 from algorithms.letkd import LetKD
-from algorithms.step import descend
+from algorithms.meter import Meter
+from algorithms.step import GraphedStep, TrainStep
 from algorithms.supervision import Teacher
-from algorithms.training import Meter, make_optimizer
+from algorithms.training import make_optimizer
 from architectures import create_model
+from architectures.folding import fold_batch_norm_
 from benchmarks.plain import PlainKDLayer, PlainStep
 from dataloaders import Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
@@ -51,9 +53,10 @@ NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, NUM_COMPONENTS = 100, 4096, 8, 60  # the
 BATCH, IMAGE_SIZE = 64, 32
 LEARNING_RATE = 0.01
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COLUMNS = (
-    "pair", "method", "precision", "plain", "letKD", "ratio", "img/s", "matrix work", "limit", "share of the limit",
-    "losses differ",
+    "pair", "method", "precision", "plain", "letKD", "ratio", "img/s", "matrix work", "large product", "copy", "limit",
+    "share of the limit", "losses differ",
 )  # fmt: skip
 LOSSES = ("cls_loss", "quest_loss", "sub_loss")
 
@@ -154,18 +157,26 @@ def make_plain_step(case: Case) -> StepFunction:
 def make_our_step(case: Case) -> StepFunction:
     """The step of `algorithms.training.Training`, which reads its meter at the end of a log interval."""
     device = torch.device(case.device)
-    method = build_method(case).to(device, memory_format=torch.channels_last).train()
-    optimizer = make_optimizer(method, case.config)
+    method = build_method(case)
+    fold_batch_norm_(method.teacher.taps.network, kept=method.teacher.taps.paths.values())
+    method = method.to(device, memory_format=torch.channels_last).train()
+    kind = GraphedStep if case.device == "cuda" else TrainStep
+    train = kind(method, make_optimizer(method, case.config), case.autocast)
 
     def step(images: Tensor, labels: Tensor) -> Callable[[], dict[str, float]]:
         meter = Meter(device)
-        with case.autocast():
-            result = method(images, labels)
-        descend(optimizer, result.loss)
-        meter.add(result, labels)
+        meter.add(train(images, labels), labels)
         return meter.means
 
     return step
+
+
+def count_operations(function: Callable[[], Any]) -> int:
+    """Multiplications and additions of the matrix products and convolutions that it runs, forwards and backwards."""
+    mapping = {torch.ops.aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1]}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:  # which knows `addmm` alone
+        function()
+    return counter.get_total_flops()
 
 
 def work(side: str, case: Case, threads: int, connection: Connection) -> None:
@@ -179,9 +190,7 @@ def work(side: str, case: Case, threads: int, connection: Connection) -> None:
         keep_freed_memory(images.device)  # as training does
         images = images.to(memory_format=torch.channels_last)
         counted = make(case)  # thrown away afterwards: the timed steps begin where the plain ones do
-        with FlopCounterMode(display=False) as counter:
-            counted(images, labels)
-        connection.send(counter.get_total_flops())
+        connection.send(count_operations(lambda: counted(images, labels)))
     step = make(case)
     for _ in iter(connection.recv, "stop"):
         start = time.perf_counter()
@@ -207,31 +216,37 @@ def measure(case: Case, *, threads: int, repeats: int, warm_up: int) -> dict[str
         theirs.close()
         processes.append(process)
     operations = connections["ours"].recv()
-    seconds: dict[str, list[float]] = {side: [] for side in connections}
-    first: dict[str, dict[str, float]] = {}
-    for turn in range(warm_up + repeats):
+
+    def take_turns() -> dict[str, tuple[float, dict[str, float]]]:
+        answers = {}
         for side, connection in connections.items():
             connection.send("step")
-            taken, figures = connection.recv()
-            first.setdefault(side, figures)
-            if turn >= warm_up:
-                seconds[side].append(taken)
-    for connection, process in zip(connections.values(), processes, strict=True):
-        connection.send("stop")
-        process.join()
-    difference = max(abs(first["ours"][name] / first["plain"][name] - 1) for name in LOSSES if name in first["plain"])
-    if difference > LOSS_TOLERANCE[case.precision]:
-        raise RuntimeError(f"{case}: losses differ by {difference:.1e}: {first}")
-    return {
-        "operations": operations,
-        "difference": difference,
-        **{side: statistics.median(values) for side, values in seconds.items()},
-    }
+            answers[side] = connection.recv()
+        return answers
+
+    try:
+        difference = _compare(case, {side: figures for side, (_, figures) in take_turns().items()})
+        turns = [take_turns() for _ in range(warm_up + repeats)][warm_up:]
+    finally:
+        for connection, process in zip(connections.values(), processes, strict=True):
+            connection.send("stop")
+            process.join()
+    medians = {side: statistics.median(turn[side][0] for turn in turns) for side in connections}
+    return {"operations": operations, "difference": difference, **medians}
 
 
-def machine_rates(device: str, repeats: int = 15) -> tuple[float, float]:
-    """Operations a second of a large float32 product, and bytes a second that a copy reads and writes."""
-    left, right, product = (torch.randn(2048, 2048, device=device) for _ in range(3))
+def _compare(case: Case, figures: dict[str, dict[str, float]]) -> float:
+    """The largest relative difference between the losses of both sides."""
+    ours, plain = figures["ours"], figures["plain"]
+    difference = max(abs(ours[name] / plain[name] - 1) for name in LOSSES if name in plain)
+    if not difference <= LOSS_TOLERANCE[case.precision]:  # true of nan
+        raise RuntimeError(f"{case}: losses differ by {difference:.1e}: {figures}")
+    return difference
+
+
+def machine_rates(device: str, dtype: torch.dtype = torch.float32, repeats: int = 15) -> tuple[float, float]:
+    """Operations a second of a large product, and bytes a second that a copy reads and writes."""
+    left, right, product = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(3))
     source, target = (torch.ones(2**26, device=device) for _ in range(2))
     product_seconds = _median_seconds(lambda: torch.mm(left, right, out=product), device, repeats)
     copy_seconds = _median_seconds(lambda: target.copy_(source), device, repeats)
@@ -280,7 +295,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="default: those that the device computes")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--warm-up", type=int, default=3, help="turns that are not timed, after the one compared")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -294,14 +309,15 @@ def main() -> None:
     fastest = math.inf
     for pair, method, precision in itertools.product(args.pairs, args.methods, precisions):
         case = Case(pair, method, precision, args.device)
-        product_rate, copy_rate = machine_rates(args.device)
+        product_rate, copy_rate = machine_rates(args.device, DTYPES[precision])
         row = measure(case, threads=args.threads, repeats=args.repeats, warm_up=args.warm_up)
         limit = row["operations"] / product_rate
         fastest = min(fastest, row["ours"])
         print(
             f"| {pair} | {method} | {precision} | {1000 * row['plain']:.0f} ms | {1000 * row['ours']:.0f} ms "
             f"| {row['plain'] / row['ours']:.2f} | {BATCH / row['ours']:.0f} | {row['operations'] / 1e9:.1f} GFLOP "
-            f"| {1000 * limit:.0f} ms | {100 * limit / row['ours']:.0f} % | {row['difference']:.0e} |",
+            f"| {product_rate / 1e9:.0f} GFLOP/s | {copy_rate / 1e9:.0f} GB/s | {1000 * limit:.0f} ms "
+            f"| {100 * limit / row['ours']:.0f} % | {row['difference']:.0e} |",
             flush=True,
         )
     seconds = input_seconds(args.device)
@@ -309,7 +325,6 @@ def main() -> None:
         f"\nInput: {1000 * seconds:.2f} ms a batch (reflect-crop and flip of every image), "
         f"{100 * seconds / fastest:.1f} % of the fastest step above"
     )
-    print(f"Last measured rates: {product_rate / 1e9:.0f} GFLOP/s, copy {copy_rate / 1e9:.1f} GB/s (read and written)")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ BACKENDS = ("torch", "faiss")
 GROUP = 64  # columns that are reduced together
 ALIGNMENT = 16  # columns of a product; with an odd number it takes half as long again
 ROWS = 2**16  # of a pass over (rows, C)
+# For so few clusters, like the sub-classes of a class, a product has patches side by side instead of clusters.
+FEW_CLUSTERS, CACHED_ROWS = 8, 2**12
 # Blocks pay where a CPU has many clusters to compare, and their (B, K) and (K, K) bounds stay below 256 MiB each.
 BLOCK_ROWS, MAX_BOUNDS = 512, 2**26
 MIN_CLUSTERS, MAX_CLUSTERS, MIN_PATCHES_A_CLUSTER = 2**10, 2**13, 2**6
@@ -116,6 +118,8 @@ class KMeans:
 
 def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest centroid (P,), and its ||mu||^2 - 2 x.mu (P,): the squared distance less ||x||^2."""
+    if len(centroids_KC) <= FEW_CLUSTERS:
+        return _nearest_of_few(features_PC, centroids_KC)
     num_clusters = len(centroids_KC)
     width = min(GROUP, num_clusters)
     padding = -num_clusters % width
@@ -134,6 +138,19 @@ def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
 
     in_parallel(assign, row_chunks(len(features_PC), len(bias_K), features_PC.device), features_PC.device)
     return index_P, partial_P
+
+
+def _nearest_of_few(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
+    weight_KC, bias_K1 = 2 * centroids_KC, -centroids_KC.square().sum(dim=1, keepdim=True)
+    index_P = torch.empty(len(features_PC), dtype=torch.int64, device=features_PC.device)
+    partial_P = torch.empty_like(features_PC[:, 0])
+
+    def assign(rows: slice) -> None:
+        torch.max(torch.addmm(bias_K1, weight_KC, features_PC[rows].T), 0, out=(partial_P[rows], index_P[rows]))
+
+    starts = range(0, len(features_PC), CACHED_ROWS)
+    in_parallel(assign, (slice(start, start + CACHED_ROWS) for start in starts), features_PC.device)
+    return index_P, partial_P.neg_()
 
 
 class _Assignment:
@@ -265,20 +282,27 @@ class _Means:
     def __init__(self, features_PC: Tensor, num_clusters: int):
         self.features_PC = features_PC
         self.num_clusters = num_clusters
-        # Before the first update all patches are in a cluster of their own, the last row, which nobody reads.
-        self._index_P = features_PC.new_full((len(features_PC),), num_clusters, dtype=torch.int64)
-        self._sums_KC = features_PC.new_zeros(num_clusters + 1, features_PC.shape[1], dtype=torch.float64)
+        self._index_P: Tensor | None = None  # what the sums are of
+        self._sums_KC = features_PC.new_zeros(num_clusters, features_PC.shape[1], dtype=torch.float64)
 
     def update(self, index_P: Tensor) -> tuple[Tensor, Tensor]:
         """Centroids (K, C) of the clusters `index_P` (P,), and which of them are empty (E,)."""
+        if self._index_P is None:
+            self._index_P = index_P.clone()
+            for features_RC, index_R in zip(self.features_PC.split(ROWS), index_P.split(ROWS), strict=True):
+                self._sums_KC.index_add_(0, index_R, features_RC.double())
+        else:
+            self._follow(index_P)
+        counts_K = torch.bincount(index_P, minlength=self.num_clusters)
+        means_KC = self._sums_KC / counts_K.clamp_min(1)[:, None]
+        return means_KC.to(self.features_PC.dtype), torch.nonzero(counts_K == 0).flatten()
+
+    def _follow(self, index_P: Tensor) -> None:
         for rows_R in torch.nonzero(index_P != self._index_P).flatten().split(ROWS):
             features_RC = self.features_PC[rows_R].double()
             self._sums_KC.index_add_(0, index_P[rows_R], features_RC)
             self._sums_KC.index_add_(0, self._index_P[rows_R], features_RC, alpha=-1)
         self._index_P.copy_(index_P)
-        counts_K = torch.bincount(index_P, minlength=self.num_clusters)
-        means_KC = self._sums_KC[:-1] / counts_K.clamp_min(1)[:, None]
-        return means_KC.to(self.features_PC.dtype), torch.nonzero(counts_K == 0).flatten()
 
 
 def _finite_squared_norms(features_PC: Tensor) -> Tensor:

@@ -42,9 +42,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def softmax_and_logsumexp(logits_PK: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax (P, K) and logsumexp (P,) of every row."""
-    q_PK = logits_PK.softmax(dim=1)
+def softmax_and_logsumexp(logits_PK: Tensor, out_PK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Softmax (P, K) and logsumexp (P,) of every row; the softmax is written to `out_PK` where it is given."""
+    q_PK = torch.softmax(logits_PK, dim=1, out=out_PK)
     return q_PK, logits_PK.amax(dim=1) - q_PK.amax(dim=1).log()
 
 
@@ -59,10 +59,10 @@ class _KLFromTargets(torch.autograd.Function):
                 scores_RK = scores_PK[rows].to(dtype)
                 targets_RK, negative_entropy_R = targets.rows(rows)
                 targets_RK = targets_RK.to(dtype)
-                q_RK, logsumexp_R = softmax_and_logsumexp(scores_RK)
+                grad_RK = grad_PK[rows]
+                q_RK, logsumexp_R = softmax_and_logsumexp(scores_RK, grad_RK if grad_RK.dtype == dtype else None)
                 loss += (negative_entropy_R + logsumexp_R - torch.linalg.vecdot(targets_RK, scores_RK)).sum()
-                torch.sub(q_RK, targets_RK, out=q_RK)
-                torch.div(q_RK, scores_PK.shape[0], out=grad_PK[rows])
+                torch.div(q_RK.sub_(targets_RK), scores_PK.shape[0], out=grad_RK)
         ctx.save_for_backward(grad_PK)
         return loss / scores_PK.shape[0]
 

@@ -105,8 +105,7 @@ class _ValuesAndScores(torch.autograd.Function):
         grad_values = grad_values_PC.to(dtype)
 
         grad_unit_PC = torch.empty_like(unit)
-        grad_templates_KC = torch.zeros_like(templates_KC)
-        grad_semantic_KC = torch.zeros_like(templates_KC)
+        grad_templates_CK, grad_semantic_CK = (templates_KC.new_zeros(*templates_KC.T.shape) for _ in range(2))
         grad_beta_K = torch.zeros_like(gain_K)
         weighted_K = torch.zeros_like(gain_K)  # sum of dz s
         length = chunk_length(*scores_PK.shape, unit.device)
@@ -114,7 +113,7 @@ class _ValuesAndScores(torch.autograd.Function):
         for rows in row_chunks(*scores_PK.shape, unit.device):
             scores, a, d = scores_PK[rows], weights[: rows.stop - rows.start], grad[: rows.stop - rows.start]
             torch.addcmul(shift, scores, gain, out=a).relu_()
-            _add_product(grad_semantic_KC, a.T, grad_values[rows])
+            _add_product(grad_semantic_CK, grad_values[rows].T, a)
             torch.mm(grad_values[rows], semantic, out=d)
             d.addcmul_(a, pull_P1[rows], value=-1)
             torch.ops.aten.threshold_backward.grad_input(d, a, 0, grad_input=d)
@@ -122,15 +121,15 @@ class _ValuesAndScores(torch.autograd.Function):
             weighted_K += torch.mul(d, scores, out=a).sum(dim=0, dtype=gain_K.dtype)
             d.mul_(gain) if grad_scores_PK is None else torch.addcmul(grad_scores_PK[rows], d, gain, out=d)
             torch.mm(d, templates, out=grad_unit_PC[rows])
-            _add_product(grad_templates_KC, d.T, unit[rows])
+            _add_product(grad_templates_CK, unit[rows].T, d)
         grad_unit_PC = grad_unit_PC.to(unit_PC.dtype)
         grad_gamma_K = (weighted_K - mean_K * grad_beta_K) * rstd_K
         if ctx.is_batch:
             offset_K = gain_K * grad_beta_K / num_patches
             slope_KC = (gain_K * rstd_K * grad_gamma_K / num_patches)[:, None] * templates_KC
             grad_unit_PC -= offset_K @ templates_KC + (unit_PC - center_C) @ (templates_KC.T @ slope_KC)
-            grad_templates_KC -= num_patches * (torch.outer(offset_K, center_C) + slope_KC @ covariance_CC)
-        return grad_unit_PC, grad_templates_KC, grad_semantic_KC.T, grad_gamma_K, grad_beta_K, None, None
+            grad_templates_CK -= num_patches * (torch.outer(center_C, offset_K) + covariance_CC @ slope_KC.T)
+        return grad_unit_PC, grad_templates_CK.T, grad_semantic_CK, grad_gamma_K, grad_beta_K, None, None
 
 
 def values_and_scores(
@@ -210,12 +209,12 @@ def _values(
     return values_PC / norms_P1, norms_P1
 
 
-def _add_product(sum_KC: Tensor, left_KR: Tensor, right_RC: Tensor) -> None:
+def _add_product(sum_CK: Tensor, left_CR: Tensor, right_RK: Tensor) -> None:
     """sum += left @ right, the sum in its own precision."""
-    if sum_KC.dtype == left_KR.dtype:
-        sum_KC.addmm_(left_KR, right_RC)
+    if sum_CK.dtype == left_CR.dtype:
+        sum_CK.addmm_(left_CR, right_RK)
     else:
-        sum_KC += left_KR @ right_RC
+        sum_CK += left_CR @ right_RK
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from letkd import Codebook, SubclassTargets, chunks, kl_to_scores, pool_map, to_map, to_patches
+from letkd import LDA, Codebook, KMeans, SubclassTargets, chunks, kl_to_scores, pool_map, to_map, to_patches
 
 N, S, L, C, K = 5, 4, 6, 16, 24
 
@@ -140,3 +140,33 @@ def test_shapes_that_do_not_fit_are_named():
         SubclassTargets(torch.zeros(16, 6), torch.zeros(16), torch.zeros(20, 6), torch.zeros(20, 19), num_subclasses=4)
     with pytest.raises(ValueError, match="codebook has shape"):
         Codebook(torch.zeros(3, 4, 1, 1))
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+
+def test_supervision_is_float32_whatever_the_network_runs_in(monkeypatch, subclasses):
+    """Neither autocast nor TensorFloat-32, and afterwards as it was."""
+    seen = []
+    addmm = torch.addmm
+
+    def watching(*given, **named):
+        seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return addmm(*given, **named)
+
+    monkeypatch.setattr(torch, "addmm", watching)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = torch.randn(2, 3, 2, 2)
+            codebook = Codebook(torch.randn(5, 3))
+            kl_to_scores(torch.randn(8, 5), codebook.targets(features))
+            codebook.hard_assignment(features)
+            subclasses.assign(torch.randn(2, C, 2, 2), torch.tensor([0, 1]))
+            LDA(1).fit(torch.randn(8, 3), torch.arange(8) % 2).transform(torch.randn(4, 3))
+            KMeans(2, num_iterations=1).fit(torch.randn(9, 3))
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(seen) >= 6 and set(seen) == {("highest", False)}

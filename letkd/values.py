@@ -166,12 +166,13 @@ def values_alone(
     Without gradients the scores are never held as a whole. While `torch.compile` or `torch.export` looks on, or
     operations are counted on the meta device, the formula stands as it is.
     """
-    dtype = _product_dtype(unit_PC)
-    _, _, (gain_K, shift_K) = _affine(gamma_K, beta_K, running, eps, dtype)
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or unit_PC.is_meta:
+        _, gain_K, (_, shift_K) = _affine(gamma_K, beta_K, running, eps, gamma_K.dtype)
         weights_PK = torch.addcmul(shift_K, unit_PC @ templates_KC.T, gain_K).relu()
         norms_P1 = torch.linalg.vector_norm(weights_PK, dim=1, keepdim=True).clamp_min(COSINE_EPS)
         return weights_PK @ semantic_CK.T / norms_P1
+    dtype = _product_dtype(unit_PC)
+    _, _, (gain_K, shift_K) = _affine(gamma_K, beta_K, running, eps, dtype)
     return _values(unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype), gain_K, shift_K)[0]
 
 

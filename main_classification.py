@@ -9,7 +9,7 @@
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 export=onnx   take the student away
     python main_classification.py predict with config=digits.RN14_RN8.letKD-2 images=FOLDER      classes of image files
     python main_classification.py pictures with config=digits.RN14_RN8.letKD-2                   pictures of a student
-    python main_classification.py report                                                         a page of all results
+    python main_classification.py report --watch                                                 a page of all results
     python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
 
 config=A.B.C is the module config/A/B/C.py. Every key that print_config shows can be set on the command line.
@@ -87,22 +87,35 @@ OPTIONS: Config = {
 HANDED_ON = (
     "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
 )  # fmt: skip
+WORKER_DIED = "DataLoader worker (pid"  # what torch says when the system has killed a process that decodes images
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # what torch says: on a GPU, on the CPU
 TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
 DATA_KEYS = ("dataset", "image_size", "mean", "std", "val_split")
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError, sacred.utils.SacredError)
 MONGO_TIMEOUT_MS = 5000  # to find the server
-# Options that only some jobs read.
+# Options that say what shall be done, and the jobs that do it; others refuse them. How something is done, `cuda` and
+# `keep_every` for instance, may be said to any job, so that a command can be repeated with another job in it.
 READ_BY = {
-    "best": ("evaluate", "export", "probe"),
-    "testset": ("evaluate", "probe"),
+    "evaluate": ("evaluate",),
+    "best": ("evaluate", "export", "probe", "predict", "pictures"),
+    "testset": ("evaluate", "probe", "pictures"),
+    "export": ("export",),
+    "probe": ("probe",),
+    "kmeans": ("kmeans",),
+    "LDA": ("LDA",),
+    "checkpoint": ("train", "evaluate", "export", "probe", "predict", "pictures"),
+    "trials": ("train", "evaluate", "export", "probe"),
+    "seeds": ("train", "evaluate", "export", "probe", "predict", "pictures"),
+    "fname": ("kmeans", "LDA"),
     "ksubset": ("kmeans",),
     "incremental": ("LDA",),
-    "fname": ("kmeans", "LDA"),
+    "images": ("predict",),
+    "export_file": ("predict",),
+    "top": ("predict",),
+    "format": ("predict",),
 }
-JOB_OPTIONS = ("evaluate=", "export=", "probe=", "kmeans=", "LDA=")
+REPORT_READS = ("config", "localpath", "watch")  # `config` is always set
 WATCH_SECONDS = 5  # between two reports
-TRIAL_OPTIONS = ("trials=", "seeds=")  # such a command goes on by itself
 
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
 experiment = sacred.Experiment("letKD")
@@ -127,8 +140,18 @@ def load_experiment(name: str) -> Config:
             raise
         raise ValueError(_unknown("config", name, list_experiments())) from None
     if not isinstance(getattr(found, "config", None), dict):
+        if name in list_experiments():
+            raise NoExperimentError(f"{_config_file(name)} is no experiment: it holds no dictionary `config`")
         raise ValueError(_unknown("config", name, list_experiments()))
     return copy.deepcopy(found.config)
+
+
+class NoExperimentError(ValueError):
+    """A module below config/ that only helps others."""
+
+
+def _config_file(name: str) -> str:
+    return f"config/{name.replace('.', '/')}.py"
 
 
 def list_experiments() -> list[str]:
@@ -136,6 +159,26 @@ def list_experiments() -> list[str]:
     root = Path(__file__).parent / "config"
     files = (path.relative_to(root) for path in root.glob("*/**/*.py"))
     return sorted(".".join(path.with_suffix("").parts) for path in files if path.name != "__init__.py")
+
+
+def default_configs() -> tuple[dict[str, Config], dict[str, str]]:
+    """The options of all experiments by name, and the files below config/ that are no use, with the error."""
+    configs, unreadable = {}, {}
+    for name in list_experiments():
+        try:
+            config = default_config(name)
+        except NoExperimentError:
+            continue
+        except Exception as error:  # a module of the user's own can fail in any way
+            unreadable[_config_file(name)] = f"{type(error).__name__}: {first_line(error)}"
+            continue
+        if isinstance(config.get("method"), str) and isinstance(config.get("dataset"), str):
+            configs[name] = config
+        else:
+            unreadable[_config_file(name)] = (
+                "its config names no method and dataset; config/recipes.py makes whole ones"
+            )
+    return configs, unreadable
 
 
 def default_config(name: str) -> Config:
@@ -234,22 +277,39 @@ def make_algorithm(config: Config) -> "Algorithm":
     from algorithms import Evaluation, Export, KMeansCodebook, LDAScores, LinearProbe, Training
 
     _check_method(config)
-    for option in ("images", "export_file"):
-        if config[option] is not None:
-            raise ValueError(f"{option} is for predict: python main_classification.py predict with {option}=...")
     jobs = {"evaluate": Evaluation, "export": Export, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores}
     wanted = [option for option in jobs if config[option]]
     if len(wanted) > 1:
         raise ValueError(f"{' and '.join(wanted)} are different jobs; run one at a time")
-    for option, readers in READ_BY.items():
-        if config[option] and not set(wanted) & set(readers):
-            raise ValueError(f"{option}={config[option]} concerns {' and '.join(readers)} only; leave it out")
+    check_command(wanted[0] if wanted else "train", config)
     if wanted and wanted[0] in ("kmeans", "LDA") and config["method"] != "classification":
         raise ValueError(
             f"{wanted[0]} needs a network alone, and {config['config']} is a {config['method']} pair; "
             f"use config={config.get('supervision', config['teacher_experiment'])}"
         )
     return (jobs[wanted[0]] if wanted else Training)(config)
+
+
+def check_command(job: str, config: Config) -> None:
+    """Refuse options that a job would not read though they say what shall be done.
+
+    Args:
+        job: "train", or an option or command that asks for another, as in READ_BY; "report" reads REPORT_READS alone.
+
+    Raises:
+        ValueError: names the first such option and the jobs that read it.
+    """
+    for option, default in default_config(config["config"]).items():
+        readers = READ_BY.get(option, (job,))
+        if config[option] == default or (option in REPORT_READS if job == "report" else job in readers):
+            continue
+        if job == "report":
+            raise ValueError(f"{option}={config[option]} is not for the report, which reads localpath and watch alone")
+        if readers == ("predict",):
+            raise ValueError(f"{option} is for predict: python main_classification.py predict with {option}=...")
+        raise ValueError(f"{option}={config[option]} concerns {' and '.join(readers)} only; leave it out")
+    if job in ("predict", "pictures") and len(config["seeds"]) > 1:
+        raise ValueError(f"seeds={config['seeds']} are several networks, and {job} takes one; choose its seed")
 
 
 def _check_method(config: Config) -> None:
@@ -342,7 +402,13 @@ def run(_config: Config) -> Config:
     from algorithms import set_up_console
 
     set_up_console()
-    return run_config(_plain(_config))
+    config = _plain(_config)
+    try:
+        return run_config(config)
+    except KeyboardInterrupt as stop:
+        # What has a state may also be a teacher that was prepared, or a trial: the same command does the rest of those.
+        stop.goes_on = getattr(stop, "unfinished", None) == config
+        raise
 
 
 @experiment.command(unobserved=True)
@@ -352,6 +418,7 @@ def predict(_config: Config) -> None:
 
     config = _plain(_config)
     check_options(config)
+    check_command("predict", config)
     _check_method(config)
     result = Prediction(config).run()
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
@@ -371,9 +438,10 @@ def draw_picture(name: str, config: Config) -> Config:
 
     set_up_console()
     check_options(config)
+    check_command("pictures", config)
     _check_method(config)
     if lacking := PICTURES[name].lacks(config):
-        others = [other for other in list_experiments() if not PICTURES[name].lacks(default_config(other))]
+        others = [other for other, own in default_configs()[0].items() if not PICTURES[name].lacks(own)]
         near = difflib.get_close_matches(config["config"], others, n=3, cutoff=0)
         raise ValueError(f"picture_{name}: {config['config']} has no {lacking}; try config={' or '.join(near)}")
     defaults = default_config(config["config"])
@@ -433,21 +501,33 @@ def pictures(_config: Config) -> None:
 
 @experiment.command(unobserved=True)
 def report(_config: Config) -> None:
-    """Write a page and a Markdown file of all results below localpath; watch=True does it again every few seconds."""
+    """Write a page and a Markdown file of all results below localpath; --watch does it again every few seconds."""
     from reporting.report import write_report
 
-    own = {name: load_experiment(name) | {"precision": OPTIONS["precision"]} for name in list_experiments()}
-    root, watch = Path(_config["localpath"]), _config["watch"]
-    words = ["python", *sys.argv]
-    while True:
-        written = write_report(root, own, command=shlex.join(words), refresh=WATCH_SECONDS if watch else None)
+    check_command("report", _plain(_config))
+    root = Path(_config["localpath"])
+    configs, unreadable = default_configs()
+
+    def write(refresh: int | None) -> None:
+        command = shlex.join(["python", *sys.argv])
+        written = write_report(root, configs, unreadable=unreadable, command=command, refresh=refresh)
         print(f"{written}: {root / 'report' / 'index.html'}", flush=True)
-        if not watch:
-            return
-        try:
+
+    try:
+        while _config["watch"]:
+            write(WATCH_SECONDS)
             time.sleep(WATCH_SECONDS)
-        except KeyboardInterrupt:
-            return
+    except KeyboardInterrupt:
+        print("stopped; the page is written once more, and no longer loads itself again", flush=True)
+    write(None)
+
+
+def spelt_out(argv: list[str]) -> list[str]:
+    """`report --watch`, which sacred would take for a flag of its own, as `report with watch=True`."""
+    if "--watch" not in argv or "report" not in argv:
+        return argv
+    words = [word for word in argv if word != "--watch"]
+    return [*words, *["with"] * ("with" not in words), "watch=True"]
 
 
 def _plain(config: Any) -> Any:
@@ -478,6 +558,7 @@ def main(argv: list[str]) -> int:
     wants_traceback = bool({"-d", "--debug"} & set(argv))
     wants_help = bool({"-h", "--help", "help"} & set(argv))
     before = signal.signal(signal.SIGTERM, _terminate)
+    argv = spelt_out(argv)
     try:
         # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.
         experiment.run_commandline(argv if wants_traceback or wants_help else [*argv, "--debug"])
@@ -486,19 +567,26 @@ def main(argv: list[str]) -> int:
             raise
         print(f"error: {'; '.join(str(error).splitlines()) or type(error).__name__}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if wants_traceback or not str(error).startswith(WORKER_DIED):
+            raise
+        print(f"error: {first_line(error)} Where memory was short: try a smaller num_workers", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
-        print(f"stopped; go on with: python {continuation(argv)}", file=sys.stderr)
+        command = continuation(argv, has_state=getattr(stop, "goes_on", False))
+        print(f"stopped; go on with: python {command}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def continuation(argv: list[str]) -> str:
-    """The command line that goes on where this one was stopped."""
+def continuation(argv: list[str], *, has_state: bool) -> str:
+    """The command line that goes on where this one was stopped: from the state that its run has left, or else anew."""
+    if not has_state:
+        return shlex.join(argv)
     words = [word for word in argv if not word.startswith("checkpoint=")]
-    trains = words[1:2] == ["with"] and not any(word.startswith(JOB_OPTIONS + TRIAL_OPTIONS) for word in words)
-    return shlex.join(words + ["checkpoint=-1"] * trains)
+    return shlex.join([*words, *["with"] * ("with" not in words), "checkpoint=-1"])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Only the experiment is repeated: its teacher and supervision are shared, and made with seed 0. A trial that is finished
 is left alone and one that was broken off goes on, so the same command does what is left after any stop. A trial that
-stands there with other settings is refused.
+stands there with other settings is refused, where they bear on its result (`settings.py`).
 """
 
 import statistics
@@ -17,7 +17,7 @@ from algorithms.base import Config, Results, output_directory, run_directory
 from algorithms.checkpoints import NEWEST, find_state, load_checkpoint
 from algorithms.files import load_json, save_json
 from algorithms.records import RESULTS, complete_results, log
-from algorithms.training import FREE_KEYS
+from settings import changed_settings, seed_of
 
 TRIALS = "trials.json"
 TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")
@@ -72,8 +72,8 @@ def summarize(config: Config, seeds: list[int]) -> Results:
         ValueError: the trials in `seeds` have different settings.
     """
     directory = output_directory(config["localpath"], config["config"], "train")
-    trials = {int(path.name.removeprefix("seed")): _trained(path) for path in directory.glob("seed*")}
-    trials = {seed: results for seed, results in sorted(trials.items()) if results}
+    folders = {seed: path for path in directory.iterdir() if (seed := seed_of(path.name)) is not None}
+    trials = {seed: results for seed, path in sorted(folders.items()) if (results := _trained(path))}
     reference = trials[seeds[0]]
     alike = {}
     for seed, results in trials.items():
@@ -92,12 +92,6 @@ def summarize(config: Config, seeds: list[int]) -> Results:
     content = complete_results(content)
     save_json(directory / TRIALS, content)
     return content
-
-
-def changed_settings(earlier: Config, config: Config) -> list[str]:
-    """Keys of both that bear on a result and differ."""
-    ignored = FREE_KEYS | {"seed", "seeds", "trials"}
-    return [key for key in config if key not in ignored and earlier.get(key, config[key]) != config[key]]
 
 
 def format_summary(summary: Results) -> str:
@@ -143,7 +137,7 @@ def _is_left_to_do(trial: Config) -> bool:
     else:
         return True
     if changed := changed_settings(earlier, trial):
-        listed = ", ".join(f"{key}={earlier[key]!r} (now {trial[key]!r})" for key in changed)
+        listed = ", ".join(f"{key}={before!r} (now {now!r})" for key, (before, now) in changed.items())
         raise ValueError(f"{directory} was trained with {listed}; move it away, or choose another localpath")
     if results:
         log.info("finished already: %s", directory)

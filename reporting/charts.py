@@ -1,4 +1,12 @@
-"""Pictures as SVG, drawn here so that they stand without a script; `page.js` adds hovering and switches.
+"""Pictures as SVG. The first quantity is drawn here and stands without a script; `page.js` adds hovering and switches.
+
+A figure has the epochs of all its pictures once, and each picture the values of its series at them, and its axis:
+
+    <figure data-epochs="1 3 5" data-x="44 386 1 5 0">            positions of the first and the last, both, linear
+    <svg data-quantity="eval top1" data-y="204 12 60 80 0">       likewise; 1 at the end for a logarithmic axis
+    <g data-series="0" data-values="60.1 ; 71.2 70.3 72.1">       mean, and lowest and highest of several runs
+
+From the values the script draws the lines of the other quantities when they are asked for.
 
 Text keeps a readable size on a phone: the view is as wide as a small screen and grows little. Series differ in colour,
 in the pattern of their line and in their mark.
@@ -22,9 +30,10 @@ ORDER = (TEACHER, STUDENT, *METHODS)
 
 @dataclass(frozen=True)
 class Series:
-    """Runs that are drawn as one line."""
+    """Runs that are drawn as one line; `key` stays the same while they go on, for a page that loads itself again."""
 
     name: str
+    key: str
     style: int
     runs: list[Run]
 
@@ -39,30 +48,43 @@ def other_style(position: int) -> int:
     return len(ORDER) + position % (NUM_STYLES - len(ORDER))
 
 
-def learning_curves(title: str, series: list[Series]) -> Html | None:
-    """One figure with a picture for each quantity, the first of which is shown; None where nothing was recorded."""
+def learning_curves(title: str, key: str, series: list[Series]) -> Html | None:
+    """One figure with a picture for each quantity, the first of which is shown; None where nothing was recorded.
+
+    Args:
+        key: like that of a series.
+    """
     names = curves.quantities([run for one in series for run in one.runs])
     if not names:
         return None
-    series = [one for one in series if any(run.history for run in one.runs)]
-    pictures = [_line_picture(name, series, hidden=name != names[0]) for name in names]
+    series = [one for one in series if any(run.courses for run in one.runs)]
+    epochs = curves.chosen_epochs([one.runs for one in series])
+    x = Axis(epochs[0], epochs[-1], LEFT, WIDTH - RIGHT)
+    pictures = [_line_picture(name, series, epochs, x, is_first=name == names[0]) for name in names]
     options = [tag("option", curves.label(name), value=name) for name in names]
     legend = [
         tag(
             "li",
-            tag("button", swatch(one.style), tag("span", one.name), type="button", aria_pressed="true", data_series=i),
-            tag("output", _last_value(one.runs, names[0])),
+            tag(
+                "button", swatch(one.style), tag("span", one.name), type="button", aria_pressed="true", data_key=one.key
+            ),
+            tag("output", _last_value(curves.course(one.runs, names[0], epochs), names[0])),
         )
-        for i, one in enumerate(series)
+        for one in series
     ]
     return tag(
         "figure",
-        tag("figcaption", title, tag("label", "Quantity ", tag("select", options), class_="script")),
+        tag(
+            "figcaption", title, tag("label", "Quantity ", tag("select", options, autocomplete="off"), class_="script")
+        ),
         tag("p", curves.label(names[0]), class_="quantity"),
         pictures,
         tag("p", "last epoch", class_="epoch", aria_live="polite"),
         tag("ul", legend, class_="legend"),
         class_="curves",
+        data_key=key,
+        data_epochs=" ".join(map(str, epochs)),
+        data_x=x.data,
     )
 
 
@@ -82,9 +104,10 @@ def mark(style: int, x: float, y: float) -> Html:
         6: "M-4.5-4.5 4.5 4.5M4.5-4.5-4.5 4.5",  # cross
         7: "M0-5.5V5.5M-5.5 0H5.5",  # plus
     }
+    at = f"translate({x:.1f} {y:.1f})"
     if style in shapes:
-        return tag("path", d=shapes[style], transform=f"translate({x:.1f} {y:.1f})", class_="mark")
-    return tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=4.5, class_="mark")
+        return tag("path", d=shapes[style], transform=at, class_="mark")
+    return tag("circle", r=4.5, transform=at, class_="mark")
 
 
 class Axis:
@@ -103,6 +126,11 @@ class Axis:
         value = math.log10(value) if self.logarithmic else value
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
+    @property
+    def data(self) -> str:
+        """For the script: positions of both ends, and what lies there."""
+        return f"{self.start} {self.end} {self.low:.6g} {self.high:.6g} {int(self.logarithmic)}"
+
     def ticks(self, count: int) -> list[float]:
         """About `count` round values within the axis."""
         if self.logarithmic and self.high - self.low >= 1:
@@ -115,22 +143,33 @@ class Axis:
         return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _line_picture(quantity: str, series: list[Series], *, hidden: bool) -> Html:
-    courses = [curves.course(one.runs, quantity) for one in series]
+def _line_picture(quantity: str, series: list[Series], epochs: list[int], x: Axis, *, is_first: bool) -> Html:
+    courses = [curves.course(one.runs, quantity, epochs) for one in series]
     points = [point for course in courses for point in course]
-    epochs = sorted({point.epoch for point in points})
-    x = Axis(epochs[0], epochs[-1], LEFT, WIDTH - RIGHT)
     # The steep beginning of a long training would leave no height for what comes after it.
-    begin = epochs[-1] * STEEP if len(epochs) >= LONG else 0
-    later = [point for point in points if point.epoch > begin]
+    begin = epochs[-1] * STEEP if epochs[-1] >= LONG else 0
+    later = [point for point in points if point.epoch > begin] or points
     low, high = min(point.low for point in later), max(point.high for point in later)
     y = Axis(low, high, HEIGHT - BOTTOM, TOP, logarithmic=quantity in curves.LOGARITHMIC)
+    lines = [
+        tag(
+            "g",
+            _line(course, x, y) if is_first else (tag("polygon", class_="band"), tag("polyline", class_="line")),
+            mark(one.style, x(course[-1].epoch), y(course[-1].mean)),
+            class_=f"series s{one.style}",
+            data_series=i,
+            data_values=_values(course, epochs),
+        )
+        for i, (one, course) in enumerate(zip(series, courses, strict=True))
+        if course
+    ]
+    told = ", ".join(f"{one.name} {_last_value(course, quantity)}" for one, course in zip(series, courses, strict=True))
     return tag(
         "svg",
         _grid(x, y),
         tag(
             "svg",
-            [_line(i, series[i].style, quantity, course, x, y) for i, course in enumerate(courses) if course],
+            lines,
             x=LEFT,
             width=WIDTH - LEFT,
             height=HEIGHT - BOTTOM + 1,
@@ -141,12 +180,12 @@ def _line_picture(quantity: str, series: list[Series], *, hidden: bool) -> Html:
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
         tabindex=0,
-        aria_label=f"{curves.label(quantity)} by epoch, {epochs[0]} to {epochs[-1]}: "
-        + ", ".join(f"{one.name} {_last_value(one.runs, quantity)}" for one in series),
+        aria_label=f"{curves.label(quantity)} by epoch, {epochs[0]} to {epochs[-1]}: {told}",
         data_quantity=quantity,
         data_label=curves.label(quantity),
-        data_x=" ".join(f"{epoch}:{x(epoch):.1f}" for epoch in epochs),
-        hidden=hidden,
+        data_y=y.data,
+        data_digits=2 if quantity in curves.PERCENTAGES else None,
+        hidden=not is_first,
     )
 
 
@@ -162,40 +201,39 @@ def _grid(x: Axis, y: Axis) -> Html:
     return join(lines)
 
 
-def _line(index: int, style: int, quantity: str, course: list[curves.Point], x: Axis, y: Axis) -> Html:
+def _line(course: list[curves.Point], x: Axis, y: Axis) -> Html:
+    """The mean, and around it the range of several runs."""
     line = " ".join(f"{x(point.epoch):.1f},{y(point.mean):.1f}" for point in course)
     around = [(x(point.epoch), y(point.high)) for point in course]
     around += [(x(point.epoch), y(point.low)) for point in reversed(course)]
     spread = any(point.low < point.high for point in course)
-    band = tag("polygon", points=" ".join(f"{a:.1f},{b:.1f}" for a, b in around), class_="band") if spread else None
-    last = course[-1]
-    return tag(
-        "g",
-        band,
-        tag("polyline", points=line, class_="line"),
-        mark(style, x(last.epoch), y(last.mean)),
-        class_=f"series s{style}",
-        data_series=index,
-        data_values="|".join(f"{point.epoch}:{_told(point, quantity)}" for point in course),
-    )
+    band = " ".join(f"{a:.1f},{b:.1f}" for a, b in around) if spread else None
+    return join(tag("polygon", points=band, class_="band"), tag("polyline", points=line, class_="line"))
 
 
-def _told(point: curves.Point, quantity: str) -> str:
-    mean, low, high = (f"{value:.2f}" if quantity in curves.PERCENTAGES else number(value) for value in point[1:])
-    return mean if point.low == point.high else f"{mean} ({low} to {high})"
+def _values(course: list[curves.Point], epochs: list[int]) -> str:
+    """What stands in `data-values`: nothing for epochs without a value."""
+    known = {point.epoch: point for point in course}
+    return ";".join(_figures(known[epoch]) if epoch in known else "" for epoch in epochs)
 
 
-def _last_value(runs: list[Run], quantity: str) -> str:
-    course = curves.course(runs, quantity)
-    return _told(course[-1], quantity) if course else "none"
+def _figures(point: curves.Point) -> str:
+    figures = point[1:] if point.low < point.high else point[1:2]
+    return " ".join(map(number, figures))
+
+
+def _last_value(course: list[curves.Point], quantity: str) -> str:
+    if not course:
+        return "none"
+    mean, low, high = (f"{value:.2f}" if quantity in curves.PERCENTAGES else number(value) for value in course[-1][1:])
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def number(value: float) -> str:
     """Four digits that matter, in as few letters as possible."""
     if value and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-    text = f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if value else "0"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
 
 
 def accuracy_strips(section: Section) -> Html | None:

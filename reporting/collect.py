@@ -7,26 +7,37 @@ Reads JSON alone, without torch. A run's place says which tree it belongs to:
 where A.B.C is its experiment and a branch is a `localpath` below the one that is read.
 """
 
+import functools
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from documents import first_line, load_json
+from settings import changed_measurement, changed_settings, seed_of
 
 Config = dict[str, Any]
 
 RESULTS, PROGRESS, TRIALS, PICTURES = "results.json", "progress.json", "trials.json", "pictures"
 NOT_RUNS = frozenset({"sacred", "report", "replaced", "tensorboard", PICTURES})
 SUPERVISION = {"kmeans": "VQ", "LDA": "LDA"}  # the folders of jobs that make it
-MODES = frozenset({"train", "evaluate", "probe", *SUPERVISION})
-# Keys of an experiment that do not bear on its accuracy.
-HARMLESS = frozenset({"test_batch_size", "published_weights", "published_top1", "config"})
+MODES = frozenset({"train", "evaluate", "probe", "export", *SUPERVISION})
+# What the report reads of a file, by what it must be where it is there.
+TEXTS = ("method", "dataset", "device", "precision", "command", "finished", "updated", "state")
+DICTIONARIES = ("options", "environment", "evaluations", "linear_probe", "exports")
+MEASUREMENTS = ("evaluations", "linear_probe", "exports")  # a dictionary of figures for each of the weights
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "images_per_second", "eval_images_per_second", "seconds",
     "parameters", "parameters_without_kd_layers", "multiply_adds", "multiply_adds_without_kd_layers", "epoch", "seed",
+    "patches", "bytes", "milliseconds_batch_1", "milliseconds_batch_64",
 )  # fmt: skip
+LARGEST = 1e13  # no figure of a run is further from zero
+TEXT_OPTIONS = ("dataset", "method", "network", "student", "teacher_experiment", "trained_as")
+
+NOT_RECORDED = "settings not recorded"
+GONE = "no such experiment in config/"
 
 
 @dataclass(frozen=True)
@@ -42,8 +53,9 @@ class Picture:
 class Run:
     """What a job left in a directory.
 
-    `facts` is its `results.json`, or where it has not finished its `progress.json`. `changed` are the keys with
-    another value than the experiment's own, as (own, this run's); None where there is no such experiment any more.
+    `facts` is its `results.json`, or where it has not finished its `progress.json`. `changed` are the options with
+    another value than the experiment's own, as (own, this run's). `apart` says why it cannot be compared with the
+    experiment at all, where it cannot.
     """
 
     place: Path  # below the root
@@ -52,7 +64,8 @@ class Run:
     trial: int | None
     finished: bool
     facts: Config
-    changed: dict[str, tuple[Any, Any]] | None
+    changed: dict[str, tuple[Any, Any]]
+    apart: str | None = None
     pictures: tuple[Picture, ...] = ()
 
     @property
@@ -66,6 +79,16 @@ class Run:
     @property
     def history(self) -> list[Config]:
         return self.facts.get("history") or []
+
+    @functools.cached_property
+    def courses(self) -> dict[str, dict[int, float]]:
+        """Every quantity of the history, by epoch."""
+        found: dict[str, dict[int, float]] = defaultdict(dict)
+        for entry in self.history:
+            if entry.get("epoch") is not None:
+                for name, value in finite_numbers(entry):
+                    found[name][int(entry["epoch"])] = value
+        return dict(found)
 
     @property
     def device(self) -> str:
@@ -99,19 +122,28 @@ def collect(root: Path, own_config: Callable[[str], Config | None]) -> Collectio
     """Read all results, records of runs that go on, and pictures below `root`.
 
     Args:
-        own_config: the keys of an experiment that bear on its results, as they are before anything is overridden; None
-            for a name that is no experiment.
+        own_config: all options of an experiment as they are before anything is overridden; None for a name that is
+            no experiment.
     """
     found = Collection(root)
     for directory in _directories(root):
         place = directory.relative_to(root)
         read = {name: _read(directory / name, found) for name in (PROGRESS, RESULTS, TRIALS)}
-        # A run that goes on beyond what it had finished is unfinished again.
-        facts = read[PROGRESS] or read[RESULTS]
-        if facts:
+        goes_on = read[PROGRESS] and not _is_left_over(read[PROGRESS], read[RESULTS])
+        if facts := read[PROGRESS] if goes_on else read[RESULTS]:
             pictures = tuple(_pictures(directory / PICTURES, found))
-            found.runs.append(_run(place, facts, facts is read[RESULTS], own_config, pictures))
+            found.runs.append(_run(place, facts, not goes_on, own_config, pictures))
     return found
+
+
+def _is_left_over(progress: Config, results: Config | None) -> bool:
+    """Whether a run was killed when it had written its results and not yet removed the record of its progress.
+
+    A run that goes on beyond its end, or back before it, has written its progress later.
+    """
+    if not results or results["mode"] != "train" or (results.get("epochs") or 0) < (progress.get("epochs") or 0):
+        return False
+    return (progress.get("updated") or "") <= (results.get("finished") or "")
 
 
 def _read(path: Path, found: Collection) -> Config | None:
@@ -136,27 +168,39 @@ def check_facts(facts: Config) -> None:
     """
     if not isinstance(facts.get("config"), str) or facts.get("mode") not in MODES:
         raise ValueError(f"it names no experiment and job: config={facts.get('config')!r}, mode={facts.get('mode')!r}")
-    for key in ("method", "dataset", "device", "precision", "command", "finished", "updated", "state"):
-        if not isinstance(facts.get(key) or "", str):
-            raise ValueError(f"{key} is {facts[key]!r}, not a text")
-    for key in ("options", "environment", "evaluations", "linear_probe"):
-        if not isinstance(facts.get(key) or {}, dict):
-            raise ValueError(f"{key} is {facts[key]!r}, not a dictionary")
-    measured = [*(facts.get("evaluations") or {}).values(), *(facts.get("linear_probe") or {}).values()]
-    history = facts.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in [*history, *measured]):
-        raise ValueError("history, evaluations or linear_probe hold no dictionaries of figures")
-    for entry in (facts, *measured, *history):
+    _check_kind(facts, TEXTS, str, "a text")
+    _check_kind(facts, DICTIONARIES, dict, "a dictionary")
+    _check_kind(facts, ("history",), list, "a list")
+    _check_kind(facts.get("options") or {}, TEXT_OPTIONS, str, "a text")
+    _check_kind(facts.get("environment") or {}, ("versions", "commit"), dict, "a dictionary")
+    measured = [entry for part in MEASUREMENTS for entry in (facts.get(part) or {}).values()]
+    entries = [*measured, *(facts.get("history") or [])]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"history, {', '.join(MEASUREMENTS)} do not hold dictionaries of figures alone")
+    for entry in (facts, *entries):
         for key in NUMBERS:
             value = entry.get(key)
-            if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
-                raise ValueError(f"{key} is {value!r}, not a number")
+            if value is not None and not _is_figure(value):
+                raise ValueError(f"{key} is {value!r}, not a finite number")
 
 
-def changed_options(options: Config, own: Config) -> dict[str, tuple[Any, Any]]:
-    """Keys that bear on a result and differ from the experiment's own: (own, this run's)."""
-    keys = [key for key in own if key not in HARMLESS and key in options]
-    return {key: (own[key], options[key]) for key in keys if options[key] != own[key]}
+def _check_kind(facts: Config, keys: tuple[str, ...], kind: type, name: str) -> None:
+    for key in keys:
+        if not isinstance(facts.get(key) or kind(), kind):
+            raise ValueError(f"{key} is {facts[key]!r}, not {name}")
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
+
+
+def finite_numbers(entry: Config) -> Iterator[tuple[str, float]]:
+    """{"epoch": 1, "eval": {"top1": 9.0}} -> ("eval top1", 9.0): all of one epoch but its number."""
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            yield from ((f"{key} {name}", float(part)) for name, part in value.items() if _is_figure(part))
+        elif key != "epoch" and _is_figure(value):
+            yield key, float(value)
 
 
 def _directories(root: Path) -> Iterator[Path]:
@@ -174,17 +218,29 @@ def _run(
 ) -> Run:
     experiment = facts["config"]
     parts = list(place.parts)
-    trial = None
-    if parts and parts[-1].startswith("seed") and parts[-1][4:].isdigit():
-        trial = int(parts.pop()[4:])
+    trial = seed_of(place.name)
+    if trial is not None:
+        parts.pop()
     own_parts = experiment.split(".")
     if parts[-len(own_parts) :] == own_parts:
         del parts[-len(own_parts) :]
     if parts and parts[-1] == SUPERVISION.get(facts["mode"]):
         parts.pop()
-    own = own_config(experiment)
-    changed = None if own is None else changed_options(facts.get("options") or {}, own)
-    return Run(place, experiment, Path(*parts), trial, finished, facts, changed, pictures)
+    own, options = own_config(experiment), facts.get("options") or {}
+    apart = GONE if own is None else None if options else NOT_RECORDED
+    changed = {} if apart else changed_settings(own, options) | _taken(facts)
+    return Run(place, experiment, Path(*parts), trial, finished, facts, changed, apart, pictures)
+
+
+def _taken(facts: Config) -> dict[str, tuple[Any, Any]]:
+    """Where an evaluation is not of a whole training's last epoch on the usual images: (usual, taken)."""
+    if facts["mode"] != "evaluate":
+        return {}
+    taken = changed_measurement(facts["options"])
+    epoch, epochs = facts.get("epoch"), facts["options"].get("epochs")
+    if not taken and None not in (epoch, epochs) and epoch != epochs:
+        return {"epoch": (epochs, epoch)}
+    return taken
 
 
 def _pictures(folder: Path, found: Collection) -> Iterator[Picture]:

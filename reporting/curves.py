@@ -1,11 +1,8 @@
 """The course of runs: quantities by epoch, and several seeds as their mean and range."""
 
-import math
-import statistics
-from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from reporting.collect import Config, Run
+from reporting.collect import Run
 
 LABELS = {
     "eval top1": "Top-1, evaluation images (%)",
@@ -21,6 +18,7 @@ FIRST = ("eval top1", "train top1", "train loss", "eval loss", "eval top5")
 LAST = ("learning_rate", "images_per_second", "seconds")
 PERCENTAGES = frozenset({"eval top1", "train top1", "eval top5"})
 LOGARITHMIC = frozenset({"learning_rate"})
+MOST_EPOCHS = 120  # of a curve: more than the pixels between them would show
 
 
 class Point(NamedTuple):
@@ -34,9 +32,20 @@ class Point(NamedTuple):
 
 def quantities(runs: list[Run]) -> list[str]:
     """Names of what the runs recorded, the most asked for first."""
-    found = dict.fromkeys(name for run in runs for entry in run.history for name in flat(entry))
+    found = dict.fromkeys(name for run in runs for name in run.courses)
     between = [name for name in found if name not in FIRST + LAST]
     return [name for name in (*FIRST, *between, *LAST) if name in found]
+
+
+def chosen_epochs(series: list[list[Run]]) -> list[int]:
+    """The epochs that a picture shows: at most so many over all, and the last of every series."""
+    reached = [
+        sorted({epoch for run in runs for course in run.courses.values() for epoch in course}) for runs in series
+    ]
+    known = sorted({epoch for epochs in reached for epoch in epochs})
+    steps = min(len(known), MOST_EPOCHS)
+    spread = {known[round(i * (len(known) - 1) / max(1, steps - 1))] for i in range(steps)}
+    return sorted(spread | {epochs[-1] for epochs in reached if epochs})
 
 
 def label(quantity: str) -> str:
@@ -49,27 +58,11 @@ def label(quantity: str) -> str:
     )
 
 
-def course(runs: list[Run], quantity: str) -> list[Point]:
-    """A quantity by epoch, over several runs."""
-    values: dict[int, list[float]] = defaultdict(list)
-    for run in runs:
-        for entry in run.history:
-            value = flat(entry).get(quantity)
-            if value is not None and entry.get("epoch") is not None:
-                values[int(entry["epoch"])].append(value)
-    return [Point(epoch, statistics.fmean(found), min(found), max(found)) for epoch, found in sorted(values.items())]
-
-
-def flat(entry: Config) -> dict[str, float]:
-    """{"epoch": 1, "eval": {"top1": 9.0}} -> {"eval top1": 9.0}: the finite numbers of one epoch."""
-    found = {}
-    for key, value in entry.items():
-        parts: dict[str, Any] = (
-            {f"{key} {name}": part for name, part in value.items()} if isinstance(value, dict) else {}
-        )
-        found |= parts or {key: value}
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and name != "epoch"
-    }
+def course(runs: list[Run], quantity: str, epochs: list[int]) -> list[Point]:
+    """A quantity at these epochs, over several runs."""
+    courses = [run.courses.get(quantity, {}) for run in runs]
+    points = []
+    for epoch in epochs:
+        if found := [known[epoch] for known in courses if epoch in known]:
+            points.append(Point(epoch, sum(found) / len(found), min(found), max(found)))
+    return points

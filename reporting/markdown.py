@@ -17,8 +17,9 @@ def render(report: Report, *, made: str) -> str:
     parts = [f"# Experiments in {_safe(report.collection.root)}", f"Written {made}. {_how_to_read()}", _damaged(report)]
     for section in report.sections:
         if section.has_runs:
-            parts += [f"## {_safe(section.scope.title)}", _accuracies(section), *_costs(section), _supervision(section)]
-    parts += [_runs(report), _missing(report)]
+            parts += [f"## {_safe(section.scope.title)}", _accuracies(section), _variants(section), *_costs(section)]
+            parts.append(_supervision(section))
+    parts += [_exports(report), _runs(report), _missing(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -47,7 +48,7 @@ def _cell(cell: Cell | None) -> str:
         return "-"
     lines = [_group(cell, group) for group in cell.groups]
     lines += [f"… {words.unfinished(run)}" for run in cell.unfinished]
-    if not cell.is_measured and not cell.unfinished:
+    if cell.lacks_runs:
         published = f" (published {words.published(cell.published)})" if cell.published else ""
         lines.insert(0, f"not run{published}")
     return "<br>".join(map(_safe, lines))
@@ -62,8 +63,20 @@ def _group(cell: Cell, group: Group) -> str:
         parts.append(f"best {best}")
     if published := cell.published_for(group):
         parts.append(f"published {words.published(published)}, {words.difference(cell.difference(group))}")
-    mark = f"{words.MARK} {', '.join(group.marks)}: " if group.marks else ""
+    mark = f"{words.marked(group.marks)}: " if group.marks else ""
     return f"{mark}{words.percent(top1)} ({'; '.join(parts)})"
+
+
+def _variants(section: Section) -> str | None:
+    rows = [
+        [
+            f"`{_safe(variant.title)}`",
+            words.published(variant.published),
+            "<br>".join(_safe(words.variant(variant, group)) for group in variant.groups) or "not run",
+        ]
+        for variant in section.variants
+    ]
+    return _table(words.VARIANT_TITLES, rows) if rows else None
 
 
 def _costs(section: Section) -> list[str]:
@@ -75,7 +88,7 @@ def _costs(section: Section) -> list[str]:
 
 
 def _cost_row(group: Group) -> list[str]:
-    marks = f" {words.MARK} {', '.join(group.marks)}" if group.marks else ""
+    marks = f" {words.marked(group.marks)}" if group.marks else ""
     return [_safe(group.experiment + marks), *words.costs(group)]
 
 
@@ -84,35 +97,45 @@ def _supervision(section: Section) -> str | None:
     return _table(words.SUPERVISION_TITLES, rows) if rows else None
 
 
+def _exports(report: Report) -> str | None:
+    rows = [
+        [_safe(run.experiment), _safe(name), _safe(words.measured(figures))]
+        for run in report.collection.runs
+        for name, figures in (run.facts.get("exports") or {}).items()
+    ]
+    return f"## Exported networks\n\n{_table(['Experiment', 'File', 'Figures'], rows)}" if rows else None
+
+
 def _runs(report: Report) -> str | None:
     rows = []
     for run in report.collection.runs:
         if run.mode in SUPERVISION:
             continue
         facts = run.facts
-        state = "finished" if run.finished else words.unfinished(run)
         last, best = (words.value(facts.get(key)) for key in ("top1", "best_top1"))
-        marks = f"{words.MARK} {', '.join(marks_of(run))}" if marks_of(run) else "own settings"
-        cells = [f"`{run.place}`", facts.get("seed"), last, best, marks, state, words.commit(run)]
+        marks = words.marked(marks_of(run)) if marks_of(run) else "own settings"
+        cells = [f"`{run.place}`", facts.get("seed"), last, best, marks, words.state(run), words.commit(run)]
         rows.append([_safe(cell) for cell in cells])
     titles = ["Directory", "Seed", "Last epoch", "Best", "Settings", "State", "Commit"]
     return f"## Runs\n\n{_table(titles, rows)}" if rows else None
 
 
 def _missing(report: Report) -> str | None:
-    """The commands that would fill the empty cells of the data sets that something was measured of."""
-    commands = dict.fromkeys(
-        cell.command
-        for section in report.sections
-        if section.has_runs
-        for row in section.rows
-        for cell in row.cells.values()
-        if cell.command and not cell.is_measured and not cell.unfinished
-    )
+    """The commands for the empty and unfinished cells of the data sets that something was measured of."""
+    sections = [section for section in report.sections if section.has_runs]
+    cells = [cell for section in sections for row in section.rows for cell in row.cells.values()]
+    fill = [cell.command for cell in cells if cell.command and cell.lacks_runs]
+    fill += [variant.command for section in sections for variant in section.variants if not variant.groups]
+    go_on = [command for cell in cells for command in cell.continuations.values()]
     others = [section.scope.title for section in report.sections if not section.has_runs]
     parts = []
-    if commands:
-        parts.append("## Not run\n\nThese commands fill the empty cells:\n\n" + "\n".join(f"    {c}" for c in commands))
+    for title, told, commands in (
+        ("Not finished", "These commands go on with runs that were broken off:", go_on),
+        ("Not run", "These commands fill the empty cells:", fill),
+    ):
+        if commands:
+            lines = "\n".join(f"    {command}" for command in dict.fromkeys(commands))
+            parts.append(f"## {title}\n\n{told}\n\n{lines}")
     if others:
         parts.append(f"Nothing has been measured of {', '.join(others)}; index.html has their commands.")
     return "\n\n".join(parts) or None

@@ -12,11 +12,28 @@ from reporting import words
 from reporting.charts import NUM_STYLES, Series, accuracy_strips, column_title, learning_curves, other_style, style_of
 from reporting.collect import SUPERVISION, Picture, Run
 from reporting.html import Html, join, tag
-from reporting.tables import PUBLISHED, Cell, Group, Report, Row, Section, group_runs, marks_of, shown
+from reporting.tables import (
+    PUBLISHED,
+    Cell,
+    Group,
+    Report,
+    Row,
+    Section,
+    group_runs,
+    marks_of,
+    measured_runs,
+    scope_of,
+    shown,
+)
+from settings import SEEDS
 
 HERE = Path(__file__).parent
 STYLE, SCRIPT = HERE / "page.css", HERE / "page.js"
 TITLE = "Experiments"
+JOBS = {
+    "train": "training", "evaluate": "evaluation", "probe": "linear probe", "export": "export",
+    "kmeans": "codebook (k-means)", "LDA": "decision scores (LDA)",
+}  # fmt: skip
 
 
 def render(report: Report, *, made: str, command: str, refresh: int | None = None) -> str:
@@ -82,14 +99,10 @@ def _how_to_read() -> Html:
         ("best", "the best epoch, chosen on the evaluation images (or on held-out training images with val_split)"),
         ("published", f"the figure of {PUBLISHED['source']}; with a sign, how far above or below it the last epoch is"),
         (words.MARK, "other settings than the experiment's own in config/: never averaged with those, nor compared"),
-        ("not run", "opens the command that fills the cell"),
+        ("not run, go on", "open the command that fills the cell, or goes on with a run that was broken off"),
     ]  # fmt: skip
-    return tag(
-        "details",
-        tag("summary", "How to read the tables"),
-        tag("dl", [(tag("dt", term), tag("dd", meaning)) for term, meaning in terms]),
-        class_="help",
-    )
+    meanings = tag("dl", [(tag("dt", term), tag("dd", meaning)) for term, meaning in terms])
+    return _folded("help", "How to read the tables", meanings, class_="help")
 
 
 def _damaged(report: Report) -> Html | None:
@@ -111,6 +124,7 @@ def _section(section: Section) -> Html:
         tag("h2", section.scope.title),
         _table(section),
         tag("div", accuracy_strips(section), [_row_curves(section, row) for row in section.rows], class_="figures"),
+        _variants(section),
         _other_methods(section),
         _costs(section),
         _supervision(section),
@@ -122,10 +136,11 @@ def _unmeasured(sections: list[Section]) -> Html | None:
     if not sections:
         return None
     parts = [
-        tag(
-            "details",
-            tag("summary", f"{section.scope.title}: {words.plural(len(section.rows), 'pair')}"),
+        _folded(
+            "data",
+            f"{section.scope.title}: {words.plural(len(section.rows), 'pair')}",
             _table(section),
+            _variants(section),
             _other_methods(section),
             id=_anchor(section.scope.anchor),
         )
@@ -139,7 +154,7 @@ def _table(section: Section) -> Html:
         tag(
             "tr",
             tag("th", row.label, scope="row"),
-            [tag("td", _cell(row.cells.get(name)), data_column=column_title(name)) for name in section.columns],
+            [_cell(f"{row.key} {name}", column_title(name), row.cells.get(name)) for name in section.columns],
         )
         for row in section.rows
     ]
@@ -149,16 +164,24 @@ def _table(section: Section) -> Html:
     )
 
 
-def _cell(cell: Cell | None) -> Html:
+def _cell(key: str, title: str, cell: Cell | None) -> Html:
     if cell is None or cell.experiment is None:
-        return tag("span", "-", class_="none", title="no such experiment in config/")
+        missing = tag("span", "-", title="no such experiment in config/")
+        return tag("td", missing, data_column=title, class_="none")
     parts: list[Html] = [_group(cell, group) for group in cell.groups if group.is_protocol]
     if not parts and cell.published:
         parts.append(tag("p", "published ", words.published(cell.published), class_="published"))
-    parts += [tag("p", "… ", words.unfinished(run), class_="unfinished") for run in cell.unfinished]
-    if not cell.is_measured and not cell.unfinished:
-        parts.append(tag("details", tag("summary", "not run"), _command(cell.command), class_="fill"))
-    return join(parts, [_group(cell, group) for group in cell.groups if not group.is_protocol])
+    for run in cell.unfinished:
+        parts.append(tag("p", "… ", words.unfinished(run), class_="unfinished"))
+        parts.append(_fill(f"go on {run.place}", "go on", cell.continuations.get(run.place)))
+    if cell.lacks_runs:
+        parts.append(_fill(key, "not run", cell.command))
+    parts += [_group(cell, group) for group in cell.groups if not group.is_protocol]
+    return tag("td", parts, data_column=title)
+
+
+def _fill(key: str, summary: str, command: str | None) -> Html | None:
+    return _folded(key, summary, _command(command), class_="fill") if command else None
 
 
 def _group(cell: Cell, group: Group) -> Html:
@@ -176,8 +199,25 @@ def _group(cell: Cell, group: Group) -> Html:
         lines.append(tag("p", "published ", words.published(published), " ", tag("b", sign), class_="published"))
     if not group.marks:
         return join(lines)
-    marks = tag("p", words.MARK, " ", ", ".join(group.marks), class_="marks")
+    marks = tag("p", words.marked(group.marks), class_="marks")
     return tag("div", marks, lines, class_="variant")
+
+
+def _variants(section: Section) -> Html | None:
+    """Experiments with options for which the paper has a figure: what was measured, or the command."""
+    if not section.variants:
+        return None
+    rows = []
+    for variant in section.variants:
+        here = [
+            tag("p", tag("a", words.variant(variant, group), href=f"#{_run_anchor(group.runs[0])}"))
+            for group in variant.groups
+        ]
+        here = here or [_fill(f"variant {variant.title}", "not run", variant.command)]
+        cells = [tag("td", words.published(variant.published)), tag("td", here)]
+        rows.append(tag("tr", tag("th", tag("code", variant.title), scope="row"), cells))
+    table = tag("table", _head(words.VARIANT_TITLES), tag("tbody", rows), class_="words")
+    return _folded("variants", "Published variants: ablations and controls", _scrolling(table, "published variants"))
 
 
 def _other_methods(section: Section) -> Html | None:
@@ -195,9 +235,7 @@ def _other_methods(section: Section) -> Html | None:
     source = tag(
         "p", f"Top-1 in percent as printed in {PUBLISHED['source']}. None of them was run here.", class_="note"
     )
-    return tag(
-        "details", tag("summary", "Other published methods"), source, _scrolling(table, "other published methods")
-    )
+    return _folded("other methods", "Other published methods", source, _scrolling(table, "other published methods"))
 
 
 def _row_curves(section: Section, row: Row) -> Html | None:
@@ -209,13 +247,16 @@ def _row_curves(section: Section, row: Row) -> Html | None:
         for group in cell.groups:
             name = column_title(column) + (f", {words.runs(len(group.runs))}" if len(group.runs) > 1 else "")
             if group.marks:
-                marked = f"{name} {words.MARK} {', '.join(group.marks)}"
-                series.append(Series(marked, other_style(next(others)), list(group.runs)))
+                marks = words.marked(group.marks)
+                series.append(
+                    Series(f"{name} {marks}", f"{column} {marks}", other_style(next(others)), list(group.runs))
+                )
             else:
-                series.append(Series(name, style_of(column, position), list(group.runs)))
+                series.append(Series(name, column, style_of(column, position), list(group.runs)))
         for run in cell.unfinished:
-            series.append(Series(f"{column_title(column)}, {words.unfinished(run)}", other_style(next(others)), [run]))
-    return learning_curves(row.label, series)
+            name = f"{column_title(column)}, {words.unfinished(run)}"
+            series.append(Series(name, f"{column} {run.place}", other_style(next(others)), [run]))
+    return learning_curves(row.label, row.key, series)
 
 
 def _costs(section: Section) -> Html | None:
@@ -246,7 +287,7 @@ def _supervision(section: Section) -> Html | None:
 
 def _linked_row(run: Run, cells: list[str], marks: list[str]) -> Html:
     link = tag("a", run.experiment, href=f"#{_run_anchor(run)}")
-    marked = tag("p", words.MARK, " ", ", ".join(marks), class_="marks") if marks else None
+    marked = tag("p", words.marked(marks), class_="marks") if marks else None
     return tag("tr", tag("th", link, marked, scope="row"), [tag("td", cell) for cell in cells])
 
 
@@ -270,7 +311,7 @@ def _experiments(report: Report) -> Html | None:
 def _experiment(anchor: str, runs: list[Run]) -> Html:
     first = runs[0]
     trained = [run for run in runs if run.mode not in SUPERVISION]
-    groups = group_runs(run for run in trained if run.finished and run.facts.get("top1") is not None)
+    groups = group_runs(measured_runs(trained))
     headline = words.percent(groups[0].statistic("top1")) + " %" if groups else None
     marks = f"{words.MARK} " if groups and groups[0].marks else ""
     branch = f" in {first.branch}" if first.branch != Path() else ""
@@ -286,9 +327,9 @@ def _experiment(anchor: str, runs: list[Run]) -> Html:
         ),
         _run_table(trained, groups),
         _measurements(trained),
-        tag("div", _experiment_curves(trained), class_="figures"),
+        _experiment_curves(trained, groups),
         tag("div", [_picture(picture) for run in runs for picture in run.pictures], class_="pictures"),
-        [_settings(run) for run in _different(runs)],
+        _settings(runs),
         id=anchor,
         class_="experiment",
     )
@@ -301,16 +342,16 @@ def _run_table(runs: list[Run], groups: list[Group]) -> Html | None:
     rows = []
     for run in runs:
         facts = run.facts
-        status = "finished" if run.finished else words.unfinished(run)
+        status = words.state(run)
         status += "; not counted: its seed is among the trials" if run.place in repeated else ""
-        changed = ", ".join(marks_of(run))
+        marks = marks_of(run)
         best = "-"
         if run.mode == "train" and facts.get("best_top1") is not None:
             best = f"{facts['best_top1']:.2f} ({facts.get('best_epoch')})"
         cells = [
             facts.get("seed"), words.value(_float(facts.get("top1"))), best, words.value(_float(facts.get("top5"))),
             words.duration(facts.get("seconds")), words.count(facts.get("images_per_second")), run.device,
-            f"{words.MARK} {changed}" if changed else "own settings", status,
+            words.marked(marks) if marks else "own settings", status,
             tag("time", words.moment(run)), words.commit(run),
         ]  # fmt: skip
         rows.append(tag("tr", tag("th", tag("code", run.place), scope="row"), [tag("td", cell) for cell in cells]))
@@ -318,7 +359,7 @@ def _run_table(runs: list[Run], groups: list[Group]) -> Html | None:
         "Directory", "Seed", "Last epoch", "Best (epoch)", "Top-5", "Time", "Img/s", "Device", "Settings", "State",
         "Written (UTC)", "Commit",
     )  # fmt: skip
-    return _scrolling(tag("table", _head(titles), tag("tbody", rows)), "runs")
+    return _scrolling(tag("table", _head(titles), tag("tbody", rows), class_="runs"), "runs")
 
 
 def _float(value: Any) -> float | None:
@@ -326,57 +367,75 @@ def _float(value: Any) -> float | None:
 
 
 def _measurements(runs: list[Run]) -> Html | None:
-    """What evaluations and linear probes measured."""
+    """What evaluations, linear probes and exports measured."""
     rows = []
-    for kind, part in (("Evaluation", "evaluations"), ("Linear probe", "linear_probe")):
+    for kind, part in (("Evaluation", "evaluations"), ("Linear probe", "linear_probe"), ("Export", "exports")):
         for run in runs:
             for name, measured in (run.facts.get(part) or {}).items():
-                figures = ", ".join(f"{key.replace('_', ' ')} {words.value(value)}" for key, value in measured.items())
-                cells = [tag("td", cell) for cell in (name, tag("code", run.place), figures)]
+                cells = [tag("td", cell) for cell in (name, tag("code", run.place), words.measured(measured))]
                 rows.append(tag("tr", tag("th", kind, scope="row"), cells))
     if not rows:
         return None
-    table = tag("table", _head(("Measured", "Weights", "Directory", "Figures")), tag("tbody", rows), class_="words")
+    head = _head(("Measured", "Weights", "Directory", "Figures"))
+    table = tag("table", head, tag("tbody", rows), class_="words figures-of-weights")
     return _scrolling(table, "measurements")
 
 
-def _experiment_curves(runs: list[Run]) -> Html | None:
-    """One line a run."""
+def _experiment_curves(runs: list[Run], groups: list[Group]) -> Html | None:
+    """One line a run where the figure of the pair shows means of several; else that figure has them already."""
+    if all(len(group.runs + group.repeated) == 1 for group in groups):
+        if not any(run.courses for run in runs):
+            return None
+        scope = scope_of(runs[0])
+        return tag("p", "Learning curves: ", tag("a", scope.title, href=f"#{_anchor(scope.anchor)}"), class_="note")
     has_trials = any(run.trial is not None for run in runs)
     names = [f"seed {run.facts.get('seed')}{' (no trial)' * (has_trials and run.trial is None)}" for run in runs]
-    series = [Series(name, i % NUM_STYLES, [run]) for i, (name, run) in enumerate(zip(names, runs, strict=True))]
-    return learning_curves("Every run", series)
+    series = [
+        Series(name, str(run.place), i % NUM_STYLES, [run])
+        for i, (name, run) in enumerate(zip(names, runs, strict=True))
+    ]
+    return tag("div", learning_curves("Every run", "runs", series), class_="figures")
 
 
 def _picture(picture: Picture) -> Html:
     data = base64.b64encode(picture.path.read_bytes()).decode()
     image = tag("img", src=f"data:image/png;base64,{data}", alt=picture.title, loading="lazy")
-    return tag("figure", image, tag("figcaption", tag("b", picture.title), " ", picture.caption))
+    return tag("figure", tag("div", image), tag("figcaption", tag("b", picture.title), " ", picture.caption))
 
 
-def _different(runs: list[Run]) -> list[Run]:
-    """One run for each job and kind of settings, trainings first."""
-    found: dict[Any, Run] = {}
+def _settings(runs: list[Run]) -> list[Html]:
+    """What has to be known to do a run again, trainings first; once for runs that differ in nothing but their seed."""
+    places: dict[Html, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.mode in SUPERVISION):
-        found.setdefault((run.mode, shown(run.changed)), run)
-    return list(found.values())
+        places[_settings_of(run)].append(run)
+    return [
+        _folded(
+            f"settings {alike[0].place}",
+            join(
+                "Settings, versions and command of ",
+                [(", " * bool(i), tag("code", run.place)) for i, run in enumerate(alike)],
+            ),
+            settings,
+            class_="settings",
+        )
+        for settings, alike in places.items()
+    ]
 
 
-def _settings(run: Run) -> Html:
-    """What has to be known to do it again."""
+def _settings_of(run: Run) -> Html:
     environment = run.environment
     versions = ", ".join(f"{name} {version}" for name, version in (environment.get("versions") or {}).items())
     machine = ", ".join(str(environment[key]) for key in ("cpu", "machine") if environment.get(key))
     cpus = f"{environment['cpus']} CPUs" if environment.get("cpus") else None
     facts = [
-        ("Job", {"train": "training", "kmeans": "codebook (k-means)", "LDA": "decision scores (LDA)"}.get(run.mode)),
+        ("Job", JOBS[run.mode]),
         ("Command", _command(f"python {run.facts['command']}") if run.facts.get("command") else None),
         ("Commit", words.commit(run)),
         ("Device", run.facts.get("device")),
         ("Machine", ", ".join(part for part in (machine, cpus) if part) or None),
         ("Versions", ", ".join(part for part in (f"Python {environment.get('python', '?')}", versions) if part)),
     ]
-    changed = run.changed or {}
+    changed = run.changed
     differing = [
         tag("tr", tag("th", tag("code", key), scope="row"), tag("td", tag("mark", shown(new))), tag("td", shown(own)))
         for key, (own, new) in changed.items()
@@ -388,21 +447,25 @@ def _settings(run: Run) -> Html:
             tag("td", tag("mark", shown(value)) if key in changed else shown(value)),
         )
         for key, value in run.options.items()
+        if key not in SEEDS
     ]
     head = _head(("Differs from config/", "This run", "Own setting"))
-    return tag(
-        "div",
+    return join(
         tag("dl", [(tag("dt", name), tag("dd", told)) for name, told in facts if told]),
         _scrolling(tag("table", head, tag("tbody", differing), class_="words"), "changed") if differing else None,
-        tag("details", tag("summary", "All options"), tag("table", tag("tbody", rows), class_="words options")),
-        class_="settings",
+        tag("table", tag("tbody", rows), class_="words options") if rows else None,
     )
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _command(text: str | None) -> Html:
+def _folded(key: str, summary: Any, *content: Any, **attributes: Any) -> Html:
+    """Something that opens with a click; `key` is its own within what has an id, so that a reloaded page knows it."""
+    return tag("details", tag("summary", summary), *content, data_key=key, **attributes)
+
+
+def _command(text: str) -> Html:
     """A command line; a click selects all of it."""
     return tag("code", text, class_="command", tabindex=0)
 

@@ -1,24 +1,33 @@
 """Reads everything below a `localpath` and writes `report/index.html` and `report/report.md` there."""
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from documents import write_atomically
 from reporting import markdown, page
-from reporting.collect import Config, collect
+from reporting.collect import Config, Damaged, collect
 from reporting.tables import Report, build
 
 FOLDER = "report"
 
 
-def write_report(root: Path, experiments: dict[str, Config], *, command: str, refresh: int | None = None) -> Report:
+def write_report(
+    root: Path,
+    experiments: dict[str, Config],
+    *,
+    command: str,
+    unreadable: Mapping[str, str] = MappingProxyType({}),
+    refresh: int | None = None,
+) -> Report:
     """Write both files.
 
     Args:
         root: the `localpath` of the runs.
-        experiments: all experiments of config/ and their own settings, by name.
+        experiments: all experiments of config/ and their options before anything is overridden, by name.
         command: the command line that this is, for the page.
+        unreadable: files of config/ that cannot be loaded, and why.
         refresh: the page loads itself again every so many seconds.
 
     Raises:
@@ -27,7 +36,9 @@ def write_report(root: Path, experiments: dict[str, Config], *, command: str, re
     if not root.is_dir():
         raise FileNotFoundError(f"no directory {root}; localpath= names the one with the outputs of runs")
     own: Callable[[str], Config | None] = experiments.get
-    report = build(collect(root, own), experiments)
+    found = collect(root, own)
+    found.damaged += [Damaged(Path(file), error) for file, error in unreadable.items()]
+    report = build(found, experiments)
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     texts = {
         "index.html": page.render(report, made=made, command=command, refresh=refresh),

@@ -5,6 +5,8 @@ show is decided here; they only say it.
 """
 
 import json
+import os
+import re
 import shlex
 import statistics
 from collections.abc import Iterable, Iterator
@@ -12,14 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reporting.collect import SUPERVISION, Collection, Config, Run
+from reporting.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
+from settings import FOLDER_DATASETS, bearing
 
 TEACHER, STUDENT = "teacher", "student"
 METHODS = ("QuEST", "letKD-1", "letKD-2")
 ALONE = "classification"
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
-# Data sets whose name does not say which images they are: those of `data_dir`.
-FOLDER_DATASETS = frozenset({"ImageFolder"})
+NEED_DATA_DIR = FOLDER_DATASETS | {"ImageNet"}
+ANY_FOLDER = "FOLDER"  # what stands for theirs in a command, where it is not known
+# Options that a command for what is left of a run has in another place, or does not need.
+SAID_OTHERWISE = frozenset({"config", "localpath", "checkpoint", "seed", "seeds", "trials", "prepare", "watch"})
 TITLES = {"CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "TinyImageNet": "Tiny-ImageNet", "digits": "Digits"}
 DEFAULT_LOCALPATH = "experiments"
 
@@ -63,13 +68,13 @@ class Group:
         return self.runs[0].experiment
 
     @property
-    def changed(self) -> dict[str, tuple[Any, Any]] | None:
+    def changed(self) -> dict[str, tuple[Any, Any]]:
         return self.runs[0].changed
 
     @property
     def is_protocol(self) -> bool:
         """Whether these are the experiment's own settings."""
-        return self.changed == {}
+        return not self.marks
 
     @property
     def is_trained(self) -> bool:
@@ -92,6 +97,7 @@ class Cell:
     unfinished: list[Run] = field(default_factory=list)
     published: Published | None = None
     command: str | None = None
+    continuations: dict[Path, str] = field(default_factory=dict)  # commands, by the place of an unfinished run
 
     @property
     def has_runs(self) -> bool:
@@ -101,6 +107,11 @@ class Cell:
     def is_measured(self) -> bool:
         """Whether the experiment as it stands in config/ has been run."""
         return any(group.is_protocol for group in self.groups)
+
+    @property
+    def lacks_runs(self) -> bool:
+        """Whether the experiment as it stands in config/ has neither been run nor begun."""
+        return not self.is_measured and all(marks_of(run) for run in self.unfinished)
 
     def difference(self, group: Group) -> float | None:
         """Percent points of the last epoch above what was published for these very settings."""
@@ -119,6 +130,11 @@ class Row:
     label: str
     prefix: str | None  # of the experiments of a pair
     cells: dict[str, Cell]
+
+    @property
+    def key(self) -> str:
+        """Unlike the label it is the row's own."""
+        return self.prefix or self.label
 
     @property
     def has_runs(self) -> bool:
@@ -150,6 +166,21 @@ class Scope:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """An experiment with options of its own for which the paper has a figure, wherever below the root it was run."""
+
+    experiment: str
+    options: Config
+    published: Published
+    groups: list[Group]
+    command: str
+
+    @property
+    def title(self) -> str:
+        return " ".join([self.experiment, *words_of(self.options)])
+
+
+@dataclass(frozen=True)
 class Section:
     """All that is known of one data set."""
 
@@ -157,6 +188,7 @@ class Section:
     columns: list[str]
     rows: list[Row]
     supervision: list[Run]
+    variants: list[Variant]
 
     @property
     def groups(self) -> list[Group]:
@@ -214,20 +246,19 @@ def build(collection: Collection, experiments: dict[str, Config]) -> Report:
 
 def scope_of(run: Run) -> Scope:
     dataset = run.facts.get("dataset") or run.options.get("dataset") or "unknown data set"
-    data_dir = str(run.options.get("data_dir") or "data") if dataset in FOLDER_DATASETS else None
+    data_dir = os.path.normpath(str(run.options.get("data_dir") or "data")) if dataset in FOLDER_DATASETS else None
     return Scope(run.branch, dataset, data_dir)
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Finished runs by experiment and settings, the experiment's own first."""
+    """Finished runs by experiment and settings: the experiment's own first, and trainings before evaluations."""
     settings: dict[str, dict[Any, list[Run]]] = {}
     for run in runs:
-        if run.changed is None:
-            key = str(run.place.parent if run.trial is not None else run.place)
-        else:
-            key = json.dumps([run.experiment, run.mode, run.changed], sort_keys=True)
+        key = [run.experiment, run.mode, run.apart, bearing(run.options) if run.apart else run.changed]
+        if run.apart == NOT_RECORDED or not run.options:
+            key.append(str(run.place))  # may be anything, and so is like no other
         # Of two runs with the same seed, the one among others of its kind counts.
-        seeds = settings.setdefault(key, {})
+        seeds = settings.setdefault(json.dumps(key, sort_keys=True, default=str), {})
         seeds.setdefault(run.facts.get("seed"), []).insert(0 if run.trial is not None else len(seeds), run)
     groups = [
         Group(
@@ -236,36 +267,35 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
         )
         for seeds in settings.values()
     ]
-    return sorted(groups, key=lambda group: (not group.is_protocol, len(group.changed or {})))
+    return sorted(groups, key=lambda group: (not group.is_protocol, not group.is_trained, len(group.changed)))
 
 
 def published_variant(group: Group) -> Published | None:
     """What was published for an experiment with other settings than its own."""
-    if group.changed is None:
-        return None
     options = {key: value for key, (_, value) in group.changed.items()}
     for variant in PUBLISHED["variants"]:
-        if variant["experiment"] == group.experiment and variant["options"] == options:
+        if options and variant["experiment"] == group.experiment and variant["options"] == options:
             return Published(variant["top1"])
     return None
 
 
 def published_value(prefix: str | None, column: str) -> Published | None:
-    """What was published for a pair's own settings."""
+    """What was published for a pair's own settings; the teachers of all runs are the same."""
+    pair = PUBLISHED["pairs"].get(prefix, {})
+    trials = pair.get("trials") if column != TEACHER else None
     for variant in PUBLISHED["variants"]:
         if variant["experiment"] == f"{prefix}.{column}" and not variant["options"]:
-            return Published(variant["top1"])
-    pair = PUBLISHED["pairs"].get(prefix, {})
+            return Published(variant["top1"], trials=trials)
     if column not in pair:
         return None
     found = pair[column]
-    return Published(found["top1"], found.get("std"), found.get("top5"), pair["trials"] if "std" in found else None)
+    return Published(found["top1"], found.get("std"), found.get("top5"), trials)
 
 
 def marks_of(run: Run) -> list[str]:
     """What keeps a run from being the experiment as it stands in config/."""
-    if run.changed is None:
-        return ["no such experiment in config/"]
+    if run.apart:
+        return [run.apart]
     return [f"{key}={shown(value)} (own: {shown(own)})" for key, (own, value) in run.changed.items()]
 
 
@@ -274,13 +304,29 @@ def shown(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")) if isinstance(value, (list, dict)) else str(value)
 
 
+def words_of(options: Config) -> list[str]:
+    return [f"{key}={shown(value)}" for key, value in options.items()]
+
+
 def _section(scope: Scope, collection: Collection, experiments: dict[str, Config]) -> Section:
     runs = [run for run in collection.runs if scope_of(run) == scope]
     table = _Table(scope, collection.root, [run for run in runs if run.mode not in SUPERVISION], experiments)
     rows = list(table.rows())
-    extra = dict.fromkeys(name for row in rows for name, cell in row.cells.items() if cell.has_runs)
+    # Published variants have a table of their own, and a column when they have been run.
+    extra = dict.fromkeys(
+        name
+        for row in rows
+        for name, cell in row.cells.items()
+        if cell.has_runs or cell.experiment not in {variant["experiment"] for variant in PUBLISHED["variants"]}
+    )
     columns = [TEACHER, STUDENT, *METHODS, *(name for name in extra if name not in (TEACHER, STUDENT, *METHODS))]
-    return Section(scope, columns, rows, [run for run in runs if run.mode in SUPERVISION])
+    variants = list(table.variants(collection.runs)) if scope.branch == Path() else []
+    return Section(scope, columns, rows, [run for run in runs if run.mode in SUPERVISION], variants)
+
+
+def measured_runs(runs: Iterable[Run]) -> list[Run]:
+    """Those that a mean can be taken of."""
+    return [run for run in runs if run.finished and run.facts.get("top1") is not None and run.mode not in SUPERVISION]
 
 
 class _Table:
@@ -290,7 +336,8 @@ class _Table:
         self.scope = scope
         self.localpath = root / scope.branch
         self.runs = runs
-        self.groups = group_runs(run for run in runs if run.finished and run.facts.get("top1") is not None)
+        self.groups = group_runs(measured_runs(runs))
+        self.experiments = experiments
         # A run whose experiment has gone from config/ still says what it was.
         gone = {run.experiment: run.options for run in runs if run.options.get("method")}
         self.configs = gone | {
@@ -335,20 +382,66 @@ class _Table:
         ]
         return min(names, key=lambda name: (name.rpartition(".")[0] != folder, name), default=None)
 
+    def variants(self, runs: list[Run]) -> Iterator[Variant]:
+        """What the paper says of experiments of this data set with other options, and the runs of it in any branch."""
+        for variant in PUBLISHED["variants"]:
+            name, options = variant["experiment"], variant["options"]
+            if self.experiments.get(name, {}).get("dataset") != self.scope.dataset:
+                continue
+            wanted = {key: (self.experiments[name][key], value) for key, value in options.items()}
+            alike = [run for run in measured_runs(runs) if run.experiment == name and run.changed == wanted]
+            groups = group_runs(run for run in alike if not run.apart)
+            pair, _, column = name.rpartition(".")
+            published = published_value(pair, column)._replace(top1=variant["top1"], std=None)
+            # Variants of an experiment would be written to the same directory.
+            place = "variants/" + re.sub(r"[^\w.=-]+", "-", "-".join(words_of(options))) if options else ""
+            command = self._command(name, published, options=options, place=place)
+            yield Variant(name, options, published, groups, command)
+
     def _cell(self, experiment: str | None, published: Published | None) -> Cell:
         groups = [group for group in self.groups if group.experiment == experiment]
         unfinished = [run for run in self.runs if run.experiment == experiment and not run.finished]
-        command = None if experiment is None else self._command(experiment, published)
-        return Cell(experiment, groups, unfinished, published, command)
+        command = self._command(experiment, published) if experiment in self.experiments else None
+        continuations = {run.place: told for run in unfinished if (told := self._continuation(run))}
+        return Cell(experiment, groups, unfinished, published, command, continuations)
 
-    def _command(self, experiment: str, published: Published | None) -> str:
-        words = [f"config={experiment}"]
-        if self.configs.get(experiment, {}).get("method") != ALONE:
+    def _command(
+        self, experiment: str, published: Published | None, *, options: Config | None = None, place: str = ""
+    ) -> str:
+        words = [f"config={experiment}", *words_of(options or {})]
+        if self.experiments[experiment]["method"] != ALONE:
             words.append("prepare=True")
         if published and published.trials:
             words.append(f"trials={published.trials}")
-        if self.scope.dataset in FOLDER_DATASETS:
-            words.append(f"data_dir={self.scope.data_dir or 'FOLDER'}")
-        if self.localpath != Path(DEFAULT_LOCALPATH):
-            words.append(f"localpath={self.localpath}")
-        return "python main_classification.py with " + shlex.join(words)
+        data_dir = self._data_dir()
+        if data_dir is not None:
+            words.append(f"data_dir={data_dir}")
+        return _command_line([*words, *self._localpath(place)])
+
+    def _continuation(self, run: Run) -> str | None:
+        """What goes on with an unfinished run; None where it would only repeat what went wrong, or nothing is known."""
+        own = self.experiments.get(run.experiment)
+        folders = run.experiment.split(".") + [f"seed{run.trial}"] * (run.trial is not None)
+        was_moved = run.place != run.branch.joinpath(*folders)
+        if own is None or run.apart or was_moved or run.facts.get("state") == "diverged":
+            return None
+        options = {
+            key: value for key, value in run.options.items()
+            if key in own and key not in SAID_OTHERWISE and value != own[key]
+        }  # fmt: skip
+        seed = run.facts.get("seed")
+        begun = [f"seeds=[{run.trial}]"] if run.trial is not None else [f"seed={seed}"] * bool(seed) + ["checkpoint=-1"]
+        return _command_line([f"config={run.experiment}", *words_of(options), *begun, *self._localpath()])
+
+    def _data_dir(self) -> str | None:
+        """Where the images of this data set were for the runs that are here."""
+        known = [run.options["data_dir"] for run in self.runs if run.options.get("data_dir") is not None]
+        return self.scope.data_dir or next(iter(known), ANY_FOLDER if self.scope.dataset in NEED_DATA_DIR else None)
+
+    def _localpath(self, place: str = "") -> list[str]:
+        localpath = self.localpath / place
+        return [] if localpath == Path(DEFAULT_LOCALPATH) else [f"localpath={localpath}"]
+
+
+def _command_line(words: list[str]) -> str:
+    return "python main_classification.py with " + shlex.join(words)

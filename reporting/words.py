@@ -1,13 +1,18 @@
 """Numbers and facts in words, the same on the page and in the Markdown file."""
 
 import datetime
+from collections.abc import Callable
 from typing import Any
 
-from reporting.collect import Run
-from reporting.tables import Cell, Group, Published, Statistic, marks_of
+from reporting.collect import Config, Run
+from reporting.tables import Cell, Group, Published, Statistic, Variant, marks_of
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 MARK = "◇"  # before whatever does not follow the experiment as it stands in config/
+
+
+def marked(marks: list[str]) -> str:
+    return f"{MARK} {', '.join(marks)}"
 
 
 def percent(found: Statistic | None) -> str:
@@ -47,14 +52,26 @@ def best(group: Group) -> str | None:
     return f"{percent(found)} (epoch\N{NO-BREAK SPACE}{span})"
 
 
-def unfinished(run: Run) -> str:
+def state(run: Run) -> str:
+    """What has become of a run."""
+    done = {"evaluate": "evaluated", "probe": "probed", "export": "exported"}
+    return done.get(run.mode, "finished") if run.finished else progress(run)
+
+
+def progress(run: Run) -> str:
     """How far a run is that has not ended."""
     facts = run.facts
     told = f"{facts.get('state', 'unfinished')}, epoch {facts.get('epoch', 0)} of {facts.get('epochs', '?')}"
     if facts.get("best_top1") is not None and (facts.get("epoch") or 0) > 0:
         told += f", best so far {facts['best_top1']:.2f}"
+    return told
+
+
+def unfinished(run: Run) -> str:
+    """The same with its settings, where these are not the experiment's own, and its seed, where it is a trial."""
+    told = progress(run)
     if marks := marks_of(run):
-        told += f" {MARK} {', '.join(marks)}"
+        told += f" {marked(marks)}"
     return f"seed {run.trial}: {told}" if run.trial is not None else told
 
 
@@ -97,11 +114,25 @@ def commit(run: Run) -> str:
     return str(found["id"])[:12] + (", with uncommitted changes" if found.get("dirty") else "")
 
 
-def value(found: Any) -> str:
-    """A figure of a measurement."""
+def value(found: Any, form: str = ",.2f") -> str:
+    """A figure of a measurement, or whatever stands in its place."""
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return "-" if found is None else str(found)
-    return f"{found:,}" if isinstance(found, int) else f"{found:,.2f}"
+    return f"{found:,}" if isinstance(found, int) else format(found, form)
+
+
+def measured(figures: Config) -> str:
+    """The figures of one measurement; sizes and latencies of exported files have their units."""
+    forms: dict[str, Callable[[Any], str]] = {
+        "bytes": lambda size: f"{size / 1000:,.0f} kB",
+        "milliseconds_batch_1": lambda time: f"{time:.2f} ms for 1 image",
+        "milliseconds_batch_64": lambda time: f"{time:.2f} ms for 64",
+        "largest_difference": lambda found: f"off by {value(found, '.1e')} at most",
+    }
+    return ", ".join(
+        forms[key](found) if key in forms and found is not None else f"{key.replace('_', ' ')} {value(found)}"
+        for key, found in figures.items()
+    )
 
 
 COST_TITLES = (
@@ -126,6 +157,16 @@ def costs(group: Group) -> list[str]:
         return [*cells, "-", "-", count(mean("images_per_second"))]
     speed, seconds, evaluation = map(mean, ("images_per_second", "seconds", "eval_images_per_second"))
     return [*cells, count(speed), duration(seconds), count(evaluation)]
+
+
+VARIANT_TITLES = ("Published variant", "Published", "Here")
+
+
+def variant(found: Variant, group: Group) -> str:
+    """What runs of a published variant have reached, and how far that is from the paper."""
+    top1 = group.statistic("top1")
+    how = runs(top1.count) if group.is_trained else "evaluated weights"
+    return f"{percent(top1)} ({how}, {difference(top1.mean - found.published.top1)})"
 
 
 SUPERVISION_TITLES = ("Teacher", "Made", "Figure", "Patches", "Time", "Device")

@@ -72,7 +72,8 @@ class Picture(Evaluation):
         place = self.directory / FOLDER / self.name
         with style():
             self.open()
-            drawing = self.draw()
+            with self.autocast():  # networks see images as in training and evaluation
+                drawing = self.draw()
             save_figure(drawing.figure, place)
         about = {"title": drawing.title, "caption": drawing.caption, "command": self.command}
         save_json(place.with_suffix(".json"), about)

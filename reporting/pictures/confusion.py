@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 WRITTEN_OUT = 12  # classes: up to so many, every cell has its numbers
 LISTED = 15  # pairs beside a matrix without numbers
 NAMED = 3  # pairs in the caption
+DARKEST = 0.75  # share of the full orange
 DARK = 80  # percent on the diagonal, from which ink would be hard to read
 
 
@@ -55,8 +56,7 @@ class Confusion(Picture):
         num_classes = self.dataset.num_classes
         counts = torch.zeros(num_classes**2, dtype=torch.int64, device=self.device)
         for images, labels in self.loader(self.dataset, self.split):
-            with self.autocast():
-                predicted = self.model(images).argmax(dim=1)
+            predicted = self.model(images).argmax(dim=1)
             counts += torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
         return counts.view(num_classes, num_classes).cpu()
 
@@ -77,7 +77,8 @@ def draw_matrix(axes: "Axes", counts_NN: np.ndarray, classes: tuple[str, ...]) -
     percent_NN = 100 * counts_NN / counts_NN.sum(axis=1, keepdims=True).clip(min=1)
     diagonal = np.eye(num_classes, dtype=bool)
     limit = max(percent_NN[~diagonal].max(initial=0), 1e-9)
-    for shown, colour, most in ((diagonal, PALETTE[0], 100), (~diagonal, PALETTE[3], limit)):
+    # The darkest orange is no darker than what ink can be read on.
+    for shown, colour, most in ((diagonal, PALETTE[0], 100), (~diagonal, PALETTE[3], limit / DARKEST)):
         shades = LinearSegmentedColormap.from_list("", ["#ffffff", colour])
         axes.imshow(
             np.ma.masked_where(~shown, percent_NN),

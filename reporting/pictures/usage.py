@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEACHER, STUDENT = PALETTE[0], PALETTE[3]
+LEGEND_ROOM = 0.4  # of the data's height, above them
 
 
 class Usage(Picture):
@@ -142,10 +143,13 @@ def draw_ranks(axes: "Axes", teacher_K: np.ndarray, student_K: np.ndarray) -> No
         label="student, in the teacher's order",
     )
     axes.set_yscale("log")
+    used = np.concatenate([shares(counts_K)[counts_K > 0] for counts_K in (teacher_K, student_K)])
+    span = max(used.max() / used.min(), 10)
+    axes.set_ylim(used.min() / span**0.05, used.max() * span**LEGEND_ROOM)
     axes.set(xlabel="rank of the word", ylabel="share of the patches (%)", xlim=(0, len(ranks) + 1))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", which="major")
-    axes.legend(loc="best", frameon=True, edgecolor="none")
+    axes.legend(loc="upper right")
 
 
 def shares(counts_K: np.ndarray) -> np.ndarray:

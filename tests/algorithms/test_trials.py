@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import main_classification
+import settings
 from algorithms import check_options, run_trials
 from algorithms.base import run_directory
 from algorithms.checkpoints import NEWEST, load_checkpoint, save_checkpoint
@@ -116,6 +117,51 @@ def test_a_trial_with_other_settings_is_not_averaged(config):
     assert run_trials(config, Runs())["seeds"] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "updates",
+    [
+        {"memmap": True, "memmap_dir": "scratch"},
+        {"top": 1, "format": "json"},
+        {"test_batch_size": 7, "num_workers": 0, "cuda": False, "deterministic": True, "cuda_graph": True},
+        {"data_dir": "elsewhere"},
+    ],
+)
+def test_options_that_do_not_bear_on_results_are_not_compared(updates, config):
+    run_trials(config, Runs())
+    runs = Runs()
+    run_trials(config | updates, runs)
+    assert runs.asked == []
+
+
+@pytest.mark.parametrize("updates", [{"precision": "bf16"}, {"teacher_weights": "other.pth"}, {"num_words": 8}])
+def test_options_that_do_are(updates, tmp_path):
+    config = main_classification.default_config("digits.RN14_RN8.QuEST") | {"localpath": str(tmp_path), "trials": 2}
+    run_trials(config, Runs())
+    with pytest.raises(ValueError, match=f"seed0 was trained with {next(iter(updates))}="):
+        run_trials(config | updates, Runs())
+
+
+def test_another_folder_of_images_is_another_data_set(tmp_path):
+    config = main_classification.default_config("ImageFolder.RN8") | {"localpath": str(tmp_path), "trials": 2}
+    run_trials(config | {"data_dir": "cats"}, Runs())
+    run_trials(config | {"data_dir": "./cats/"}, Runs())
+    with pytest.raises(ValueError, match=r"seed0 was trained with data_dir='cats' \(now 'dogs'\); move it away"):
+        run_trials(config | {"data_dir": "dogs"}, Runs())
+
+
+@pytest.mark.parametrize("name", ["seed0.old", "seed3_1", "seed03", "seed²", "seeds"])
+def test_a_folder_that_was_moved_away_is_no_trial(name, config, folder):
+    run_trials(config | {"trials": 1}, Runs())
+    (folder / "seed0").rename(folder / name)
+    runs = Runs()
+    assert run_trials(config, runs)["seeds"] == runs.seeds == [0, 1, 2]
+
+
+def test_every_option_of_the_entry_is_placed():
+    """A new option bears on results until `settings.py` says that it does not."""
+    assert set(settings.bearing(main_classification.OPTIONS)) == {"precision", "ksubset"}
+
+
 def test_an_option_that_a_later_version_brought_changes_nothing(config, folder):
     run_trials(config, Runs())
     results = load_json(folder / "seed0" / RESULTS)
@@ -154,7 +200,7 @@ def test_after_a_stop_the_same_command_does_the_rest(config):
     assert run_trials(config, runs)["seeds"] == [0, 1, 2]
     assert runs.seeds == [2]
     words = ["main.py", "with", f"config={NAME}", "trials=3"]
-    assert main_classification.continuation(words) == " ".join(words)
+    assert main_classification.continuation(words, has_state=False) == " ".join(words)
 
 
 def test_a_run_without_trials_is_none_of_them(config, folder):

@@ -146,6 +146,28 @@ def test_the_command_of_one_picture_draws_the_same(drawn):
     assert json.loads((drawn / "confusion.json").read_text()) == about
 
 
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_network_sees_images_in_the_precision_of_the_run(name, opened, monkeypatch):
+    """As in training and evaluation: of every convolution, also the teacher's."""
+    for module, limits in (
+        (subclasses, {"NUM_EXAMPLES": 1}),
+        (embedding, {"NUM_IMAGES": 20, "NUM_VECTORS": 20}),
+        (templates, {"NUM_IMAGES": 1, "NUM_TEMPLATES": {2: 1}}),
+    ):
+        for limit, value in limits.items():
+            monkeypatch.setattr(module, limit, value)
+    found = set()
+
+    def record(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(module, torch.nn.Conv2d):
+            found.add(output.dtype)
+
+    picture = opened(name, (*LETKD2, "precision=bf16"))
+    with torch.nn.modules.module.register_module_forward_hook(record):
+        picture.run()
+    assert found == {torch.bfloat16}
+
+
 # --- confusion -------------------------------------------------------------------------------------------------------
 
 

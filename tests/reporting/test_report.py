@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import itertools
 import json
 import re
 import shlex
@@ -13,17 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sacred.arg_parser import get_config_updates
 
+import config
 import main_classification
-from algorithms import base, records, trials
+from algorithms import base, check_options, records, trials
 from documents import save_json
 from reporting import collect, curves, tables
 from reporting.html import VOID, Html, tag
 from reporting.report import write_report
 
 ROOT = Path(main_classification.__file__).parent
-NAMES = main_classification.list_experiments()
-OWN = {name: main_classification.load_experiment(name) | {"precision": "fp32"} for name in NAMES}
+OWN, _ = main_classification.default_configs()
+NAMES = list(OWN)
 PAIR = "CIFAR100.resnetv1.RN56_RN20"
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 
@@ -56,7 +59,9 @@ class Tree:
             "command": f"main_classification.py with config={name}",
             "environment": {"python": "3.11.7", "versions": {"torch": "2.15.0"}, "commit": None},
         }
-        options = main_classification.OPTIONS | own | {"config": name, "seed": seed} | facts.pop("options", {})
+        options = facts.pop("options", {})
+        if options is not None:
+            options = main_classification.OPTIONS | own | {"config": name, "seed": seed} | options
         path = self.root / (place or "/".join(name.split("."))) / collect.RESULTS
         save_json(path, results | {"options": options} | facts)
         return path
@@ -75,6 +80,14 @@ class Written:
         self.report = report
         self.page = page
         self.markdown = markdown
+
+    @property
+    def commands(self) -> list[str]:
+        """Of all cells and variants."""
+        cells = [cell for section in self.report.sections for row in section.rows for cell in row.cells.values()]
+        variants = [variant for section in self.report.sections for variant in section.variants]
+        found = [part.command for part in (*cells, *variants) if part.command]
+        return [*found, *(command for cell in cells for command in cell.continuations.values())]
 
     def cell(self, column: str, *, row: str = "RN56 → RN20", scope: str = "CIFAR100") -> tables.Cell:
         section = next(section for section in self.report.sections if section.scope.dataset == scope)
@@ -159,7 +172,9 @@ def test_what_bears_on_accuracy_is_another_setting(tree, options):
     assert not tree.write().cell("letKD-2").is_measured
 
 
-@pytest.mark.parametrize("options", [{"data_dir": "elsewhere"}, {"num_workers": 9}, {"test_batch_size": 7}])
+@pytest.mark.parametrize(
+    "options", [{"data_dir": "elsewhere"}, {"num_workers": 9}, {"test_batch_size": 7}, {"memmap": True}, {"top": 1}]
+)
 def test_what_does_not_is_none(tree, options):
     tree.put(f"{PAIR}.letKD-2", 73.0, options=options)
     assert tree.write().cell("letKD-2").is_measured
@@ -205,6 +220,60 @@ def test_an_evaluated_teacher_is_no_training(tree):
     written = tree.write()
     written.says("evaluated weights")
     assert written.cell("teacher").groups[0].statistic("top1").mean == 72.3
+
+
+def test_a_training_goes_before_an_evaluation_of_published_weights(tree):
+    tree.put("CIFAR100.resnetv1.RN56", 72.34, mode="evaluate", epochs=None, best_top1=None)
+    tree.trials("CIFAR100.resnetv1.RN56", [73.0, 74.0])
+    tree.trials(f"{PAIR}.letKD-2", [75.0, 76.0])
+    written = tree.write()
+    assert [group.is_trained for group in written.cell("teacher").groups] == [True, False]
+    strips = written.page.partition('class="strips"')[2].partition("</figure>")[0]
+    assert "Teacher 73.5" in strips and "Teacher 72.34" not in strips
+    assert re.search(r'class="headline">(<[^>]*>)*73\.50', written.page)
+
+
+@pytest.mark.parametrize(
+    ("facts", "mark"),
+    [
+        ({"options": {"best": True}}, "best=True (own: False)"),
+        ({"options": {"testset": True}}, "testset=True (own: False)"),
+        ({"options": {"checkpoint": 3}}, "checkpoint=3 (own: 0)"),
+        ({"epoch": 3}, "epoch=3 (own: 240)"),
+    ],
+)
+def test_an_evaluation_of_something_else_is_not_compared(tree, facts, mark):
+    tree.put(f"{PAIR}.letKD-2", 60.0, mode="evaluate", **facts)
+    cell = tree.write().cell("letKD-2")
+    assert cell.groups[0].marks == [mark]
+    assert not cell.is_measured and cell.difference(cell.groups[0]) is None
+
+
+@pytest.mark.parametrize("facts", [{"epoch": 240}, {"options": {"checkpoint": -1}}, {"options": {"seeds": [3]}}])
+def test_an_evaluation_of_the_last_epoch_is(tree, facts):
+    tree.put(f"{PAIR}.letKD-2", 73.0, mode="evaluate", **facts)
+    assert tree.write().cell("letKD-2").is_measured
+
+
+def test_runs_without_recorded_settings_stand_apart(tree):
+    for seed in (0, 1):
+        tree.put(f"{PAIR}.letKD-2", 73.0, place=f"a/seed{seed}", seed=seed, options=None)
+    tree.put(f"{PAIR}.letKD-2", 73.0, options={})
+    written = tree.write()
+    apart = [run for run in written.report.collection.runs if run.apart]
+    assert [group.marks for group in tables.group_runs(apart)] == [["settings not recorded"]] * 2
+    assert all(tables.published_variant(group) is None for group in tables.group_runs(apart))
+    written.says("settings not recorded")
+    assert "own settings" in written.markdown, "of the other run"
+
+
+def test_settings_of_an_experiment_that_has_gone_are_not_mixed(tree):
+    for seed in (0, 1):
+        tree.put("gone.net", 90.0 + seed, place=f"gone/net/seed{seed}", seed=seed, options={"seeds": [seed]})
+    tree.put("gone.net", 10.0, place="gone/net/seed2", seed=2, options={"seeds": [2], "epochs": 3})
+    tree.put("gone.net", 20.0, place="gone/net/seed3", seed=3, options={"seeds": [3]}, mode="evaluate")
+    groups = tables.group_runs(tree.write().report.collection.runs)
+    assert sorted((group.statistic("top1").mean, len(group.runs)) for group in groups) == [(10, 1), (20, 1), (90.5, 2)]
 
 
 def test_times_of_different_devices_never_share_a_mean(tree):
@@ -260,11 +329,85 @@ def test_an_empty_cell_has_the_command_that_fills_it(tree):
             assert f"config={experiment} " in written.page
 
 
-def test_a_published_deviation_asks_for_as_many_trials(tree):
+def test_a_command_asks_for_as_many_trials_as_were_published(tree):
+    page = tree.write().page
+    for method in ("QuEST", "letKD-1", "letKD-2"):
+        assert f"config={PAIR}.{method} prepare=True trials=5 localpath" in page
+    assert "config=CIFAR100.resnetv1.RN20 trials=5 localpath" in page
+    assert "config=CIFAR100.resnetv1.RN56 localpath" in page, "the teachers of all runs are the same one"
+    assert "config=TinyImageNet.resnetv1.RN56_RN20.letKD-1 prepare=True trials=3 " in page
+    assert "config=ImageNet.RN34_RN18.QuEST prepare=True data_dir=FOLDER localpath" in page
+
+
+def test_a_command_has_the_folder_of_the_images_where_runs_have_told_it(tree):
+    tree.put("ImageNet.RN18", options={"data_dir": "my images"})
+    assert "config=ImageNet.RN34_RN18.letKD-1 prepare=True 'data_dir=my images' localpath=" in tree.write().markdown
+
+
+def test_published_variants_have_commands_and_then_their_runs(tree):
+    tree.put(f"{PAIR}.letKD-2", 73.0)
+    name = f"{PAIR}.letKD-2 alpha_intermediate=0"
     written = tree.write()
-    assert f"config={PAIR}.letKD-2 prepare=True trials=5 " in written.page
-    assert "config=TinyImageNet.resnetv1.RN56_RN20.letKD-1 prepare=True trials=3 " in written.page
-    assert f"config={PAIR}.QuEST prepare=True localpath" in written.page
+    titles = [variant.title for section in written.report.sections for variant in section.variants]
+    assert len(titles) == len(set(titles)) == len(tables.PUBLISHED["variants"])
+    assert "CIFAR100.resnetv1.RN110_RN32.FitNet-layers" in titles and name in titles
+    place = tree.root / "variants/alpha_intermediate=0"
+    command = f"with config={name} prepare=True trials=5 localpath={place}"
+    assert command in written.page and command in written.markdown
+    Tree(place).put(f"{PAIR}.letKD-2", 72.0, options={"alpha_intermediate": 0})
+    written = tree.write()
+    assert command not in written.page and command not in written.markdown
+    written.says(f"72.00 (1 run, {MINUS}0.13)")
+
+
+def test_every_command_is_one_that_the_entry_accepts(tree):
+    tree.put("digits.RN8", place="second/digits/RN8")
+    tree.put("ImageFolder.RN8", options={"data_dir": "my images"})
+    for name, trial, facts in (
+        ("digits.RN14_RN8.letKD-2", None, {"options": {"num_words": 64, "milestones": [2, 3]}, "seed": 4}),
+        ("digits.RN14_RN8.QuEST", 3, {"options": {"seeds": [3], "cuda": False}, "seed": 3}),
+    ):
+        folder = "/".join(name.split(".")) + ("" if trial is None else f"/seed{trial}")
+        path = tree.put(name, None, place=folder, epoch=1, state="stopped", **facts)
+        path.rename(path.with_name(collect.PROGRESS))
+    commands = tree.write().commands
+    assert len(commands) > 100
+    for command in commands:
+        python, program, with_, *words = shlex.split(command)
+        assert (python, program, with_) == ("python", "main_classification.py", "with")
+        updates, _ = get_config_updates(words)
+        defaults = main_classification.default_config(updates["config"])
+        main_classification.check_updates(updates, defaults)
+        config = defaults | updates
+        check_options(config)
+        main_classification.make_algorithm(config | {"cuda": False})
+        assert config["data_dir"] or config["dataset"] not in ("ImageNet", "ImageFolder")
+    assert (
+        "python main_classification.py with config=digits.RN14_RN8.letKD-2 num_words=64 'milestones=[2,3]' seed=4 "
+        f"checkpoint=-1 localpath={tree.root}"
+    ) in commands
+    assert f"config=digits.RN14_RN8.QuEST cuda=False 'seeds=[3]' localpath={tree.root}" in "".join(commands)
+
+
+def test_what_has_diverged_would_diverge_again(tree):
+    path = tree.put("digits.RN8", None, epoch=3, state="diverged")
+    path.rename(path.with_name(collect.PROGRESS))
+    cell = tree.write().cell("student", row="RN14 → RN8", scope="digits")
+    assert cell.unfinished and not cell.continuations
+
+
+def test_a_run_that_was_moved_away_does_not_go_on(tree):
+    path = tree.put("digits.RN8", None, place="digits/RN8.old/seed0", epoch=3, state="stopped")
+    path.rename(path.with_name(collect.PROGRESS))
+    assert "checkpoint=-1" not in tree.write().page
+
+
+def test_a_run_with_other_settings_that_goes_on_fills_no_cell(tree):
+    path = tree.put("digits.RN8", None, epoch=1, state="running", options={"epochs": 3})
+    path.rename(path.with_name(collect.PROGRESS))
+    written = tree.write()
+    cell = written.cell("student", row="RN14 → RN8", scope="digits")
+    assert cell.lacks_runs and f"    {cell.command}\n" in written.markdown
 
 
 def test_nothing_at_all_is_a_report_too(tree):
@@ -284,10 +427,27 @@ def test_a_run_that_goes_on_says_how_far_it_is(tree):
 
 
 def test_a_run_that_goes_on_after_its_end_is_unfinished(tree):
-    tree.put("digits.RN8").rename(tree.root / "digits/RN8" / collect.PROGRESS)
-    tree.put("digits.RN8")
+    longer = {"options": {"epochs": 12}, "epochs": 12, "epoch": 8, "updated": "2026-01-01T00:00:01+00:00"}
+    tree.put("digits.RN8", **longer).rename(tree.root / "digits/RN8" / collect.PROGRESS)
+    tree.put("digits.RN8", finished="2026-01-01T00:00:00+00:00")
     (run,) = tree.write().report.collection.runs
     assert not run.finished
+
+
+def test_a_run_that_goes_on_before_its_end_is_unfinished(tree):
+    back = {"epoch": 3, "updated": "2026-01-01T00:00:01+00:00"}
+    tree.put("digits.RN8", **back).rename(tree.root / "digits/RN8" / collect.PROGRESS)
+    tree.put("digits.RN8", finished="2026-01-01T00:00:00+00:00")
+    (run,) = tree.write().report.collection.runs
+    assert not run.finished
+
+
+def test_a_run_that_was_killed_when_its_results_were_written_is_finished(tree):
+    last = {"epoch": 8, "state": "running", "updated": "2026-01-01T00:00:00+00:00"}
+    tree.put("digits.RN8", **last).rename(tree.root / "digits/RN8" / collect.PROGRESS)
+    tree.put("digits.RN8", finished="2026-01-01T00:00:01+00:00")
+    (run,) = tree.write().report.collection.runs
+    assert run.finished
 
 
 def truncate(path: Path) -> None:
@@ -328,6 +488,72 @@ def test_damaged_trials_are_listed(tree):
     tree.trials("digits.RN8", [96.0, 97.0])
     (tree.root / "digits/RN8" / collect.TRIALS).write_text("{")
     tree.write().says("digits/RN8/trials.json")
+
+
+@pytest.mark.parametrize(
+    ("facts", "error"),
+    [
+        ({"seconds": float("nan")}, "seconds is nan, not a finite number"),
+        ({"top1": float("nan")}, "top1 is nan"),
+        ({"images_per_second": float("inf")}, "images_per_second is inf"),
+        ({"multiply_adds": 10**400}, "multiply_adds is 1000"),
+        ({"seconds": 1e300}, "seconds is 1e+300"),
+        ({"history": [{"epoch": float("nan")}]}, "epoch is nan"),
+        ({"history": {"epoch": 1}}, "history is {'epoch': 1}, not a list"),
+        ({"environment": {"versions": "torch 2.15"}}, "versions is 'torch 2.15', not a dictionary"),
+        ({"environment": "here"}, "environment is 'here', not a dictionary"),
+        ({"options": {"dataset": 5}}, "dataset is 5, not a text"),
+        ({"options": {"teacher_experiment": ["a"]}}, "teacher_experiment is ['a'], not a text"),
+        ({"exports": {"last.onnx": {"bytes": "many"}}}, "bytes is 'many'"),
+        ({"exports": {"last.onnx": 5}}, "history, evaluations, linear_probe, exports do not hold dictionaries"),
+    ],
+)
+def test_facts_of_another_kind_are_damage(tree, facts, error):
+    tree.trials("digits.RN8", [96.0])
+    tree.put("digits.RN8", place="digits/RN8/seed1", seed=1, **facts)
+    written = tree.write()
+    (damaged,) = written.report.collection.damaged
+    assert str(damaged.place) == "digits/RN8/seed1/results.json" and damaged.error.startswith(error)
+    assert written.report.sections[0].groups[0].statistic("top1") == (96.0, None, 1)
+
+
+@pytest.mark.parametrize("mode", base.OUTPUT_FOLDERS)
+def test_what_any_job_writes_is_read(tree, mode):
+    tree.put("digits.RN8", None if mode == "export" else 96.0, mode=mode)
+    collection = tree.write().report.collection
+    assert [run.mode for run in collection.runs] == [mode] and not collection.damaged
+
+
+def test_a_trial_that_was_moved_away_is_no_trial(tree):
+    tree.trials("digits.RN8", [96.0, 97.0])
+    for folder in ("seed1.old", "seed3_1", "seed²"):
+        tree.put("digits.RN8", 10.0, place=f"digits/RN8/{folder}", seed=1)
+    written = tree.write()
+    assert written.cell("student", row="RN14 → RN8", scope="digits").groups[0].statistic("top1")[::2] == (96.5, 2)
+    assert [run.trial for run in written.report.collection.runs] == [0, 1, None, None, None]
+
+
+def test_modules_of_config_that_cannot_be_loaded_are_listed(tree, tmp_path, monkeypatch):
+    for name, text in (
+        ("common", "WORDS = 64\n"),
+        ("broken", "import nothing_of_this_name\n"),
+        ("half", 'config = {"epochs": 3}\n'),
+        ("pair/KD", 'config = {"method": "KD", "dataset": "digits", "student": "resnet8"}\n'),
+    ):
+        path = tmp_path / "code/config/mine" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(main_classification, "__file__", str(tmp_path / "code/main_classification.py"))
+    monkeypatch.setattr(config, "__path__", [str(tmp_path / "code/config")])
+    tree.put("digits.RN8")
+    assert main_classification.main(["x", "report", "with", f"localpath={tree.root}"]) == 0
+    page = (tree.root / "report/index.html").read_text()
+    damaged = page.partition('id="damaged"')[2].partition("</section>")[0]
+    assert "config/mine/broken.py" in damaged and "nothing_of_this_name" in damaged
+    assert "config/mine/half.py" in damaged and "no method and dataset" in damaged
+    assert "config/mine/common.py" not in page and "config=mine.pair.KD prepare=True" in page
+    with pytest.raises(ValueError, match=r"^config/mine/common.py is no experiment: it holds no dictionary `config`$"):
+        main_classification.load_experiment("mine.common")
 
 
 def test_earlier_runs_and_records_of_sacred_are_not_read(tree):
@@ -377,13 +603,58 @@ def test_curves_have_a_mean_and_a_range_over_seeds(tree):
         "statistics perplexity",
         "learning_rate",
     ]
-    assert curves.course(runs, "eval top1") == [(1, 92.0, 91.0, 93.0), (2, 93.0, 92.0, 94.0), (3, 94.0, 93.0, 95.0)]
+    course = curves.course(runs, "eval top1", [1, 2, 3])
+    assert course == [(1, 92.0, 91.0, 93.0), (2, 93.0, 92.0, 94.0), (3, 94.0, 93.0, 95.0)]
     page = Page(written.page)
-    assert "1:92.00 (91.00 to 93.00)|2:93.00 (92.00 to 94.00)|3:94.00 (93.00 to 95.00)" in page.values("data-values")
+    assert "92 91 93;93 92 94;94 93 95" in page.values("data-values")
+    assert set(page.values("data-epochs")) == {"1 2 3"}
     pictures = [found for name, found in page.tags if name == "svg" and "data-quantity" in found]
     shown = [found["data-quantity"] for found in pictures if "hidden" not in found]
     assert shown == ["eval top1"] * 2, "one of the pair, one of the experiment"
     assert all(found["tabindex"] == "0" and found["aria-label"] for found in pictures)
+
+
+def test_a_single_run_is_drawn_once(tree):
+    tree.put("digits.RN8", history=history(90.0))
+    page = tree.write().page
+    assert page.count('class="curves"') == 1
+    assert 'Learning curves: <a href="#data-digits">Digits</a>' in page
+
+
+def test_long_courses_are_thinned_and_keep_their_ends(tree):
+    whole = [{"epoch": epoch, "eval": {"top1": 70 + epoch / 100}} for epoch in range(1, 241)]
+    tree.put("digits.RN14", history=whole[:76])
+    tree.put("digits.RN8", history=whole)
+    page = Page(tree.write().page)
+    (epochs,) = (list(map(int, found.split())) for found in page.values("data-epochs"))
+    assert len(epochs) == curves.MOST_EPOCHS + 1 and {1, 76, 240} <= set(epochs)
+    assert max(b - a for a, b in itertools.pairwise(epochs)) <= 3
+    for values, last in zip(page.values("data-values"), ("70.76", "72.4"), strict=True):
+        assert len(values.split(";")) == len(epochs) and values.strip(";").endswith(f";{last}")
+
+
+def test_the_page_of_many_long_runs_stays_small(tree):
+    """200 runs of 240 epochs are to stay below 8 MB, so 20 below 0.8."""
+    recorded = {
+        "train": ("loss", "cls_loss", "quest_loss", "sub_loss", "top1"),
+        "eval": ("loss", "top1", "top5"),
+        "statistics": ("perplexity", "dead_words", "mean_max_assignment", "word_accuracy"),
+        "scales": ("penultimate scores", "penultimate values", "intermediate scores", "intermediate values"),
+    }
+
+    def long_history(seed: int) -> list[dict[str, Any]]:
+        return [
+            {"epoch": epoch, "learning_rate": 0.05, "images_per_second": 5432.1 + epoch, "seconds": 9.87 + seed}
+            | {part: dict.fromkeys(names, 71.2345 + epoch / 7 + seed / 9) for part, names in recorded.items()}
+            for epoch in range(1, 241)
+        ]
+
+    empty = len(tree.write().page)
+    for name in (f"{PAIR}.QuEST", f"{PAIR}.letKD-1", f"{PAIR}.letKD-2", "CIFAR100.resnetv1.RN20"):
+        for seed in range(5):
+            place = f"{'/'.join(name.split('.'))}/seed{seed}"
+            tree.put(name, 70.0 + seed, place=place, seed=seed, history=long_history(seed))
+    assert len(tree.write().page) - empty < 800_000
 
 
 def test_results_without_a_history_have_no_curves(tree):
@@ -455,6 +726,34 @@ def test_supervision_evaluations_and_probes_are_told(full):
         assert text in written.page
 
 
+def test_exports_are_told_with_their_size_and_speed(tree):
+    measured = {
+        "bytes": 440_200, "parameters": 5, "milliseconds_batch_1": 1.234, "milliseconds_batch_64": 20.5,
+        "largest_difference": 1.2e-6, "file": "experiments/digits/RN8/export/digits.RN8-last.onnx",
+    }  # fmt: skip
+    tree.put("digits.RN8", exports={"last.onnx": measured})
+    written = tree.write()
+    written.says(
+        "440 kB, parameters 5, 1.23 ms for 1 image, 20.50 ms for 64, off by 1.2e-06 at most, "
+        "file experiments/digits/RN8/export/digits.RN8-last.onnx"
+    )
+
+
+def test_settings_are_shown_for_every_run_and_once_where_they_are_equal(tree):
+    for seed in (0, 1, 2):
+        command = f"main_classification.py with config=digits.RN8 trials={3 if seed < 2 else 9}"
+        options = {"seeds": [seed]}
+        tree.put("digits.RN8", place=f"digits/RN8/seed{seed}", seed=seed, command=command, options=options)
+    tree.put("gone.net", place="gone/net", options={"epochs": 3})
+    tree.put("gone.net", place="gone/net/seed1", seed=1, options={"epochs": 4})
+    found = re.findall(r"<summary>Settings, versions and command of (.*?)</summary>(.*?)</details>", tree.write().page)
+    blocks = {re.sub("<.*?>", "", places): text for places, text in found}
+    assert set(blocks) == {"digits/RN8/seed0, digits/RN8/seed1", "digits/RN8/seed2", "gone/net", "gone/net/seed1"}
+    assert "trials=9" in blocks["digits/RN8/seed2"] and "trials=9" not in blocks["digits/RN8/seed0, digits/RN8/seed1"]
+    for place, epochs in (("gone/net", 3), ("gone/net/seed1", 4)):
+        assert f"<code>epochs</code></th><td>{epochs}</td>" in blocks[place]
+
+
 def test_what_differs_from_the_experiment_is_highlighted(full):
     page = full.write().page
     assert re.search(r"<code>epochs</code></th><td><mark>3</mark></td><td>240</td>", page)
@@ -490,6 +789,8 @@ def test_text_is_escaped_and_markup_is_not():
 def test_names_of_files_are_those_that_runs_write():
     assert (collect.RESULTS, collect.PROGRESS) == (records.RESULTS, records.PROGRESS)
     assert collect.TRIALS == trials.TRIALS
+    assert set(base.OUTPUT_FOLDERS) == collect.MODES
+    assert set(trials.MEASUREMENTS.values()) == set(collect.MEASUREMENTS)
     folders = {mode: folder for mode, folder in base.OUTPUT_FOLDERS.items() if folder}
     assert {mode: folders[mode] for mode in collect.SUPERVISION} == collect.SUPERVISION
 
@@ -524,20 +825,31 @@ def test_the_command_writes_both_files_without_torch_and_leaves_no_record(tree):
     assert not (tree.root / "sacred").exists()
 
 
-def test_watching_writes_again_until_it_is_stopped(tree, monkeypatch, capsys):
-    naps = []
+@pytest.mark.parametrize("words", [["with", "watch=True"], ["--watch", "with"], ["--watch"]])
+def test_watching_writes_again_until_it_is_stopped(words, tree, monkeypatch, capsys):
+    naps, pages = [], []
 
     def sleep(seconds: float) -> None:
         naps.append(seconds)
+        pages.append((tree.root / "report/index.html").read_text())
         tree.put("digits.RN8", 90.0 + len(naps))
         if len(naps) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", sleep)
-    assert main_classification.main(["x", "report", "with", "watch=True", f"localpath={tree.root}"]) == 0
-    page = (tree.root / "report/index.html").read_text()
-    assert "92.00" in page and "http-equiv" in page.partition("<style>")[0]
-    assert capsys.readouterr().out.count("index.html") == 3
+    monkeypatch.setitem(main_classification.OPTIONS, "localpath", str(tree.root))
+    given = words + [f"localpath={tree.root}"] * ("with" in words)
+    assert main_classification.main(["x", "report", *given]) == 0
+    pages.append((tree.root / "report/index.html").read_text())
+    assert "92.00" in pages[2] and "93.00" in pages[3]
+    refreshed = ["http-equiv" in page.partition("<style>")[0] for page in pages]
+    assert refreshed == [True, True, True, False], "nobody writes the last one again"
+    assert capsys.readouterr().out.count("index.html") == 4
+
+
+def test_only_the_report_can_be_watched():
+    words = ["x", "with", "config=digits.RN8", "--watch"]
+    assert main_classification.spelt_out(words) == words
 
 
 def test_a_wrong_localpath_is_one_line(tmp_path, capsys):

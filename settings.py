@@ -1,0 +1,56 @@
+"""Which options bear on a result, so that runs can be compared. Standard library only: reading results needs no torch.
+
+An option bears on a result unless it is listed here: one that a method of your own brings does without being asked.
+"""
+
+import os
+import re
+from typing import Any
+
+Config = dict[str, Any]
+
+# Data sets whose name does not say which images they are: those of `data_dir`.
+FOLDER_DATASETS = frozenset({"ImageFolder"})
+
+SEEDS = frozenset({"seed", "seeds", "trials"})  # what sets runs apart that are averaged
+JOBS = frozenset({"evaluate", "export", "probe", "kmeans", "LDA"})  # a result says which made it
+# What a job on a trained network takes of it.
+MEASURED = frozenset({"best", "testset", "checkpoint"})
+# The rest changes where and how fast something is computed, up to rounding, and what is kept and shown of it.
+PLACES = frozenset({"config", "localpath", "data_dir", "memmap_dir", "fname", "mongo"})
+MEANS = frozenset(
+    {
+        "prepare", "num_workers", "cuda", "cuda_graph", "deterministic", "test_batch_size", "memmap", "incremental",
+        "disp_step", "keep_every", "watch", "images", "export_file", "top", "format", "published_weights",
+        "published_top1",
+    }
+)  # fmt: skip
+NEUTRAL = SEEDS | JOBS | MEASURED | PLACES | MEANS
+
+
+def bearing(options: Config) -> Config:
+    """The options that bear on the result of a training; with a data set that is a folder, which folder."""
+    found = {key: value for key, value in options.items() if key not in NEUTRAL}
+    if options.get("dataset") in FOLDER_DATASETS and options.get("data_dir") is not None:
+        found["data_dir"] = os.path.normpath(str(options["data_dir"]))
+    return found
+
+
+def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Options that both have, that bear on a result and differ: (own, other's). Later versions brought the rest."""
+    own, other = bearing(own), bearing(other)
+    return {key: (own[key], other[key]) for key in own if key in other and own[key] != other[key]}
+
+
+def changed_measurement(options: Config) -> dict[str, tuple[Any, Any]]:
+    """What a job on a trained network took instead of the last epoch and the evaluation split, likewise."""
+    usual = {"best": (False,), "testset": (False,), "checkpoint": (0, -1)}
+    return {
+        key: (known[0], options[key]) for key, known in usual.items() if key in options and options[key] not in known
+    }
+
+
+def seed_of(folder: str) -> int | None:
+    """The seed of a trial's folder: `seed3` is 3; None for any other, like one that was moved away to `seed3.old`."""
+    found = re.fullmatch("seed(0|[1-9][0-9]*)", folder)
+    return int(found[1]) if found else None

@@ -1,17 +1,19 @@
 """JSON documents, and files that are whole or absent. Standard library only, so that reading results needs no torch.
 
-Everything this project writes goes to a temporary file beside its target, is flushed to the disk and then renamed.
+Everything this project writes goes to a temporary file beside its target, is flushed to the disk and then renamed;
+the name is flushed too.
 A JSON document carries a checksum: its last key `sha256` is that of the others as `json.dumps(others, sort_keys=True,
 separators=(",", ":"))` writes them.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,17 +29,37 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with names_file(path):
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            flush_names(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def names_file(path: Path) -> Iterator[None]:
+    """An OSError says that `path` cannot be written: most of them say only why."""
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def flush_names(directory: Path) -> None:
+    """Bring what was renamed or removed in a directory to the disk, where its file system knows how to."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what file systems answer that flush no directories
+            raise
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        os.close(descriptor)
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:

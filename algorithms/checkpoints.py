@@ -16,16 +16,16 @@ Format (a torch file of tensors and plain values):
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
 """
 
+import os
 import random
-import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from algorithms.files import load_tensors, save_tensors
-from algorithms.records import log
+from algorithms.records import CURVES, PROGRESS, RESULTS, log
+from documents import flush_names
 
 FORMAT = "letkd-checkpoint-1"
 LAST = "last.pth"
@@ -33,6 +33,7 @@ PREVIOUS = "previous.pth"  # the epoch before the last, should the last one's fi
 BEST = "best.pth"
 STOPPED = "stopped.pth"  # between two steps of an epoch; all others are whole epochs
 NEWEST = -1  # what `checkpoint=` calls the newest epoch
+REPLACED = "replaced"  # earlier runs of the directory, each in a folder 1, 2, ...
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -43,10 +44,11 @@ def save_last(directory: Path, content: dict[str, Any]) -> None:
     """Save the newest epoch and keep the one before it; where the run was stopped within it counts no more."""
     last, previous = directory / LAST, directory / PREVIOUS
     if last.is_file():
-        link = directory / f".{PREVIOUS}.part"  # a second name, so that `last` is there all the time
+        link = directory / f".{PREVIOUS}.{os.getpid()}.part"  # a second name, so that `last` is there all the time
         link.unlink(missing_ok=True)
         link.hardlink_to(last)
         link.replace(previous)
+        link.unlink(missing_ok=True)  # still there if both were one file: a run was killed before it had a new last
     save_checkpoint(last, content)
     (directory / STOPPED).unlink(missing_ok=True)
 
@@ -64,27 +66,60 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_best(directory: Path) -> dict[str, Any]:
+    """The checkpoint of the best epoch.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint`.
+        ValueError: it is not the epoch that the run calls the best: the run was killed before it had saved that one.
+    """
+    path, last = directory / BEST, directory / LAST
+    checkpoint = load_checkpoint(path)
+    best = load_checkpoint(last).get("best") if last.is_file() else None
+    if best and best["epoch"] != checkpoint["epoch"]:
+        raise ValueError(
+            f"{path} holds epoch {checkpoint['epoch']}, and the best of {last} is {best['epoch']}: the run was killed "
+            "between them, or is about to save it; go on with checkpoint=-1"
+        )
+    return checkpoint
+
+
+def epoch_in(path: Path) -> int | None:
+    """The number of whole epochs in a checkpoint; None where there is none, or a damaged one."""
+    try:
+        return load_checkpoint(path)["epoch"]
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def kept_epoch(directory: Path, epoch: int) -> Path:
     """Where `keep_every` keeps the checkpoint of one epoch."""
     return directory / f"epoch_{epoch}.pth"
+
+
+def kept_epochs(directory: Path) -> dict[int, Path]:
+    """The files that `keep_every` has kept, by epoch."""
+    found = {path.stem.removeprefix("epoch_"): path for path in directory.glob("epoch_*.pth")}
+    return {int(number): path for number, path in found.items() if number.isdigit()}
 
 
 def find_checkpoint(directory: Path, epoch: int) -> Path:
     """The file with the checkpoint of a whole `epoch`, -1 for the newest.
 
     Raises:
-        FileNotFoundError: the run has none of that epoch; lists those it has.
+        FileNotFoundError: the run has none of that epoch; lists those it has, and files that cannot be read.
     """
     if epoch == NEWEST:
         return _newest_whole(directory)
     if kept_epoch(directory, epoch).is_file():
         return kept_epoch(directory, epoch)
-    whole = (path for path in sorted(directory.glob("*.pth")) if path.name != STOPPED)
-    available = {load_checkpoint(path)["epoch"]: path for path in whole}
+    whole = {path: epoch_in(path) for path in sorted(directory.glob("*.pth")) if path.name != STOPPED}
+    available = {number: path for path, number in whole.items() if number is not None}
     if epoch in available:
         return available[epoch]
-    listed = ", ".join(f"{number} ({path.name})" for number, path in sorted(available.items())) or "none"
-    raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {directory}; there are: {listed}")
+    listed = [f"{number} ({path.name})" for number, path in sorted(available.items())] or ["none"]
+    listed += [f"{path.name} cannot be read" for path, number in whole.items() if number is None]
+    raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {directory}; there are: {', '.join(listed)}")
 
 
 def _newest_whole(directory: Path) -> Path:
@@ -116,29 +151,37 @@ def find_state(directory: Path, epoch: int) -> Path | None:
     except ValueError as error:
         log.warning("warning: %s; going on from the last whole epoch", error)
         return newest
-    # A run that was killed right after it had saved the epoch leaves a state within it that counts no more.
-    return newest if newest and load_checkpoint(newest)["epoch"] > done else stopped
+    whole = epoch_in(newest) if newest else None
+    if newest is None or whole is None:
+        return stopped
+    # A run that was killed when it had just saved an epoch, or had gone back to one, leaves a state within another
+    # epoch, which counts no more. Behind the epoch before a damaged one it does.
+    counts = done == whole if newest.name == LAST else done >= whole
+    return stopped if counts else newest
 
 
-def set_aside(directory: Path, files: Iterable[str]) -> bool:
-    """Move an earlier run's checkpoints and other files into `replaced/`, over what was set aside before.
+def set_aside(directory: Path) -> Path | None:
+    """Move an earlier run's checkpoints, results and curves into a folder of their own below `replaced/`.
 
     A run from scratch begins so: continuing it can then never pick up the earlier one, and a start by mistake loses
-    nothing. Returns whether there was an earlier run.
+    nothing. A run that had nothing to go on from leaves nothing. Returns that folder, None without an earlier run.
     """
-    collected, target = directory / ".replaced.part", directory / "replaced"
+    collected, backups = directory / f".{REPLACED}.part", directory / REPLACED
+    if not collected.is_dir() and not any(directory.glob("*.pth")) and not (directory / RESULTS).is_file():
+        return None
+    collected.mkdir(exist_ok=True)  # or there already, of a run that was killed in here
     # First what a run goes on from: one that is killed in here does not pick up half of the earlier run.
-    run = [path for path in map(directory.joinpath, (STOPPED, LAST, PREVIOUS, *files)) if path.is_file()]
-    if not run and not collected.is_dir() and target.is_dir():
-        return False  # at most the best of a first epoch in which a run was killed: not worth what is in `replaced/`
-    found = dict.fromkeys((*run, *directory.glob("*.pth")))
-    for path in found:
-        collected.mkdir(exist_ok=True)
-        path.rename(collected / path.name)
-    if collected.is_dir():  # or of a run that was killed in here
-        shutil.rmtree(target, ignore_errors=True)
-        collected.rename(target)
-    return bool(found)
+    names = (STOPPED, LAST, PREVIOUS, RESULTS, PROGRESS, CURVES)
+    for path in dict.fromkeys((*map(directory.joinpath, names), *directory.glob("*.pth"))):
+        if path.exists():
+            path.rename(collected / path.name)
+    flush_names(collected)
+    backups.mkdir(exist_ok=True)
+    numbers = [int(path.name) for path in backups.iterdir() if path.name.isdigit()]
+    backup = collected.rename(backups / str(max(numbers, default=0) + 1))
+    for changed in (backups, directory):
+        flush_names(changed)
+    return backup
 
 
 def random_states() -> dict[str, Any]:

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from algorithms.base import Algorithm, Results
-from algorithms.checkpoints import BEST, LAST, NEWEST, find_checkpoint, load_checkpoint
+from algorithms.checkpoints import BEST, LAST, NEWEST, find_checkpoint, load_best, load_checkpoint
 from algorithms.complexity import count_multiply_adds
-from algorithms.files import load_json, save_json
 from algorithms.methods import Method, find_method
-from algorithms.records import RESULTS, complete_results, log
+from algorithms.records import log, update_results
 from algorithms.weights import Weights, find_weights, load_strictly
 from letkd import Student
 
@@ -120,7 +119,7 @@ class Evaluation(Algorithm):
                 f"{trained_as} has not been trained: no {path}; train it: "
                 f"python main_classification.py with config={trained_as}"
             )
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_best(directory) if config["best"] else load_checkpoint(path)
         return Weights(checkpoint["model"], path, checkpoint["data"]), checkpoint["epoch"]
 
     def _open_model(self, weights: Weights, num_classes: int) -> nn.Module:
@@ -143,10 +142,10 @@ class Evaluation(Algorithm):
 
     def _record(self, measured: dict[str, Any], costs: dict[str, int]) -> Results:
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""
-        path = self.directory / RESULTS
-        results = load_json(path) if path.is_file() else {}
-        if results.get("mode") != "train":
-            results |= self.facts() | measured | costs
-        results["evaluations"] = results.get("evaluations", {}) | {result_name(measured): measured}
-        save_json(path, complete_results(results))
-        return results
+
+        def add(results: Results) -> Results:
+            alone = {} if results.get("mode") == "train" else self.facts() | measured | costs
+            evaluations = results.get("evaluations", {}) | {result_name(measured): measured}
+            return results | alone | {"evaluations": evaluations}
+
+        return update_results(self.directory, add)

@@ -29,8 +29,8 @@ from algorithms.base import Config, Results, device_name
 from algorithms.complexity import count_multiply_adds
 from algorithms.deployment import deploy, trace
 from algorithms.evaluation import Evaluation, count_parameters
-from algorithms.files import first_line, load_json, save_json, write_atomically
-from algorithms.records import RESULTS, complete_results, environment, log, now
+from algorithms.files import first_line, save_json, write_atomically
+from algorithms.records import environment, log, now, update_results
 from algorithms.weights import Weights, fingerprint
 from architectures import create_model
 from dataloaders import Dataset
@@ -149,10 +149,12 @@ class Export(Evaluation):
             raise ValueError(
                 f"{path} is not written: a logit is off by {difference:.2g}, and rounding makes {TOLERANCE:g} at most"
             )
+        record = path.with_name(f"{path.name}.json")
+        record.unlink(missing_ok=True)  # first, and written last: a kill between leaves none of another file
         write_atomically(path, lambda file: file.write(content))
         facts = {"bytes": len(content), "largest_difference": difference}
         seal = {"file_sha256": hashlib.sha256(content).hexdigest()}
-        save_json(path.with_name(f"{path.name}.json"), metadata | facts | seal)
+        save_json(record, metadata | facts | seal)
 
         costs = costs_of_network(model, dataset.image_size) | latencies(original, dataset.image_size)
         export_costs = costs_of_export(content, program, dataset.image_size) | latencies(exported, dataset.image_size)
@@ -198,11 +200,12 @@ class Export(Evaluation):
 
     def _record_export(self, name: str, measured: Results) -> Results:
         """Beside what `results.json` holds already."""
-        path = self.directory / RESULTS
-        results = load_json(path) if path.is_file() else self.facts()
-        results["exports"] = results.get("exports", {}) | {name: measured}
-        save_json(path, complete_results(results))
-        return results
+
+        def add(results: Results) -> Results:
+            results = results or self.facts()
+            return results | {"exports": results.get("exports", {}) | {name: measured}}
+
+        return update_results(self.directory, add)
 
 
 def shorter_side(image_size: int) -> int:

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from algorithms.base import Results
 from algorithms.evaluation import Evaluation, result_name
-from algorithms.files import load_json, save_json
 from algorithms.letkd import INTERMEDIATE
-from algorithms.records import RESULTS, complete_results, log, progress_bar
+from algorithms.records import log, progress_bar, update_results
 from dataloaders import Dataset
 from letkd import Student
 from letkd.taps import submodule
@@ -58,11 +57,12 @@ class LinearProbe(Evaluation):
 
     def _merge(self, measured: Results) -> Results:
         """Beside what `results.json` holds already, by the name of the weights."""
-        path = self.directory / RESULTS
-        results = load_json(path) if path.is_file() else self.facts()
-        results["linear_probe"] = results.get("linear_probe", {}) | {result_name(measured): measured}
-        save_json(path, complete_results(results))
-        return results
+
+        def add(results: Results) -> Results:
+            results = results or self.facts()
+            return results | {"linear_probe": results.get("linear_probe", {}) | {result_name(measured): measured}}
+
+        return update_results(self.directory, add)
 
 
 def intermediate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:

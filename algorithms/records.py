@@ -1,6 +1,8 @@
 """What a run leaves to read: a log, TensorBoard curves, and `results.json`; `progress.json` while it goes on.
 
-`progress.json` is written whenever an epoch is done or the run is stopped, and goes when `results.json` comes:
+`progress.json` is written whenever an epoch is done or the run is stopped, and goes when `results.json` has come. Both
+are there while a finished run goes on to more epochs; and with the same `history` where a run was killed between the
+two, which `checkpoint=-1` puts right.
 
     state       "running", "stopped" or "diverged"; a process that was killed leaves "running"
     process, updated        its number, and when it wrote this
@@ -26,16 +28,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from algorithms.files import save_json
+from algorithms.files import load_json, save_json
+from documents import names_file
 
 log = logging.getLogger("letKD.run")
 
@@ -43,6 +47,7 @@ RESULTS = "results.json"
 PROGRESS = "progress.json"
 LOG = "log.txt"
 LOCK = ".lock"
+CURVES = "tensorboard"
 ROOT = Path(__file__).parent.parent  # of the code
 VERSIONS_OF = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu", "sacred")
 # Every results.json has these; null where the job has no such figure.
@@ -69,11 +74,35 @@ def set_up_console() -> None:
         log.propagate = False
 
 
+class _LogFile(logging.FileHandler):
+    """Says once that it cannot write, and lets the run go on: what a run must not lose says so itself."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._warn(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()  # writes what could not be written before
+        except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            log.warning("warning: cannot write %s: %s", self.baseFilename, error.strerror)
+
+
 @contextmanager
 def log_file(directory: Path) -> Iterator[None]:
     """Messages also go to `log.txt` in `directory`, with times; a later run appends. A failure's traceback does too."""
     directory.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(directory / LOG)
+    handler = _LogFile(directory / LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
     try:
@@ -88,25 +117,57 @@ def log_file(directory: Path) -> Iterator[None]:
         handler.close()
 
 
+# Descriptors of the locks that this process holds. A lock is held as long as anybody has its file open, and workers may
+# outlive a parent that is killed: a child closes what it has inherited, which leaves the parent's lock alone.
+_held_locks: set[int] = set()
+
+
+def _let_go_of_locks() -> None:
+    while _held_locks:
+        os.close(_held_locks.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_of_locks)
+
+
+@contextmanager
+def _locked(path: Path, flags: int, operation: int) -> Iterator[int]:
+    """The descriptor of a file or directory that is open and locked as long as the context is.
+
+    Raises:
+        BlockingIOError: another process holds it, and `operation` does not wait.
+    """
+    descriptor = os.open(path, flags, 0o666)
+    _held_locks.add(descriptor)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield descriptor
+    finally:
+        if descriptor in _held_locks:  # not in a child
+            _held_locks.remove(descriptor)
+            os.close(descriptor)
+
+
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Refuse to share a directory with a running job; the lock of a process that died is gone with it.
 
     Raises:
         ValueError: another process works here; says which and since when.
+        OSError: the lock's file cannot be written; names it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a+") as file:
+    path = directory / LOCK
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = stack.enter_context(lock)
         except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"{directory} is in use by {file.read()}; wait for it, or choose another localpath"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}, started {now()}")
-        file.flush()
+            holder = path.read_text() or "another process"  # it has not written its number yet
+            raise ValueError(f"{directory} is in use by {holder}; wait for it, or choose another localpath") from None
+        with names_file(path):
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()}, started {now()}".encode())
         _remove_pieces(directory)
         yield
 
@@ -120,17 +181,48 @@ def _remove_pieces(directory: Path) -> None:
 
 
 def save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Write a finished job's `results.json`, in the place of its `progress.json`; returns the whole of it."""
+    """Write a finished job's `results.json`, over an earlier one; returns the whole of it."""
+    with _results_to_itself(directory):
+        return _save_results(directory, results)
+
+
+def update_results(directory: Path, update: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Write what `update` makes of the content of `results.json`, {} where there is none; returns the whole of it.
+
+    Raises:
+        ValueError: what is there is damaged.
+    """
+    with _results_to_itself(directory):
+        return _save_results(directory, update(read_results(directory)))
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """The content of `results.json`, {} where there is none. Raises `ValueError` where it is damaged."""
+    path = directory / RESULTS
+    return load_json(path) if path.is_file() else {}
+
+
+def _save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
     complete = complete_results(results)
     save_json(directory / RESULTS, complete)
-    (directory / PROGRESS).unlink(missing_ok=True)
     return complete
+
+
+def _results_to_itself(directory: Path) -> AbstractContextManager[int]:
+    """Wait for whoever else is about to write `results.json`: evaluations go on beside a training and each other."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return _locked(directory, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX)  # of the directory: jobs lock a file in it
 
 
 def save_progress(directory: Path, progress: dict[str, Any]) -> None:
     """Write the `progress.json` of a job that goes on."""
     about = {"process": os.getpid(), "command": " ".join(sys.argv), "updated": now()}
     save_json(directory / PROGRESS, progress | about)
+
+
+def remove_progress(directory: Path) -> None:
+    """Remove the `progress.json` of a job whose results are written."""
+    (directory / PROGRESS).unlink(missing_ok=True)
 
 
 def complete_results(results: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +297,7 @@ class Curves:
     """
 
     def __init__(self, directory: Path, *, first_step: int):
-        self.folder = directory / "tensorboard"
+        self.folder = directory / CURVES
         self.first_step = first_step
 
     def __enter__(self) -> "Curves":
@@ -217,16 +309,23 @@ class Curves:
                 earlier.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         # The suffix orders sessions that begin within the same second; files are read in the order of their names.
-        self.writer = EventsWriter(str(self.folder / "events"), f".{self.first_step:09d}")
+        with names_file(self.folder):
+            self.writer = EventsWriter(str(self.folder / "events"), f".{self.first_step:09d}")
         self._write(self.first_step, session_log=SessionLog(status=SessionLog.START))  # drops what is from there on
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.writer.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        try:
+            with names_file(self.folder):
+                self.writer.close()
+        except OSError:
+            if kind is None:  # what ends the run already, a stop for instance, is not hidden
+                raise
 
     def flush(self) -> None:
         """Bring all points to the disk."""
-        self.writer.flush()
+        with names_file(self.folder):
+            self.writer.flush()
 
     def add(self, step: int, group: str, scalars: dict[str, float]) -> None:
         """Points at an optimisation step, under `group/name`."""
@@ -244,7 +343,8 @@ class Curves:
     def _write(self, step: int, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self.writer.write_event(Event(wall_time=time.time(), step=step, **content))
+        with names_file(self.folder):
+            self.writer.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
 def is_watched() -> bool:

@@ -24,8 +24,11 @@ from algorithms.checkpoints import (
     LAST,
     PREVIOUS,
     STOPPED,
+    epoch_in,
     find_state,
     kept_epoch,
+    kept_epochs,
+    load_best,
     load_checkpoint,
     random_states,
     restore_random_states,
@@ -38,13 +41,29 @@ from algorithms.evaluation import count_parameters, evaluate
 from algorithms.host_memory import keep_freed_memory
 from algorithms.meter import Meter
 from algorithms.methods import Step, find_method
-from algorithms.records import RESULTS, Curves, duration, log, progress_bar, save_progress, save_results
+from algorithms.records import (
+    RESULTS,
+    Curves,
+    duration,
+    log,
+    progress_bar,
+    read_results,
+    remove_progress,
+    save_progress,
+    update_results,
+)
 from algorithms.step import GraphedStep, TrainStep
 from algorithms.stopping import Stopped, StopRequest
 from algorithms.supervision import missing_supervision
 from algorithms.watching import first_non_finite, input_images, layer_scales
 from algorithms.weights import load_strictly
 from dataloaders import make_train_loader
+from settings import changed_settings
+
+MEASUREMENTS = ("evaluations", "linear_probe", "exports")  # what other jobs add to results.json
+# What must not change within an epoch.
+ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
+NO_BEST = {"top1": -1.0, "epoch": 0}  # before the first epoch is done
 
 
 class Training(Algorithm):
@@ -58,25 +77,47 @@ class Training(Algorithm):
         if self.config["method"] != "classification":
             yield from missing_supervision(self.config)
 
+    def run(self) -> Results:
+        """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
+
+        It has none before its first step, nor as long as an earlier run of the directory is where it was.
+        """
+        self.has_begun = False
+        try:
+            return super().run()
+        except KeyboardInterrupt as stop:
+            if self.has_begun and any((self.directory / name).is_file() for name in (LAST, STOPPED)):
+                stop.unfinished = self.config
+            raise
+
     def _run(self) -> Results:
         keep_freed_memory(self.device)
         self._build()
         self._start_or_continue()
+        self.has_begun = True
+        if results := self._results_of_these_epochs():
+            log.info("nothing is left to train: %d epochs are done, %s stays", self.epoch, self.directory / RESULTS)
+            remove_progress(self.directory)  # a run that was killed behind its results leaves it
+            return results
         self._save_progress("running")
         first_step = self.epoch * len(self.train_loader) + 1
         with Curves(self.directory, first_step=first_step) as self.curves, StopRequest() as self.stop:
             for step, statistics in self.meter.looks:  # of the epoch in which the run was stopped
                 self.curves.add(first_step - 1 + step, "batch", statistics)
             try:
-                while self.epoch < self.config["epochs"]:
-                    self._run_epoch(self.epoch + 1)
-            except Stopped:
-                self._save_unfinished()
-                raise
+                self._run_epochs()
             except FloatingPointError:
                 self._save_progress("diverged")
                 raise
         return self._finish()
+
+    def _run_epochs(self) -> None:
+        try:
+            while self.epoch < self.config["epochs"]:
+                self._run_epoch(self.epoch + 1)
+        except Stopped:
+            self._save_unfinished()
+            raise
 
     def _build(self) -> None:
         config = self.config
@@ -110,7 +151,7 @@ class Training(Algorithm):
     def _start_or_continue(self) -> None:
         self.epoch = 0
         self.meter = Meter(self.device)
-        self.best: dict[str, Any] = {"top1": -1.0, "epoch": 0}
+        self.best: dict[str, Any] = dict(NO_BEST)
         self.history: list[dict[str, Any]] = []
         self.seconds_before = 0.0
         self.images_per_second = 0.0
@@ -120,57 +161,136 @@ class Training(Algorithm):
                 self._continue_from(source)
                 return
             log.info("no checkpoint in %s yet: starting from scratch", self.directory)
-        if set_aside(self.directory, [RESULTS]):
-            log.info("starting from scratch: the earlier run is now in %s", self.directory / "replaced")
+        if backup := set_aside(self.directory):
+            log.info("starting from scratch: the earlier run is now in %s", backup)
 
     def _continue_from(self, source: Path) -> None:
         checkpoint = load_checkpoint(source)
         load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.config['config']}")
         load_strictly(self.method.heads, checkpoint["heads"], source=source, what="the heads of this method")
         self.optimizer.load_state_dict(checkpoint["optimizer"])
+        for group in self.optimizer.param_groups:
+            group.update(optimizer_settings(self.config))  # and not those that were saved
         restore_random_states(checkpoint["random"])
         self.epoch = checkpoint["epoch"]
         self.best = checkpoint["best"]
         self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
-        earlier = checkpoint["config"]
-        changed = [key for key in self.config if self.config[key] != earlier.get(key, self.config[key])]
+        self._check_changes(source, checkpoint["config"])
         if source.name == STOPPED:
-            self._check_same_order(source, earlier, changed)
             self.meter.restore(checkpoint["unfinished"])
-        self._forget_later_epochs(source, checkpoint)
-        if noted := [key for key in changed if key not in FREE_KEYS]:
-            log.info("note: changed since that epoch: %s", ", ".join(noted))
+        self._settle_files(source, checkpoint)
         log.info("continuing after %s of %d", self._position(), self.config["epochs"])
 
-    def _check_same_order(self, source: Path, earlier: dict[str, Any], changed: list[str]) -> None:
-        """What is left of an epoch must be what is left of the same epoch."""
-        for key in ORDER_KEYS:
-            if key in changed:
-                raise ValueError(
-                    f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
-                    f"{key}={self.config[key]!r}; begin that epoch again with checkpoint={self.epoch}"
-                )
+    def _check_changes(self, source: Path, earlier: dict[str, Any]) -> None:
+        """Mention other settings than those so far, and refuse those that make no sense.
+
+        What is left of an epoch must be what is left of the same epoch, and results that no epoch with these settings
+        has led to must not claim them.
+        """
+        changed = changed_settings(earlier, self.config)
+        if self.config["seed"] != earlier["seed"]:
+            changed["seed"] = (earlier["seed"], self.config["seed"])
+        if source.name == STOPPED:
+            for key in ORDER_KEYS:
+                if self.config[key] != earlier.get(key, self.config[key]):
+                    raise ValueError(
+                        f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
+                        f"{key}={self.config[key]!r}; begin that epoch again with checkpoint={self.epoch}"
+                    )
+        if self.epoch >= self.config["epochs"] and not self._results_of_these_epochs():
+            for key, (before, now) in changed.items():
+                if key != "epochs":
+                    raise ValueError(
+                        f"no epoch is left to train with {key}={now!r}: {source} is epoch {self.epoch}, trained with "
+                        f"{key}={before!r}; leave it out"
+                    )
+        if changed:
+            log.info("note: changed since that epoch: %s", ", ".join(changed))
 
     def _position(self) -> str:
         if not self.meter.num_steps:
             return f"epoch {self.epoch}"
         return f"step {self.meter.num_steps} of {len(self.train_loader)} in epoch {self.epoch + 1}"
 
-    def _forget_later_epochs(self, source: Path, checkpoint: dict[str, Any]) -> None:
-        """After going back, no file of the run holds an epoch that is no longer part of it."""
-        if source.name == STOPPED:
+    def _settle_files(self, source: Path, checkpoint: dict[str, Any]) -> None:
+        """Leave no file that holds an epoch which is not part of the run, nor a best one that is not its best.
+
+        Such files are there after going back, after a damaged checkpoint, and after a kill between two writes. A kill
+        in here is one more: at every moment there is a state to go on from, and going on does the rest.
+        """
+        directory = self.directory
+        best_file = self._find_best(source)
+        if source.name not in (LAST, STOPPED) or (source.name == LAST and self.best != checkpoint["best"]):
+            save_checkpoint(directory / LAST, checkpoint | {"best": self.best})
+        if best_file is None:
+            (directory / BEST).unlink(missing_ok=True)
+        elif best_file.name != BEST:
+            save_checkpoint(directory / BEST, load_checkpoint(best_file) | {"best": self.best})
+        for epoch, path in kept_epochs(directory).items():
+            if epoch > self.epoch:
+                path.unlink()
+        if source.name != STOPPED:
+            if (epoch_in(directory / PREVIOUS) or 0) >= self.epoch:
+                (directory / PREVIOUS).unlink()
+            (directory / STOPPED).unlink(missing_ok=True)
+        self._forget_measurements()
+
+    def _find_best(self, source: Path) -> Path | None:
+        """The file with the best epoch. Where none has it any more, the epoch of `source` is called the best.
+
+        None where that one is lost too, and nothing is called the best.
+        """
+        directory, epoch = self.directory, self.best["epoch"]
+        newest = source if source.name != STOPPED else directory / LAST
+        if epoch:
+            for path in (directory / BEST, kept_epoch(directory, epoch), directory / PREVIOUS, newest):
+                if epoch_in(path) == epoch:
+                    return directory / LAST if path == newest else path
+            log.warning("warning: no file has the best epoch, %d, any more", epoch)
+        if self.history and epoch_in(newest) == self.epoch:
+            self.best = {"top1": self.history[-1]["eval"]["top1"], "epoch": self.epoch}
+            return directory / LAST
+        self.best = dict(NO_BEST)
+        return None
+
+    def _forget_measurements(self) -> None:
+        """Remove from `results.json` what was measured on weights that are no more; a damaged one is moved away."""
+        try:
+            earlier = read_results(self.directory)
+        except ValueError as error:
+            path = self.directory / RESULTS
+            moved = path.replace(path.with_suffix(".damaged"))
+            log.warning("warning: %s; it is now %s", error, moved)
             return
-        (self.directory / STOPPED).unlink(missing_ok=True)
-        if source.name == LAST:
-            return
-        (self.directory / PREVIOUS).unlink(missing_ok=True)
-        save_checkpoint(self.directory / LAST, checkpoint)
-        best = self.directory / BEST
-        if best.is_file() and load_checkpoint(best)["epoch"] > self.epoch:
-            kept = kept_epoch(self.directory, self.best["epoch"])
-            save_checkpoint(best, load_checkpoint(kept) if kept.is_file() else checkpoint)
+        if any(earlier.get(part, {}) != kept for part, kept in self._measurements(earlier).items()):
+            update_results(self.directory, lambda results: results | self._measurements(results))
+
+    def _measurements(self, results: Results) -> Results:
+        """What `results.json` has of other jobs on weights that this run still has, or that are not of this run."""
+        newest = {LAST: self.epoch, PREVIOUS: self.epoch - 1, BEST: self.best["epoch"]}
+
+        def is_valid(measured: Results) -> bool:
+            epoch, name = measured.get("epoch"), Path(measured.get("weights", "")).name
+            return epoch is None or (epoch <= self.epoch and newest.get(name, epoch) == epoch)
+
+        parts = {part: results[part] for part in MEASUREMENTS if part in results}
+        return {
+            part: {name: measured for name, measured in entries.items() if is_valid(measured)}
+            for part, entries in parts.items()
+        }
+
+    def _results_of_these_epochs(self) -> Results:
+        """What `results.json` holds, if no epoch is left and it is that of the very epochs that are done; or {}."""
+        if self.epoch < self.config["epochs"]:
+            return {}
+        try:
+            results = read_results(self.directory)
+        except ValueError:
+            return {}
+        found = (results.get("mode"), results.get("epochs"), results.get("history", []))
+        return results if found == ("train", self.epoch, self.history) else {}
 
     def _run_epoch(self, epoch: int) -> None:
         self.epoch_started = time.perf_counter() - self.meter.seconds
@@ -272,16 +392,20 @@ class Training(Algorithm):
         }
 
     def _save(self, improved: bool) -> None:
-        """The best before the last: a run that is killed between them does this epoch again, and nothing is lost."""
+        """The last before the best: a run that is killed between them saves the best when it goes on.
+
+        What is kept comes first: nothing would bring it later.
+        """
         content = self._state()
-        if improved:
-            save_checkpoint(self.directory / BEST, content)
         if self.config["keep_every"] and self.epoch % self.config["keep_every"] == 0:
             save_checkpoint(kept_epoch(self.directory, self.epoch), content)
         save_last(self.directory, content)
+        if improved:
+            save_checkpoint(self.directory / BEST, content)
 
     def _save_unfinished(self) -> None:
-        """The state between two steps, for a run that was told to stop."""
+        """The state between two steps, for a run that was told to stop; one that has diverged has none."""
+        self._check_finite(self.meter.means(), self.epoch + 1)
         self.meter.seconds = time.perf_counter() - self.epoch_started
         save_checkpoint(self.directory / STOPPED, self._state() | {"unfinished": self.meter.state()})
         self._save_progress("stopped")
@@ -322,7 +446,7 @@ class Training(Algorithm):
         split, chosen = "eval", self.epoch
         if self.config["val_split"]:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
-            self.model.load_state_dict(load_checkpoint(self.directory / BEST)["model"])
+            self.model.load_state_dict(load_best(self.directory)["model"])
         tested = evaluate(self.model, self.loader(self.dataset, split), autocast=self.autocast())
         results = self.facts() | {
             "epochs": self.epoch,
@@ -344,28 +468,12 @@ class Training(Algorithm):
             chosen, tested["top1"], tested["top5"], self.best["top1"], self.best["epoch"],
             " (of held-out training images)" if self.config["val_split"] else "", duration(results["seconds"]),
         )  # fmt: skip
-        return save_results(self.directory, results)
+        complete = update_results(self.directory, lambda earlier: results | self._measurements(earlier))
+        remove_progress(self.directory)
+        return complete
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
-
-
-# Keys that may differ between a run and its continuation without a word, and those that must not within an epoch.
-FREE_KEYS = frozenset(
-    {
-        "checkpoint",
-        "num_workers",
-        "disp_step",
-        "cuda",
-        "localpath",
-        "prepare",
-        "data_dir",
-        "keep_every",
-        "mongo",
-        "cuda_graph",
-    }
-)
-ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
 
 
 def make_optimizer(method: nn.Module, config: dict[str, Any]) -> torch.optim.Optimizer:
@@ -373,10 +481,13 @@ def make_optimizer(method: nn.Module, config: dict[str, Any]) -> torch.optim.Opt
     return torch.optim.SGD(
         [parameter for parameter in method.parameters() if parameter.requires_grad],
         lr=config["learning_rate"],
-        momentum=config["momentum"],
-        nesterov=config["nesterov"],
-        weight_decay=config["weight_decay"],
+        **optimizer_settings(config),
     )
+
+
+def optimizer_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What an optimizer takes from the configuration and keeps through all epochs."""
+    return {key: config[key] for key in ("momentum", "nesterov", "weight_decay")}
 
 
 def learning_rate(config: dict[str, Any], epoch: int) -> float:

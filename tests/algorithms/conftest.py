@@ -1,6 +1,7 @@
 """Fixtures of the tests that run whole jobs."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from training_tools import train
 import dataloaders.digits
 
 NUM_TRAIN, NUM_EVAL = 256, 128
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts here and in what is started, though the tests be a job of a shell that lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,29 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import random
 import re
-import subprocess
-import sys
+import signal
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from algorithms import checkpoints
-from algorithms.checkpoints import NEWEST, find_checkpoint, load_checkpoint, save_last, set_aside
+from algorithms.checkpoints import (
+    NEWEST,
+    find_checkpoint,
+    find_state,
+    load_checkpoint,
+    save_checkpoint,
+    save_last,
+    set_aside,
+)
 from algorithms.files import load_json, load_tensors, save_json, save_tensors
-from algorithms.records import exclusive
+from algorithms.records import Curves, exclusive, log, log_file, save_results, set_up_console, update_results
 
 CONTENT = {"format": "letkd-test-1", "weights": torch.arange(300.0), "names": ["a", "b"], "epoch": 3}
 NUM_DAMAGES = 200
@@ -130,6 +140,25 @@ def test_a_full_disk_is_an_error_and_the_earlier_file_survives(saved, monkeypatc
     assert [path.name for path in saved.parent.iterdir()] == ["file.pth"]
 
 
+def test_names_are_flushed_too_where_the_file_system_knows_how_to(tmp_path, monkeypatch):
+    """A rename that is not in its directory on the disk would be gone after a power failure."""
+    flushed = []
+
+    def fsync(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append(place)
+        if place.is_dir():
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    number = errno.EINVAL
+    save_json(tmp_path / "file.json", {"epoch": 4})
+    assert flushed[0].name.startswith(".file.json.") and flushed[1:] == [tmp_path]
+    number = errno.EIO
+    with pytest.raises(OSError, match=r"cannot write .*file\.json: Input/output error"):
+        save_json(tmp_path / "file.json", {"epoch": 5})
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(checkpoints.log, "propagate", True)
     for epoch in (1, 2, 3):
@@ -140,16 +169,62 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capl
     assert "last.pth is damaged" in caplog.text and "previous.pth" in caplog.text
 
 
-def test_setting_aside_keeps_one_earlier_run(tmp_path):
-    for number in (1, 2):
-        (tmp_path / "last.pth").write_text(str(number))
-        (tmp_path / "results.json").write_text(str(number))
-        assert set_aside(tmp_path, ["results.json"])
-        assert {path.name: path.read_text() for path in (tmp_path / "replaced").iterdir()} == {
-            "last.pth": str(number),
-            "results.json": str(number),
-        }
-    assert not set_aside(tmp_path, ["results.json"])
+@pytest.mark.parametrize(
+    ("epochs", "newest"),
+    [
+        ({"last.pth": 2, "stopped.pth": 2}, "stopped.pth"),
+        ({"last.pth": 2, "stopped.pth": 1}, "last.pth"),  # killed when it had just saved the epoch
+        ({"last.pth": 2, "stopped.pth": 4}, "last.pth"),  # killed while it was going back
+        ({"last.pth": None, "previous.pth": 1, "stopped.pth": 2}, "stopped.pth"),
+        ({"last.pth": None, "previous.pth": 1, "stopped.pth": 0}, "previous.pth"),
+        ({"last.pth": None, "stopped.pth": 2}, "stopped.pth"),
+        ({"last.pth": 2, "stopped.pth": None}, "last.pth"),
+        ({"stopped.pth": 0}, "stopped.pth"),
+    ],
+)
+def test_the_newest_state_is_the_one_that_counts(epochs, newest, tmp_path):
+    for name, epoch in epochs.items():
+        save_checkpoint(tmp_path / name, {"epoch": epoch})
+        if epoch is None:
+            (tmp_path / name).write_bytes(b"PK torn")
+    assert find_state(tmp_path, NEWEST) == tmp_path / newest
+
+
+def test_an_epoch_is_found_beside_damaged_files(tmp_path):
+    for epoch, name in enumerate(("best.pth", "previous.pth", "last.pth")):
+        save_checkpoint(tmp_path / name, {"epoch": epoch})
+    (tmp_path / "last.pth").write_bytes(b"PK torn")
+    assert find_checkpoint(tmp_path, 1) == tmp_path / "previous.pth"
+    there_are = r"there are: 0 \(best.pth\), 1 \(previous.pth\), last.pth cannot be read"
+    with pytest.raises(FileNotFoundError, match=there_are):
+        find_checkpoint(tmp_path, 2)
+
+
+def test_no_piece_stays_where_a_run_was_killed_between_two_names_of_one_file(tmp_path):
+    save_last(tmp_path, {"epoch": 1})
+    (tmp_path / "previous.pth").hardlink_to(tmp_path / "last.pth")
+    save_last(tmp_path, {"epoch": 2})
+    assert {path.name: load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()} == {
+        "previous.pth": 1,
+        "last.pth": 2,
+    }
+
+
+def test_setting_aside_keeps_every_earlier_run(tmp_path):
+    assert set_aside(tmp_path) is None
+    for number in (1, 2, 10):
+        (tmp_path / "tensorboard").mkdir()
+        for name in ("last.pth", "results.json", "tensorboard/events"):
+            (tmp_path / name).write_text(str(number))
+        assert set_aside(tmp_path) == tmp_path / f"replaced/{number}"
+        assert [path.name for path in tmp_path.iterdir()] == ["replaced"]
+        if number == 2:
+            (tmp_path / "replaced/9").mkdir()  # the user's
+    for number in (1, 2, 10):
+        backup = tmp_path / f"replaced/{number}"
+        for name in ("last.pth", "results.json", "tensorboard/events"):
+            assert (backup / name).read_text() == str(number)
+    assert set_aside(tmp_path) is None
 
 
 def test_a_directory_in_use_is_refused_with_its_process(tmp_path):
@@ -160,16 +235,103 @@ def test_a_directory_in_use_is_refused_with_its_process(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_process_is_gone_with_it(tmp_path):
-    code = "import sys, pathlib; from algorithms.records import exclusive\n"
-    code += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "held\n"
+def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(tmp_path):
+    """And a worker that there is does not take the directory from its parent."""
+    fork = multiprocessing.get_context("fork")
+    told, tell = fork.Pipe(duplex=False)
+
+    def hold() -> None:
+        with exclusive(tmp_path):
+            worker = os.fork()
+            if worker:
+                tell.send(worker)
+            time.sleep(600)
+
+    process = fork.Process(target=hold)
+    process.start()
+    worker = told.recv()
+    try:
         with pytest.raises(ValueError, match=f"in use by process {process.pid}"), exclusive(tmp_path):
             pass
         process.kill()
-        process.wait()
-    with exclusive(tmp_path):
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # `join` would wait for the worker too
+        os.kill(worker, 0)  # it lives
+        with exclusive(tmp_path):
+            pass
+    finally:
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lock_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / ".lock").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/\.lock: "), exclusive(tmp_path):
         pass
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_loses_what_another_process_adds_to_the_results(tmp_path):
+    number = 40
+
+    def add(first: int) -> None:
+        for index in range(first, number, 2):
+            update_results(tmp_path, lambda results, index=index: results | {str(index): index})
+
+    processes = [multiprocessing.get_context("fork").Process(target=add, args=(first,)) for first in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert {str(index) for index in range(number)} <= load_json(tmp_path / "results.json").keys()
+
+
+def test_the_results_of_a_finished_run_wait_for_an_evaluation_that_is_being_added(tmp_path):
+    saving = multiprocessing.get_context("fork").Process(target=save_results, args=(tmp_path, {"top1": 90}))
+
+    def add(results: dict) -> dict:
+        saving.start()
+        saving.join(timeout=0.5)
+        assert saving.is_alive()
+        return results | {"evaluations": {}}
+
+    update_results(tmp_path, add)
+    saving.join(timeout=60)
+    assert load_json(tmp_path / "results.json")["top1"] == 90
+
+
+def test_a_log_that_cannot_be_written_is_one_line_and_hides_no_stop(tmp_path, capsys):
+    set_up_console()
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(KeyboardInterrupt), log_file(tmp_path):
+        for number in range(3):
+            log.info("line %d", number)
+        raise KeyboardInterrupt
+    printed = capsys.readouterr()
+    warning = f"warning: cannot write {tmp_path / 'log.txt'}: No space left on device"
+    assert printed.out.splitlines() == [warning, "line 0", "line 1", "line 2"]
+    assert printed.err == ""
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> None:
+    """TensorBoard's file cannot be flushed."""
+
+    def flush(writer: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.flush", flush)
+
+
+@pytest.mark.parametrize("work", [Curves.flush, lambda curves: None], ids=["within", "at the end"])
+def test_curves_that_cannot_be_written_are_named(work, tmp_path, full_disk):
+    named = rf"cannot write {tmp_path}/tensorboard: No space left on device"
+    with pytest.raises(OSError, match=named), Curves(tmp_path, first_step=1) as curves:
+        work(curves)
+
+
+def test_curves_that_cannot_be_written_hide_no_stop(tmp_path, full_disk):
+    with pytest.raises(KeyboardInterrupt), Curves(tmp_path, first_step=1):
+        raise KeyboardInterrupt

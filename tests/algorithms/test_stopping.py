@@ -1,6 +1,7 @@
 """A run that is told to stop finishes its step, saves its state, and goes on from there as if nothing had been."""
 
 import json
+import math
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ from training_tools import STEPS, PowerFailure, configure, differences, outcome,
 from algorithms import checkpoints, training
 from algorithms.checkpoints import load_checkpoint
 from algorithms.stopping import Stopped, StopRequest
+from algorithms.training import Training
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -224,6 +226,28 @@ def test_going_back_to_a_whole_epoch_forgets_where_the_run_was_stopped(folder, m
         stop_at(patch, 1)
         train("classification", folder, checkpoint=1, **OPTIONS)
     assert not (directory / "stopped.pth").exists()
+
+
+def test_a_run_that_has_diverged_leaves_no_state_when_it_is_stopped(folder, monkeypatch):
+    """Nothing had been looked at since; going on from such a state would diverge for ever."""
+
+    def spoil_and_interrupt() -> None:
+        job.model.bn1.running_var.data[0] = math.nan
+        interrupt()
+
+    job = Training(configure("classification", folder, **OPTIONS | {"disp_step": 1000}))
+    stop_at(monkeypatch, STEPS + 2, spoil_and_interrupt)
+    with pytest.raises(FloatingPointError, match=r"running_var became nan in epoch 2; the last good state is epoch 1"):
+        job.run()
+    assert not (job.directory / "stopped.pth").exists()
+    assert json.loads((job.directory / "progress.json").read_text())["state"] == "diverged"
+
+
+def test_a_state_within_an_epoch_outlives_damage_to_the_last_whole_one(whole, folder, monkeypatch):
+    directory = stopped("letKD-2", folder, STOPS["within epoch 2"], monkeypatch)
+    (directory / "last.pth").write_bytes(b"PK torn")
+    train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+    assert differences(outcome(directory), whole["letKD-2"]) == []
 
 
 def test_an_unfinished_epoch_is_not_evaluated_and_no_teacher(folder, monkeypatch):

@@ -27,10 +27,11 @@ from training_tools import (
 
 from algorithms import training
 from algorithms.base import HOLD_OUT_SEED
-from algorithms.checkpoints import load_checkpoint
+from algorithms.checkpoints import load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.files import load_tensors
 from algorithms.methods import Step, find_method
+from algorithms.records import save_progress, set_up_console
 from algorithms.step import descend
 from algorithms.training import Meter, Training, learning_rate, make_optimizer
 from architectures import create_model
@@ -110,12 +111,80 @@ def test_a_session_within_the_same_second_keeps_the_curves(folder, monkeypatch):
     assert [step for step, _ in read_curves(directory)["eval/top1"]] == [STEPS, 2 * STEPS]
 
 
-def test_continuing_a_finished_run_changes_nothing(folder):
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".pth", ".json")}
+
+
+@pytest.mark.parametrize("options", [{}, {"learning_rate": 9.0}], ids=["same options", "others"])
+def test_continuing_a_finished_run_changes_nothing(options, folder, capsys):
+    set_up_console()
+    directory = train("classification", folder, epochs=1, evaluate=True)
+    before = files_of(directory)
+    train("classification", folder, epochs=1, checkpoint=-1, **options)
+    assert files_of(directory) == before
+    out = capsys.readouterr().out
+    assert f"nothing is left to train: 1 epochs are done, {directory / 'results.json'} stays" in out
+    assert ("changed since that epoch: learning_rate" in out) == bool(options)
+
+
+def test_a_run_that_was_killed_when_it_had_its_results_is_finished(folder):
     directory = folder / "digits" / "RN8"
-    before, results = (directory / "last.pth").read_bytes(), accuracies(directory)
+    before = files_of(directory)
+    save_progress(directory, {"state": "running"})
     train("classification", folder, epochs=1, checkpoint=-1)
-    assert (directory / "last.pth").read_bytes() == before
-    assert accuracies(directory) == results
+    assert files_of(directory) == before
+
+
+def test_results_do_not_claim_what_no_epoch_was_trained_with(folder):
+    """The last epoch was saved, and the run killed before it had its results."""
+    directory = folder / "digits" / "RN8"
+    expected = accuracies(directory)
+    (directory / "results.json").unlink()
+    refused = r"no epoch is left to train with momentum=0.5: .*last.pth is epoch 1, trained with momentum=0.9; leave it"
+    with pytest.raises(ValueError, match=refused):
+        train("classification", folder, epochs=1, checkpoint=-1, momentum=0.5)
+    train("classification", folder, epochs=1, checkpoint=-1)
+    assert accuracies(directory) == expected
+
+
+def test_damaged_results_of_a_continued_run_are_moved_away(folder):
+    directory = folder / "digits" / "RN8"
+    expected = accuracies(directory)
+    (directory / "results.json").write_text("{")
+    train("classification", folder, epochs=1, checkpoint=-1)
+    assert accuracies(directory) == expected
+    assert (directory / "results.damaged").read_text() == "{"
+
+
+def test_a_continued_run_trains_with_the_options_it_is_given(folder):
+    """Momentum and weight decay too, which a saved optimizer would bring along."""
+    changed = {"momentum": 0.5, "nesterov": False, "weight_decay": 0.0}
+    directory = train("classification", folder, epochs=2, milestones=[1], checkpoint=-1, **changed)
+    group = load_tensors(directory / "last.pth")["optimizer"]["param_groups"][0]
+    assert {key: group[key] for key in changed} == changed
+    options = json.loads((directory / "results.json").read_text())["options"]
+    assert {key: options[key] for key in changed} == changed
+
+
+def test_measurements_stay_as_long_as_what_they_were_made_on(folder, scripted):
+    """Of the last epoch as long as it is the last, of the best as long as it is the best, of epoch n always."""
+    scripted(20.0, 60.0, 40.0, 40.0)
+    options = {"milestones": [], "keep_every": 1}
+    directory = train("classification", folder, epochs=3, **options)
+    for taken in ({}, {"best": True}, {"checkpoint": 1}, {"checkpoint": 3}):
+        train("classification", folder, evaluate=True, **taken)
+
+    def evaluated() -> dict[str, int]:
+        evaluations = json.loads((directory / "results.json").read_text())["evaluations"]
+        return {name: measured["epoch"] for name, measured in evaluations.items()}
+
+    assert evaluated() == {"last": 3, "best": 2, "epoch_1": 1, "epoch_3": 3}
+    scripted(50.0, 50.0)
+    train("classification", folder, epochs=4, checkpoint=-1, **options)
+    assert evaluated() == {"best": 2, "epoch_1": 1, "epoch_3": 3}
+    scripted(70.0, 70.0)
+    train("classification", folder, epochs=3, checkpoint=2, **options)  # another third epoch, and the best
+    assert evaluated() == {"epoch_1": 1}
 
 
 def test_more_epochs_continue_a_finished_run(folder):
@@ -147,9 +216,9 @@ def test_going_back_leaves_no_later_epoch_behind(folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, 1)
         train("classification", folder, epochs=4, checkpoint=2)
-    epochs = {name: load_tensors(directory / name)["epoch"] for name in ("last.pth", "best.pth")}
-    assert epochs["last.pth"] == 2 and epochs["best.pth"] <= 2
-    assert not (directory / "previous.pth").exists()
+    epochs = {path.name: load_tensors(path)["epoch"] for path in directory.glob("*.pth")}
+    best = load_tensors(directory / "last.pth")["best"]["epoch"]
+    assert epochs == {"last.pth": 2, "best.pth": best, "epoch_2.pth": 2} and best in (1, 2)
 
 
 def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(folder):
@@ -195,6 +264,42 @@ def test_going_back_forgets_the_best_of_the_epochs_left_behind(folder, scripted)
     found = accuracies(directory)
     assert (found["best_top1"], found["best_epoch"]) == (50.0, 1)
     assert differences(state(directory / "best.pth"), state(directory / "epoch_1.pth")) == []
+
+
+def test_the_best_epoch_is_saved_though_the_run_was_killed_before(folder, scripted, monkeypatch):
+    """Between the last epoch, which is the best, and the file of the best."""
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        if path.name == "best.pth" and content["epoch"] == 3:
+            raise PowerFailure
+        save_checkpoint(path, content)
+
+    scripted(50.0, 40.0, 60.0)
+    with monkeypatch.context() as patch, pytest.raises(PowerFailure):
+        patch.setattr(training, "save_checkpoint", save)
+        train("classification", folder, epochs=4, milestones=[])
+    directory = folder / "digits" / "RN8"
+    assert load_tensors(directory / "best.pth")["epoch"] == 1
+    with pytest.raises(ValueError, match=r"best.pth holds epoch 1, and the best of .*last.pth is 3: .*checkpoint=-1\Z"):
+        train("classification", folder, evaluate=True, best=True)
+    scripted(10.0, 10.0)
+    train("classification", folder, epochs=4, milestones=[], checkpoint=-1)
+    assert load_tensors(directory / "best.pth")["epoch"] == accuracies(directory)["best_epoch"] == 3
+
+
+def test_what_is_called_the_best_has_its_weights(folder, scripted, caplog, monkeypatch):
+    """The last epoch was the best and is damaged: the best one before it was overwritten by it."""
+    monkeypatch.setattr(training.log, "propagate", True)
+    scripted(50.0, 40.0, 60.0, 60.0)
+    directory = train("classification", folder, epochs=3, milestones=[])
+    (directory / "last.pth").write_bytes(b"PK torn")
+    scripted(30.0, 30.0)
+    train("classification", folder, epochs=3, milestones=[], checkpoint=-1, learning_rate=0.01)
+    assert "no file has the best epoch, 1, any more" in caplog.text
+    found = accuracies(directory)
+    assert (found["best_top1"], found["best_epoch"]) == (40.0, 2)
+    assert load_tensors(directory / "best.pth")["epoch"] == 2
+    train("classification", folder, evaluate=True, best=True)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -383,11 +488,13 @@ def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digi
 
 def test_a_new_run_sets_the_earlier_one_aside(few_digits, tmp_path, monkeypatch):
     directory = train("classification", tmp_path, epochs=2, milestones=[1])
+    curves = read_curves(directory)
     earlier = {name: (directory / name).read_bytes() for name in ("last.pth", "best.pth", "results.json")}
     with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, 2)
         train("classification", tmp_path, epochs=2, milestones=[1], seed=1)
-    assert {name: (directory / "replaced" / name).read_bytes() for name in earlier} == earlier
+    assert {name: (directory / "replaced" / "1" / name).read_bytes() for name in earlier} == earlier
+    assert read_curves(directory / "replaced" / "1") == curves
     # What is continued is the run that was stopped, and not the one before it.
     train("classification", tmp_path, epochs=2, milestones=[1], seed=1, checkpoint=-1)
     train("classification", tmp_path / "alone", epochs=2, milestones=[1], seed=1)

@@ -71,6 +71,16 @@ def start(*words: str, localpath: Path, output: int = subprocess.PIPE) -> subpro
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output, text=True)
 
 
+def end(process: multiprocessing.Process, seconds: float = 120) -> int:
+    """The exit status of a child that ends by itself; one that does not is killed."""
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"a child did not end within {seconds} seconds")
+    return process.exitcode
+
+
 def fork(work: Callable[..., None], *arguments: Any) -> multiprocessing.Process:
     """A child of this process that does `work`: it begins where this one is, with torch loaded, and takes no time."""
     process = multiprocessing.get_context("fork").Process(target=work, args=arguments)

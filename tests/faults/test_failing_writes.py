@@ -125,7 +125,7 @@ def small_disk(place: Path, kibibytes: int) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # a traceback may still hold a file in it
 
 
 NOT_NEEDED = shutil.ignore_patterns("sacred", "tensorboard", "best.pth", "log.txt")

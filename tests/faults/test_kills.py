@@ -7,6 +7,7 @@ or between training steps; the long form also kills whole commands after random 
 import functools
 import http.server
 import io
+import itertools
 import multiprocessing
 import os
 import random
@@ -28,6 +29,7 @@ from fault_tools import (
     SMALL,
     TEACHER,
     differences,
+    end,
     fork,
     kill_at,
     outcome,
@@ -37,6 +39,8 @@ from fault_tools import (
 )
 
 import download_cifar100_teacher as zoo
+import main_classification
+from algorithms import export
 from algorithms.files import load_json, load_tensors
 from architectures import create_model
 
@@ -55,10 +59,9 @@ def run_until(event: int, work: Callable[[], Any], places: list[tuple[Any, str]]
         kill_at(event, counter, places)
         work()
 
-    process = fork(child)
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
-    return process.exitcode != 0, counter.value
+    status = end(fork(child))
+    assert status in (0, -signal.SIGKILL), status
+    return status != 0, counter.value
 
 
 def command(words: tuple[str, ...], localpath: Path) -> Callable[[], Any]:
@@ -80,86 +83,176 @@ def uninterrupted(
     return outcome(folder / RUN), number
 
 
-def assert_whole(folder: Path) -> None:
-    """Every file that a reader could find is complete."""
+def assert_whole(folder: Path, but: bytes | None = None) -> None:
+    """Every file that a reader could find is complete, except one with that content."""
     for path in folder.rglob("*"):
+        if path.is_file() and path.read_bytes() == but:
+            continue
         if path.suffix == ".pth":
             load_tensors(path)
         elif path.suffix == ".json" and "sacred" not in path.parts:
             load_json(path)
 
 
-@short_and_long("number", 2, 20)
+@short_and_long("number", 3, 20)
 def test_a_run_that_is_killed_again_and_again_ends_as_the_one_that_was_not(
     number, uninterrupted, supervision, tmp_path
 ):
+    """So many kills of runs that have not finished; a run that comes to its end before that is followed by another."""
     expected, moments = uninterrupted
-    shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
-    draw = random.Random(number)
-    for _ in range(number):
-        run_until(draw.randrange(moments // 2), command(CONTINUE, tmp_path), MOMENTS)
-        assert_whole(tmp_path)
-    assert run_until(NEVER, command(CONTINUE, tmp_path), MOMENTS)[0] is False
-    assert differences(outcome(tmp_path / RUN), expected) == []
-
-
-@pytest.mark.faults
-def test_there_is_no_moment_at_which_a_kill_changes_the_result(uninterrupted, supervision, tmp_path):
-    """Every step and every operation on a file, one run each."""
-    expected, moments = uninterrupted
-    for moment in range(moments):
-        folder = tmp_path / str(moment)
+    draw, kills, runs = random.Random(number), 0, 0
+    while kills < number:
+        folder, runs = tmp_path / str(runs), runs + 1
         shutil.copytree(supervision, folder)
-        killed, _ = run_until(moment, command((*PAIR, *EPOCHS), folder), MOMENTS)
-        assert killed
-        assert_whole(folder)
+        while run_until(draw.randrange(moments), command(CONTINUE, folder), MOMENTS)[0]:
+            kills += not (folder / RUN / "results.json").exists()
+            assert_whole(folder)
+        assert differences(outcome(folder / RUN), expected) == []
+
+
+# What a kill may interrupt besides a run from scratch: what goes before it, and the command that is killed.
+KEEPING = ("keep_every=1",)
+
+
+def nothing(folder: Path) -> None:
+    pass
+
+
+def stopped(folder: Path) -> None:
+    """Ctrl-C has stopped the run within its second epoch."""
+    interrupt_at(STOP_STEP, (*PAIR, *EPOCHS), folder)
+
+
+def damaged(folder: Path) -> None:
+    """The last epoch is damaged, in a run that was stopped behind it and has its best epoch there."""
+    interrupt_at(2 * STEPS + 1, (*PAIR, *EPOCHS), folder)
+    (folder / RUN / "stopped.pth").unlink()
+    last = folder / RUN / "last.pth"
+    last.write_bytes(last.read_bytes()[:-1])
+
+
+def kept(folder: Path) -> None:
+    """The run has finished, and kept every epoch."""
+    run_here(*PAIR, *EPOCHS, *KEEPING, localpath=folder)
+
+
+def interrupt_at(step: int, words: tuple[str, ...], folder: Path) -> None:
+    """Run a command that a Ctrl-C stops in its n-th step, from 1."""
+    optimize, steps = torch.optim.SGD.step, itertools.count(1)
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        if next(steps) == step:
+            signal.raise_signal(signal.SIGINT)
+        return optimize(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", watched)
+        argv = ["main_classification.py", "with", *words, f"localpath={folder}"]
+        assert main_classification.main(argv) == INTERRUPTED
+
+
+STEPS = 4  # of an epoch
+STOP_STEP = STEPS + 2
+INTERRUPTED = 130
+SCENES: dict[str, tuple[Callable[[Path], None], Callable[[Path], Callable[[], Any]]]] = {
+    "from scratch": (nothing, functools.partial(command, (*PAIR, *EPOCHS))),
+    "being stopped": (nothing, lambda folder: functools.partial(interrupt_at, STOP_STEP, (*PAIR, *EPOCHS), folder)),
+    "going on within an epoch": (stopped, functools.partial(command, CONTINUE)),
+    "going on behind a damaged epoch": (damaged, functools.partial(command, CONTINUE)),
+    "going back": (kept, functools.partial(command, (*PAIR, *EPOCHS, *KEEPING, "checkpoint=1"))),
+}
+
+
+@short_and_long("number", 1, None)
+@pytest.mark.parametrize("scene", SCENES)
+def test_there_is_no_moment_at_which_a_kill_changes_the_result(scene, number, uninterrupted, supervision, tmp_path):
+    """Every step and every operation on a file, one run each; the short form draws one of them."""
+    expected, _ = uninterrupted
+    prepare, work = SCENES[scene]
+    shutil.copytree(supervision, tmp_path / "start")
+    prepare(tmp_path / "start")
+    shutil.copytree(tmp_path / "start", tmp_path / "whole")
+    damage = (tmp_path / "start" / RUN / "last.pth").read_bytes() if prepare is damaged else None
+    killed, moments = run_until(NEVER, work(tmp_path / "whole"), MOMENTS)
+    assert not killed and moments > 10
+    drawn = range(moments) if number is None else random.Random(scene).sample(range(moments), number)
+    for moment in drawn:
+        folder = tmp_path / str(moment)
+        shutil.copytree(tmp_path / "start", folder)
+        assert run_until(moment, work(folder), MOMENTS)[0]
+        assert_whole(folder, but=damage)
         run_until(NEVER, command(CONTINUE, folder), MOMENTS)
         assert differences(outcome(folder / RUN), expected) == [], moment
         shutil.rmtree(folder)
 
 
 @pytest.mark.faults
-def test_a_start_from_scratch_that_is_killed_loses_nothing_of_the_earlier_run(few_digits, finished, tmp_path):
-    """Its files are where they were, or in `replaced/`, or on the way there."""
-    earlier = {path.name: path.read_bytes() for path in (finished / RUN).glob("*.pth")}
-    assert len(earlier) == 3
-    for moment in range(20):
+def test_trials_that_are_killed_end_as_those_that_were_not(few_digits, supervision, tmp_path):
+    """The same command does the rest, whatever the moment."""
+    work = functools.partial(command, (*PAIR, "epochs=2", "milestones=[1]", "trials=2"))
+    shutil.copytree(supervision, tmp_path / "whole")
+    _, moments = run_until(NEVER, work(tmp_path / "whole"), MOMENTS)
+    trials = [f"{RUN}/seed{seed}" for seed in range(2)]
+    expected = [outcome(tmp_path / "whole" / trial) for trial in trials]
+    for moment in range(moments):
+        folder = tmp_path / str(moment)
+        shutil.copytree(supervision, folder)
+        assert run_until(moment, work(folder), MOMENTS)[0]
+        assert_whole(folder)
+        run_until(NEVER, work(folder), MOMENTS)
+        assert differences([outcome(folder / trial) for trial in trials], expected) == [], moment
+        assert load_json(folder / RUN / "trials.json")["seeds"] == [0, 1]
+        shutil.rmtree(folder)
+
+
+@short_and_long("number", 1, None)
+def test_a_start_from_scratch_that_is_killed_loses_nothing_of_the_earlier_run(number, few_digits, finished, tmp_path):
+    """Its files are where they were, and the same command begins anew; or on the way to `replaced/`, or there."""
+
+    def files(directory: Path) -> dict[str, bytes]:
+        places = (path for kind in ("*.pth", "results.json", "tensorboard/*") for path in directory.glob(kind))
+        return {str(path.relative_to(directory)): path.read_bytes() for path in places}
+
+    earlier, words = files(finished / RUN), (*PAIR, *EPOCHS, "seed=1")
+    assert len(earlier) == 5
+    for moment in random.Random(0).sample(range(20), number or 20):
         folder = tmp_path / str(moment)
         shutil.copytree(finished, folder)
-        run_until(moment, command((*PAIR, *EPOCHS, "seed=1"), folder), FILE_OPERATIONS)
-        run_until(NEVER, command((*CONTINUE, "seed=1"), folder), FILE_OPERATIONS)
-        kept = {
-            path.name: path.read_bytes() for path in (folder / RUN).rglob("*.pth") if path.parent.name == "replaced"
-        }
-        assert kept in ({}, earlier) and (kept or moment < 5), moment
+        assert run_until(moment, command(words, folder), FILE_OPERATIONS)[0]
+        go_on = words if files(folder / RUN) == earlier else (*words, "checkpoint=-1")
+        run_until(NEVER, command(go_on, folder), FILE_OPERATIONS)
+        assert files(folder / RUN / "replaced" / "1") == earlier, moment
+        assert load_json(folder / RUN / "results.json")["seed"] == 1
         shutil.rmtree(folder)
 
 
 @pytest.mark.faults
 def test_commands_that_are_killed_at_random_times_end_as_the_one_that_was_not(supervision_of_all_digits, tmp_path):
-    """Twenty kills of one experiment, during start-up too."""
+    """Twenty kills of an experiment that has not finished, during start-up too."""
     words = (*PAIR, "epochs=40", "milestones=[30]")
-    expected, folder = tmp_path / "expected", tmp_path / "killed"
-    for place in (expected, folder):
-        shutil.copytree(supervision_of_all_digits, place)
-    whole = start(*words, localpath=expected)
-    _, error = whole.communicate()
-    assert whole.returncode == 0, error
-    draw = random.Random(0)
-    for number in range(20):
-        process = start(*words, "checkpoint=-1", localpath=folder)
-        if number % 4:  # the others are killed before they have begun, most of them
-            for line in process.stdout:
-                if line.startswith(("epoch", "done")):
-                    break
-        time.sleep(draw.uniform(0, 1.5))
-        process.kill()
-        process.communicate()
-        assert_whole(folder)
-    last = start(*words, "checkpoint=-1", localpath=folder)
-    _, error = last.communicate()
-    assert last.returncode == 0, error
-    assert differences(outcome(folder / RUN), outcome(expected / RUN)) == []
+
+    def finish(place: Path) -> dict[str, Any]:
+        last = start(*words, "checkpoint=-1", localpath=place)
+        _, error = last.communicate(timeout=600)
+        assert last.returncode == 0, error
+        return outcome(place / RUN)
+
+    shutil.copytree(supervision_of_all_digits, tmp_path / "whole")
+    expected = finish(tmp_path / "whole")
+    draw, kills, runs = random.Random(0), 0, 0
+    while kills < 20:
+        folder, runs = tmp_path / str(runs), runs + 1
+        shutil.copytree(supervision_of_all_digits, folder)
+        while kills < 20 and not (folder / RUN / "results.json").exists():
+            process = start(*words, "checkpoint=-1", localpath=folder)
+            if kills % 4:  # the others are killed before they have begun, most of them
+                next(line for line in process.stdout if line.startswith(("epoch", "done")))
+            time.sleep(draw.uniform(0, 1.5))
+            process.kill()
+            process.communicate(timeout=60)
+            kills += not (folder / RUN / "results.json").exists()
+            assert_whole(folder)
+        assert differences(finish(folder), expected) == []
 
 
 # --- codebooks and decision scores -----------------------------------------------------------------------------------
@@ -187,6 +280,20 @@ def test_a_killed_job_leaves_the_earlier_file_or_the_new_one(extra, name, number
         assert_whole(tmp_path)
     run_until(NEVER, command(words, tmp_path), FILE_OPERATIONS)
     assert differences(load_tensors(path), new) == []
+
+
+# --- exports ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_export_leaves_no_record_of_another_file(few_digits, supervision, tmp_path):
+    """With the record of the file before it, the new one would be refused as damaged."""
+    shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "digits/RN8/export/digits.RN8-last.pt2"
+    record = path.with_name(f"{path.name}.json")
+    path.parent.mkdir()
+    record.write_text('{"file_sha256": "of the file before it"}')
+    killed, _ = run_until(0, command((*TEACHER, "export=pt2"), tmp_path), [(export, "save_json")])
+    assert killed and path.is_file() and not record.exists()
 
 
 # --- downloads -------------------------------------------------------------------------------------------------------

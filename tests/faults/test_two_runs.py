@@ -11,7 +11,7 @@ from pathlib import Path
 from subprocess import DEVNULL
 
 import pytest
-from fault_tools import TEACHER, fork, run_here, start
+from fault_tools import TEACHER, end, fork, run_here, start
 
 import main_classification
 from algorithms.records import exclusive
@@ -27,15 +27,16 @@ def running(request: pytest.FixtureRequest, few_digits: None, tmp_path: Path) ->
         process = fork(lambda: run_here(*ENDLESS, localpath=tmp_path))
     else:
         process = start(*ENDLESS, localpath=tmp_path, output=DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "digits/RN8/last.pth").is_file():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
     try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "digits/RN8/last.pth").is_file():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         yield process.pid
     finally:
         process.kill()
-        process.join() if isinstance(process, multiprocessing.process.BaseProcess) else process.wait()
+        wait = process.join if isinstance(process, multiprocessing.process.BaseProcess) else process.wait
+        wait(timeout=60)
 
 
 def test_a_second_run_is_refused_and_a_killed_one_makes_room(running, tmp_path, capsys):
@@ -53,12 +54,12 @@ def test_a_second_run_is_refused_and_a_killed_one_makes_room(running, tmp_path, 
     os.waitid(os.P_PID, running, os.WEXITED | os.WNOWAIT)  # it is left for the fixture to collect
     assert f"process {running}," in (tmp_path / "digits/RN8/.lock").read_text(), "a stale lock is left behind"
     run_here(*NEW, localpath=tmp_path)
-    assert (tmp_path / "digits/RN8/replaced/last.pth").is_file(), "what the killed run had is set aside"
+    assert (tmp_path / "digits/RN8/replaced/1/last.pth").is_file(), "what the killed run had is set aside"
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     dead = fork(lambda: None)
-    dead.join()
+    end(dead)
     pieces = {number: tmp_path / f".last.pth.{number}.part" for number in (dead.pid, os.getpid())}
     for piece in pieces.values():
         piece.write_bytes(b"PK")

@@ -6,7 +6,7 @@
 
 A teacher is fetched from its own address; what cannot be had there is unpacked from one archive that holds all six.
 Every file is checked before it takes its place: it is read with `weights_only=True`, and the names and shapes of its
-weights must be those of the architecture.
+weights must be those of the architecture. Its checksum is written beside it, and compared whenever it is read.
 
 The checkpoints are those of RepDistiller (Tian, Krishnan, Isola, Contrastive Representation Distillation, ICLR 2020);
 the archive is a release asset of mdistiller, which uses the same teachers.
@@ -234,10 +234,15 @@ def download(url: str, part: Path, label: str, use: Callable[[Path], None], pati
 
 
 def keep(file: Path, teacher: Teacher, directory: Path) -> None:
-    """Check a complete file and move it to its place in one step."""
+    """Check a complete file and move it to its place in one step; then its checksum follows."""
+    from algorithms.files import checksum_path, save_checksum
+
     check_checkpoint(file, teacher.architecture)
     target = checkpoint_path(teacher, directory)
+    # First: the checksum of an earlier file must at no time stand beside this one.
+    checksum_path(target).unlink(missing_ok=True)
     file.replace(target)
+    save_checksum(target)
     print(f"{teacher.directory}: fetched, {describe_size(target)}", flush=True)
 
 

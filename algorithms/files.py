@@ -1,7 +1,8 @@
 """Files that are whole or absent, and loading that runs no code.
 
 Everything this project writes goes to a temporary file beside its target, is flushed to the disk and then renamed;
-files of tensors carry a checksum. Everything it reads is data: tensors, numbers, strings and containers of them.
+files of tensors carry a checksum, and a downloaded teacher has it beside it, `<name>.sha256` as sha256sum writes it.
+Everything that is read is data: tensors, numbers, strings and containers of them.
 """
 
 import argparse
@@ -76,6 +77,32 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not sealed and str(content.get("format")).startswith(OUR_FORMATS):
         raise ValueError(f"{path} is damaged: it has lost its checksum")
     return content
+
+
+def checksum_path(path: Path) -> Path:
+    """Where the checksum of a file of somebody else's stands."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def save_checksum(path: Path) -> None:
+    """Write down the checksum of a file as it is now, for `check_checksum`."""
+    line = f"{_sha256(path)}  {path.name}\n"
+    write_atomically(checksum_path(path), lambda file: file.write(line.encode()))
+
+
+def check_checksum(path: Path) -> None:
+    """Compare a file with the checksum beside it, where there is one.
+
+    Raises:
+        ValueError: it has changed since.
+    """
+    beside = checksum_path(path)
+    if path.is_file() and beside.is_file() and beside.read_bytes().split()[:1] != [_sha256(path).encode()]:
+        raise ValueError(f"{path} is damaged: its checksum in {beside.name} does not fit (of another file, delete it)")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _unpacked_bytes(data: bytes) -> int:

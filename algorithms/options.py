@@ -25,7 +25,12 @@ AT_LEAST = {
     "top": 1,
     "momentum": 0,
     "weight_decay": 0,
+    "cls_loss_coef": 0,
+    "quest_loss_coef": 0,
+    "sub_loss_coef": 0,
+    "hint_loss_coef": 0,
 }
+AT_MOST = {"num_workers": 1024, "trials": 10_000}  # more can only be a mistake, and would start before it fails
 ABOVE = {"learning_rate": 0, "lr_factor": 0, "temperature": 0}
 # Keys whose default is None, and what else they may be.
 OPTIONAL_TYPES = {
@@ -49,7 +54,6 @@ OPTIONAL_TYPES = {
 }
 CHOICES = {"export": ("onnx", "pt2"), "format": ("table", "json")}
 MAX_SEED = 2**32 - 1  # and the largest of all numbers
-MAX_TRIALS = 10_000
 
 
 def check_options(config: dict[str, Any]) -> None:
@@ -66,14 +70,31 @@ def check_options(config: dict[str, Any]) -> None:
     if config["watch"]:
         raise ValueError("watch=True is for the report: python main_classification.py report with watch=True")
     _check_trials(config)
-    if not all(isinstance(milestone, int) and milestone > 0 for milestone in config["milestones"]):
+    _check_contradictions(config)
+    if not all(_is_whole(milestone) and milestone > 0 for milestone in config["milestones"]):
         raise ValueError(f"milestones={config['milestones']!r} must be a list of epochs, like [150, 180, 210]")
     if config.get("intermediate") and "subclasses_per_class" not in config:
         raise ValueError(f"intermediate=True needs a letKD-2 experiment, and {config['config']} is {config['method']}")
     if config["fname"] is not None and Path(config["fname"]).name != config["fname"]:
         raise ValueError(f"fname={config['fname']!r} must be a file name; localpath says where the folder is")
+
+
+def _check_contradictions(config: dict[str, Any]) -> None:
+    """Options of which one would be followed and the other not."""
+    if config["best"] and config["checkpoint"]:
+        raise ValueError(f"best=True and checkpoint={config['checkpoint']} are two epochs; leave out one of them")
+    if config["export_file"] is not None:
+        for key in ("best", "checkpoint", "seeds"):
+            if config[key]:
+                raise ValueError(f"export_file={config['export_file']} is the network; leave out {key}={config[key]}")
+    if config["cuda_graph"] and not config["cuda"]:
+        raise ValueError("cuda_graph=True needs a GPU; leave out cuda=False")
     if config["nesterov"] and not config["momentum"]:
         raise ValueError("nesterov=True needs a momentum above 0")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_types(config: dict[str, Any]) -> None:
@@ -98,6 +119,9 @@ def _check_numbers(config: dict[str, Any]) -> None:
     for key, bound in AT_LEAST.items():
         if config.get(key) is not None and not config[key] >= bound:
             raise ValueError(f"{key}={config[key]!r} must be at least {bound}")
+    for key, bound in AT_MOST.items():
+        if not config[key] <= bound:
+            raise ValueError(f"{key}={config[key]!r} must be at most {bound}")
     for key, bound in ABOVE.items():
         if key in config and not config[key] > bound:
             raise ValueError(f"{key}={config[key]!r} must be above {bound}")
@@ -107,11 +131,9 @@ def _check_trials(config: dict[str, Any]) -> None:
     trials, seeds = config["trials"], config["seeds"]
     if not trials and not seeds:
         return
-    if trials > MAX_TRIALS:
-        raise ValueError(f"trials={trials} must be at most {MAX_TRIALS}")
     if trials and seeds:
         raise ValueError(f"trials={trials} means seeds={list(range(trials))}; leave out one of trials and seeds")
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= MAX_SEED for seed in seeds)
+    whole = all(_is_whole(seed) and 0 <= seed <= MAX_SEED for seed in seeds)
     if not whole or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={seeds!r} must be a list of different whole numbers from 0, like [0, 1, 2]")
     option = f"trials={trials}" if trials else f"seeds={seeds}"

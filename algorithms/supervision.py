@@ -7,11 +7,15 @@ Files, below <localpath>, for a supervision experiment A.B.C:
     LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
     LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
 
-Ours are torch files of tensors and a `record` of what made them. A record that names another teacher or setting than
-the run's is refused; the authors' files have no record and are taken as they are.
+Ours are torch files of tensors and a `record` of what made them. Of what the maps are that they were made from, the
+record must say what the run has: teacher, tap, pooling, images and their preparation; and the LDA components that were
+asked for. What chose among equals, like the seed, and how exactly it was computed it says as well, and any is taken.
+The authors' files have no record and are taken as they are.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from algorithms.files import first_line, load_tensors, save_tensors
 from algorithms.records import log
 from algorithms.weights import UnfinishedError, Weights, find_weights, fingerprint, load_strictly
 from architectures import Tap, TappedNetwork, create_model, fold_batch_norm_
+from dataloaders import outline_dataset
 from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map
 
 Config = dict[str, Any]
@@ -32,6 +37,9 @@ CODEBOOK_FORMAT = "letkd-codebook-1"
 DECISIONS_FORMAT = "letkd-decisions-1"
 DECISION_TENSORS = ("scalings", "xbar", "centers", "decisions")  # (C, R), (C,), (N*S, L), (N*S, N*S)
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
+DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
+PREPARATION = ("image_size", "mean", "std")  # of the images
+ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
 
 
 class Teacher(nn.Module):
@@ -144,8 +152,7 @@ def open_codebook(config: Config, teacher: Teacher) -> Codebook:
     content = load_tensors(path)
     if content.get("format") == CODEBOOK_FORMAT:
         centroids = _tensor(content, "centroids", path)
-        expected = _expected_record(config, teacher, "penultimate")
-        _check_record(path, content["record"], expected, remedy=_codebook_job(config))
+        _check_record(path, content, config, teacher, "penultimate")
         log.info("codebook   %s", path)
     else:
         centroids = _authors_centroids(path, content)
@@ -173,8 +180,7 @@ def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> Subcl
         content = load_tensors(path)
         if content.get("format") != DECISIONS_FORMAT:
             raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
-        expected = _expected_record(config, teacher, "intermediate")
-        _check_record(path, content["record"], expected, remedy=_decisions_job(config))
+        _check_record(path, content, config, teacher, "intermediate")
         log.info("decisions  %s", path)
         tensors = {name: _tensor(content, name, path) for name in DECISION_TENSORS}
     num_subclasses = config["subclasses_per_class"]
@@ -202,12 +208,19 @@ def save_decisions(path: Path, tensors: dict[str, Tensor], record: dict[str, Any
 
 def supervision_record(config: Config, weights: Weights, **facts: Any) -> dict[str, Any]:
     """What a codebook or decision file says of its making."""
-    keys = ("network", "dataset", "downscale", "val_split", "seed")
+    keys = ("network", "dataset", "downscale", "val_split", "lda_components", "ksubset", "seed", "precision")
     return (
         {"teacher": fingerprint(weights.state), "weights": str(weights.source)}
         | {key: config[key] for key in keys}
+        | _outline_images(config, weights.data or {})
         | facts
     )
+
+
+def _outline_images(config: Config, known: dict[str, Any]) -> dict[str, Any]:
+    """What tells images and their preparation from others; `known` is what the weights that see them were made with."""
+    prepared = {key: config[key] or known.get(key) for key in PREPARATION}
+    return outline_dataset(config["dataset"], data_dir=config["data_dir"], **prepared)
 
 
 def supervises(config: Config, place: str) -> bool:
@@ -250,20 +263,50 @@ def _first_file(candidates: list[Path]) -> Path | None:
 
 def _expected_record(config: Config, teacher: Teacher, place: str) -> dict[str, Any]:
     """What the record of a file must say for this run."""
-    return {
+    expected = {
         "teacher": teacher.identity,
         "tap": getattr(teacher.taps.network, place).path,
         "downscale": teacher.pooling[place],
         "dataset": config["dataset"],
         "val_split": config["val_split"],
     }
+    if place == "intermediate":
+        expected["lda_components"] = config["lda_components"]
+    return expected | _outline_images(config, known={})
 
 
-def _check_record(path: Path, record: dict[str, Any], expected: dict[str, Any], *, remedy: Requirement) -> None:
-    for key, value in expected.items():
-        if record.get(key) != value:
-            found, wanted = (str(side)[:12] for side in (record.get(key), value))
-            raise OutdatedError(f"{path} was made with another {key} ({found}, this run has {wanted})", remedy)
+def _check_record(path: Path, content: dict[str, Any], config: Config, teacher: Teacher, place: str) -> None:
+    """Compare the record of a file with this run; what an older file does not say yet is not compared.
+
+    Raises:
+        OutdatedError: they differ; names the first fact.
+        ValueError: there is no record.
+    """
+    record = content.get("record")
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is damaged: it has no record of what made it")
+    expected = _expected_record(config, teacher, place)
+    others = [key for key, value in expected.items() if key in record and not _agree(record[key], value)]
+    if not others:
+        return
+    found, wanted = (_shortened(facts[others[0]]) for facts in (record, expected))
+    message = f"{path} was made with another {others[0]} ({found}, this run has {wanted})"
+    option, job = ("codebook", _codebook_job) if place == "penultimate" else ("decisions", _decisions_job)
+    if config[option]:  # the remedy makes the standard file and not this one
+        message += f"; leave out {option}= to use the standard file"
+    remedy = job(config)
+    prepared = {key: expected[key] for key in others if key in PREPARATION}  # else it would be the teacher's once more
+    raise OutdatedError(message, replace(remedy, options=remedy.options | prepared))
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        return all(math.isclose(*pair, abs_tol=ALLOWED_DIFFERENCE) for pair in zip(found, wanted, strict=True))
+    return found == wanted
+
+
+def _shortened(fact: Any) -> str:
+    return f"{fact[:12]}..." if isinstance(fact, str) and len(fact) == DIGEST_LENGTH else str(fact)
 
 
 def _tensor(content: dict[str, Any], name: str, path: Path) -> Tensor:

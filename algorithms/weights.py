@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.checkpoints import LAST, STOPPED, load_checkpoint
-from algorithms.files import load_tensors
+from algorithms.files import check_checksum, load_tensors
 
 SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
 
@@ -97,8 +97,9 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
 def read_published(path: Path) -> Weights:
     """A checkpoint `{'model': state_dict, ...}`, published or ours, or a bare state dict as torchvision publishes them.
 
-    Names of a DataParallel run lose their `module.`.
+    Names of a DataParallel run lose their `module.`. Where the file was downloaded, its checksum beside it must fit.
     """
+    check_checksum(path)
     content = load_tensors(path)
     state = content.get("model", content)
     entries = state.items() if isinstance(state, dict) else ()

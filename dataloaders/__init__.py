@@ -10,7 +10,7 @@ from dataloaders import cifar, digits, image_folder, imagenet, tiny_imagenet  # 
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out
 from dataloaders.loaders import make_eval_loader, make_train_loader
-from dataloaders.registry import LoadRequest, list_datasets, load_dataset, register_dataset
+from dataloaders.registry import LoadRequest, list_datasets, load_dataset, outline_dataset, register_dataset
 
 __all__ = [
     "Dataset",
@@ -22,5 +22,6 @@ __all__ = [
     "load_dataset",
     "make_eval_loader",
     "make_train_loader",
+    "outline_dataset",
     "register_dataset",
 ]

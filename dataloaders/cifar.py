@@ -2,21 +2,24 @@
 
 50,000 training and 10,000 test images of 32 x 32; the test set is the evaluation split, as in the literature.
 torchvision knows the address, the checksum and the file names, downloads the archive and verifies it before unpacking.
-The unpacked Python pickles are read here, without hashing them again on every start, and as data: they run no code.
+Both happen in a folder of their own, and only whole files get their names here. The unpacked Python pickles are read
+without hashing them again on every start, and as data: they run no code.
 """
 
 import http.client
+import os
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision.datasets
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 from dataloaders.dataset import Dataset, ImageTensors, Triple
-from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, refuse_test_split, register_dataset
+from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, always, refuse_test_split, register_dataset
 
 IMAGE_SIZE = 32
 PADDING = 4  # the protocol of DESIGN.md section 1 and of nearly all CIFAR papers
@@ -33,12 +36,12 @@ SAFE_GLOBALS |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "
 Source = type[torchvision.datasets.CIFAR10]  # CIFAR100 is a subclass
 
 
-@register_dataset("CIFAR100")
+@register_dataset("CIFAR100", always(IMAGE_SIZE, CIFAR100_MEAN, CIFAR100_STD))
 def cifar100(request: LoadRequest) -> Dataset:
     return _load(torchvision.datasets.CIFAR100, "fine_labels", request, CIFAR100_MEAN, CIFAR100_STD)
 
 
-@register_dataset("CIFAR10")
+@register_dataset("CIFAR10", always(IMAGE_SIZE, CIFAR10_MEAN, CIFAR10_STD))
 def cifar10(request: LoadRequest) -> Dataset:
     return _load(torchvision.datasets.CIFAR10, "labels", request, CIFAR10_MEAN, CIFAR10_STD)
 
@@ -77,13 +80,33 @@ def _ensure_files(source: Source, data_dir: Path, files: list[str]) -> Path:
     if all((folder / file).is_file() for file in files):
         return folder
     try:
-        download_and_extract_archive(source.url, data_dir, filename=source.filename, md5=source.tgz_md5)
+        _unpack(source, data_dir, files)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise FileNotFoundError(
             f"{source.__name__} is not in {folder} and its download from {source.url} failed ({error}); "
             f"offline, put {source.filename} into {data_dir}"
         ) from error
     return folder
+
+
+def _unpack(source: Source, data_dir: Path, files: list[str]) -> None:
+    """Put `files` into `data_dir`, each one whole or absent, whenever the process ends."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{source.filename}.", suffix=".part", dir=data_dir) as place:
+        archive = data_dir / source.filename
+        if not check_integrity(archive, source.tgz_md5):
+            download_url(source.url, place, source.filename, source.tgz_md5)
+            _move(Path(place, source.filename), archive)
+        extract_archive(archive, place)
+        for file in files:
+            _move(Path(place, source.base_folder, file), data_dir / source.base_folder / file)
+
+
+def _move(file: Path, target: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+    target.parent.mkdir(exist_ok=True)
+    file.replace(target)
 
 
 def _read_split(paths: list[Path], label_key: str, num_classes: int) -> ImageTensors:

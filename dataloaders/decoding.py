@@ -3,6 +3,8 @@
 Processes, not threads: Pillow spends the time of a small image in Python, and two threads were slower than one.
 """
 
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,8 +22,12 @@ MAX_RESIDENT_BYTES = 2 * 2**30
 
 DECODE_BATCH = 64  # images that a worker hands over at a time
 
-# What Pillow raises for files that are damaged, cut short, too large, or no images at all.
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError)
+# What Pillow raises for files that are damaged, cut short, too large, or no images at all. It looks at what a file
+# holds and not at its name: any of its some forty readers may be the one that fails.
+_PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, OverflowError, TypeError, LookupError, NotImplementedError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 class ImageError(ValueError):
@@ -38,7 +44,7 @@ def read_rgb(path: str) -> Image.Image:
         with Image.open(path) as image:
             return to_rgb(image)
     except _PILLOW_ERRORS as error:
-        raise ImageError(f"cannot read image {path}: {error}; replace or remove it") from error
+        raise _unreadable(path, error) from error
 
 
 def read_size(path: str) -> tuple[int, int]:
@@ -47,7 +53,11 @@ def read_size(path: str) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except _PILLOW_ERRORS as error:
-        raise ImageError(f"cannot read image {path}: {error}; replace or remove it") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> ImageError:
+    return ImageError(f"cannot read image {path}: {error or type(error).__name__}; replace or remove it")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders.dataset import Dataset, ImageTensors
-from dataloaders.registry import LoadRequest, refuse_test_split, register_dataset
+from dataloaders.registry import LoadRequest, always, refuse_test_split, register_dataset
 
 DEFAULT_IMAGE_SIZE = 16
 NATIVE_SIZE = 8
@@ -20,7 +20,7 @@ DIGITS_MEAN = (0.3074,) * 3
 DIGITS_STD = (0.3203,) * 3
 
 
-@register_dataset("digits")
+@register_dataset("digits", always(DEFAULT_IMAGE_SIZE, DIGITS_MEAN, DIGITS_STD))
 def digits(request: LoadRequest) -> Dataset:
     refuse_test_split("digits", request, "its second half is the split 'eval'")
     image_size = request.image_size or DEFAULT_IMAGE_SIZE

@@ -7,9 +7,11 @@
 Labels number the class folders of train/ in alphabetical order.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,21 @@ MAX_ASPECT = 1.125  # a common size this close to square becomes the image size
 MEASURED_IMAGES = 5000  # of a streamed training split, evenly spaced, for its mean and std
 
 
-@register_dataset("ImageFolder")
+def outline(data_dir: Path | None) -> dict[str, Any]:
+    """A digest of the training images, by class, name and bytes on the disk, and the size that they would measure."""
+    if data_dir is None or not (data_dir / "train").is_dir():
+        return {}
+    folder = data_dir / "train"
+    found = find_in_class_folders(folder)
+    digest = hashlib.sha256()
+    for paths in found.values():
+        for path in map(Path, paths):
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+    first = next(iter(found.values()))[0]
+    return {"images": digest.hexdigest(), "image_size": min(read_size(first))}
+
+
+@register_dataset("ImageFolder", outline)
 def image_folder(request: LoadRequest) -> Dataset:
     folders = _split_folders(request)
     if "train" not in request.splits:

@@ -22,7 +22,7 @@ from dataloaders.folders import (
     order_classes,
     read_list,
 )
-from dataloaders.registry import LoadRequest, refuse_test_split, register_dataset
+from dataloaders.registry import LoadRequest, always, refuse_test_split, register_dataset
 
 IMAGE_SIZE = 224
 # The statistics that torchvision's published networks were trained with.
@@ -32,7 +32,7 @@ KAGGLE_FOLDER, KAGGLE_SOLUTION = "ILSVRC/Data/CLS-LOC", "LOC_val_solution.csv"
 LAYOUT = f"data_dir must hold train/<wnid>/ and val/<wnid>/, or Kaggle's {KAGGLE_FOLDER}/ and {KAGGLE_SOLUTION}"
 
 
-@register_dataset("ImageNet")
+@register_dataset("ImageNet", always(IMAGE_SIZE, IMAGENET_MEAN, IMAGENET_STD))
 def imagenet(request: LoadRequest) -> Dataset:
     refuse_test_split("ImageNet", request, "the labels of its test images are not published")
     if request.data_dir is None:

@@ -9,8 +9,10 @@ Data-parallel training (one process a GPU) has its place in `ResidentTrainLoader
 all ranks draw the same epoch, and rank r of R takes part r of each global batch of R * batch_size positions.
 """
 
+import atexit
 import math
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sized
 from types import FrameType
 from typing import Any
@@ -149,6 +151,8 @@ class StreamedLoader:
             worker_init_fn=_outlast_stop_signals,
             generator=torch.Generator(),  # its own: iterating must not advance the global random state
         )
+        _OPEN.add(self)
+        weakref.finalize(self, _end_workers, self.batches).atexit = False
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -157,6 +161,28 @@ class StreamedLoader:
         for images, labels in checked(self.batches):
             on_device = images.to(self.device, non_blocking=True)
             yield self.normalize(on_device), labels.to(self.device, non_blocking=True)
+
+
+# Those whose workers are told to end at the exit of Python.
+_OPEN: "weakref.WeakSet[StreamedLoader]" = weakref.WeakSet()
+
+
+def _end_workers(batches: DataLoader) -> None:
+    """End the workers that stay between epochs, by the message that they wait for.
+
+    torch does it when the last reference to them goes, which is too late in two cases: the cycle collector has closed
+    the queue of messages by then, and at the exit of Python torch leaves them to multiprocessing, whose one SIGTERM
+    they outlast, and which would wait for them for ever.
+    """
+    if batches._iterator is not None:
+        batches._iterator._shutdown_workers()
+        batches._iterator = None  # the next iteration starts workers anew
+
+
+@atexit.register  # behind torch's own function, therefore called before it
+def _end_all_workers() -> None:
+    for loader in list(_OPEN):
+        _end_workers(loader.batches)
 
 
 def _outlast_stop_signals(worker: int) -> None:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dataloaders.dataset import SPLIT_NAMES, Dataset, Triple
 
@@ -23,18 +24,26 @@ class LoadRequest:
 
 
 Builder = Callable[[LoadRequest], Dataset]
+Outliner = Callable[[Path | None], dict[str, Any]]  # of `data_dir`
 
 DEFAULT_DATA_DIR = Path("data")  # of datasets that come as one archive, which unpacks into a folder of its own
 
 _BUILDERS: dict[str, Builder] = {}
+_OUTLINERS: dict[str, Outliner] = {}
 
 
-def register_dataset(name: str) -> Callable[[Builder], Builder]:
-    """Decorator: make a function from request to `Dataset` known to `load_dataset` as `name`."""
+def register_dataset(name: str, outline: Outliner | None = None) -> Callable[[Builder], Builder]:
+    """Decorator: make a function from request to `Dataset` known to `load_dataset` as `name`.
+
+    Args:
+        outline: from `data_dir` to what `outline_dataset` returns where nothing is given, as far as it is known.
+    """
 
     def register(builder: Builder) -> Builder:
         assert name not in _BUILDERS, f"dataset {name!r} is registered twice"
         _BUILDERS[name] = builder
+        if outline is not None:
+            _OUTLINERS[name] = outline
         return builder
 
     return register
@@ -111,6 +120,31 @@ def load_dataset(
     if request.classes is not None and dataset.classes != request.classes:
         raise ValueError(_class_difference(dataset, request.classes))
     return dataset
+
+
+def outline_dataset(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """What tells the training images of a data set, and how they are prepared, from others; none is decoded.
+
+    Returns:
+        `image_size`, `mean` and `std` as far as they are given or known beforehand, and where the name does not say
+        which images they are `images`, a digest of their files.
+    """
+    given = {"image_size": image_size, "mean": mean and list(mean), "std": std and list(std)}
+    outline = _OUTLINERS.get(name, lambda data_dir: {})
+    own = outline(None if data_dir is None else Path(data_dir).expanduser())
+    return own | {key: value for key, value in given.items() if value is not None}
+
+
+def always(image_size: int, mean: Triple, std: Triple) -> Outliner:
+    """The outline of a data set whose name says which images it has."""
+    return lambda data_dir: {"image_size": image_size, "mean": list(mean), "std": list(std)}
 
 
 def _class_difference(dataset: Dataset, expected: tuple[str, ...]) -> str:

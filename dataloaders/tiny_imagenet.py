@@ -25,7 +25,7 @@ from dataloaders.folders import (
     order_classes,
     read_list,
 )
-from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, refuse_test_split, register_dataset
+from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, always, refuse_test_split, register_dataset
 
 ARCHIVE, ARCHIVE_FOLDER = "tiny-imagenet-200.zip", "tiny-imagenet-200"
 ADDRESS = f"http://cs231n.stanford.edu/{ARCHIVE}"
@@ -37,7 +37,7 @@ PADDING_SHARE = 8
 TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
 
 
-@register_dataset("TinyImageNet")
+@register_dataset("TinyImageNet", always(IMAGE_SIZE, TINY_IMAGENET_MEAN, TINY_IMAGENET_STD))
 def tiny_imagenet(request: LoadRequest) -> Dataset:
     refuse_test_split("TinyImageNet", request, "its test images have no labels")
     data_dir = request.data_dir or DEFAULT_DATA_DIR

@@ -52,8 +52,10 @@ password in it is written as `$VARIABLE`.
 | pictures | the command `pictures`, or one of `picture_*` | draws pictures of a trained network |
 | report | the command `report` | writes a page of all results; reads `localpath` and `watch` alone |
 
-A command is the first word: `python main_classification.py report`. This page is made from the code by
-`python -m docs.make_options`.
+A command is the first word: `python main_classification.py report`. Below, "all" are all jobs but the report. An option
+that says what shall be done (`best`, `checkpoint`, `images`) is refused by a job that does not read it. One that says
+how (`cuda`, `disp_step`) is not, so that a command can be repeated with `evaluate=True` behind it; the report refuses
+everything that it does not read. This page is made from the code by `python -m docs.make_options`.
 """
 
 

@@ -1,6 +1,7 @@
 """The teacher zoo against a local server that behaves, misbehaves, and lies."""
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import download_cifar100_teacher as zoo
+from algorithms import files
 from architectures import create_model
 
 TINY_ZOO = (
@@ -24,6 +26,8 @@ TINY_ZOO = (
     zoo.Teacher("resnet14_vanilla", "resnet14", 65.0, 181_556),
 )
 ARCHIVE_URL = "/cifar_teachers.tar"
+# The server's threads wait for those of the test: only an address that stalls on purpose is soon given up.
+TIMEOUT_S, STALLED_S = 5.0, 0.5
 
 
 class Site:
@@ -180,14 +184,21 @@ def url_path(directory: str) -> str:
 
 
 @pytest.fixture
-def run(site: Site, tmp_path: Path) -> Callable[..., int]:
+def run(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command, with the site as both of its sources."""
+    transfer = zoo.transfer
+
+    def impatient(url: str, part: Path, label: str, timeout: float) -> None:
+        stalls = site.answers.get(url.removeprefix(site.address)) == site.stall
+        transfer(url, part, label, STALLED_S if stalls else timeout)
+
+    monkeypatch.setattr(zoo, "transfer", impatient)
 
     def run(*arguments: str) -> int:
         places = ["--directory", str(tmp_path / "saved")]
         sources = ["--primary", site.address + "/{directory}/ckpt_epoch_240.pth"]
         sources += ["--fallback", site.address + ARCHIVE_URL]
-        return zoo.main([*places, *sources, "--timeout", "0.3", "--retries", "1", *arguments])
+        return zoo.main([*places, *sources, "--timeout", str(TIMEOUT_S), "--retries", "1", *arguments])
 
     return run
 
@@ -197,7 +208,13 @@ def files_under(folder: Path) -> dict[str, bytes]:
 
 
 def stored(good: dict[str, bytes]) -> dict[str, bytes]:
-    return {f"{directory}/ckpt_epoch_240.pth": content for directory, content in good.items()}
+    """Teachers with their checksums beside them, as sha256sum writes and checks them."""
+    expected = {}
+    for directory, content in good.items():
+        name = f"{directory}/ckpt_epoch_240.pth"
+        line = f"{hashlib.sha256(content).hexdigest()}  ckpt_epoch_240.pth\n"
+        expected |= {name: content, f"{name}.sha256": line.encode()}
+    return expected
 
 
 def the_error(capsys: pytest.CaptureFixture[str]) -> str:
@@ -315,6 +332,44 @@ def test_forced_fetch_that_fails_keeps_the_old_file(run, site, on_primary, good,
     assert files_under(tmp_path / "saved") == stored({"resnet8_vanilla": good["resnet8_vanilla"]})
 
 
+def test_a_file_that_was_damaged_afterwards_is_noticed_and_fetched_again(run, on_primary, good, tmp_path, capsys):
+    """Its weights may still look like weights: the checksum beside it tells."""
+    run("resnet8")
+    path = tmp_path / "saved/resnet8_vanilla/ckpt_epoch_240.pth"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert run("resnet8") == 1
+    assert f"{path} is damaged: its checksum" in the_error(capsys)
+    assert run("resnet8", "--force") == 0
+    assert files_under(tmp_path / "saved") == stored({"resnet8_vanilla": good["resnet8_vanilla"]})
+
+
+def test_a_file_that_was_put_there_by_hand_is_taken_without_a_checksum(run, site, good, tmp_path):
+    target = tmp_path / "saved/resnet8_vanilla/ckpt_epoch_240.pth"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(good["resnet8_vanilla"])
+    assert run("resnet8") == 0
+    assert not site.log and [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_checksum_never_stands_beside_another_file(run, on_primary, good, tmp_path, monkeypatch):
+    """Killed when the new file has its place and its checksum has not: what is there loads, and is fetched no more."""
+    target = tmp_path / "saved/resnet8_vanilla/ckpt_epoch_240.pth"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(checkpoint_bytes("resnet8"))
+    files.save_checksum(target)
+
+    def kill(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_checksum", kill)
+        assert run("resnet8", "--force") == 130
+    assert target.read_bytes() == good["resnet8_vanilla"]
+    assert run("resnet8") == 0
+
+
 def test_broken_transfer_goes_on_where_it_stopped(run, site, on_primary, good, tmp_path):
     path = url_path("resnet8_vanilla")
     site.answers[path] = site.break_off_once
@@ -420,7 +475,7 @@ def test_server_that_stalls_is_left_for_all_its_files(run, site, on_primary, on_
     site.answers[first] = site.stall
     assert run("--retries", "0") == 0
     assert site.paths() == [first, ARCHIVE_URL]
-    assert "stalled for 0.3 s" in capsys.readouterr().out
+    assert f"stalled for {STALLED_S:g} s" in capsys.readouterr().out
     assert files_under(tmp_path / "saved") == stored(good)
 
 
@@ -481,9 +536,8 @@ def test_no_path_of_the_archive_is_written_to(run, site, good, tmp_path):
         }
     )
     assert run("resnet8") == 0
-    assert files_under(tmp_path) == {
-        "saved/resnet8_vanilla/ckpt_epoch_240.pth": good["resnet8_vanilla"],
-    }
+    expected = stored({"resnet8_vanilla": good["resnet8_vanilla"]})
+    assert files_under(tmp_path) == {f"saved/{name}": content for name, content in expected.items()}
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])

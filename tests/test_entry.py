@@ -604,15 +604,18 @@ def test_a_published_file_is_compared_with_its_published_figure(command, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "has_state", "expected"),
     [
-        ("with config=A.B checkpoint=3", "with config=A.B checkpoint=-1"),
-        ("with config=A.B kmeans=16", "with config=A.B kmeans=16"),
-        ("print_config", "print_config"),
+        ("with config=A.B checkpoint=3", True, "with config=A.B checkpoint=-1"),
+        ("with config=A.B checkpoint=3", False, "with config=A.B checkpoint=3"),
+        ("run with config=A.B", True, "run with config=A.B checkpoint=-1"),
+        ("", True, "with checkpoint=-1"),
+        ("print_config", False, "print_config"),
     ],
 )
-def test_what_goes_on_is_the_same_command(words, expected):
-    assert main_classification.continuation(["main.py", *words.split()]) == f"main.py {expected}"
+def test_what_goes_on_is_the_same_command(words, has_state, expected):
+    found = main_classification.continuation(["main.py", *words.split()], has_state=has_state)
+    assert found == f"main.py {expected}"
 
 
 def write_noise(path: Path, size: tuple[int, int]) -> None:

@@ -1,6 +1,7 @@
 """The same seed gives the same run: whatever reads the images, and with `deterministic` on a GPU too."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import main_classification
 from algorithms import training
 from algorithms.base import set_numerics
 from algorithms.files import load_json
+from letkd.losses import full_precision
 
 VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -44,6 +46,20 @@ def test_a_deterministic_run_repeats_is_recorded_and_leaves_nothing_behind(few_d
     assert results["deterministic"] is True and results["options"]["deterministic"] is True
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", ["classification", "letKD-2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_deterministic_run_on_a_gpu_repeats_bit_for_bit(method, precision, folder):
+    """An operation that cannot is an error of torch's."""
+    found = []
+    for _ in range(2):
+        options = {"epochs": 2, "milestones": [1], "cuda": True, "deterministic": True, "precision": precision}
+        directory = train(method, folder, **options)
+        found.append(outcome(directory))
+        shutil.rmtree(directory)  # with its curves
+    assert differences(*found) == []
+
+
 def test_numerics_come_back_after_a_failure_and_keep_what_was_set(monkeypatch):
     monkeypatch.setenv(VARIABLE, ":16:8")
     before = numerics()
@@ -53,6 +69,15 @@ def test_numerics_come_back_after_a_failure_and_keep_what_was_set(monkeypatch):
     assert numerics() == before
     with set_numerics("fp32", deterministic=False):
         assert numerics()[:4] == before[:4]
+
+
+def test_supervision_keeps_float32_in_one_job_after_another():
+    products = torch.backends.cuda.matmul
+    for precision, whole in [("tf32", "tf32"), ("fp32", "ieee"), ("bf16", "tf32"), ("fp32", "ieee")]:
+        with set_numerics(precision, deterministic=False):
+            with full_precision(torch.device("cpu")):
+                assert products.fp32_precision == "ieee"
+            assert products.fp32_precision == whole
 
 
 def test_what_a_run_prepares_is_deterministic_as_well():

@@ -60,7 +60,7 @@ def configure(files, tmp_path):
             **options,
         )
         known = files if config["supervised"] else {"teacher_weights": files["teacher_weights"]}
-        return config | known | {"localpath": str(tmp_path)}
+        return config | known | {"localpath": str(tmp_path), "data_dir": None}
 
     return configure
 

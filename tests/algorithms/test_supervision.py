@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import main_classification
 from algorithms import KMeansCodebook, features, find_method
@@ -141,6 +143,104 @@ def test_a_decision_file_of_another_stage_is_refused(folder):
         open_all(pair(folder, decisions=str(folder / DECISIONS.replace("layer3", "layer2"))))
 
 
+def outdated(config: dict[str, Any], fact: str) -> list[str]:
+    """The words of the command that makes the file again, of a run that is refused for a fact of its record."""
+    with pytest.raises(ValueError, match=f"was made with another {fact} ") as caught:
+        main_classification.run_config(config)
+    return shlex.split(refusal(caught).partition("python main_classification.py with ")[2])
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"), [("image_size", 16), ("image_size", None), ("mean", [0.5] * 3), ("std", [0.5, 0.3203, 0.3203])]
+)
+def test_images_that_were_prepared_otherwise_are_refused(fact, value, folder):
+    """The teacher was trained on images of 8 x 8; the command must not take over how its images were prepared."""
+    config = pair(folder, epochs=1, milestones=[], **{fact: value})
+    seen = value or 16  # the data set's own size
+    word = f"{fact}={seen}".replace(" ", "")
+    for job in ("kmeans=16", "LDA=5"):
+        words = outdated(config, fact)
+        assert {job, word} <= set(words)
+        assert main_classification.main(["main.py", "with", *words]) == 0
+    assert load_tensors(folder / CODEBOOK)["record"][fact] == seen
+    main_classification.run_config(config)
+
+
+def test_what_is_measured_may_differ_by_rounding(folder):
+    content = load_tensors(folder / CODEBOOK)
+    record = content["record"]
+    save_tensors(folder / CODEBOOK, content | {"record": record | {"mean": [value + 1e-5 for value in record["mean"]]}})
+    open_all(pair(folder))
+
+
+def test_other_lda_components_are_refused(folder):
+    chosen = folder / "chosen.pth"
+    shutil.copy(folder / DECISIONS, chosen)
+    words = outdated(pair(folder, lda_components=4, decisions=str(chosen)), "lda_components")
+    assert {"LDA=5", "lda_components=4"} <= set(words)
+
+
+def test_a_chosen_file_is_refused_with_the_option_that_chose_it(folder):
+    """The command makes the standard file: without that word the same refusal would come again."""
+    teacher, _, _ = open_all(pair(folder))
+    for option, name in (("codebook", CODEBOOK), ("decisions", DECISIONS)):
+        for chosen in (None, str(folder / name)):
+            config = pair(folder, image_size=16, **{option: chosen})
+            with pytest.raises(ValueError, match="another image_size") as caught:
+                open_codebook(config, teacher) if option == "codebook" else open_subclasses(config, teacher, 10)
+            assert refusal(caught).endswith(f"; leave out {option}= to use the standard file") == bool(chosen)
+
+
+def test_what_an_older_record_does_not_say_is_not_compared(folder):
+    for name in (CODEBOOK, DECISIONS):
+        content = load_tensors(folder / name)
+        for fact in ("image_size", "mean", "std", "lda_components", "ksubset", "precision"):
+            del content["record"][fact]
+        save_tensors(folder / name, content)
+    open_all(pair(folder, image_size=16))
+
+
+@pytest.mark.parametrize("name", [CODEBOOK, DECISIONS])
+def test_a_file_of_ours_without_a_record_is_refused(name, folder):
+    content = load_tensors(folder / name)
+    del content["record"]
+    save_tensors(folder / name, content)
+    with pytest.raises(ValueError, match="it has no record of what made it") as caught:
+        open_all(pair(folder))
+    assert str(folder / name) in refusal(caught)
+
+
+def test_what_chose_among_equals_is_said_and_not_compared(folder):
+    run("digits.RN8", folder, kmeans=16, seed=3, ksubset=500)
+    record = load_tensors(folder / CODEBOOK)["record"]
+    assert (record["seed"], record["ksubset"], record["precision"]) == (3, 500, "fp32")
+    open_all(pair(folder))
+
+
+def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
+    """Their classes, names and sizes on the disk: no more is looked at."""
+    images = tmp_path / "images"
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3), dtype=np.uint8)
+    for label, files in zip("ab", pixels, strict=True):
+        (images / "train" / label).mkdir(parents=True)
+        for number, image in enumerate(files):
+            Image.fromarray(image).save(images / "train" / label / f"{number}.png")
+    (images / "val").symlink_to(images / "train")
+    here = {"data_dir": str(images), "localpath": str(tmp_path), "cuda": False, "num_workers": 0, "test_batch_size": 8}
+    small = here | {"epochs": 1, "milestones": [], "batch_size": 4}
+    alone = main_classification.default_config("ImageFolder.RN8") | small
+    main_classification.run_config(alone)
+    main_classification.run_config(alone | {"kmeans": 4})
+    config = main_classification.default_config("ImageFolder.RN20_RN8.letKD-1") | small
+    config |= {"teacher": "resnet8", "teacher_experiment": "ImageFolder.RN8", "supervision": "ImageFolder.RN8"}
+    config |= {"num_words": 4}
+    main_classification.run_config(config)
+    shutil.copy(images / "train" / "a" / "0.png", images / "train" / "b" / "4.png")
+    words = outdated(config, "images")
+    assert main_classification.main(["main.py", "with", *words, "test_batch_size=8"]) == 0
+    main_classification.run_config(config)
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
@@ -217,6 +317,22 @@ def test_the_authors_decision_scores_load_and_train(suffix, folder):
     method = find_method("letKD-2").from_config(config, num_classes=10).train()
     step = method(torch.randn(4, 3, 8, 8), torch.arange(4))
     assert step.loss.isfinite() and step.terms["sub_loss"] > 0
+
+
+def test_the_authors_files_are_taken_with_a_notice(folder, capsys):
+    """They do not say what made them, and the run says so."""
+    codebook = folder / "VQ/digits/RN8/vector_quantizer_kmeansK16_net_epoch_"
+    (folder / CODEBOOK).unlink()
+    write_authors_codebook(codebook, torch.randn(16, 64))
+    arrays = write_authors_decisions(folder / "LDA/digits/RN8", "_60")
+    assert len(arrays) == 4
+    words = ["config=digits.RN14_RN8.letKD-2", "teacher=resnet8", "teacher_experiment=digits.RN8", "num_words=16"]
+    words += ["supervision=digits.RN8", "image_size=8", "cuda=False", "epochs=1", "milestones=[]"]
+    assert main_classification.main(["main.py", "with", *words, f"localpath={folder}"]) == 0
+    said = capsys.readouterr().out
+    assert f"codebook   {codebook}, the authors': no record of the teacher that made it\n" in said
+    scores = folder / "LDA/digits/RN8/final_scores_8_60.npy"
+    assert f"decisions  {scores}, the authors': no record of the teacher that made them\n" in said
 
 
 def test_without_the_number_of_components_in_the_name_it_is_sixty(folder):

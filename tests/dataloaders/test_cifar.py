@@ -1,12 +1,17 @@
 """CIFAR from files in the published layout: Python 2 pickles of protocol 2, unpacked or still in their archive."""
 
+import errno
 import hashlib
+import http.server
 import io
+import os
 import pickle
 import struct
 import tarfile
+import threading
 import urllib.error
 import warnings
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +19,7 @@ import pytest
 import torch
 import torchvision.datasets
 
-from dataloaders import load_dataset
+from dataloaders import cifar, load_dataset
 
 ROWS = 6  # images in each generated file
 
@@ -151,6 +156,100 @@ def test_the_default_folder_is_data(tmp_path, offline, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"into data$"):
         load_dataset("CIFAR10")
+
+
+def test_an_archive_that_is_not_the_published_one_is_not_unpacked(tmp_path, offline):
+    """Its paths are its author's: torchvision knows the checksum."""
+    with tarfile.open(tmp_path / "cifar-100-python.tar.gz", "w:gz") as tar:
+        for name in ("../evil", "cifar-100-python/train", "cifar-100-python/test", "cifar-100-python/meta"):
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.raises(FileNotFoundError, match="no network"):
+        load_dataset("CIFAR100", data_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar-100-python.tar.gz"]
+
+
+class Archive(http.server.BaseHTTPRequestHandler):
+    """Serves `content`, of which the first answer has `sent` bytes only."""
+
+    content = b""
+    sent = 0
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: self.sent])
+        type(self).sent = len(self.content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def served(cifar100_dir, monkeypatch):
+    """CIFAR-100 as an archive at an address of this machine."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        tar.add(cifar100_dir / "cifar-100-python", arcname="cifar-100-python")
+    monkeypatch.setattr(Archive, "content", buffer.getvalue())
+    monkeypatch.setattr(Archive, "sent", len(buffer.getvalue()))
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "tgz_md5", hashlib.md5(buffer.getvalue()).hexdigest())
+    # The address is followed by a request that reads nothing; it would count as the first answer.
+    monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
+    with http.server.HTTPServer(("127.0.0.1", 0), Archive) as server:
+        monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", f"http://127.0.0.1:{server.server_port}/a.tar.gz")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield Archive
+        server.shutdown()
+        thread.join()
+
+
+def test_a_download_that_breaks_off_leaves_nothing_and_the_next_one_everything(served, tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("data")
+    served.sent = 1000
+    with pytest.raises(FileNotFoundError, match="its download from http://127"):
+        load_dataset("CIFAR100", data_dir=data_dir)
+    assert list(data_dir.iterdir()) == []
+    assert len(load_dataset("CIFAR100", data_dir=data_dir).train) == ROWS
+    assert {path.name for path in data_dir.iterdir()} == {"cifar-100-python", "cifar-100-python.tar.gz"}
+
+
+@pytest.mark.parametrize("file", ["train", "test", "meta"])
+def test_files_are_unpacked_whole_or_not_at_all(file, served, tmp_path_factory, monkeypatch):
+    """The disk is full in the middle of one of them: those that are there are whole, and the next start goes on."""
+    data_dir, extractall = tmp_path_factory.mktemp("data"), tarfile.TarFile.extractall
+
+    def fill_the_disk(tar: tarfile.TarFile, place: str, **options: object) -> None:
+        extractall(tar, place, **options)
+        os.truncate(Path(place, "cifar-100-python", file), 100)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extractall", fill_the_disk)
+        with pytest.raises(FileNotFoundError, match="No space left"):
+            load_dataset("CIFAR100", data_dir=data_dir)
+    assert {path.name for path in data_dir.iterdir()} == {"cifar-100-python.tar.gz"}
+    assert len(load_dataset("CIFAR100", data_dir=data_dir).train) == ROWS
+
+
+def test_a_process_that_is_killed_while_files_get_their_names_leaves_whole_ones(served, tmp_path_factory, monkeypatch):
+    data_dir = tmp_path_factory.mktemp("data")
+    moved, move = [], cifar._move
+
+    def stop_after_two(file: Path, target: Path) -> None:
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(target)
+        move(file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cifar, "_move", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset("CIFAR100", data_dir=data_dir)
+    (whole,) = (data_dir / "cifar-100-python").iterdir()
+    assert moved[1] == whole and pickle.loads(whole.read_bytes(), encoding="latin1")
+    assert len(load_dataset("CIFAR100", data_dir=data_dir).train) == ROWS
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"\x80\x02K\x01.", python2_pickle({"data": [1]})[:-4]])

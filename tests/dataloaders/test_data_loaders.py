@@ -1,8 +1,12 @@
 """Batches: shapes, order, exact repetition, resident and streamed."""
 
 import dataclasses
+import gc
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +129,38 @@ def test_workers_outlast_the_signals_that_stop_a_run(streamed, request):
     worker.terminate()  # what torch does with one that hangs
     worker.join(5)
     assert not worker.is_alive()
+
+
+def test_workers_end_by_their_message_when_the_cycle_collector_frees_the_loader(streamed):
+    """A loader goes so that belongs to an object which refers to itself, as a run does by its bound methods."""
+    loader = train_loader(streamed, num_workers=2)
+    epoch_of(loader, 1)
+    workers = loader.batches._iterator._workers
+    loader.itself = loader
+    del loader
+    gc.collect()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+
+
+EXITING = """
+import sys
+from dataloaders import load_dataset, make_train_loader
+
+dataset = load_dataset("ImageFolder", data_dir=sys.argv[1], image_size=100, mean=[0.5] * 3, std=[0.2] * 3)
+loader = make_train_loader(dataset, batch_size=4, device="cpu", seed=0, num_workers=1)
+loader.itself = loader  # nothing but the exit frees it
+for images, labels in loader:
+    pass
+print("done", flush=True)
+"""
+
+
+def test_a_process_ends_though_its_workers_outlast_signals(streamed):
+    root = Path(streamed.train.paths[0]).parents[2]
+    command = [sys.executable, "-c", EXITING, root]
+    place = Path(loaders.__file__).parents[1]
+    ended = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
 @pytest.mark.parametrize("name", ["resident", "streamed"])

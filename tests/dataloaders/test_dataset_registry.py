@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dataloaders import Dataset, ImageTensors, list_datasets, load_dataset, register_dataset
+from dataloaders import Dataset, ImageTensors, list_datasets, load_dataset, outline_dataset, register_dataset
 from dataloaders.registry import _BUILDERS
 
 
@@ -43,8 +43,18 @@ def test_a_new_dataset_joins_by_registering(monkeypatch):
     def tiny(request):
         return tiny_dataset(mean=request.mean)
 
+    assert outline_dataset("tiny", mean=(0.1, 0.1, 0.1)) == {"mean": [0.1, 0.1, 0.1]}, "it says nothing of itself"
     assert "tiny" in list_datasets()
     assert load_dataset("tiny", mean=[0.1, 0.1, 0.1]).mean == (0.1, 0.1, 0.1)
+
+
+def test_an_outline_is_what_the_loaded_data_set_has():
+    for given in ({}, {"image_size": 8}, {"mean": (0.1, 0.2, 0.3), "std": (0.3, 0.2, 0.1)}):
+        dataset = load_dataset("digits", **given)
+        expected = {"image_size": dataset.image_size, "mean": list(dataset.mean), "std": list(dataset.std)}
+        assert outline_dataset("digits", **given) == expected
+    sizes = {name: outline_dataset(name)["image_size"] for name in list_datasets() if name != "ImageFolder"}
+    assert sizes == {"CIFAR10": 32, "CIFAR100": 32, "ImageNet": 224, "TinyImageNet": 64, "digits": 16}
 
 
 def test_unknown_splits_and_sizes_are_refused():

@@ -1,12 +1,14 @@
 """A folder of images a class: layout, colour modes, geometry, measurements, and every mistake named in one line."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms as T
 from PIL import Image
 
-from dataloaders import ImageFiles, ImageTensors, load_dataset
+from dataloaders import ImageFiles, ImageTensors, load_dataset, outline_dataset
 from dataloaders.decoding import ImageError, fit_square, read_rgb, to_rgb
 
 KNOWN = {"image_size": 16, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -75,6 +77,37 @@ def test_evaluation_alone_asks_for_what_only_training_images_tell(tree):
     with pytest.raises(ValueError, match="without its split 'train' needs std, classes, or load 'train'") as error:
         load(tree, splits=("eval",), image_size=16, mean=(0.5, 0.5, 0.5))
     one_line(error)
+
+
+# What tells a folder from another
+
+
+def test_an_outline_knows_the_images_without_decoding_them(tree):
+    found = outline_dataset("ImageFolder", data_dir=tree)
+    assert set(found) == {"images", "image_size"} and found["image_size"] == load(tree).image_size
+    given = outline_dataset("ImageFolder", data_dir=tree, **KNOWN)
+    assert given == {"images": found["images"], "image_size": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
+    copy = shutil.copytree(tree, tree.parent / "copy")
+    assert outline_dataset("ImageFolder", data_dir=copy) == found, "it may be moved"
+    assert outline_dataset("ImageFolder", image_size=8) == {"image_size": 8}, "what is not there is not known"
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        (lambda tree: save(tree / "train/bee/8.png", seed=8), True),
+        (lambda tree: (tree / "train/bee/4.png").rename(tree / "train/ant/4.png"), True),
+        (lambda tree: save(tree / "train/bee/4.png", size=(16, 12)), True),
+        (lambda tree: (tree / "train/bee").rename(tree / "train/wasp"), True),
+        (lambda tree: save(tree / "val/bee/9.png", seed=9), False),
+        (lambda tree: (tree / "train/bee/notes.txt").write_text("not an image"), False),
+    ],
+    ids=["one more", "of another class", "another picture", "another name", "to evaluate", "no image"],
+)
+def test_an_outline_changes_with_the_training_images(change, matters, tree):
+    before = outline_dataset("ImageFolder", data_dir=tree)["images"]
+    change(tree)
+    assert (outline_dataset("ImageFolder", data_dir=tree)["images"] != before) == matters
 
 
 # Colour

@@ -4,7 +4,9 @@ import pickle
 import random
 import re
 import shutil
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image
 
 import main_classification
 from dataloaders import load_dataset
-from dataloaders.decoding import ImageError, read_rgb
+from dataloaders.decoding import ImageError, read_rgb, read_size
 
 SIZE = 16
 RUN = "ImageFolder/RN8"
@@ -188,3 +190,29 @@ def test_a_damaged_image_is_an_image_or_an_error_of_one_line(suffix, number, tmp
                 assert read_rgb(str(path)).mode == "RGB"
             except ImageError as error:
                 assert str(path) in str(error) and "\n" not in str(error), error
+
+
+def test_a_texture_of_no_known_format_is_an_error_of_one_line(tmp_path):
+    """Pillow reads more kinds of files than are taken for images by their names, and each fails in its own way."""
+    path = tmp_path / "texture.png"
+    Image.fromarray(pixels(2)).save(path, "DDS")
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # the flags of its pixel format
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"\Acannot read image [^\n]*texture\.png: [^\n]*\Z"):
+        read_rgb(str(path))
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("short"), zlib.error("Error -3"), KeyError("mode"), IndexError(), TypeError()]
+)
+@pytest.mark.parametrize("read", [read_rgb, read_size])
+def test_whatever_a_decoder_raises_is_an_error_of_one_line(read, error, monkeypatch):
+    """Pillow catches most of these itself, in most of its readers."""
+
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match=r"\Acannot read image a\.png: [^\n]*\Z"):
+        read("a.png")

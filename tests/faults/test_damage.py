@@ -1,6 +1,8 @@
 """Damaged files are refused by name and never give another result; files that claim too much are refused early."""
 
+import hashlib
 import io
+import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,9 +25,12 @@ from fault_tools import (
 )
 
 import main_classification
-from algorithms.checkpoints import load_checkpoint
-from algorithms.files import OUR_FORMATS, load_json, load_tensors, save_tensors
+from algorithms.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
+from algorithms.files import OUR_FORMATS, checksum_path, load_json, load_tensors, save_checksum, save_json, save_tensors
+from algorithms.prediction import open_export
+from algorithms.records import PROGRESS, RESULTS
 from algorithms.supervision import DECISION_TENSORS, Teacher, open_codebook, open_subclasses, open_teacher
+from algorithms.trials import TRIALS
 from algorithms.weights import read_published
 from architectures import create_model
 
@@ -57,9 +62,11 @@ def refusal(path: Path, read: Callable[[], Any]) -> str:
 
 
 @short_and_long("number", 20, 200)
-@pytest.mark.parametrize("name", ["last.pth", "best.pth"])
+@pytest.mark.parametrize("name", [LAST, BEST, STOPPED])
 def test_a_damaged_checkpoint_is_refused(name, number, folder):
     path = folder / RUN / name
+    if name == STOPPED:
+        save_checkpoint(path, load_checkpoint(folder / RUN / LAST) | {"unfinished": {"num_steps": 2}})
     for damaged in damages(path.read_bytes(), number, seed=1):
         path.write_bytes(damaged)
         refusal(path, lambda: load_checkpoint(path))
@@ -82,9 +89,22 @@ def test_damaged_decision_scores_are_refused(number, folder, pair, teacher):
 
 
 @short_and_long("number", 20, 200)
-def test_damaged_results_are_refused_or_read_as_they_were(number, folder):
+def test_a_damaged_export_is_refused(number, tmp_path):
+    """By the checksum beside it, before anything else looks at its content."""
+    path = tmp_path / "student.onnx"
+    content = random.Random(11).randbytes(20_000)
+    save_json(path.with_name("student.onnx.json"), {"file_sha256": hashlib.sha256(content).hexdigest()})
+    for damaged in damages(content, number, seed=11):
+        path.write_bytes(damaged)
+        assert "its checksum in student.onnx.json does not fit" in refusal(path, lambda: open_export(path))
+
+
+@short_and_long("number", 20, 200)
+@pytest.mark.parametrize("name", [RESULTS, PROGRESS, TRIALS, "export/student.onnx.json"])
+def test_damaged_results_are_refused_or_read_as_they_were(name, number, folder):
     """As they were: a damage may spare what means something, the newline at the end for instance."""
-    path = folder / RUN / "results.json"
+    path = folder / RUN / name
+    save_json(path, load_json(folder / RUN / RESULTS))  # all of them are such documents
     expected, refused = load_json(path), 0
     for damaged in damages(path.read_bytes(), number, seed=4):
         path.write_bytes(damaged)
@@ -124,6 +144,22 @@ def test_a_damaged_published_checkpoint_is_at_most_refused(zipped, number, folde
     for damaged in damages(path.read_bytes(), number, seed=6):
         path.write_bytes(damaged)
         read_or_refuse(path, lambda: read_published(path))
+
+
+@short_and_long("number", 20, 200)
+def test_a_damaged_teacher_with_its_checksum_beside_it_is_refused(number, folder):
+    """As a download leaves it; one without the checksum, put there by hand, is read as above."""
+    path = folder / "ckpt_epoch_240.pth"
+    torch.save({"model": create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), "epoch": 240}, path)
+    save_checksum(path)
+    whole = path.read_bytes()
+    for damaged in damages(whole, number, seed=10):
+        path.write_bytes(damaged)
+        assert "checksum" in refusal(path, lambda: read_published(path))
+    path.write_bytes(whole)
+    read_published(path)
+    checksum_path(path).write_text("")
+    assert "delete it" in refusal(path, lambda: read_published(path))
 
 
 @short_and_long("number", 20, 200)

@@ -1,7 +1,6 @@
 """A long run neither grows nor slows: memory, open files, threads, and the time of an epoch."""
 
 import os
-import statistics
 import threading
 import time
 from pathlib import Path
@@ -11,7 +10,8 @@ from fault_tools import FAST, fewer_digits, run_here, short_and_long
 from algorithms.training import Training
 
 ALLOWED_GROWTH_MIB = 16  # an epoch that kept one batch of activations would take more
-ALLOWED_SLOWDOWN = 1.3  # between the medians of the first and the last third: other processes come and go
+ALLOWED_FILES = ALLOWED_THREADS = 2  # the recorder's thread of every few seconds, and the file that it writes
+ALLOWED_SLOWDOWN = 1.3  # between the fastest epochs of the first and the last third: whoever is beside them delays some
 HISTORY_S = 0.15e-3  # an epoch writes the figures of all before it: so much for each of them
 
 
@@ -40,6 +40,7 @@ def test_a_long_run_stays_as_it_began(num_epochs, tmp_path, monkeypatch):
     third = num_epochs // 3
     warm = num_epochs // 5  # what is kept once, allocator caches for instance, has been taken by then
     assert max(memory[-third:]) - memory[warm] < ALLOWED_GROWTH_MIB
-    assert set(files[warm:]) == {files[warm]} and set(threads[warm:]) == {threads[warm]}
-    first, last = statistics.median(seconds[:third]), statistics.median(seconds[-third:])
+    assert max(files[-third:]) - files[warm] <= ALLOWED_FILES
+    assert max(threads[-third:]) - threads[warm] <= ALLOWED_THREADS
+    first, last = min(seconds[:third]), min(seconds[-third:])
     assert last < ALLOWED_SLOWDOWN * first + HISTORY_S * (num_epochs - third), (first, last)

@@ -1,7 +1,9 @@
 """Any combination of options either runs, or stops with one line: never a traceback.
 
 Command lines are drawn from all options of the entry and all keys of an experiment, with values that are meant and
-values that are not. What runs is real but small: one epoch of one step on 80 digits.
+values that are not, for every job but the report, which refuses all options but two
+(`algorithms/test_options.py::test_the_report_reads_a_place_alone`). What runs is real but small: one epoch of one step
+on 80 digits. Pictures are laid out and not painted.
 """
 
 import contextlib
@@ -15,14 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sacred.observers
 from fault_tools import SMALL, TEACHER, fewer_digits, run_here, short_and_long
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import download_cifar100_teacher
 import main_classification
+import reporting.pictures.base
 
 # What every drawn command line begins with, so that an experiment fits the small data and the small teacher.
 SMALL_PAIR = {
@@ -43,7 +48,13 @@ EXPERIMENTS = (
     "digits.RN14_RN8.letKD-2",
     "CIFAR100.resnetv1.RN110_RN32.FitNet-letKD",
 )
-JOBS = ("", "", "", "evaluate=True", "probe=True", "kmeans=8", "LDA=5", "LDA=3", "kmeans=8 LDA=5")
+PHOTOGRAPHS = "images=experiments/photographs"
+# Words that ask for a job; the first one is a command where it has no sign of equality.
+JOBS = (
+    "", "", "", "", "evaluate=True", "evaluate=True", "probe=True", "kmeans=8", "kmeans=8", "LDA=5", "LDA=3",
+    "kmeans=8 LDA=5", "export=onnx", "export=pt2", f"predict {PHOTOGRAPHS}", f"predict {PHOTOGRAPHS}", "predict",
+    "picture_confusion", "picture_usage", "pictures",
+)  # fmt: skip
 
 # Values that some key may take; a key of another kind gets them as well.
 NUMBERS = (-1, 0, 1, 2, 3, 5, 64, 10**30, -0.5, 0.0, 0.5, 1e-30, 1e30, float("nan"), float("inf"))
@@ -51,7 +62,7 @@ NAMES = (
     "digits", "ImageFolder", "resnet8", "resnet14", "wrn_16_1", "mobilenetv2", "letKD-1", "letKD-2", "QuEST", "FitNet",
     "classification", "digits.RN8", "digits.RN14_RN8.letKD-2", "CIFAR100.WRN.WRN40w2_downscale", "fp32", "bf16", "tf32",
     "penultimate", "intermediate", "", ".", "..", "a/b", "last.pth", "results.json", "nonsense", "with a blank", "ü",
-    "/dev/null", "/proc/nothing",
+    "/dev/null", "/proc/nothing", "onnx", "pt2", "json", "experiments/photographs", "experiments/photographs/0.png",
 )  # fmt: skip
 OTHERS = (None, True, False, [], [0], [1, 2], [2, 1], ["a"], [0.5, 0.5, 0.5], [0, 0, 0], {}, {"a": 1})
 VALUES = (*NUMBERS, *NAMES, *OTHERS)
@@ -79,8 +90,10 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     for key in draw(st.lists(st.sampled_from(keys), max_size=4, unique=True)):
         values = near(options.get(key, defaults[key])) if draw(st.booleans()) else st.sampled_from(VALUES)
         options[key] = draw(values.filter(lambda value, key=key: _is_quick(key, value)))
-    words = [f"{key}={value}" for key, value in options.items()]
-    return [f"config={name}", *words, *draw(st.sampled_from(JOBS)).split()]
+    job = draw(st.sampled_from(JOBS)).split()
+    command = job[:1] if job and "=" not in job[0] else []
+    words = (f"{key}={value}" for key, value in options.items())
+    return [*command, "with", f"config={name}", *words, *job[len(command) :]]
 
 
 def _is_quick(key: str, value: Any) -> bool:
@@ -96,6 +109,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(download_cifar100_teacher, "main", lambda names: 1)
         patch.setattr(main_classification, "FileStorageObserver", lambda path: sacred.observers.RunObserver())
         patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(reporting.pictures.base, "save_figure", lambda figure, place: None)
         for name in ("digits.RN8", "digits.RN14"):
             module = importlib.import_module(f"config.{name}")
             patch.setitem(module.config, "epochs", 1)
@@ -103,6 +117,10 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run_here(*TEACHER, "epochs=1", localpath=folder)
         run_here(*TEACHER, "kmeans=16", localpath=folder)
         run_here(*TEACHER, "LDA=5", SMALL[1], localpath=folder)
+        (folder / "photographs").mkdir()
+        for number in range(2):
+            pixels = np.random.default_rng(number).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photographs" / f"{number}.png")
         yield folder
 
 
@@ -122,7 +140,7 @@ def runs_or_says_why(words: list[str], world: Path) -> None:
     with tempfile.TemporaryDirectory() as place, inside(place):
         shutil.copytree(world, "experiments", ignore=shutil.ignore_patterns("log.txt", ".lock"))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main_classification.main(["main_classification.py", "with", *words, "cuda=False"])
+            status = main_classification.main(["main_classification.py", *words, "cuda=False"])
         assert not list(Path(place).rglob("*.part")), "an unfinished file was left behind"
     shown = f"{words}\n{err.getvalue()}"
     assert "Traceback" not in out.getvalue() + err.getvalue(), shown
@@ -148,4 +166,4 @@ def test_every_key_takes_or_refuses_any_value(name, small_world):
     for key, value in random.Random(name).sample(pairs, 600):
         if _is_quick(key, value):
             words = [f"{option}={chosen}" for option, chosen in (options | {key: value}).items()]
-            runs_or_says_why([f"config={name}", *words], small_world)
+            runs_or_says_why(["with", f"config={name}", *words], small_world)

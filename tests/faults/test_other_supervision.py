@@ -1,7 +1,7 @@
-"""Supervision belongs to its teacher: each fact that its record states, changed alone, is refused with the remedy.
+"""Supervision belongs to its teacher: each fact that is compared, changed alone, is refused with the remedy.
 
-The facts are changed in the file. That other weights, stages and numbers of words or sub-classes in the run are refused
-as well is asked in tests/algorithms/test_supervision.py.
+The facts are changed in the file. That another one in the run is refused as well, and other images of a folder, is
+asked in tests/algorithms/test_supervision.py.
 """
 
 import shlex
@@ -13,20 +13,25 @@ from fault_tools import CODEBOOK, DECISIONS, PAIR
 import main_classification
 from algorithms.files import load_tensors, save_tensors
 
-OTHERS = {"teacher": "0" * 64, "tap": "layer1.0", "downscale": 2, "dataset": "CIFAR10", "val_split": 100}
+OTHERS = {
+    "teacher": "0" * 64, "tap": "layer1.0", "downscale": 2, "dataset": "CIFAR10", "val_split": 100, "image_size": 16,
+    "mean": [0.5, 0.5, 0.5], "std": [0.3203, 0.3203, 0.3],
+}  # fmt: skip
+COMPARED = {CODEBOOK: OTHERS, DECISIONS: OTHERS | {"lda_components": 9}}
+STATED = {"weights", "network", "seed", "patches", "precision", "ksubset"}  # and not compared
 PYTHON_MAIN = "python main_classification.py with "
 
 
 @pytest.mark.parametrize(
     ("name", "fact"),
     [(DECISIONS, "teacher")]
-    + [pytest.param(name, fact, marks=pytest.mark.faults) for name in (CODEBOOK, DECISIONS) for fact in OTHERS],
+    + [pytest.param(name, fact, marks=pytest.mark.faults) for name, facts in COMPARED.items() for fact in facts],
 )
 def test_another_fact_is_refused_with_the_command_that_makes_the_file_again(name, fact, folder, capsys):
     path = folder / name
     content = load_tensors(path)
     assert fact in content["record"]
-    save_tensors(path, content | {"record": content["record"] | {fact: OTHERS[fact]}})
+    save_tensors(path, content | {"record": content["record"] | {fact: COMPARED[name][fact]}})
     run = ["main.py", "with", *PAIR, "epochs=1", "milestones=[]", f"localpath={folder}"]
     assert main_classification.main(run) == 1
     error = capsys.readouterr().err
@@ -38,6 +43,5 @@ def test_another_fact_is_refused_with_the_command_that_makes_the_file_again(name
 
 
 def test_a_record_states_what_the_file_was_made_from(folder: Path):
-    facts = {"teacher", "weights", "network", "dataset", "downscale", "val_split", "seed", "tap", "patches"}
     for name in (CODEBOOK, DECISIONS):
-        assert set(load_tensors(folder / name)["record"]) >= facts
+        assert set(load_tensors(folder / name)["record"]) == STATED | {"lda_components", *COMPARED[name]}

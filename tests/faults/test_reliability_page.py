@@ -6,6 +6,8 @@ from pathlib import Path
 
 from fault_tools import ROOT
 
+FAULTS = ROOT / "tests" / "faults"
+APART = {"test_the_events_are_those_of_a_run"}  # it tests another test
 NAMED = re.findall(r"`(\S+\.py)::(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
 
 
@@ -18,6 +20,12 @@ def test_every_named_test_exists():
     assert len(NAMED) > 40
     missing = [f"{file}::{name}" for file, name in NAMED if name not in names_in(ROOT / "tests" / file)]
     assert missing == []
+
+
+def test_every_fault_test_stands_on_the_page():
+    named, here = {name for _, name in NAMED}, Path(__file__).name
+    found = {name for path in FAULTS.glob("test_*.py") if path.name != here for name in names_in(path)}
+    assert len(found) > 40 and found - named - APART == set()
 
 
 def test_every_promise_has_a_test():

@@ -6,11 +6,12 @@
 
 Each tap is a module of the student, `=`, and the module of the teacher that supervises it. Modules of a network:
 `[name for name, _ in timm.create_model(NAME).named_modules()]`. When the teacher's map has twice the resolution of the
-student's, say `--pooling 2`.
+student's, say `--pooling 2`. The student stays in `--output`.
 """
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import timm
 import torch
@@ -71,7 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, default=Path("output"))
     args = parser.parse_args(arguments)
+    args.output.mkdir(parents=True, exist_ok=True)
 
     clean = ImageDataset(f"{args.data}/train")
     num_classes = len(clean.reader.class_to_idx)
@@ -100,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     taps = {words_at: supervision[words_of], decisions_at: supervision[decisions_of]}
     student = letkd.attach(student, taps, teacher=teacher)
     fit(student, letkd_loss, train, val, args)
+    torch.save({"taps": student.taps, "model": student.state_dict()}, args.output / f"{args.student}.letkd.pth")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from letkd.taps import submodule
+from letkd.taps import recording
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,6 @@ def as_map(output: Tensor, prefix: int | None) -> Tensor:
     patches_BNC = output[:, prefix:]
     side = math.isqrt(patches_BNC.shape[1])
     return patches_BNC.mT.unflatten(2, (side, side))
-
-
-@contextmanager
-def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
-    """What the modules at `paths` return within the block, by path, an entry a call; the hooks go afterwards."""
-    outputs: dict[str, list[Any]] = {path: [] for path in paths}
-
-    def keep(calls: list[Any]) -> Callable[[nn.Module, tuple, Any], None]:
-        return lambda _module, _inputs, output: calls.append(output)
-
-    modules = [submodule(network, path) for path in outputs]  # all of them exist before one is changed
-    handles = [
-        module.register_forward_hook(keep(calls)) for module, calls in zip(modules, outputs.values(), strict=True)
-    ]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

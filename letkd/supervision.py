@@ -25,9 +25,10 @@ from letkd.codebook import Codebook
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
 from letkd.lda import LDA
-from letkd.maps import as_map, evaluating, layouts, recording
+from letkd.maps import as_map, evaluating, layouts
 from letkd.patches import pool_map, to_patches
 from letkd.subclasses import SubclassTargets
+from letkd.taps import recording
 
 FORMAT = "letkd-supervision-1"
 NUM_COMPONENTS = 60  # L of the paper

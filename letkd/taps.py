@@ -1,11 +1,13 @@
 """Reading and changing maps inside any torch network, by module path.
 
 Forward hooks keep the network as it is: its state dict keeps the names of the published checkpoints, and a network
-without KD layers is the same module. The hooks are objects, not closures, so that a deep copy of a network carries
-copies of its KD layers.
+without KD layers is the same module. Hooks that read are there while they are wanted and then go. Those that place KD
+layers stay, and are objects, not closures, so that a deep copy of a network carries copies of its KD layers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 class FrozenTaps(nn.Module):
     """A frozen network that returns chosen maps: the teacher, as training and feature extraction see it.
 
-    Always in eval mode, and without gradients.
+    Always in eval mode, and without gradients. The network has hooks during a call only, so several of these share one.
 
     Args:
         network: `forward_features` is run where it has one, so that the classifier costs nothing; else all of it.
@@ -24,9 +26,9 @@ class FrozenTaps(nn.Module):
     def __init__(self, network: nn.Module, paths: Mapping[str, str]):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        self._maps: dict[str, Tensor] = {}
-        for name, path in paths.items():
-            submodule(network, path).register_forward_hook(_Record(self._maps, name))
+        self.paths = dict(paths)
+        for path in self.paths.values():
+            submodule(network, path)  # a wrong one is an error here, not in the first step
 
     def train(self, mode: bool = True) -> "FrozenTaps":
         """Frozen: stays in eval mode."""
@@ -36,10 +38,9 @@ class FrozenTaps(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps (B, C, H, W) by name."""
         run = getattr(self.network, "forward_features", self.network)
-        run(images)
-        maps = dict(self._maps)
-        self._maps.clear()
-        return maps
+        with recording(self.network, self.paths.values()) as outputs:
+            run(images)
+        return {name: outputs[path][-1] for name, path in self.paths.items()}
 
 
 class Student(nn.Module):
@@ -83,13 +84,23 @@ def submodule(network: nn.Module, path: str) -> nn.Module:
         raise ValueError(f"{type(network).__name__} has no module {path!r}; known: {known}") from None
 
 
-class _Record:
-    def __init__(self, maps: dict[str, Tensor], name: str):
-        self.maps = maps
-        self.name = name
+@contextmanager
+def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
+    """What the modules at `paths` return within the block, by path, an entry a call; the hooks go afterwards."""
+    outputs: dict[str, list[Any]] = {path: [] for path in paths}
 
-    def __call__(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        self.maps[self.name] = output
+    def keep(calls: list[Any]) -> Callable[[nn.Module, tuple, Any], None]:
+        return lambda _module, _inputs, output: calls.append(output)
+
+    modules = [submodule(network, path) for path in outputs]  # all of them exist before one is changed
+    handles = [
+        module.register_forward_hook(keep(calls)) for module, calls in zip(modules, outputs.values(), strict=True)
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Scores(dict[str, Tensor]):

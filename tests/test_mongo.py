@@ -1,84 +1,97 @@
-"""A run is also recorded in a MongoDB where `mongo` says; pymongo and its server are played by stand-ins."""
+"""A run is also recorded in a MongoDB where `mongo` says: by sacred and pymongo as they are, in a server of our own."""
 
+import socketserver
+import struct
 import sys
-from types import ModuleType, SimpleNamespace
+import threading
+from collections.abc import Iterator
+from typing import Any
 
+import bson
 import pytest
-from sacred.observers import RunObserver
 
 import main_classification
 
 WORDS = ["main_classification.py", "with", "config=digits.RN8", "cuda=False", "evaluate=True"]
+HEADER = struct.Struct("<iiii")  # of a message: length, number, number of the message it answers, kind
+QUERY, REPLY, MESSAGE = 2004, 1, 2013  # kinds; the first two are for the first word of a client
 
 
-class PyMongoError(Exception):
-    pass
+class Server(socketserver.ThreadingTCPServer):
+    """As much of a MongoDB as recording needs: it takes everything, keeps the commands, and finds nothing."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Connection)
+        self.commands: list[dict[str, Any]] = []
+
+    @property
+    def address(self) -> str:
+        return "{}:{}".format(*self.server_address)
+
+    def written(self, collection: str) -> list[dict[str, Any]]:
+        """The documents that were inserted, then what was changed in them."""
+        inserted = [command for command in self.commands if command.get("insert") == collection]
+        updates = [command for command in self.commands if command.get("update") == collection]
+        assert all(command["$db"] == "letkd" for command in inserted + updates)
+        documents = [document for command in inserted for document in command["documents"]]
+        return documents + [update["q"] | update["u"]["$set"] for command in updates for update in command["updates"]]
 
 
-class InvalidURI(PyMongoError):
-    pass
+class Connection(socketserver.StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        while header := self.rfile.read(HEADER.size):
+            length, number, _, kind = HEADER.unpack(header)
+            body = self.rfile.read(length - HEADER.size)
+            command = read_query(body) if kind == QUERY else read_message(body)
+            self.server.commands.append(command)
+            answer = bson.encode(reply(command))
+            content = struct.pack("<iqii", 8, 0, 0, 1) if kind == QUERY else bytes(5)
+            kind = REPLY if kind == QUERY else MESSAGE
+            self.wfile.write(HEADER.pack(HEADER.size + len(content + answer), 0, number, kind) + content + answer)
 
 
-class ConfigurationError(PyMongoError):
-    pass
+def read_query(body: bytes) -> dict[str, Any]:
+    """Flags (4 bytes), a name with a zero behind it, two numbers, and the command."""
+    return bson.decode(body[body.index(b"\0", 4) + 9 :])
 
 
-class Client:
-    """A server at every address but those of port 1."""
-
-    addresses: list[str]
-
-    def __init__(self, url: str, **options: object):
-        self.addresses.append(url)
-        self.url, self.admin = url, self
-        if not url.startswith("mongodb://"):
-            raise InvalidURI("Invalid URI scheme")
-
-    def get_default_database(self) -> SimpleNamespace:
-        name = self.url.removeprefix("mongodb://").partition("/")[2]
-        if not name:
-            raise ConfigurationError("No default database name defined or provided.")
-        return SimpleNamespace(name=name.partition("?")[0])
-
-    def command(self, name: str) -> None:
-        assert name == "ping"
-        if ":1/" in self.url:
-            raise PyMongoError("localhost:1: Connection refused (configured timeouts: ...), and much more")
+def read_message(body: bytes) -> dict[str, Any]:
+    """Flags (4 bytes), and sections: a byte 0 and the command, or a byte 1, a size, a key, and the documents for it."""
+    command, lists, place = {}, {}, 4
+    while place < len(body):
+        (size,) = struct.unpack_from("<i", body, place + 1)
+        section = body[place + 1 : place + 1 + size]
+        if body[place] == 0:
+            command = bson.decode(section)
+        else:
+            key, _, documents = section[4:].partition(b"\0")
+            lists[key.decode()] = bson.decode_all(documents)
+        place += 1 + size
+    return command | lists
 
 
-class Observer(RunObserver):
-    """Sacred's, but it only remembers."""
-
-    made: list["Observer"]
-
-    def __init__(self, *, client: Client, db_name: str):
-        self.url, self.db_name, self.events = client.url, db_name, []
-        self.made.append(self)
-
-    def started_event(self, *given: object, **named: object) -> None:
-        self.events.append("started")
-
-    def failed_event(self, *given: object, **named: object) -> None:
-        self.events.append("failed")
+def reply(command: dict[str, Any]) -> dict[str, Any]:
+    nothing = {"id": bson.Int64(0), "ns": "letkd.any", "firstBatch": []}
+    facts = {"ismaster": True, "maxWireVersion": 21, "maxBsonObjectSize": 2**24, "maxWriteBatchSize": 1000}
+    return facts | {"ok": 1.0, "n": 1, "nModified": 1, "cursor": nothing}
 
 
 @pytest.fixture
-def made(monkeypatch) -> list[Observer]:
-    """The observers that are made."""
-    pymongo = ModuleType("pymongo")
-    pymongo.MongoClient = Client
-    pymongo.errors = ModuleType("pymongo.errors")
-    for error in (PyMongoError, InvalidURI, ConfigurationError):
-        setattr(pymongo.errors, error.__name__, error)
-    monkeypatch.setitem(sys.modules, "pymongo", pymongo)
-    monkeypatch.setattr("sacred.observers.MongoObserver", Observer)
-    monkeypatch.setattr(Client, "addresses", [], raising=False)
-    monkeypatch.setattr(Observer, "made", [], raising=False)
-    return Observer.made
+def server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture
-def command(tmp_path, capsys):
+def command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main_classification, "MONGO_TIMEOUT_MS", 300)
+
     def run(*words: str) -> str:
         """The last line of the errors of a command that fails: nothing was trained here."""
         assert main_classification.main([*WORDS, f"localpath={tmp_path}", *words]) == 1
@@ -89,33 +102,38 @@ def command(tmp_path, capsys):
     return run
 
 
-@pytest.mark.parametrize("address", ["localhost:27017/letkd", "mongodb://localhost:27017/letkd?tls=true"])
-def test_a_run_is_recorded_in_the_database_and_in_the_files(address, made, command, tmp_path):
+@pytest.mark.parametrize("address", ["{}/letkd", "mongodb://{}/letkd?w=1"])
+def test_a_run_is_recorded_in_the_database_and_in_the_files(address, server, command, tmp_path):
+    address = address.format(server.address)
     assert "no weights of digits.RN8" in command(f"mongo={address}")
-    (observer,) = made
-    assert (observer.db_name, observer.events) == ("letkd", ["started", "failed"])
+    started, *_, ended = server.written("runs")
+    assert (started["status"], started["config"]["mongo"], started["config"]["evaluate"]) == ("RUNNING", address, True)
+    assert (ended["_id"], ended["status"]) == (started["_id"], "FAILED")
+    assert any("no weights of digits.RN8" in line for line in ended["fail_trace"])
     assert (tmp_path / "sacred/1/run.json").is_file()
 
 
-def test_a_password_comes_from_the_environment_and_is_not_recorded(made, command, tmp_path, monkeypatch):
+def test_a_variable_in_the_address_is_replaced_and_its_value_not_recorded(server, command, tmp_path, monkeypatch):
+    """As a password is written; here it is the name that the client tells the server."""
     monkeypatch.setenv("LETKD_TEST_PASSWORD", "secret")
-    command("mongo=mongodb://me:$LETKD_TEST_PASSWORD@localhost/letkd")
-    assert made[0].url == "mongodb://me:secret@localhost/letkd"
+    command(f"mongo=mongodb://{server.address}/letkd?appName=$LETKD_TEST_PASSWORD")
+    assert server.commands[0]["client"]["application"]["name"] == "secret"
+    assert server.written("runs") and "secret" not in str(server.written("runs"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
 
 
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
-        ("localhost:1/letkd", "'localhost:1/letkd' does not answer: localhost:1: Connection refused\n"),
+        ("127.0.0.1:1/letkd", "'127.0.0.1:1/letkd' does not answer: 127.0.0.1:1: [Errno 111] Connection refused\n"),
         ("localhost", "'localhost' must be host:port/database, like localhost:27017/sacred"),
         ("http://localhost/letkd", "'http://localhost/letkd' must be host:port/database"),
         ("5", "must be host:port/database"),
     ],
 )
-def test_what_cannot_be_recorded_there_stops_before_any_work(address, problem, made, command, tmp_path):
+def test_what_cannot_be_recorded_there_stops_before_any_work(address, problem, command, tmp_path):
     assert problem in command(f"mongo={address}")
-    assert not made and not any(tmp_path.iterdir())
+    assert not any(tmp_path.iterdir())
 
 
 def test_without_pymongo_the_error_says_what_to_install(command, tmp_path, monkeypatch):
@@ -124,7 +142,8 @@ def test_without_pymongo_the_error_says_what_to_install(command, tmp_path, monke
     assert not any(tmp_path.iterdir())
 
 
-def test_looking_at_the_configuration_asks_no_server(made, tmp_path, capsys):
-    words = ["main.py", "print_config", "with", "config=digits.RN8", "mongo=localhost:1/letkd", f"localpath={tmp_path}"]
+def test_looking_at_the_configuration_asks_no_server(server, tmp_path):
+    address = f"mongo={server.address}/letkd"
+    words = ["main.py", "print_config", "with", "config=digits.RN8", address, f"localpath={tmp_path}"]
     assert main_classification.main(words) == 0
-    assert not made and not Client.addresses
+    assert not server.commands

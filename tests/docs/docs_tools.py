@@ -54,13 +54,13 @@ def entry_commands(page: Path) -> list[Command]:
     return [command for command in commands if "[option=value" not in command.words]
 
 
-def programs(page: Path) -> dict[str | None, str]:
-    """The Python programs of a page by the file that the line before names, None for one without."""
+def programs(page: Path) -> list[tuple[str | None, str]]:
+    """The Python programs of a page in their order, each with the file that the line before names, or None."""
     before, *parts = page.read_text().split("```python\n")
-    found = {}
+    found = []
     for part in parts:
         program, _, after = part.partition("```")
         file = re.search(r"`([\w/.-]+\.py)`:$", before.strip())
-        found[file[1] if file else None] = program
+        found.append((file[1] if file else None, program))
         before = after
     return found

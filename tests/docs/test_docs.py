@@ -15,7 +15,7 @@ PUBLISHED = json.loads((ROOT / "reporting" / "published.json").read_text())
 REPRODUCE = (ROOT / "docs" / "reproduce.md").read_text()
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 PLACEHOLDER = "A.B.C"  # any experiment
-WRITTEN = {file for page in PAGES for file in programs(page)}  # what the reader writes
+WRITTEN = {file for page in PAGES for file, _ in programs(page)}  # what the reader writes
 OWN = ("config/A/B/C.py", "config/mine/")  # and may write
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=title)
@@ -52,7 +52,7 @@ def test_commands_are_of_this_project(page):
             file = words[3] if words[1:3] == ["-m", "pytest"] else words[1]
             assert any((place / file).is_file() for place in (ROOT, page.parent)) or words[1] == "-m", words
         else:
-            assert words[0] in ("python", "pip"), words
+            assert words[0] in ("python", "pip", "tensorboard"), words
 
 
 @every_page

@@ -1,10 +1,14 @@
-"""The how-to pages, followed word by word: their programs are written, and their commands run, on small data.
+"""README and how-to pages, followed word by word: their programs are written, and their commands run, on small data.
 
 What takes too long is made short behind their back: every experiment has one epoch, every data set few images, and
 pictures are laid out but not painted. What needs CIFAR-100 and the like is left to `test_docs`, which checks options.
 """
 
 import importlib
+import json
+import re
+import shutil
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -15,7 +19,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import torch
-from docs_tools import ROOT, Command, entry_commands, programs
+from docs_tools import ROOT, Command, entry_commands, programs, title
 from PIL import Image
 from torch import nn
 
@@ -24,21 +28,25 @@ import architectures
 import config
 import dataloaders.digits
 import main_classification
-from algorithms import methods
+from algorithms import export, methods
 from architectures import registry
 from documents import load_json
 
-PAGES = ["how-it-works.md", "own-images.md", "own-method.md", "own-network.md", "reproduce.md"]
+DOCS = ROOT / "docs"
+OWN_METHOD = DOCS / "own-method.md"
+PAGES = [
+    "how-it-works.md", "own-images.md", "own-method.md", "own-network.md", "reproduce.md", "watch.md", "options.md",
+]  # fmt: skip
 HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
 NUM_TRAIN, NUM_EVAL = 256, 64  # digits
 SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1}
-FEWER = {"num_words": 16, "val_split": 4}  # instead of what a command says
+FEWER = {"num_words": 16, "val_split": 4, "mongo": None}  # instead of what a command says; no server is here
 PACKAGES = {"algorithms": algorithms, "architectures": architectures, "config": config}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def little() -> Iterator[None]:
-    """Short experiments, few digits, empty pictures."""
+    """Short experiments, few digits, empty pictures; and no faiss, because README says that nothing here needs it."""
     digits, load = sklearn.datasets.load_digits(), main_classification.load_experiment
     part = slice(NUM_TRAIN + NUM_EVAL)
     few = type(digits)(**digits | {key: digits[key][part] for key in ("data", "images", "target")})
@@ -48,6 +56,8 @@ def little() -> Iterator[None]:
         patch.setattr(main_classification, "OPTIONS", shortened(main_classification.OPTIONS))
         patch.setattr(main_classification, "load_experiment", lambda name: shortened(load(name)))
         patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"a picture"))
+        patch.setattr(export, "TIMED_SECONDS", 0)
+        patch.setitem(sys.modules, "faiss", None)
         yield
 
 
@@ -77,12 +87,11 @@ def follow(workplace, tmp_path, monkeypatch) -> Iterator:
     before = set(sys.modules)
 
     def follow(page: Path) -> list[Command]:
-        for file, program in programs(page).items():
-            if file is not None:
-                (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / file).write_text(program)
+        for file in write_programs(page, tmp_path):
+            if not file.startswith("config/"):  # the entry finds these itself; the others, another test says
                 importlib.import_module(file.removesuffix(".py").replace("/", "."))
-        commands = [command for command in entry_commands(page) if command.experiment.startswith(HERE)]
+        commands = [command for command in entry_commands(page) if command.name != "--help"]
+        commands = [command for command in commands if command.experiment.startswith(HERE)]
         for command in commands:
             run(command)
         return commands
@@ -93,6 +102,15 @@ def follow(workplace, tmp_path, monkeypatch) -> Iterator:
             del sys.modules[name]
 
 
+def write_programs(page: Path, root: Path) -> list[str]:
+    """Write what a page says into the files that it names, below `root`."""
+    named = {file: program for file, program in programs(page) if file is not None}
+    for file, program in named.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(program)
+    return list(named)
+
+
 def run(command: Command) -> None:
     pairs = (word.partition("=") for word in command.words)
     words = [f"{key}={FEWER.get(key, value)}" for key, _, value in pairs]
@@ -100,9 +118,9 @@ def run(command: Command) -> None:
     assert main_classification.main(["main_classification.py", *name, *["with"] * bool(words), *words]) == 0, command
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_can_be_followed(name, follow):
-    commands = follow(ROOT / "docs" / name)
+@pytest.mark.parametrize("page", [*(DOCS / name for name in PAGES), ROOT / "README.md"], ids=title)
+def test_a_page_can_be_followed(page, follow):
+    commands = follow(page)
     trained = [command for command in commands if command.name == "run" and "trials" not in command.updates]
     for command in trained:
         place = Path("experiments", *command.experiment.split("."))
@@ -111,8 +129,53 @@ def test_a_page_can_be_followed(name, follow):
     assert commands
 
 
+def test_an_exported_student_is_used_as_the_page_says(follow, capsys):
+    """Its programs run, and the one that has nothing of the project answers as `predict` does."""
+    page = DOCS / "export.md"
+    with_onnx, with_pt2, write_photos = (program for _, program in programs(page))
+    exec(write_photos, {})
+    predictions = [command for command in follow(page) if command.name == "predict"]
+    assert len(predictions) == 3
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.png")
+    capsys.readouterr()
+    names: dict[str, Any] = {}
+    exec(with_onnx, names)
+    (printed,) = capsys.readouterr().out.split()
+    run(predictions[-1]._replace(words=[f"export_file={names['file']}", "images=photo.png", "format=json", "top=10"]))
+    (answer,) = json.loads(capsys.readouterr().out)["images"]
+    found = {guess["class"]: guess["probability"] for guess in answer["predictions"]}
+    probabilities = torch.from_numpy(names["logits"][0]).softmax(dim=0).tolist()
+    assert found == pytest.approx(dict(zip(names["about"]["classes"], probabilities, strict=True)), abs=1e-6)
+    assert printed == answer["predictions"][0]["class"]
+    names = {}
+    exec(with_pt2, names)
+    assert names["logits"].shape == (4, 10) and names["about"]["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_what_the_pages_write_is_found_by_the_project(tmp_path):
+    """A network by itself, a method when its name is in the import that the page tells to extend."""
+    for package in ("architectures", "algorithms", "config", "dataloaders", "letkd"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for module in ROOT.glob("*.py"):
+        shutil.copy(module, tmp_path)
+    for name in ("own-network.md", "own-method.md"):
+        write_programs(DOCS / name, tmp_path)
+    (added,) = re.findall(r"Add `(\w+)` to the first import of `algorithms/__init__.py`", OWN_METHOD.read_text())
+    importer = tmp_path / "algorithms" / "__init__.py"
+    line = next(line for line in importer.read_text().splitlines() if "import" in line)
+    importer.write_text(importer.read_text().replace(line, line.replace(" import ", f" import {added}, ", 1)))
+    script = (
+        "from algorithms import find_method\n"
+        "from architectures import create_model\n"
+        "print(find_method('KD').__module__, type(create_model('tinynet', num_classes=2)).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["algorithms.logits", "architectures.tinynet"], done.stderr
+
+
 def test_the_method_of_the_page_distils(follow, capsys):
-    follow(ROOT / "docs" / "own-method.md")
+    follow(OWN_METHOD)
     trained = load_json(Path("experiments/mine/RN14_RN8/KD/results.json"))
     assert trained["method"] == "KD" and trained["history"][0]["train"]["kd_loss"] > 0
     assert trained["parameters"] == trained["parameters_without_kd_layers"]
@@ -131,7 +194,7 @@ def test_the_student_outside_the_framework_learns():
     images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 4
     names = {"teacher": teacher, "network": network, "loader": [(images, labels)], "num_classes": 4}
     names |= {"images": images, "labels": labels}
-    exec(programs(ROOT / "docs" / "own-network.md")[None], names)
+    exec(dict(programs(DOCS / "own-network.md"))[None], names)
     names["loss"].backward()
     assert names["student"].layers["layer4"].scores.templates.shape == (4096, 4)
     assert all(layer.scores.templates.grad.abs().sum() > 0 for layer in names["student"].layers.values())

@@ -33,13 +33,14 @@ class SoftTargets(Protocol):
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """The context of all supervision: distances in bfloat16 or TensorFloat-32 would choose other words."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision  # reads what was set in the older ways too, which do not read this one
+    products.fp32_precision = "ieee"
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before
 
 
 def softmax_and_logsumexp(logits_PK: Tensor, out_PK: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -145,28 +145,38 @@ def test_shapes_that_do_not_fit_are_named():
 # --- precision -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["fp32_precision", "allow_tf32", "set_float32_matmul_precision"])
+def tensor_float_32(request):
+    """The ways to ask a GPU for products in TensorFloat-32, which may not be mixed."""
+    products = torch.backends.cuda.matmul
+    usual, wanted, ask = {
+        "fp32_precision": (products.fp32_precision, "tf32", lambda value: setattr(products, "fp32_precision", value)),
+        "allow_tf32": (False, True, lambda value: setattr(products, "allow_tf32", value)),
+        "set_float32_matmul_precision": ("highest", "high", torch.set_float32_matmul_precision),
+    }[request.param]
+    ask(wanted)
+    yield
+    ask(usual)
+
+
+@pytest.mark.usefixtures("tensor_float_32")
 def test_supervision_is_float32_whatever_the_network_runs_in(monkeypatch, subclasses):
     """Neither autocast nor TensorFloat-32, and afterwards as it was."""
     seen = []
     addmm = torch.addmm
 
     def watching(*given, **named):
-        seen.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        seen.append((torch.backends.cuda.matmul.fp32_precision, torch.is_autocast_enabled("cpu")))
         return addmm(*given, **named)
 
     monkeypatch.setattr(torch, "addmm", watching)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            features = torch.randn(2, 3, 2, 2)
-            codebook = Codebook(torch.randn(5, 3))
-            kl_to_scores(torch.randn(8, 5), codebook.targets(features))
-            codebook.hard_assignment(features)
-            subclasses.assign(torch.randn(2, C, 2, 2), torch.tensor([0, 1]))
-            LDA(1).fit(torch.randn(8, 3), torch.arange(8) % 2).transform(torch.randn(4, 3))
-            KMeans(2, num_iterations=1).fit(torch.randn(9, 3))
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert len(seen) >= 6 and set(seen) == {("highest", False)}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = torch.randn(2, 3, 2, 2)
+        codebook = Codebook(torch.randn(5, 3))
+        kl_to_scores(torch.randn(8, 5), codebook.targets(features))
+        codebook.hard_assignment(features)
+        subclasses.assign(torch.randn(2, C, 2, 2), torch.tensor([0, 1]))
+        LDA(1).fit(torch.randn(8, 3), torch.arange(8) % 2).transform(torch.randn(4, 3))
+        KMeans(2, num_iterations=1).fit(torch.randn(9, 3))
+    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert len(seen) >= 6 and set(seen) == {("ieee", False)}

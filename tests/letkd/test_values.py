@@ -132,7 +132,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize(("offset", "factor"), [(0.0, 1.5), (1.5, 4.0)])
 def test_bfloat16_is_about_as_close_to_the_formula_as_autocast_of_the_formula(offset, factor):
-    """An offset moves the scores of all patches away from zero; there autocast, with its float32 BatchNorm, is closer."""
+    """An offset moves all scores away from zero; there autocast, whose BatchNorm is float32, is closer."""
     torch.manual_seed(0)
     layer = KDLayer(32, 256)
     features = F.relu(torch.randn(8, 32, 8, 8) + offset)

@@ -23,6 +23,9 @@ where the means over patches are known only at the end. Their part r of ds is ag
 r = -g mean(dz) + (u - E u) w' B with B = -g mean(dz sh) / sqrt(Var s + eps), so that what it contributes to du = r w
 and dw = r' u comes from (C, C) products alone.
 
+Three products of K C^2 take the place of passes over (P, K). Where a map has few patches of many channels, as behind
+pooling, they are the dearer ones: then the statistics are taken of the scores, dz is kept, and a second pass adds r.
+
 In evaluation the running statistics take the place of the batch's and r vanishes. Under autocast products run in its
 precision, and statistics and sums in float32.
 """
@@ -37,6 +40,7 @@ from letkd.chunks import chunk_length, row_chunks
 from letkd.losses import full_precision
 
 COSINE_EPS = 1e-12
+SQUARED_CHANNELS_A_PATCH = 27  # a pass over an element takes about a nanosecond, 6 C^2 / P operations at 160 GFLOP/s
 
 
 class Statistics(NamedTuple):
@@ -55,6 +59,18 @@ def score_statistics(unit_PC: Tensor, templates_KC: Tensor) -> tuple[Statistics,
     return Statistics(templates_KC @ center_C, var_K.clamp_min(0)), center_C, covariance_CC
 
 
+def _has_few_patches(unit_PC: Tensor) -> bool:
+    """Whether products of K C^2 would cost more than further passes over (P, K)."""
+    num_patches, channels = unit_PC.shape
+    return channels**2 > SQUARED_CHANNELS_A_PATCH * num_patches
+
+
+def _statistics_of(scores_PK: Tensor, dtype: torch.dtype) -> Statistics:
+    mean_K = scores_PK.mean(dim=0, dtype=dtype)
+    deviation_K = torch.linalg.vector_norm(scores_PK.to(dtype) - mean_K, dim=0)
+    return Statistics(mean_K, deviation_K.square_() / len(scores_PK))
+
+
 class _ValuesAndScores(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -68,20 +84,26 @@ class _ValuesAndScores(torch.autograd.Function):
         running: Statistics | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = _product_dtype(unit_PC)
-        if running is None:
+        operands = unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype)
+        scores_PK = unit_PC.new_empty(unit_PC.shape[0], templates_KC.shape[0], dtype=dtype)
+        center_C = covariance_CC = None
+        has_scores = running is None and _has_few_patches(unit_PC)
+        if has_scores:
+            statistics = _statistics_of(torch.mm(operands[0], operands[1].T, out=scores_PK), unit_PC.dtype)
+        elif running is None:
             with full_precision(unit_PC.device):
                 statistics, center_C, covariance_CC = score_statistics(unit_PC, templates_KC)
         else:
-            statistics, center_C, covariance_CC = Statistics(*(x.clone() for x in running)), None, None
+            statistics = Statistics(*(x.clone() for x in running))
         rstd_K, gain_K, affine = _affine(gamma_K, beta_K, statistics, eps, dtype)
-        operands = unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype)
-        scores_PK = unit_PC.new_empty(unit_PC.shape[0], templates_KC.shape[0], dtype=dtype)
-        values_PC, norms_P1 = _values(*operands, *affine, scores_PK)
+        values_PC, norms_P1 = _values(*operands, *affine, scores_PK, has_scores=has_scores)
         ctx.set_materialize_grads(False)
         ctx.is_batch = running is None
         ctx.save_for_backward(
-            unit_PC, templates_KC, *operands, *affine, scores_PK, values_PC, norms_P1,
-            gain_K, rstd_K, statistics.mean_K, center_C, covariance_CC,
+            *_Saved(
+                unit_PC, templates_KC, *operands, *affine, scores_PK, values_PC, norms_P1,
+                gain_K, rstd_K, statistics.mean_K, center_C, covariance_CC,
+            )
         )  # fmt: skip
         ctx.mark_non_differentiable(*statistics)
         return values_PC, scores_PK, *statistics
@@ -89,47 +111,113 @@ class _ValuesAndScores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_values_PC: Tensor | None, grad_scores_PK: Tensor | None, *_: None) -> tuple:
-        (
-            unit_PC, templates_KC, unit, templates, semantic, gain, shift, scores_PK, values_PC, norms_P1,
-            gain_K, rstd_K, mean_K, center_C, covariance_CC,
-        ) = ctx.saved_tensors  # fmt: skip
-        if grad_values_PC is None:
-            if grad_scores_PK is None:
-                return (None,) * 7
-            grad_PC, grad_KC = grad_scores_PK @ templates, grad_scores_PK.T @ unit
-            return grad_PC.to(unit_PC), grad_KC.to(unit_PC), None, None, None, None, None
-        num_patches, dtype = unit.shape[0], unit.dtype
-        # Where all weights are zero the norm is clamped: ReLU lets nothing through, and float16 must not divide by it.
-        grad_values_PC = torch.where(norms_P1 > COSINE_EPS, grad_values_PC / norms_P1, 0)
-        pull_P1 = (torch.linalg.vecdot(grad_values_PC, values_PC)[:, None] / norms_P1).to(dtype)
-        grad_values = grad_values_PC.to(dtype)
+        saved = _Saved(*ctx.saved_tensors)
+        if grad_values_PC is not None:
+            return *_Backward(saved, grad_values_PC, grad_scores_PK, is_batch=ctx.is_batch).run(), None, None
+        if grad_scores_PK is None:
+            return (None,) * 7
+        grad_PC, grad_KC = grad_scores_PK @ saved.templates, grad_scores_PK.T @ saved.unit
+        return grad_PC.to(saved.unit_PC), grad_KC.to(saved.unit_PC), None, None, None, None, None
 
-        grad_unit_PC = torch.empty_like(unit)
-        grad_templates_CK, grad_semantic_CK = (templates_KC.new_zeros(*templates_KC.T.shape) for _ in range(2))
-        grad_beta_K = torch.zeros_like(gain_K)
-        weighted_K = torch.zeros_like(gain_K)  # sum of dz s
-        length = chunk_length(*scores_PK.shape, unit.device)
-        weights, grad = (torch.empty_like(scores_PK[:length]) for _ in range(2))
-        for rows in row_chunks(*scores_PK.shape, unit.device):
-            scores, a, d = scores_PK[rows], weights[: rows.stop - rows.start], grad[: rows.stop - rows.start]
-            torch.addcmul(shift, scores, gain, out=a).relu_()
-            _add_product(grad_semantic_CK, grad_values[rows].T, a)
-            torch.mm(grad_values[rows], semantic, out=d)
-            d.addcmul_(a, pull_P1[rows], value=-1)
-            torch.ops.aten.threshold_backward.grad_input(d, a, 0, grad_input=d)
-            grad_beta_K += d.sum(dim=0, dtype=gain_K.dtype)
-            weighted_K += torch.mul(d, scores, out=a).sum(dim=0, dtype=gain_K.dtype)
-            d.mul_(gain) if grad_scores_PK is None else torch.addcmul(grad_scores_PK[rows], d, gain, out=d)
-            torch.mm(d, templates, out=grad_unit_PC[rows])
-            _add_product(grad_templates_CK, unit[rows].T, d)
-        grad_unit_PC = grad_unit_PC.to(unit_PC.dtype)
-        grad_gamma_K = (weighted_K - mean_K * grad_beta_K) * rstd_K
-        if ctx.is_batch:
-            offset_K = gain_K * grad_beta_K / num_patches
-            slope_KC = (gain_K * rstd_K * grad_gamma_K / num_patches)[:, None] * templates_KC
-            grad_unit_PC -= offset_K @ templates_KC + (unit_PC - center_C) @ (templates_KC.T @ slope_KC)
-            grad_templates_CK -= num_patches * (torch.outer(center_C, offset_K) + covariance_CC @ slope_KC.T)
-        return grad_unit_PC, grad_templates_CK.T, grad_semantic_CK, grad_gamma_K, grad_beta_K, None, None
+
+class _Saved(NamedTuple):
+    """For the backward pass: operands in full precision and as products take them, results, and BatchNorm."""
+
+    unit_PC: Tensor
+    templates_KC: Tensor
+    unit: Tensor
+    templates: Tensor
+    semantic: Tensor
+    gain: Tensor
+    shift: Tensor
+    scores_PK: Tensor
+    values_PC: Tensor
+    norms_P1: Tensor
+    gain_K: Tensor
+    rstd_K: Tensor
+    mean_K: Tensor
+    center_C: Tensor | None
+    covariance_CC: Tensor | None
+
+
+class _Backward:
+    """The gradients, summed up chunk by chunk."""
+
+    def __init__(self, saved: _Saved, grad_values_PC: Tensor, grad_scores_PK: Tensor | None, *, is_batch: bool):
+        self.saved = saved
+        # Where all weights are zero the norm is clamped: ReLU lets nothing through, and float16 must not divide by it.
+        h_PC = torch.where(saved.norms_P1 > COSINE_EPS, grad_values_PC / saved.norms_P1, 0)
+        pull_P1 = torch.linalg.vecdot(h_PC, saved.values_PC)[:, None] / saved.norms_P1
+        self.h, self.pull = h_PC.to(saved.unit.dtype), pull_P1.to(saved.unit.dtype)
+        self.grad_scores_PK = grad_scores_PK
+        self.is_batch = is_batch
+        self.is_late = is_batch and saved.covariance_CC is None  # ds waits until the means of dz are known
+        self.chunks = list(row_chunks(*saved.scores_PK.shape, saved.unit.device))
+
+        self.grad_unit = torch.empty_like(saved.unit)
+        self.grad_templates_CK, self.grad_semantic_CK = (
+            saved.templates_KC.new_zeros(*saved.templates_KC.T.shape) for _ in range(2)
+        )
+        self.grad_beta_K, self.weighted_K = (torch.zeros_like(saved.gain_K) for _ in range(2))  # sums of dz, dz s
+
+    def run(self) -> tuple[Tensor, ...]:
+        """Gradients of unit features, templates, semantic vectors, gamma and beta."""
+        saved = self.saved
+        first = self.chunks[0]
+        weights, ds = torch.empty_like(saved.scores_PK[first]), torch.empty_like(saved.scores_PK[first])
+        kept = torch.empty_like(saved.scores_PK) if self.is_late else None
+        for rows in self.chunks:
+            length = rows.stop - rows.start
+            chunk = ds[:length] if kept is None else kept[rows]
+            self._to_scores(rows, weights[:length], chunk)
+            if kept is None:
+                self._to_operands(rows, chunk)
+        grad_gamma_K = (self.weighted_K - saved.mean_K * self.grad_beta_K) * saved.rstd_K
+        if self.is_batch:
+            offset_K = saved.gain_K * self.grad_beta_K / len(saved.unit)
+            slope_K = saved.gain_K * saved.rstd_K * grad_gamma_K / len(saved.unit)
+            if kept is not None:
+                self._add_means_to_scores(kept, offset_K, slope_K)
+        grad_unit_PC = self.grad_unit.to(saved.unit_PC.dtype)
+        if self.is_batch and kept is None:
+            self._add_means_to_operands(grad_unit_PC, offset_K, slope_K)
+        return grad_unit_PC, self.grad_templates_CK.T, self.grad_semantic_CK, grad_gamma_K, self.grad_beta_K
+
+    def _to_scores(self, rows: slice, a: Tensor, d: Tensor) -> None:
+        """ds of some rows, but for r, to `d`; `a` is room."""
+        saved, scores, h = self.saved, self.saved.scores_PK[rows], self.h[rows]
+        torch.addcmul(saved.shift, scores, saved.gain, out=a).relu_()
+        _add_product(self.grad_semantic_CK, h.T, a)
+        torch.mm(h, saved.semantic, out=d)
+        d.addcmul_(a, self.pull[rows], value=-1)
+        torch.ops.aten.threshold_backward.grad_input(d, a, 0, grad_input=d)
+        self.grad_beta_K += d.sum(dim=0, dtype=self.grad_beta_K.dtype)
+        self.weighted_K += torch.mul(d, scores, out=a).sum(dim=0, dtype=self.weighted_K.dtype)
+        if self.grad_scores_PK is None:
+            d.mul_(saved.gain)
+        else:
+            torch.addcmul(self.grad_scores_PK[rows], d, saved.gain, out=d)
+
+    def _to_operands(self, rows: slice, ds: Tensor) -> None:
+        torch.mm(ds, self.saved.templates, out=self.grad_unit[rows])
+        _add_product(self.grad_templates_CK, self.saved.unit[rows].T, ds)
+
+    def _add_means_to_scores(self, ds_PK: Tensor, offset_K: Tensor, slope_K: Tensor) -> None:
+        """r = slope (mean - s) - offset, row by row."""
+        constant_K = slope_K * self.saved.mean_K - offset_K
+        for rows in self.chunks:
+            scores = self.saved.scores_PK[rows].to(slope_K.dtype)
+            r = torch.addcmul(constant_K, scores, slope_K, value=-1)
+            self._to_operands(rows, r.add_(ds_PK[rows]).to(ds_PK.dtype))
+
+    def _add_means_to_operands(self, grad_unit_PC: Tensor, offset_K: Tensor, slope_K: Tensor) -> None:
+        """r w and r' u from products of (C, C)."""
+        saved = self.saved
+        slope_KC = slope_K[:, None] * saved.templates_KC
+        through_CC = saved.templates_KC.T @ slope_KC
+        grad_unit_PC -= offset_K @ saved.templates_KC + (saved.unit_PC - saved.center_C) @ through_CC
+        pulled_CK = torch.outer(saved.center_C, offset_K) + saved.covariance_CC @ slope_KC.T
+        self.grad_templates_CK -= len(saved.unit) * pulled_CK
 
 
 def values_and_scores(
@@ -190,9 +278,12 @@ def _affine(
 
 def _values(
     unit_PC: Tensor, templates_KC: Tensor, semantic_CK: Tensor, gain_K: Tensor, shift_K: Tensor,
-    scores_PK: Tensor | None = None,
+    scores_PK: Tensor | None = None, *, has_scores: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Values (P, C) and norms of the weights (P, 1), in at least float32; fills `scores_PK` where it is given."""
+    """Values (P, C) and norms of the weights (P, 1), in at least float32.
+
+    Fills `scores_PK` where it is given, unless it has them already.
+    """
     num_patches, num_templates = unit_PC.shape[0], templates_KC.shape[0]
     length = chunk_length(num_patches, num_templates, unit_PC.device)
     weights = unit_PC.new_empty(length, num_templates)
@@ -202,7 +293,8 @@ def _values(
     for rows in row_chunks(num_patches, num_templates, unit_PC.device):
         a = weights[: rows.stop - rows.start]
         scores = a if scores_PK is None else scores_PK[rows]
-        torch.mm(unit_PC[rows], templates_KC.T, out=scores)
+        if not has_scores:
+            torch.mm(unit_PC[rows], templates_KC.T, out=scores)
         torch.addcmul(shift_K, scores, gain_K, out=a).relu_()
         torch.linalg.vector_norm(a, dim=1, keepdim=True, dtype=precise, out=norms_P1[rows])
         torch.mm(a, semantic_CK.T, out=values_PC[rows])

@@ -51,7 +51,7 @@ def measure(config: dict[str, Any]) -> Sums:
     """Means over all patches of the evaluation images."""
     dataset = load_dataset(
         config["dataset"],
-        splits=("eval",),
+        splits=("train", "eval"),  # a folder measures its mean and deviation on the former
         data_dir=config["data_dir"],
         **{key: config[key] for key in ("image_size", "mean", "std")},
         num_workers=config["num_workers"],

@@ -1,9 +1,9 @@
 """Row chunks: how a pass over a (P, K) quantity stays in the cache.
 
 On a CPU a chunk of every intermediate tensor should stay in the last-level cache and be large enough to keep all cores
-busy; on a GPU it should fill the device. Both figures are elements of one chunk. With the first a step of RN56_RN20 took
-least on the machine that `benchmarks/README.md` names, as with half of it (an eighth: a seventh more); the second is 128
-MiB of float32 and was not measured.
+busy; on a GPU it should fill the device. Both figures are elements of one chunk. With the first a step of RN56_RN20
+took least on the machine that `benchmarks/README.md` names, as with half of it (an eighth: a seventh more); the second
+is 128 MiB of float32 and was not measured.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which options bear on a result, so that runs can be compared. Standard library only: reading results needs no torch.
+"""What a result is of: which options bear on it, so that runs can be compared. Standard library only, without torch.
 
 An option bears on a result unless it is listed here: one that a method of your own brings does without being asked.
 """
@@ -14,7 +14,9 @@ FOLDER_DATASETS = frozenset({"ImageFolder"})
 
 SEEDS = frozenset({"seed", "seeds", "trials"})  # what sets runs apart that are averaged
 JOBS = frozenset({"evaluate", "export", "probe", "kmeans", "LDA"})  # a result says which made it
-# What a job on a trained network takes of it.
+# Where results.json keeps what a job on a trained network measures: a dictionary of figures for each of the weights.
+MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "export": "exports"}
+# What such a job takes of the network.
 MEASURED = frozenset({"best", "testset", "checkpoint"})
 # The rest changes where and how fast something is computed, up to rounding, and what is kept and shown of it.
 PLACES = frozenset({"config", "localpath", "data_dir", "memmap_dir", "fname", "mongo"})

@@ -58,9 +58,8 @@ from algorithms.supervision import missing_supervision
 from algorithms.watching import first_non_finite, input_images, layer_scales
 from algorithms.weights import load_strictly
 from dataloaders import make_train_loader
-from settings import changed_settings
+from settings import MEASUREMENTS, changed_settings
 
-MEASUREMENTS = ("evaluations", "linear_probe", "exports")  # what other jobs add to results.json
 # What must not change within an epoch.
 ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
 NO_BEST = {"top1": -1.0, "epoch": 0}  # before the first epoch is done
@@ -275,7 +274,7 @@ class Training(Algorithm):
             epoch, name = measured.get("epoch"), Path(measured.get("weights", "")).name
             return epoch is None or (epoch <= self.epoch and newest.get(name, epoch) == epoch)
 
-        parts = {part: results[part] for part in MEASUREMENTS if part in results}
+        parts = {part: results[part] for part in MEASUREMENTS.values() if part in results}
         return {
             part: {name: measured for name, measured in entries.items() if is_valid(measured)}
             for part, entries in parts.items()

@@ -17,13 +17,10 @@ from algorithms.base import Config, Results, output_directory, run_directory
 from algorithms.checkpoints import NEWEST, find_state, load_checkpoint
 from algorithms.files import load_json, save_json
 from algorithms.records import RESULTS, complete_results, log
-from settings import changed_settings, seed_of
+from settings import MEASUREMENTS, changed_settings, seed_of
 
 TRIALS = "trials.json"
 TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")
-# Where results.json keeps what a job on a trained network measures, by the name of the checkpoint.
-MEASUREMENTS = {"evaluate": "evaluations", "export": "exports", "probe": "linear_probe"}
-JOBS_ON_TRAINED = (*MEASUREMENTS, "export")
 
 Figures = dict[str, float]
 
@@ -105,7 +102,7 @@ def format_summary(summary: Results) -> str:
 
 
 def _job(config: Config) -> str:
-    return next((job for job in JOBS_ON_TRAINED if config[job]), "train")
+    return next((job for job in MEASUREMENTS if config[job]), "train")
 
 
 def _trained(directory: Path) -> Results | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from documents import first_line, load_json
-from settings import changed_measurement, changed_settings, seed_of
+from settings import MEASUREMENTS, changed_measurement, changed_settings, seed_of
 
 Config = dict[str, Any]
 
@@ -26,8 +26,7 @@ SUPERVISION = {"kmeans": "VQ", "LDA": "LDA"}  # the folders of jobs that make it
 MODES = frozenset({"train", "evaluate", "probe", "export", *SUPERVISION})
 # What the report reads of a file, by what it must be where it is there.
 TEXTS = ("method", "dataset", "device", "precision", "command", "finished", "updated", "state")
-DICTIONARIES = ("options", "environment", "evaluations", "linear_probe", "exports")
-MEASUREMENTS = ("evaluations", "linear_probe", "exports")  # a dictionary of figures for each of the weights
+DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "images_per_second", "eval_images_per_second", "seconds",
     "parameters", "parameters_without_kd_layers", "multiply_adds", "multiply_adds_without_kd_layers", "epoch", "seed",
@@ -173,10 +172,10 @@ def check_facts(facts: Config) -> None:
     _check_kind(facts, ("history",), list, "a list")
     _check_kind(facts.get("options") or {}, TEXT_OPTIONS, str, "a text")
     _check_kind(facts.get("environment") or {}, ("versions", "commit"), dict, "a dictionary")
-    measured = [entry for part in MEASUREMENTS for entry in (facts.get(part) or {}).values()]
+    measured = [entry for part in MEASUREMENTS.values() for entry in (facts.get(part) or {}).values()]
     entries = [*measured, *(facts.get("history") or [])]
     if not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"history, {', '.join(MEASUREMENTS)} do not hold dictionaries of figures alone")
+        raise ValueError(f"history, {', '.join(MEASUREMENTS.values())} do not hold dictionaries of figures alone")
     for entry in (facts, *entries):
         for key in NUMBERS:
             value = entry.get(key)

@@ -790,7 +790,6 @@ def test_names_of_files_are_those_that_runs_write():
     assert (collect.RESULTS, collect.PROGRESS) == (records.RESULTS, records.PROGRESS)
     assert collect.TRIALS == trials.TRIALS
     assert set(base.OUTPUT_FOLDERS) == collect.MODES
-    assert set(trials.MEASUREMENTS.values()) == set(collect.MEASUREMENTS)
     folders = {mode: folder for mode, folder in base.OUTPUT_FOLDERS.items() if folder}
     assert {mode: folders[mode] for mode in collect.SUPERVISION} == collect.SUPERVISION
 

@@ -34,7 +34,7 @@ def fit_subclasses(
 
     def fit_class(label: int) -> None:
         rows_R, first = rows_of_class[label], label * num_subclasses
-        kmeans = KMeans(num_subclasses, seed=seed).fit(projected_PL[rows_R])
+        kmeans = KMeans(num_subclasses, seed=seed).fit(projected_PL.index_select(0, rows_R))
         centers_ML[first : first + num_subclasses] = kmeans.centroids_
         members_P[rows_R] = kmeans.labels_ + first
 

@@ -43,7 +43,7 @@ GROUP = 64  # columns that are reduced together
 ALIGNMENT = 16  # columns of a product; with an odd number it takes half as long again
 ROWS = 2**16  # of a pass over (rows, C)
 # For so few clusters, like the sub-classes of a class, a product has patches side by side instead of clusters.
-FEW_CLUSTERS, CACHED_ROWS = 8, 2**12
+FEW_CLUSTERS, CACHED_ROWS = 8, 2**13
 # Blocks pay where a CPU has many clusters to compare, and their (B, K) and (K, K) bounds stay below 256 MiB each.
 BLOCK_ROWS, MAX_BOUNDS = 512, 2**26
 MIN_CLUSTERS, MAX_CLUSTERS, MIN_PATCHES_A_CLUSTER = 2**10, 2**13, 2**6
@@ -142,11 +142,16 @@ def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest_of_few(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
     weight_KC, bias_K1 = 2 * centroids_KC, -centroids_KC.square().sum(dim=1, keepdim=True)
+    place_K1 = torch.arange(len(centroids_KC), 0, -1.0, device=features_PC.device)[:, None]  # from the end
     index_P = torch.empty(len(features_PC), dtype=torch.int64, device=features_PC.device)
     partial_P = torch.empty_like(features_PC[:, 0])
 
     def assign(rows: slice) -> None:
-        torch.max(torch.addmm(bias_K1, weight_KC, features_PC[rows].T), 0, out=(partial_P[rows], index_P[rows]))
+        # Where the largest is, by arithmetic: `max` asks for every score whether it is larger, and guesses wrong.
+        scores_KR = torch.addmm(bias_K1, weight_KC, features_PC[rows].T)
+        best_R = torch.amax(scores_KR, dim=0, out=partial_P[rows])
+        first_R = scores_KR.eq_(best_R).mul_(place_K1).amax(dim=0).clamp_min_(1)  # nan equals nothing
+        index_P[rows] = first_R.neg_().add_(len(centroids_KC))
 
     starts = range(0, len(features_PC), CACHED_ROWS)
     in_parallel(assign, (slice(start, start + CACHED_ROWS) for start in starts), features_PC.device)
@@ -232,7 +237,9 @@ class _Blocks:
             near_M = torch.nonzero(slack_K <= 0).flatten()
             near_M = torch.cat([near_M, near_M[-1:].expand(-len(near_M) % ALIGNMENT)])
             bias_M = bias_K[near_M]
-            scores_RM = torch.addmm(bias_M, self.features_PC[rows_R], weight_KC[near_M].T)
+            scores_RM = torch.addmm(
+                bias_M, self.features_PC.index_select(0, rows_R), weight_KC.index_select(0, near_M).T
+            )
             best_R = scores_RM.amax(dim=1)
             partial_P[rows_R] = -best_R
 
@@ -299,7 +306,7 @@ class _Means:
 
     def _follow(self, index_P: Tensor) -> None:
         for rows_R in torch.nonzero(index_P != self._index_P).flatten().split(ROWS):
-            features_RC = self.features_PC[rows_R].double()
+            features_RC = self.features_PC.index_select(0, rows_R).double()
             self._sums_KC.index_add_(0, index_P[rows_R], features_RC)
             self._sums_KC.index_add_(0, self._index_P[rows_R], features_RC, alpha=-1)
         self._index_P.copy_(index_P)

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from letkd import LDA, KMeans, decision_matrix, fit_subclasses
+from letkd.kmeans import nearest
 
 BACKENDS = [
     "torch",
@@ -34,6 +35,27 @@ def test_kmeans_reaches_scikit_learns_objective(backend):
     assert distances == pytest.approx(reference.inertia_, rel=1e-3)
     assert len(kmeans.objectives_) == 20
     assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.objectives_))
+
+
+@pytest.mark.parametrize("num_centroids", [1, 2, 8, 9, 130])
+def test_nearest_is_the_first_of_the_nearest(num_centroids):
+    """Whole numbers: every distance is exact, and many are equal."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randint(-2, 3, (20_000, 3), generator=generator).float()
+    centroids = torch.randint(-2, 3, (num_centroids, 3), generator=generator).float()
+    squared = (features[:, None] - centroids).square().sum(dim=2)
+    least = squared.amin(dim=1)
+    assert num_centroids == 1 or ((squared == least[:, None]).sum(dim=1) > 1).any()
+    index, partial = nearest(features, centroids)
+    assert torch.equal(index, (squared == least[:, None]).int().argmax(dim=1))
+    assert torch.equal(partial, least - features.square().sum(dim=1))
+
+
+@pytest.mark.parametrize("num_centroids", [8, 9])
+def test_a_patch_that_is_not_finite_gets_an_index_that_exists(num_centroids):
+    features = torch.tensor([[float("nan"), 0.0], [float("inf"), 1.0], [0.0, 0.0]])
+    index, _ = nearest(features, torch.randn(num_centroids, 2))
+    assert ((index >= 0) & (index < num_centroids)).all()
 
 
 def test_kmeans_objective_is_the_sum_of_squared_distances():

@@ -4,7 +4,8 @@ A method is an `nn.Module` that a training step calls with images and labels. It
 
     model    the network that is deployed, evaluated and saved
     heads    what trains beside it and is thrown away afterwards
-    (frozen  teacher and supervision, as eval modules and buffers: not saved with the run)
+    (frozen  teacher and supervision, as eval modules and buffers: not saved with the run; of a `teacher` that
+             `open_teacher` has opened the fingerprint is)
 
 and returns a `Step`. A new method is one file with a class that `register_method` decorates.
 """

@@ -54,9 +54,9 @@ from algorithms.records import (
 )
 from algorithms.step import GraphedStep, TrainStep
 from algorithms.stopping import Stopped, StopRequest
-from algorithms.supervision import missing_supervision
+from algorithms.supervision import Teacher, missing_supervision
 from algorithms.watching import first_non_finite, input_images, layer_scales
-from algorithms.weights import load_strictly
+from algorithms.weights import fingerprint, load_strictly
 from dataloaders import make_train_loader
 from settings import MEASUREMENTS, changed_settings
 
@@ -75,6 +75,10 @@ class Training(Algorithm):
             find_method(self.config["method"]).build_model(self.config, num_classes=2)
         if self.config["method"] != "classification":
             yield from missing_supervision(self.config)
+
+    def facts(self) -> Results:
+        """Also whose weights have taught: another teacher of the same name makes another student."""
+        return super().facts() | {"teacher_fingerprint": self.teacher_fingerprint}
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
@@ -124,6 +128,8 @@ class Training(Algorithm):
         method = find_method(config["method"]).from_config(config, self.dataset.num_classes)
         self.method = method.to(self.device, memory_format=torch.channels_last)
         self.model = method.model
+        teacher = getattr(method, "teacher", None)
+        self.teacher_fingerprint = teacher.identity if isinstance(teacher, Teacher) else None
         self.optimizer = make_optimizer(self.method, config)
         kind = GraphedStep if config["cuda_graph"] and self.device.type == "cuda" else TrainStep
         self.step = kind(self.method, self.optimizer, self.autocast)
@@ -176,18 +182,19 @@ class Training(Algorithm):
         self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
-        self._check_changes(source, checkpoint["config"])
+        self._check_changes(source, checkpoint)
         if source.name == STOPPED:
             self.meter.restore(checkpoint["unfinished"])
         self._settle_files(source, checkpoint)
         log.info("continuing after %s of %d", self._position(), self.config["epochs"])
 
-    def _check_changes(self, source: Path, earlier: dict[str, Any]) -> None:
+    def _check_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
         """Mention other settings than those so far, and refuse those that make no sense.
 
         What is left of an epoch must be what is left of the same epoch, and results that no epoch with these settings
         has led to must not claim them.
         """
+        earlier = checkpoint["config"]
         changed = changed_settings(earlier, self.config)
         if self.config["seed"] != earlier["seed"]:
             changed["seed"] = (earlier["seed"], self.config["seed"])
@@ -205,8 +212,11 @@ class Training(Algorithm):
                         f"no epoch is left to train with {key}={now!r}: {source} is epoch {self.epoch}, trained with "
                         f"{key}={before!r}; leave it out"
                     )
-        if changed:
-            log.info("note: changed since that epoch: %s", ", ".join(changed))
+        names = list(changed)
+        if checkpoint.get("teacher_fingerprint", self.teacher_fingerprint) != self.teacher_fingerprint:
+            names.append("the teacher's weights")
+        if names:
+            log.info("note: changed since that epoch: %s", ", ".join(names))
 
     def _position(self) -> str:
         if not self.meter.num_steps:
@@ -387,6 +397,7 @@ class Training(Algorithm):
             "seconds": self._seconds(),
             "images_per_second": self.images_per_second,
             "config": self.config,
+            "teacher_fingerprint": self.teacher_fingerprint,
             "data": data_facts(self.dataset),
         }
 
@@ -443,6 +454,7 @@ class Training(Algorithm):
 
     def _finish(self) -> Results:
         split, chosen = "eval", self.epoch
+        trained = fingerprint(self.model.state_dict())
         if self.config["val_split"]:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
             self.model.load_state_dict(load_best(self.directory)["model"])
@@ -456,6 +468,7 @@ class Training(Algorithm):
             "images_per_second": self.images_per_second,
             "eval_images_per_second": tested["images_per_second"],
             "seconds": self._seconds(),
+            "fingerprint": trained,
             **count_parameters(self.model),
             **count_multiply_adds(self.model, self.dataset.image_size),
             "history": self.history,

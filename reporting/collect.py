@@ -11,7 +11,7 @@ import functools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ NOT_RUNS = frozenset({"sacred", "report", "replaced", "tensorboard", PICTURES})
 SUPERVISION = {"kmeans": "VQ", "LDA": "LDA"}  # the folders of jobs that make it
 MODES = frozenset({"train", "evaluate", "probe", "export", *SUPERVISION})
 # What the report reads of a file, by what it must be where it is there.
-TEXTS = ("method", "dataset", "device", "precision", "command", "finished", "updated", "state")
+TEXTS = (
+    "method", "dataset", "device", "precision", "command", "finished", "updated", "state", "fingerprint",
+    "teacher_fingerprint",
+)  # fmt: skip
 DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "images_per_second", "eval_images_per_second", "seconds",
@@ -35,6 +38,7 @@ NUMBERS = (
 LARGEST = 1e13  # no figure of a run is further from zero
 TEXT_OPTIONS = ("dataset", "method", "network", "student", "teacher_experiment", "trained_as")
 
+TEACHERS_WEIGHTS, SHOWN_DIGITS = "weights of the teacher", 8  # of their fingerprints
 NOT_RECORDED = "settings not recorded"
 GONE = "no such experiment in config/"
 
@@ -132,6 +136,7 @@ def collect(root: Path, own_config: Callable[[str], Config | None]) -> Collectio
         if facts := read[PROGRESS] if goes_on else read[RESULTS]:
             pictures = tuple(_pictures(directory / PICTURES, found))
             found.runs.append(_run(place, facts, not goes_on, own_config, pictures))
+    found.runs = _with_teachers(found.runs)
     return found
 
 
@@ -229,6 +234,27 @@ def _run(
     apart = GONE if own is None else None if options else NOT_RECORDED
     changed = {} if apart else changed_settings(own, options) | _taken(facts)
     return Run(place, experiment, Path(*parts), trial, finished, facts, changed, apart, pictures)
+
+
+def _with_teachers(runs: list[Run]) -> list[Run]:
+    """Count it as another setting where a student was not taught by the weights that its teacher's training has now.
+
+    A teacher that was trained again has left students of the earlier one behind.
+    """
+    trained = {
+        (run.branch, run.experiment): run.facts["fingerprint"]
+        for run in runs
+        if run.finished and run.trial is None and run.facts.get("fingerprint")
+    }
+
+    def with_teacher(run: Run) -> Run:
+        found = run.facts.get("teacher_fingerprint")
+        own = trained.get((run.branch, run.options.get("teacher_experiment")))
+        if not found or not own or found == own or run.options.get("teacher_weights") or run.apart:
+            return run
+        return replace(run, changed=run.changed | {TEACHERS_WEIGHTS: (own[:SHOWN_DIGITS], found[:SHOWN_DIGITS])})
+
+    return [with_teacher(run) for run in runs]
 
 
 def _taken(facts: Config) -> dict[str, tuple[Any, Any]]:

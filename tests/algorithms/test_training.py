@@ -34,6 +34,7 @@ from algorithms.methods import Step, find_method
 from algorithms.records import save_progress, set_up_console
 from algorithms.step import descend
 from algorithms.training import Meter, Training, learning_rate, make_optimizer
+from algorithms.weights import fingerprint
 from architectures import create_model
 from config.recipes import protocol
 from dataloaders import hold_out, load_dataset, make_eval_loader
@@ -76,6 +77,28 @@ def test_how_often_losses_are_looked_at_does_not_change_the_run(folder):
     assert differences(expected, state(seldom / "last.pth")) == []
     assert [step for step, _ in curves["batch/perplexity"]] == list(range(1, STEPS + 1))
     assert [step for step, _ in read_curves(seldom)["batch/perplexity"]] == [STEPS]
+
+
+def test_results_say_whose_weights_taught(folder):
+    teacher = json.loads((folder / "digits" / "RN8" / "results.json").read_text())
+    student = train("letKD-1", folder, epochs=1)
+    results = json.loads((student / "results.json").read_text())
+    assert teacher["teacher_fingerprint"] is None
+    assert results["teacher_fingerprint"] == teacher["fingerprint"] != results["fingerprint"]
+    assert results["fingerprint"] == fingerprint(load_tensors(student / "last.pth")["model"])
+
+
+@pytest.mark.parametrize("taught_by", ["another", None], ids=["another teacher", "not recorded"])
+def test_going_on_under_another_teacher_is_noted(taught_by, folder, capsys):
+    set_up_console()
+    directory = train("letKD-1", folder, epochs=1)
+    checkpoint = load_checkpoint(directory / "last.pth")
+    del checkpoint["teacher_fingerprint"]
+    save_checkpoint(directory / "last.pth", checkpoint | ({"teacher_fingerprint": taught_by} if taught_by else {}))
+    capsys.readouterr()
+    train("letKD-1", folder, epochs=2, checkpoint=-1)
+    noted = "epochs, the teacher's weights" if taught_by else "epochs"
+    assert f"note: changed since that epoch: {noted}\n" in capsys.readouterr().out
 
 
 # --- a run that was stopped ------------------------------------------------------------------------------------------

@@ -104,6 +104,38 @@ def tree(tmp_path) -> Tree:
     return Tree(tmp_path)
 
 
+def test_students_of_a_teacher_that_was_trained_again_are_marked(tree):
+    """And their means stand apart; a teacher that was chosen is another setting as it is."""
+    now, then = "a" * 64, "b" * 64
+    tree.put("CIFAR100.resnetv1.RN56", fingerprint=now)
+    tree.put(f"{PAIR}.QuEST", teacher_fingerprint=now)
+    tree.put(f"{PAIR}.letKD-1", teacher_fingerprint=then)
+    tree.trials(f"{PAIR}.letKD-2", [70.0, 71.0], teacher_fingerprint=then)
+    tree.put(
+        f"{PAIR}.letKD-2", 72.0, place="CIFAR100/resnetv1/RN56_RN20/letKD-2/seed2", seed=2, teacher_fingerprint=now
+    )
+    chosen = {"options": {"teacher_weights": "other.pth"}, "teacher_fingerprint": then}
+    tree.put(f"{PAIR}.QuEST", **chosen, place="CIFAR100/resnetv1/RN56_RN20/QuEST/seed1", seed=1)
+    written = tree.write()
+    marks = {column: [group.marks for group in written.cell(column).groups] for column in tables.METHODS}
+    old = ["weights of the teacher=bbbbbbbb (own: aaaaaaaa)"]
+    assert marks["letKD-1"] == [old]
+    assert marks["letKD-2"] == [[], old]
+    assert marks["QuEST"] == [[], ["teacher_weights=other.pth (own: None)"]]
+    assert [group.statistic("top1").mean for group in written.cell("letKD-2").groups] == [72.0, 70.5]
+    assert not written.cell("letKD-1").is_measured and written.cell("QuEST").is_measured
+    written.says("◇ weights of the teacher=bbbbbbbb (own: aaaaaaaa)")
+
+
+@pytest.mark.parametrize("facts", [{}, {"fingerprint": "a" * 64}], ids=["of no record", "with one"])
+def test_runs_that_do_not_say_who_taught_them_are_not_marked(facts, tree):
+    tree.put("CIFAR100.resnetv1.RN56", **facts)
+    tree.put(f"{PAIR}.letKD-1")
+    tree.put(f"{PAIR}.letKD-2", teacher_fingerprint=facts.get("fingerprint", "b" * 64))
+    written = tree.write()
+    assert written.cell("letKD-1").is_measured and written.cell("letKD-2").is_measured
+
+
 class Page(HTMLParser):
     """Checks that every element is closed where it must be, and collects attributes and the text of elements."""
 

@@ -26,7 +26,7 @@ import torch
 
 from algorithms.files import load_tensors, save_tensors
 from algorithms.records import CURVES, PROGRESS, RESULTS, log
-from documents import flush_names
+from documents import flush_names, write_atomically
 
 FORMAT = "letkd-checkpoint-1"
 LAST = "last.pth"
@@ -45,13 +45,22 @@ def save_last(directory: Path, content: dict[str, Any]) -> None:
     """Save the newest epoch and keep the one before it; where the run was stopped within it counts no more."""
     last, previous = directory / LAST, directory / PREVIOUS
     if last.is_file():
-        link = directory / f".{PREVIOUS}.{os.getpid()}.part"  # a second name, so that `last` is there all the time
-        link.unlink(missing_ok=True)
-        link.hardlink_to(last)
-        link.replace(previous)
-        link.unlink(missing_ok=True)  # still there if both were one file: a run was killed before it had a new last
+        _link_or_copy(last, previous)
     save_checkpoint(last, content)
     (directory / STOPPED).unlink(missing_ok=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, so that the first is there all the time; some file systems allow a file only one."""
+    link = target.with_name(f".{target.name}.{os.getpid()}.part")
+    link.unlink(missing_ok=True)
+    try:
+        link.hardlink_to(source)
+    except OSError:  # whatever else it is, writing will say
+        write_atomically(target, lambda file: file.write(source.read_bytes()))
+        return
+    link.replace(target)
+    link.unlink(missing_ok=True)  # still there if both were one file: a run was killed before it had a new last
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -22,12 +22,9 @@ from algorithms.base import Algorithm, Requirement, Results, computes_bfloat16, 
 from algorithms.checkpoints import (
     BEST,
     LAST,
-    PREVIOUS,
     STOPPED,
-    epoch_in,
     find_state,
     kept_epoch,
-    kept_epochs,
     load_best,
     load_checkpoint,
     random_states,
@@ -52,17 +49,17 @@ from algorithms.records import (
     save_progress,
     update_results,
 )
+from algorithms.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
 from algorithms.step import GraphedStep, TrainStep
 from algorithms.stopping import Stopped, StopRequest
 from algorithms.supervision import Teacher, missing_supervision
 from algorithms.watching import first_non_finite, input_images, layer_scales
 from algorithms.weights import fingerprint, load_strictly
 from dataloaders import make_train_loader
-from settings import MEASUREMENTS, changed_settings
+from settings import changed_settings
 
 # What must not change within an epoch.
 ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
-NO_BEST = {"top1": -1.0, "epoch": 0}  # before the first epoch is done
 
 
 class Training(Algorithm):
@@ -178,14 +175,14 @@ class Training(Algorithm):
             group.update(optimizer_settings(self.config))  # and not those that were saved
         restore_random_states(checkpoint["random"])
         self.epoch = checkpoint["epoch"]
-        self.best = checkpoint["best"]
         self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
         self._check_changes(source, checkpoint)
         if source.name == STOPPED:
             self.meter.restore(checkpoint["unfinished"])
-        self._settle_files(source, checkpoint)
+        self.best = settle_files(self.directory, source, checkpoint)
+        forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.config["epochs"])
 
     def _check_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
@@ -222,73 +219,6 @@ class Training(Algorithm):
         if not self.meter.num_steps:
             return f"epoch {self.epoch}"
         return f"step {self.meter.num_steps} of {len(self.train_loader)} in epoch {self.epoch + 1}"
-
-    def _settle_files(self, source: Path, checkpoint: dict[str, Any]) -> None:
-        """Leave no file that holds an epoch which is not part of the run, nor a best one that is not its best.
-
-        Such files are there after going back, after a damaged checkpoint, and after a kill between two writes. A kill
-        in here is one more: at every moment there is a state to go on from, and going on does the rest.
-        """
-        directory = self.directory
-        best_file = self._find_best(source)
-        if source.name not in (LAST, STOPPED) or (source.name == LAST and self.best != checkpoint["best"]):
-            save_checkpoint(directory / LAST, checkpoint | {"best": self.best})
-        if best_file is None:
-            (directory / BEST).unlink(missing_ok=True)
-        elif best_file.name != BEST:
-            save_checkpoint(directory / BEST, load_checkpoint(best_file) | {"best": self.best})
-        for epoch, path in kept_epochs(directory).items():
-            if epoch > self.epoch:
-                path.unlink()
-        if source.name != STOPPED:
-            if (epoch_in(directory / PREVIOUS) or 0) >= self.epoch:
-                (directory / PREVIOUS).unlink()
-            (directory / STOPPED).unlink(missing_ok=True)
-        self._forget_measurements()
-
-    def _find_best(self, source: Path) -> Path | None:
-        """The file with the best epoch. Where none has it any more, the epoch of `source` is called the best.
-
-        None where that one is lost too, and nothing is called the best.
-        """
-        directory, epoch = self.directory, self.best["epoch"]
-        newest = source if source.name != STOPPED else directory / LAST
-        if epoch:
-            for path in (directory / BEST, kept_epoch(directory, epoch), directory / PREVIOUS, newest):
-                if epoch_in(path) == epoch:
-                    return directory / LAST if path == newest else path
-            log.warning("warning: no file has the best epoch, %d, any more", epoch)
-        if self.history and epoch_in(newest) == self.epoch:
-            self.best = {"top1": self.history[-1]["eval"]["top1"], "epoch": self.epoch}
-            return directory / LAST
-        self.best = dict(NO_BEST)
-        return None
-
-    def _forget_measurements(self) -> None:
-        """Remove from `results.json` what was measured on weights that are no more; a damaged one is moved away."""
-        try:
-            earlier = read_results(self.directory)
-        except ValueError as error:
-            path = self.directory / RESULTS
-            moved = path.replace(path.with_suffix(".damaged"))
-            log.warning("warning: %s; it is now %s", error, moved)
-            return
-        if any(earlier.get(part, {}) != kept for part, kept in self._measurements(earlier).items()):
-            update_results(self.directory, lambda results: results | self._measurements(results))
-
-    def _measurements(self, results: Results) -> Results:
-        """What `results.json` has of other jobs on weights that this run still has, or that are not of this run."""
-        newest = {LAST: self.epoch, PREVIOUS: self.epoch - 1, BEST: self.best["epoch"]}
-
-        def is_valid(measured: Results) -> bool:
-            epoch, name = measured.get("epoch"), Path(measured.get("weights", "")).name
-            return epoch is None or (epoch <= self.epoch and newest.get(name, epoch) == epoch)
-
-        parts = {part: results[part] for part in MEASUREMENTS.values() if part in results}
-        return {
-            part: {name: measured for name, measured in entries.items() if is_valid(measured)}
-            for part, entries in parts.items()
-        }
 
     def _results_of_these_epochs(self) -> Results:
         """What `results.json` holds, if no epoch is left and it is that of the very epochs that are done; or {}."""
@@ -480,7 +410,10 @@ class Training(Algorithm):
             chosen, tested["top1"], tested["top5"], self.best["top1"], self.best["epoch"],
             " (of held-out training images)" if self.config["val_split"] else "", duration(results["seconds"]),
         )  # fmt: skip
-        complete = update_results(self.directory, lambda earlier: results | self._measurements(earlier))
+        complete = update_results(
+            self.directory,
+            lambda earlier: results | valid_measurements(earlier, epoch=self.epoch, best_epoch=self.best["epoch"]),
+        )
         remove_progress(self.directory)
         return complete
 

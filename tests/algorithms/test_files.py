@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ RESULTS = {
     "config": "A.B",
     "top1": 71.25,
     "mean": (0.5, 0.25),
+    "fingerprint": "5e" * 32,  # not its checksum
     "options": {"epochs": 8, "note": "gr\u00fcn"},
     "loss": None,
 }
@@ -207,6 +209,19 @@ def test_no_piece_stays_where_a_run_was_killed_between_two_names_of_one_file(tmp
     assert {path.name: load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()} == {
         "previous.pth": 1,
         "last.pth": 2,
+    }
+
+
+def test_a_file_system_without_hard_links_keeps_two_epochs_too(tmp_path, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for epoch in (1, 2, 3):
+        save_last(tmp_path, {"epoch": epoch})
+    assert {path.name: load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()} == {
+        "previous.pth": 2,
+        "last.pth": 3,
     }
 
 

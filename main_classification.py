@@ -18,6 +18,7 @@ config=A.B.C is the module config/A/B/C.py. Every key that print_config shows ca
 import copy
 import difflib
 import importlib
+import itertools
 import json
 import logging
 import os
@@ -530,6 +531,29 @@ def spelt_out(argv: list[str]) -> list[str]:
     return [*words, *["with"] * ("with" not in words), "watch=True"]
 
 
+def check_words(argv: list[str]) -> None:
+    """Refuse what is no option, or stands where options do not: sacred would look for a command or a file of that name.
+
+    Raises:
+        ValueError: names the word, and what was meant where that is clear.
+    """
+    program, *words = argv
+    start = words.index("with") if "with" in words else len(words)
+    for number, (before, word) in enumerate(itertools.pairwise(["", *words])):
+        if word.startswith("-") or before.startswith("-"):  # an option of sacred's own, or its value
+            continue
+        if number < start and "=" in word:
+            given = [word for word in words if word != "with"]
+            commands, options = ([w for w in given if ("=" in w) == is_option] for is_option in (False, True))
+            raise ValueError(
+                f"options stand behind `with`: python {shlex.join([program, *commands, 'with', *options])}"
+            )
+        if number > start and word in experiment.commands:
+            raise ValueError(f"the command {word} stands before `with`: python {program} {word} with ...")
+        if number > start and "=" not in word:
+            raise ValueError(f"{word!r} is no option key=value; one with blanks needs quotation marks around it")
+
+
 def _plain(config: Any) -> Any:
     """sacred's read-only containers as ordinary ones."""
     if isinstance(config, dict):
@@ -560,6 +584,7 @@ def main(argv: list[str]) -> int:
     before = signal.signal(signal.SIGTERM, _terminate)
     argv = spelt_out(argv)
     try:
+        check_words(argv)
         # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.
         experiment.run_commandline(argv if wants_traceback or wants_help else [*argv, "--debug"])
     except USER_ERRORS as error:

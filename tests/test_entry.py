@@ -583,6 +583,36 @@ def test_a_mistake_is_one_line_and_status_1():
     assert "'digits.RN14_RN8.letKD-2'" in outcome.error and outcome.out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["config=A.B"], "options stand behind `with`: python main.py with config=A.B"),
+        (
+            ["report", "localpath=a b"],
+            "options stand behind `with`: python main.py report with 'localpath=a b'",
+        ),
+        (["config=A.B", "with", "seed=1"], "options stand behind `with`: python main.py with config=A.B seed=1"),
+        (["with", "config=A.B", "print_config"], "the command print_config stands before `with`"),
+        (["with", "config=A.B", "milestones=[10,", "15]"], "'15]' is no option key=value; one with blanks needs"),
+        (["with", "config=A.B", "evalute"], "'evalute' is no option key=value"),
+    ],
+)
+def test_a_word_in_the_wrong_place_is_named(words, error, capsys):
+    assert main_classification.main(["main.py", *words]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {error}")
+
+
+@pytest.mark.parametrize("words", ["report", "print_config -l INFO with config=A.B -F runs -d", "help run", ""])
+def test_words_in_their_places_are_sacreds(words):
+    main_classification.check_words(["main.py", *words.split()])
+
+
+def test_help_is_quick_and_leaves_torch_alone():
+    process = python("-X", "importtime", "main_classification.py", "--help")
+    assert process.returncode == 0 and "picture_confusion" in python("main_classification.py", "--help").stdout
+    assert "sacred" in process.stderr and " torch\n" not in process.stderr
+
+
 def test_debug_shows_the_traceback():
     with pytest.raises(ValueError, match="unknown config"):
         main_classification.main(["main_classification.py", "--debug", "with", "config=nothing"])

@@ -192,7 +192,7 @@ def work(side: str, case: Case, threads: int, connection: Connection) -> None:
         counted = make(case)  # thrown away afterwards: the timed steps begin where the plain ones do
         connection.send(count_operations(lambda: counted(images, labels)))
     step = make(case)
-    for _ in iter(connection.recv, "stop"):
+    while _is_asked(connection):
         start = time.perf_counter()
         read = step(images, labels)
         if case.device == "cuda":
@@ -201,11 +201,19 @@ def work(side: str, case: Case, threads: int, connection: Connection) -> None:
         connection.send((seconds, read()))
 
 
+def _is_asked(connection: Connection) -> bool:
+    """Wait for the next question; False when nobody is there any more to ask."""
+    try:
+        return bool(connection.recv())
+    except EOFError:
+        return False
+
+
 def measure(case: Case, *, threads: int, repeats: int, warm_up: int) -> dict[str, Any]:
     """Median seconds of both sides, the counted operations, and the losses of the first step.
 
     Raises:
-        RuntimeError: the losses differ.
+        RuntimeError: the losses differ, or a process has ended.
     """
     context = multiprocessing.get_context("spawn")
     connections, processes = {}, []
@@ -215,7 +223,6 @@ def measure(case: Case, *, threads: int, repeats: int, warm_up: int) -> dict[str
         process.start()
         theirs.close()
         processes.append(process)
-    operations = connections["ours"].recv()
 
     def take_turns() -> dict[str, tuple[float, dict[str, float]]]:
         answers = {}
@@ -225,11 +232,14 @@ def measure(case: Case, *, threads: int, repeats: int, warm_up: int) -> dict[str
         return answers
 
     try:
+        operations = connections["ours"].recv()
         difference = _compare(case, {side: figures for side, (_, figures) in take_turns().items()})
         turns = [take_turns() for _ in range(warm_up + repeats)][warm_up:]
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        raise RuntimeError(f"{case}: a process has ended; its error is above") from error
     finally:
         for connection, process in zip(connections.values(), processes, strict=True):
-            connection.send("stop")
+            connection.close()
             process.join()
     medians = {side: statistics.median(turn[side][0] for turn in turns) for side in connections}
     return {"operations": operations, "difference": difference, **medians}

@@ -47,3 +47,8 @@ def test_losses_that_differ_are_an_error():
     figures = {"plain": {"cls_loss": 2.0, "quest_loss": 1.0}, "ours": {"cls_loss": 2.0, "quest_loss": 1.001}}
     with pytest.raises(RuntimeError, match=r"losses differ by 1\.0e-03"):
         benchmark._compare(case, figures)
+
+
+def test_a_process_that_dies_is_an_error_and_not_waited_for():
+    with pytest.raises(RuntimeError, match="a process has ended; its error is above"):
+        benchmark.measure(benchmark.Case("no such pair", "letKD-1", "fp32", "cpu"), threads=1, repeats=1, warm_up=0)

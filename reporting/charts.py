@@ -22,6 +22,7 @@ from reporting.tables import METHODS, STUDENT, TEACHER, Cell, Section, Statistic
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 26
+SIGN = 6  # half of a series' sign, which is whole at the lowest value too
 PAIR, LANE = 30, 16  # heights of a pair's name and of a method below it
 LONG, STEEP = 50, 0.1  # from so many epochs on, this share of them may reach beyond the picture
 NUM_STYLES = 8  # of lines and marks, in page.css
@@ -150,7 +151,7 @@ def _line_picture(quantity: str, series: list[Series], epochs: list[int], x: Axi
     begin = epochs[-1] * STEEP if epochs[-1] >= LONG else 0
     later = [point for point in points if point.epoch > begin] or points
     low, high = min(point.low for point in later), max(point.high for point in later)
-    y = Axis(low, high, HEIGHT - BOTTOM, TOP, logarithmic=quantity in curves.LOGARITHMIC)
+    y = Axis(low, high, HEIGHT - BOTTOM - SIGN, TOP, logarithmic=quantity in curves.LOGARITHMIC)
     lines = [
         tag(
             "g",

@@ -20,7 +20,7 @@ import config
 import main_classification
 from algorithms import base, check_options, records, trials
 from documents import save_json
-from reporting import collect, curves, tables
+from reporting import charts, collect, curves, tables
 from reporting.html import VOID, Html, tag
 from reporting.report import write_report
 
@@ -651,6 +651,14 @@ def test_a_single_run_is_drawn_once(tree):
     page = tree.write().page
     assert page.count('class="curves"') == 1
     assert 'Learning curves: <a href="#data-digits">Digits</a>' in page
+
+
+def test_the_sign_of_a_curve_is_whole_at_its_lowest_value(tree):
+    tree.put("digits.RN8", history=history(90.0))
+    page = Page(tree.write().page)
+    heights = [float(re.fullmatch(r"translate\(\S+ (\S+)\)", at)[1]) for at in page.values("transform")]
+    assert max(heights) > charts.HEIGHT / 2, "that of the loss, which falls"
+    assert max(heights) + charts.SIGN <= charts.HEIGHT - charts.BOTTOM
 
 
 def test_long_courses_are_thinned_and_keep_their_ends(tree):

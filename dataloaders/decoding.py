@@ -57,6 +57,8 @@ def read_size(path: str) -> tuple[int, int]:
 
 
 def _unreadable(path: str, error: Exception) -> ImageError:
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"there is no image {path}")
     return ImageError(f"cannot read image {path}: {error or type(error).__name__}; replace or remove it")
 
 

@@ -165,6 +165,7 @@ def test_unreadable_files_are_named_and_the_others_predicted(predict, folder, tm
         "cut.png", "text.jpg", "missing.png",
     ]  # fmt: skip
     assert all(failure["image"] in failure["error"] for failure in outcome.json["unreadable"])
+    assert outcome.json["unreadable"][-1]["error"] == f"there is no image {missing}"
     assert outcome.err.startswith("error: 3 of 4 images cannot be read") and outcome.err.count("\n") == 1
     table = predict(tmp_path, "top=1").out
     assert "good.png" in table and f"cannot read image {tmp_path / 'cut.png'}" in table

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**25}
+MULTIPLE = 64  # of rows, so that the cores can have equal parts
 
 
 def row_chunks(num_rows: int, num_columns: int, device: torch.device) -> Iterator[slice]:
@@ -23,4 +24,5 @@ def row_chunks(num_rows: int, num_columns: int, device: torch.device) -> Iterato
 def chunk_length(num_rows: int, num_columns: int, device: torch.device) -> int:
     """Rows of the first and longest chunk."""
     elements = CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["cpu"])
-    return max(1, min(num_rows, elements // num_columns))
+    fitting = elements // num_columns
+    return max(1, min(num_rows, fitting - fitting % MULTIPLE if fitting > MULTIPLE else fitting))

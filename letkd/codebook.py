@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from letkd.losses import SoftTargets, full_precision, softmax_and_logsumexp
 from letkd.patches import to_patches
+from letkd.products import multiply_add
 
 
 class Codebook(nn.Module):
@@ -39,7 +40,7 @@ class Codebook(nn.Module):
         """tau * (2 t.mu - ||mu||^2), (P, K): logits of the soft assignment, largest for the nearest word."""
         patches_PC = patches_PC.to(self.centroids.dtype)
         with full_precision(patches_PC.device):
-            return torch.addmm(
+            return multiply_add(
                 self.bias, patches_PC, self.centroids.T, beta=self.temperature, alpha=2 * self.temperature
             )
 

@@ -38,6 +38,7 @@ from torch.autograd.function import once_differentiable
 
 from letkd.chunks import chunk_length, row_chunks
 from letkd.losses import full_precision
+from letkd.products import add_product_over_rows, multiply, sum_over_rows
 
 COSINE_EPS = 1e-12
 SQUARED_CHANNELS_A_PATCH = 27  # a pass over an element takes about a nanosecond, 6 C^2 / P operations at 160 GFLOP/s
@@ -89,7 +90,7 @@ class _ValuesAndScores(torch.autograd.Function):
         center_C = covariance_CC = None
         has_scores = running is None and _has_few_patches(unit_PC)
         if has_scores:
-            statistics = _statistics_of(torch.mm(operands[0], operands[1].T, out=scores_PK), unit_PC.dtype)
+            statistics = _statistics_of(multiply(operands[0], operands[1].T, scores_PK), unit_PC.dtype)
         elif running is None:
             with full_precision(unit_PC.device):
                 statistics, center_C, covariance_CC = score_statistics(unit_PC, templates_KC)
@@ -187,20 +188,20 @@ class _Backward:
         """ds of some rows, but for r, to `d`; `a` is room."""
         saved, scores, h = self.saved, self.saved.scores_PK[rows], self.h[rows]
         torch.addcmul(saved.shift, scores, saved.gain, out=a).relu_()
-        _add_product(self.grad_semantic_CK, h.T, a)
-        torch.mm(h, saved.semantic, out=d)
+        add_product_over_rows(self.grad_semantic_CK, h, a)
+        multiply(h, saved.semantic, d)
         d.addcmul_(a, self.pull[rows], value=-1)
         torch.ops.aten.threshold_backward.grad_input(d, a, 0, grad_input=d)
-        self.grad_beta_K += d.sum(dim=0, dtype=self.grad_beta_K.dtype)
-        self.weighted_K += torch.mul(d, scores, out=a).sum(dim=0, dtype=self.weighted_K.dtype)
+        self.grad_beta_K += sum_over_rows(d, self.grad_beta_K.dtype)
+        self.weighted_K += sum_over_rows(torch.mul(d, scores, out=a), self.weighted_K.dtype)
         if self.grad_scores_PK is None:
             d.mul_(saved.gain)
         else:
             torch.addcmul(self.grad_scores_PK[rows], d, saved.gain, out=d)
 
     def _to_operands(self, rows: slice, ds: Tensor) -> None:
-        torch.mm(ds, self.saved.templates, out=self.grad_unit[rows])
-        _add_product(self.grad_templates_CK, self.saved.unit[rows].T, ds)
+        multiply(ds, self.saved.templates, self.grad_unit[rows])
+        add_product_over_rows(self.grad_templates_CK, self.saved.unit[rows], ds)
 
     def _add_means_to_scores(self, ds_PK: Tensor, offset_K: Tensor, slope_K: Tensor) -> None:
         """r = slope (mean - s) - offset, row by row."""
@@ -294,20 +295,12 @@ def _values(
         a = weights[: rows.stop - rows.start]
         scores = a if scores_PK is None else scores_PK[rows]
         if not has_scores:
-            torch.mm(unit_PC[rows], templates_KC.T, out=scores)
+            multiply(unit_PC[rows], templates_KC.T, scores)
         torch.addcmul(shift_K, scores, gain_K, out=a).relu_()
         torch.linalg.vector_norm(a, dim=1, keepdim=True, dtype=precise, out=norms_P1[rows])
-        torch.mm(a, semantic_CK.T, out=values_PC[rows])
+        multiply(a, semantic_CK.T, values_PC[rows])
     norms_P1.clamp_min_(COSINE_EPS)
     return values_PC / norms_P1, norms_P1
-
-
-def _add_product(sum_CK: Tensor, left_CR: Tensor, right_RK: Tensor) -> None:
-    """sum += left @ right, the sum in its own precision."""
-    if sum_CK.dtype == left_CR.dtype:
-        sum_CK.addmm_(left_CR, right_RK)
-    else:
-        sum_CK += left_CR @ right_RK
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

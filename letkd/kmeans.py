@@ -125,15 +125,17 @@ def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
     padding = -num_clusters % width
     weight_KC = F.pad(2 * centroids_KC, (0, 0, 0, padding))
     bias_K = F.pad(-centroids_KC.square().sum(dim=1), (0, padding), value=-torch.inf)
+    place_W = _places(width, features_PC)
     index_P = torch.empty(len(features_PC), dtype=torch.int64, device=features_PC.device)
     partial_P = torch.empty_like(features_PC[:, 0])
 
     def assign(rows: slice) -> None:
-        # The largest of each group and then the place in one group: a CPU's argmax takes as long as the product.
+        # The largest of each group, and then its place in one group alone.
         scores_RGW = torch.addmm(bias_K, features_PC[rows], weight_KC.T).unflatten(1, (-1, width))
         best_R, group_R = scores_RGW.amax(dim=2).max(dim=1)
-        group_R1W = group_R[:, None, None].expand(-1, 1, width)
-        torch.add(scores_RGW.gather(1, group_R1W).argmax(dim=2)[:, 0], group_R, alpha=width, out=index_P[rows])
+        scores_RW = scores_RGW.gather(1, group_R[:, None, None].expand(-1, 1, width))[:, 0]
+        index_P[rows] = _place(scores_RW, best_R[:, None], place_W, dim=1)
+        index_P[rows].add_(group_R, alpha=width)
         torch.neg(best_R, out=partial_P[rows])
 
     in_parallel(assign, row_chunks(len(features_PC), len(bias_K), features_PC.device), features_PC.device)
@@ -142,20 +144,32 @@ def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nearest_of_few(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
     weight_KC, bias_K1 = 2 * centroids_KC, -centroids_KC.square().sum(dim=1, keepdim=True)
-    place_K1 = torch.arange(len(centroids_KC), 0, -1.0, device=features_PC.device)[:, None]  # from the end
+    place_K1 = _places(len(centroids_KC), features_PC)[:, None]
     index_P = torch.empty(len(features_PC), dtype=torch.int64, device=features_PC.device)
     partial_P = torch.empty_like(features_PC[:, 0])
 
     def assign(rows: slice) -> None:
-        # Where the largest is, by arithmetic: `max` asks for every score whether it is larger, and guesses wrong.
         scores_KR = torch.addmm(bias_K1, weight_KC, features_PC[rows].T)
         best_R = torch.amax(scores_KR, dim=0, out=partial_P[rows])
-        first_R = scores_KR.eq_(best_R).mul_(place_K1).amax(dim=0).clamp_min_(1)  # nan equals nothing
-        index_P[rows] = first_R.neg_().add_(len(centroids_KC))
+        index_P[rows] = _place(scores_KR, best_R, place_K1, dim=0)
 
     starts = range(0, len(features_PC), CACHED_ROWS)
     in_parallel(assign, (slice(start, start + CACHED_ROWS) for start in starts), features_PC.device)
     return index_P, partial_P.neg_()
+
+
+def _places(number: int, like: Tensor) -> Tensor:
+    """Places 0, 1, ... counted from the end, for `_place`."""
+    return torch.arange(number, 0, -1.0, device=like.device)
+
+
+def _place(scores: Tensor, best: Tensor, places: Tensor, dim: int) -> Tensor:
+    """The first place with the best score, as a float; 0 where that is nan. Overwrites the scores.
+
+    By arithmetic, because `max` and `argmax` ask on a CPU for every score whether it is larger, and guess wrong.
+    """
+    number = places.numel()
+    return scores.eq_(best).mul_(places).amax(dim).neg_().add_(number).remainder_(number)
 
 
 class _Assignment:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from letkd.losses import full_precision
 
+ROWS = 2**15  # patches that are summed at once: the memory of much more is mapped anew each time
 RELATIVE_TOLERANCE = (
     1e-4  # a direction with less standard deviation than this, relative, does not count (scikit-learn's)
 )
@@ -39,7 +40,7 @@ class LDA:
     def fit(self, features_PC: Tensor, labels_P: Tensor) -> "LDA":
         """Learn from features (P, C) and their classes (P,), 0 to N - 1."""
         num_classes = int(labels_P.max()) + 1
-        for features_RC, labels_R in zip(features_PC.split(2**17), labels_P.split(2**17), strict=True):
+        for features_RC, labels_R in zip(features_PC.split(ROWS), labels_P.split(ROWS), strict=True):
             self.partial_fit(features_RC, labels_R, num_classes=num_classes)
         return self.solve()
 

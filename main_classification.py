@@ -550,7 +550,7 @@ def check_words(argv: list[str]) -> None:
             )
         if number > start and word in experiment.commands:
             raise ValueError(f"the command {word} stands before `with`: python {program} {word} with ...")
-        if number > start and "=" not in word:
+        if number > start and "=" not in word and not Path(word).is_file():  # sacred reads options from files, too
             raise ValueError(f"{word!r} is no option key=value; one with blanks needs quotation marks around it")
 
 

@@ -12,7 +12,7 @@ Format (a torch file of tensors and plain values):
     history     a dictionary of figures for each epoch done, as in results.json
     seconds     spent so far;  images_per_second  of the last training epoch
     config      the run's configuration
-    teacher_fingerprint     of the weights that teach, None without a teacher
+    teacher_fingerprint     of the weights that taught the first epoch; None without a teacher, or where it is not known
     data        class names, image size and normalisation
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
 """

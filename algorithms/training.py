@@ -179,6 +179,8 @@ class Training(Algorithm):
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
         self._check_changes(source, checkpoint)
+        # A run whose first epochs another teacher has taught must not pass for one of the present teacher.
+        self.teacher_fingerprint = checkpoint.get("teacher_fingerprint")
         if source.name == STOPPED:
             self.meter.restore(checkpoint["unfinished"])
         self.best = settle_files(self.directory, source, checkpoint)
@@ -210,7 +212,8 @@ class Training(Algorithm):
                         f"{key}={before!r}; leave it out"
                     )
         names = list(changed)
-        if checkpoint.get("teacher_fingerprint", self.teacher_fingerprint) != self.teacher_fingerprint:
+        taught_by = checkpoint.get("teacher_fingerprint", self.teacher_fingerprint)  # older checkpoints do not say
+        if taught_by != self.teacher_fingerprint:
             names.append("the teacher's weights")
         if names:
             log.info("note: changed since that epoch: %s", ", ".join(names))

@@ -2,7 +2,7 @@
 
 In a pass over the elements of a chunk each core takes rows of its own. A library splits a product as it likes, often by
 columns, and then half of what a core reads next is in the cache of another. Between cores that share none this takes
-several times as long as the pass itself. So on a CPU a product is a batch of one, for each core, of its own rows.
+several times as long as the pass itself. So on a CPU a product is a batch of products, each core's of its own rows.
 """
 
 import torch

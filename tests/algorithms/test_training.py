@@ -90,6 +90,7 @@ def test_results_say_whose_weights_taught(folder):
 
 @pytest.mark.parametrize("taught_by", ["another", None], ids=["another teacher", "not recorded"])
 def test_going_on_under_another_teacher_is_noted(taught_by, folder, capsys):
+    """And the run does not pass for one that the present teacher has taught."""
     set_up_console()
     directory = train("letKD-1", folder, epochs=1)
     checkpoint = load_checkpoint(directory / "last.pth")
@@ -99,6 +100,8 @@ def test_going_on_under_another_teacher_is_noted(taught_by, folder, capsys):
     train("letKD-1", folder, epochs=2, checkpoint=-1)
     noted = "epochs, the teacher's weights" if taught_by else "epochs"
     assert f"note: changed since that epoch: {noted}\n" in capsys.readouterr().out
+    assert json.loads((directory / "results.json").read_text())["teacher_fingerprint"] == taught_by
+    assert load_checkpoint(directory / "last.pth")["teacher_fingerprint"] == taught_by
 
 
 # --- a run that was stopped ------------------------------------------------------------------------------------------

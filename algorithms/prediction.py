@@ -5,15 +5,16 @@ shorter side scaled, the centre cropped. A file that cannot be read is named, an
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from algorithms.base import Results, data_facts, set_numerics
 from algorithms.evaluation import Evaluation
@@ -21,6 +22,7 @@ from algorithms.export import FORMAT, aligned, open_onnx
 from algorithms.files import load_json
 from dataloaders.augmentation import Normalize
 from dataloaders.decoding import ImageError, Reader, SquarePixels
+from dataloaders.image_files import count_unused, counted, images_below, shown, visible, why_unused
 
 WILDCARDS = "*?["
 
@@ -42,14 +44,17 @@ class Prediction(Evaluation):
     """
 
     def run(self) -> Results:
-        """What `predict` returns for the files that the option `images` means."""
+        """What `predict` returns for the files that the option `images` means, and under "unused" how many more its
+        folders and patterns hold, by ending.
+        """
         config = self.config
-        paths = find_images(config["images"])
+        unused: dict[str, str] = {}
+        paths = find_images(config["images"], unused)
         with set_numerics(config["precision"], deterministic=config["deterministic"]):
             exported = config["export_file"]
             classifier = open_export(Path(exported)) if exported else self._open_trained()
             options = {"batch_size": config["test_batch_size"], "num_workers": config["num_workers"]}
-            return predict(classifier, paths, top=config["top"], **options)
+            return predict(classifier, paths, top=config["top"], **options) | {"unused": count_unused(unused)}
 
     def _open_trained(self) -> Classifier:
         weights, _ = self._open_weights()
@@ -93,36 +98,65 @@ def open_export(path: Path) -> Classifier:
     return Classifier(path, metadata["classes"], metadata["preprocessing"]["center_crop"], logits)
 
 
-def find_images(images: str | list[str] | None) -> list[Path]:
+def find_images(images: str | list[str] | None, unused: dict[str, str] | None = None) -> list[Path]:
     """The files that a path, a pattern like photos/*.png, or a list of them means; of a folder all images in and below.
 
-    A path that does not exist stays: reading it says so.
+    What is an image `dataloaders.image_files` says, of folders and patterns alike. A single path is taken as it is, one
+    that does not exist too: reading it says so.
+
+    Args:
+        unused: what else folders and patterns hold is added: why it is no image, by path.
 
     Raises:
         ValueError: nothing is asked for, or a folder or pattern has no images.
     """
+    unused = {} if unused is None else unused
     wanted = [images] if isinstance(images, str) else images
     if not isinstance(wanted, list) or not wanted or not all(entry and isinstance(entry, str) for entry in wanted):
         raise ValueError(f"images={images!r} must be an image file, a folder, a pattern in quotes, or a list of them")
-    return [path for entry in wanted for path in _expand(Path(entry).expanduser())]
+    # Unlike Path.expanduser this leaves ~name as it is where there is no such user: it may be a file's name.
+    return [path for entry in wanted for path in _expand(os.path.expanduser(entry), unused)]  # noqa: PTH111
 
 
-def _expand(entry: Path) -> list[Path]:
-    if not entry.exists() and set(WILDCARDS) & set(str(entry)):
-        matches = Path(entry.anchor).glob(str(entry.relative_to(entry.anchor)))
-        found = [path for match in sorted(matches) for path in _files(match)]
+def _expand(entry: str, unused: dict[str, str]) -> list[Path]:
+    path, others = Path(entry), {}
+    if os.path.isdir(entry):  # noqa: PTH112  of a name that no file can have, pathlib raises an error
+        found = images_below(path, others)
+    elif not os.path.exists(entry) and set(WILDCARDS) & set(entry):  # noqa: PTH110
+        found = sorted(set(_matching(Path(path.anchor), list(path.relative_to(path.anchor).parts), others)))
     else:
-        found = _files(entry)
-    if not found:
-        raise ValueError(f"images={entry} has no images ({' '.join(IMG_EXTENSIONS)})")
-    return found
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
         return [path]
-    names = (file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-    return sorted(file for file in names if not file.name.startswith(".") and file.is_file())
+    if not found:
+        holds = f": it holds {counted(count_unused(others))}" if others else " (.jpg, .png and what else Pillow reads)"
+        raise ValueError(f"images={shown(entry)} has no images{holds}")
+    unused.update(others)
+    return [Path(file) for file in found]
+
+
+def _matching(folder: Path, pattern: list[str], unused: dict[str, str]) -> Iterator[str]:
+    """Images that lie where a pattern's parts lead, and below folders that match it.
+
+    Path.glob would follow links to folders, and find what is hidden.
+    """
+    first, *rest = pattern
+    if first == "**":
+        yield from _matching(folder, rest or ["*"], unused)
+        for entry in visible(folder):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _matching(Path(entry.path), pattern, unused)
+    elif not set(WILDCARDS) & set(first) and rest:
+        if (folder / first).is_dir():
+            yield from _matching(folder / first, rest, unused)
+    else:
+        for entry in visible(folder):
+            if not fnmatchcase(entry.name, first):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _matching(Path(entry.path), rest, unused) if rest else images_below(entry.path, unused)
+            elif not rest and (reason := why_unused(entry)):
+                unused[entry.path] = reason
+            elif not rest:
+                yield entry.path
 
 
 def predict(classifier: Classifier, paths: list[Path], *, top: int, batch_size: int, num_workers: int) -> Results:
@@ -183,10 +217,12 @@ def prediction_table(result: Results) -> str:
         ranks = range(1, len(images[0]["predictions"]) + 1)
         rows = [["image", *["label"] * labelled, *(f"{rank}." for rank in ranks)]]
         for image in images:
-            cells = [f"{guess['class']} {guess['probability']:6.1%}" for guess in image["predictions"]]
-            rows.append([image["image"], *[image["label"] or "-"] * labelled, *cells])
+            cells = [f"{shown(guess['class'])} {guess['probability']:6.1%}" for guess in image["predictions"]]
+            rows.append([shown(image["image"]), *[shown(image["label"] or "-")] * labelled, *cells])
         lines.append(aligned(rows))
     lines += [failure["error"] for failure in result["unreadable"]]
+    if result["unused"]:
+        lines.append(f"not used: {counted(result['unused'])}")
     if result["top1"] is not None:
         count = sum(image["label"] is not None for image in images)
         lines.append(f"{result['top1']:.2f}% of the {count} images in folders named like a class are predicted so")

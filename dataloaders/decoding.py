@@ -6,15 +6,18 @@ Processes, not threads: Pillow spends the time of a small image in Python, and t
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision.transforms.functional as TF
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
+
+from dataloaders.image_files import check_regular, image_formats, shown
 
 # A split up to these limits is decoded once and kept as one uint8 tensor; a larger one is streamed from its files.
 MAX_RESIDENT_SIZE = 96
@@ -30,36 +33,76 @@ _PILLOW_ERRORS = (
 )  # fmt: skip
 
 
+# How a picture is turned upright, by the orientation that its camera has noted (Exif 2.3, tag 274).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # these exchange width and height
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; the message is one line naming it."""
 
 
 def read_rgb(path: str) -> Image.Image:
-    """Decode one file to an RGB image.
+    """Decode one file to an RGB image, upright as its orientation tag says; of several pictures in a file the first.
 
     Raises:
         ImageError: the file is missing, damaged, cut short, or of a kind whose values have no known range.
     """
-    try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except _PILLOW_ERRORS as error:
-        raise _unreadable(path, error) from error
+    with _open(path) as image:
+        image.load()  # some files have their tags at the end; and a TIFF is upright then, without its tag
+        turn = _UPRIGHT.get(_orientation(image))
+        upright = to_rgb(image)
+        return upright if turn is None else upright.transpose(turn)
 
 
 def read_size(path: str) -> tuple[int, int]:
-    """(width, height) from a file's header. Raises `ImageError` as `read_rgb` does."""
+    """(width, height) of the upright image, from its file's header. Raises `ImageError` as `read_rgb` does."""
+    with _open(path) as image:
+        width, height = image.size
+        # Pillow tells the upright size of a TIFF; and a PNG may have to be decoded for its tag.
+        is_upright = width == height or image.format == "TIFF" or _orientation(image) not in _SIDEWAYS
+        return (width, height) if is_upright else (height, width)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[Image.Image]:
+    """An image file; what fails on it inside the context is an `ImageError` that names it."""
     try:
-        with Image.open(path) as image:
-            return image.size
+        check_regular(path)
+        with Image.open(path, formats=image_formats()) as image:
+            yield image
     except _PILLOW_ERRORS as error:
         raise _unreadable(path, error) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 is upright, and what is taken where tags cannot be read: pixels are worth more than what stands beside them."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except _PILLOW_ERRORS:
+        return 1
+    return found if isinstance(found, int) else 1
 
 
 def _unreadable(path: str, error: Exception) -> ImageError:
     if isinstance(error, FileNotFoundError):
-        return ImageError(f"there is no image {path}")
-    return ImageError(f"cannot read image {path}: {error or type(error).__name__}; replace or remove it")
+        return ImageError(f"there is no image {shown(path)}")
+    reason = type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = "it is of no format that is read"  # Pillow's message repeats the path
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    elif str(error):
+        reason = shown(error)
+    return ImageError(f"cannot read image {shown(path)}: {reason}; replace or remove it")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,25 +7,28 @@ Either is first found as `{class: paths}`; `label_files` numbers the classes, `l
 """
 
 import difflib
-import os
+import logging
 import re
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dataloaders.dataset import ImageFiles, ImageTensors, Split
 from dataloaders.decoding import MAX_RESIDENT_BYTES, MAX_RESIDENT_SIZE, decode
+from dataloaders.image_files import count_unused, counted, images_below, is_hidden, shown, visible, why_unused
 from dataloaders.registry import LoadRequest
 
+log = logging.getLogger("letKD.run")  # the run's, for notices
+
 FilesByClass = dict[str, list[str]]  # paths in sorted order
+MOST_NAMED = 10  # classes in a notice
 
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders in `folder`, sorted, without hidden ones. Raises FileNotFoundError without `folder`."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: it must hold a folder of images for each class")
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        raise FileNotFoundError(f"there is no folder {shown(folder)}: it must hold a folder of images for each class")
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 def list_classes(folder: Path) -> tuple[str, ...]:
@@ -33,31 +36,61 @@ def list_classes(folder: Path) -> tuple[str, ...]:
     classes = class_folders(folder)
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "none"
-        raise ValueError(f"{folder} must hold at least two class folders, it has {found}")
+        raise ValueError(f"{shown(folder)} must hold at least two class folders, it has {found}")
     return tuple(classes)
 
 
 def holds_images(folder: Path) -> bool:
     """Whether images lie in `folder` itself, not in folders below it."""
-    return folder.is_dir() and any(_is_image(entry.name) for entry in folder.iterdir())
+    return folder.is_dir() and any(why_unused(entry) is None for entry in visible(folder))
 
 
 def find_in_class_folders(folder: Path) -> FilesByClass:
-    """The images at any depth below each class folder.
+    """The images at any depth below each class folder; a notice says what else is there.
 
     Raises:
         FileNotFoundError: there is no `folder`.
-        ValueError: it holds no class folders, or an empty one.
+        ValueError: it holds no class folders, or an empty one, or the same folder under two names.
     """
-    found = {name: _images_below(folder / name) for name in class_folders(folder)}
-    if not found:
-        raise ValueError(f"{folder} holds no class folders")
-    for name, paths in found.items():
-        if not paths:
-            raise ValueError(
-                f"{folder / name} holds no images ({' '.join(IMG_EXTENSIONS)}); add some or remove the folder"
-            )
+    found, unused = search_class_folders(folder)
+    _name_unused(folder, unused)
     return found
+
+
+def search_class_folders(folder: Path) -> tuple[FilesByClass, dict[str, str]]:
+    """The same without a notice, and what is not used: why, by path."""
+    names = class_folders(folder)
+    if not names:
+        raise ValueError(f"{shown(folder)} holds no class folders")
+    _refuse_shared_folders(folder, names)
+    loose = [entry for entry in visible(folder) if not entry.is_dir()]
+    unused = {entry.path: f"{why_unused(entry) or 'images'} beside the class folders" for entry in loose}
+    found = {}
+    for name in names:
+        others: dict[str, str] = {}
+        found[name] = images_below(folder / name, others)
+        if not found[name]:
+            has = f"; it has {counted(count_unused(others))}" if others else ""
+            raise ValueError(
+                f"{shown(folder / name)} holds no images (.jpg, .png and what else Pillow reads{has}); add some or "
+                "remove the folder"
+            )
+        unused |= others
+    return found, unused
+
+
+def _refuse_shared_folders(folder: Path, names: list[str]) -> None:
+    """Class folders may be links, but a picture has one class."""
+    real = {name: (folder / name).resolve() for name in names}
+    owners = {path: name for name, path in real.items()}
+    for name, path in real.items():
+        above = (owners[parent] for parent in (path, *path.parents) if parent in owners)
+        if other := next((owner for owner in above if owner != name), None):
+            raise ValueError(
+                f"in {shown(folder)} pictures of {name!r} are those of {other!r} too: remove one of the links"
+            )
+        if path in (folder.resolve(), *folder.resolve().parents):
+            raise ValueError(f"{shown(folder / name)} is a link to {shown(path)}, which holds it: remove the link")
 
 
 def find_listed(folder: Path, listed: dict[str, str], source: Path) -> FilesByClass:
@@ -66,17 +99,24 @@ def find_listed(folder: Path, listed: dict[str, str], source: Path) -> FilesByCl
     Raises:
         ValueError: a listed file is not there, or an image is not listed.
     """
-    paths = {Path(path).name: path for path in _images_below(folder)}
+    unused: dict[str, str] = {}
+    paths = {Path(path).name: path for path in images_below(folder, unused)}
     missing = next((file for file in listed if file not in paths), None)
     if missing is not None:
-        raise ValueError(f"{source} lists {missing}, which is not in {folder}; unpack the images again")
+        raise ValueError(f"{source} lists {shown(missing)}, which is not in {folder}; unpack the images again")
     unlisted = next((path for file, path in paths.items() if file not in listed), None)
     if unlisted is not None:
-        raise ValueError(f"{unlisted} is not listed in {source}; remove the image or add its line")
+        raise ValueError(f"{shown(unlisted)} is not listed in {source}; remove the image or add its line")
+    _name_unused(folder, unused)
     found: FilesByClass = {}
     for file, path in paths.items():
         found.setdefault(listed[file], []).append(path)
     return found
+
+
+def _name_unused(folder: Path, unused: dict[str, str]) -> None:
+    if unused:
+        log.info("note: %s holds what is not used: %s", shown(folder), counted(count_unused(unused)))
 
 
 def read_list(source: Path) -> dict[str, str]:
@@ -114,8 +154,8 @@ def order_classes(root: Path, request: LoadRequest, found: dict[str, FilesByClas
     return request.classes or tuple(sorted(found["eval"]))
 
 
-def label_files(found: FilesByClass, classes: tuple[str, ...]) -> ImageFiles:
-    """One split, class by class in label order: label i is `classes[i]`.
+def label_files(split: str, found: FilesByClass, classes: tuple[str, ...]) -> ImageFiles:
+    """One split, class by class in label order: label i is `classes[i]`. A notice names classes that have no images.
 
     Raises:
         ValueError: a class that is not among `classes`.
@@ -125,8 +165,11 @@ def label_files(found: FilesByClass, classes: tuple[str, ...]) -> ImageFiles:
             near = difflib.get_close_matches(name, classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{name!r}, the class of {paths[0]}, is not one of the {len(classes)} training classes{hint}"
+                f"{name!r}, the class of {shown(paths[0])}, is not one of the {len(classes)} training classes{hint}"
             )
+    if missing := [name for name in classes if name not in found]:
+        named = ", ".join(map(repr, missing[:MOST_NAMED])) + ", ..." * (len(missing) > MOST_NAMED)
+        log.info("note: the split %r has no images of %d of %d classes: %s", split, len(missing), len(classes), named)
     counts = torch.tensor([len(found.get(name, ())) for name in classes])
     paths = tuple(path for name in classes for path in found.get(name, ()))
     return ImageFiles(paths, torch.arange(len(classes)).repeat_interleave(counts))
@@ -141,12 +184,3 @@ def load_split(split: str, files: ImageFiles, image_size: int, request: LoadRequ
         return files
     options = {"num_workers": request.num_workers, "progress": request.progress, "label": f"decoding {split}"}
     return ImageTensors(decode(files.paths, image_size, **options), files.labels)
-
-
-def _is_image(file: str) -> bool:
-    return file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")
-
-
-def _images_below(folder: Path) -> list[str]:
-    walk = os.walk(folder, followlinks=True)  # several times faster than Path.rglob on a million files
-    return sorted(f"{parent}{os.sep}{file}" for parent, _, files in walk for file in files if _is_image(file))

@@ -9,6 +9,7 @@ Labels number the class folders of train/ in alphabetical order.
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,28 @@ from torch import Tensor
 
 from dataloaders.dataset import Dataset, ImageTensors, Split, Triple
 from dataloaders.decoding import SquarePixels, read_files, read_size
-from dataloaders.folders import find_in_class_folders, label_files, list_classes, load_split
+from dataloaders.folders import find_in_class_folders, label_files, list_classes, load_split, search_class_folders
+from dataloaders.image_files import shown
 from dataloaders.registry import LoadRequest, register_dataset
 
 MAX_ASPECT = 1.125  # a common size this close to square becomes the image size
+READING = b"upright\n"  # goes into the digest of images: files made before tags of orientation were applied do not fit
 MEASURED_IMAGES = 5000  # of a streamed training split, evenly spaced, for its mean and std
 
 
 def outline(data_dir: Path | None) -> dict[str, Any]:
-    """A digest of the training images, by class, name and bytes on the disk, and the size that they would measure."""
+    """A digest of the training images, by class, name and bytes on the disk, and the size that they would measure.
+
+    The digest is also of how images are read: what was made from them as they were read earlier is made again.
+    """
     if data_dir is None or not (data_dir / "train").is_dir():
         return {}
     folder = data_dir / "train"
-    found = find_in_class_folders(folder)
-    digest = hashlib.sha256()
+    found, _ = search_class_folders(folder)
+    digest = hashlib.sha256(READING)
     for paths in found.values():
         for path in map(Path, paths):
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{path.relative_to(folder)} {path.stat().st_size}\n"))
     first = next(iter(found.values()))[0]
     return {"images": digest.hexdigest(), "image_size": min(read_size(first))}
 
@@ -45,7 +51,7 @@ def image_folder(request: LoadRequest) -> Dataset:
     if "train" not in request.splits:
         _require_training_facts(request)
     classes = list_classes(folders["train"]) if "train" in request.splits else request.classes
-    files = {split: label_files(find_in_class_folders(folders[split]), classes) for split in request.splits}
+    files = {split: label_files(split, find_in_class_folders(folders[split]), classes) for split in request.splits}
 
     image_size = request.image_size or _measure_size(files["train"].paths, request)
     splits = {split: load_split(split, files[split], image_size, request) for split in request.splits}
@@ -105,11 +111,12 @@ def _measure_size(paths: tuple[str, ...], request: LoadRequest) -> int:
         differs = ((widths != first[0]) | (heights != first[1])).nonzero()
         if len(differs):
             row = int(differs[0])
-            other = f"{paths[position + row]} {widths[row]}x{heights[row]}"
-            raise ValueError(f"image sizes differ ({paths[0]} is {first[0]}x{first[1]}, {other}): pass image_size")
+            other = f"{shown(paths[position + row])} {widths[row]}x{heights[row]}"
+            known = f"{shown(paths[0])} is {first[0]}x{first[1]}"
+            raise ValueError(f"image sizes differ ({known}, {other}): pass image_size")
         position += len(widths)
     if max(first) > MAX_ASPECT * min(first):
-        raise ValueError(f"the images ({paths[0]}) are {first[0]}x{first[1]}, not square: pass image_size")
+        raise ValueError(f"the images ({shown(paths[0])}) are {first[0]}x{first[1]}, not square: pass image_size")
     return min(first)
 
 

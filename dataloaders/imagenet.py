@@ -50,7 +50,7 @@ def imagenet(request: LoadRequest) -> Dataset:
         std=request.std or IMAGENET_STD,
         padding=0,  # of resident images only
         flip=True,
-        **{split: label_files(found[split], classes) for split in request.splits},
+        **{split: label_files(split, found[split], classes) for split in request.splits},
     )
 
 

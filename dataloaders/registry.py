@@ -108,7 +108,7 @@ def load_dataset(
         raise ValueError(f"image_size {image_size} must be at least 1 pixel")
     request = LoadRequest(
         splits=tuple(splits),
-        data_dir=None if data_dir is None else Path(data_dir).expanduser(),
+        data_dir=_folder(data_dir),
         image_size=image_size,
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
@@ -138,8 +138,20 @@ def outline_dataset(
     """
     given = {"image_size": image_size, "mean": mean and list(mean), "std": std and list(std)}
     outline = _OUTLINERS.get(name, lambda data_dir: {})
-    own = outline(None if data_dir is None else Path(data_dir).expanduser())
+    own = outline(_folder(data_dir))
     return own | {key: value for key, value in given.items() if value is not None}
+
+
+def _folder(data_dir: str | Path | None) -> Path | None:
+    """A folder as a user writes it, who may mean his home by ~.
+
+    Raises:
+        ValueError: there is no user of the name behind ~.
+    """
+    try:
+        return None if data_dir is None else Path(data_dir).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"data_dir={data_dir}: there is no user of that name; write ./~... for a folder") from error
 
 
 def always(image_size: int, mean: Triple, std: Triple) -> Outliner:

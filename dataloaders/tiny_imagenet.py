@@ -45,7 +45,7 @@ def tiny_imagenet(request: LoadRequest) -> Dataset:
     find = {"train": lambda: find_in_class_folders(root / "train"), "eval": lambda: _find_val(root / "val")}
     found = {split: find[split]() for split in request.splits}
     classes = order_classes(root, request, found)
-    files = {split: label_files(found[split], classes) for split in request.splits}
+    files = {split: label_files(split, found[split], classes) for split in request.splits}
     image_size = request.image_size or IMAGE_SIZE
     return Dataset(
         name="TinyImageNet",

@@ -207,12 +207,14 @@ def test_a_texture_of_no_known_format_is_an_error_of_one_line(tmp_path):
     "error", [struct.error("short"), zlib.error("Error -3"), KeyError("mode"), IndexError(), TypeError()]
 )
 @pytest.mark.parametrize("read", [read_rgb, read_size])
-def test_whatever_a_decoder_raises_is_an_error_of_one_line(read, error, monkeypatch):
+def test_whatever_a_decoder_raises_is_an_error_of_one_line(read, error, tmp_path, monkeypatch):
     """Pillow catches most of these itself, in most of its readers."""
 
-    def fail(path: str) -> None:
+    def fail(path: str, **options: Any) -> None:
         raise error
 
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").touch()
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(ImageError, match=r"\Acannot read image a\.png: [^\n]*\Z"):
         read("a.png")

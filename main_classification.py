@@ -416,6 +416,7 @@ def run(_config: Config) -> Config:
 def predict(_config: Config) -> None:
     """Print the classes of images=FILE, FOLDER or PATTERN; top=5, format=json, export_file=FILE.onnx."""
     from algorithms import Prediction, check_options, prediction_table
+    from dataloaders.image_files import shown
 
     config = _plain(_config)
     check_options(config)
@@ -425,7 +426,7 @@ def predict(_config: Config) -> None:
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
     if failed := [failure["image"] for failure in result["unreadable"]]:
         count = len(failed) + len(result["images"])
-        raise ValueError(f"{len(failed)} of {count} images cannot be read, the first is {failed[0]}")
+        raise ValueError(f"{len(failed)} of {count} images cannot be read, the first is {shown(failed[0])}")
 
 
 def draw_picture(name: str, config: Config) -> Config:

@@ -1,6 +1,7 @@
 """`predict`: files to classes, by a training and by an export of it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,6 +181,91 @@ def test_images_are_files_folders_patterns_or_a_list_of_them(folder):
     assert set(find_images(str(images / "[45]"))) == {first, *others, *(images / "5").iterdir()}
     assert find_images([str(images / "4"), str(first)]) == [first, *others, first]
     assert len(find_images(str(images))) == NUM_IMAGES
+
+
+@pytest.fixture
+def mixed(folder, tmp_path) -> Path:
+    """photos/ with two pictures of 4, and below and beside them what is hidden, linked, special, or no image."""
+    photos = tmp_path / "photos"
+    first, second, *_ = sorted((folder / "images" / "4").iterdir())
+    for number, place in enumerate(
+        ("a.png", "deep/b.jfif", ".hidden.png", ".ipynb_checkpoints/a.png", "deep/@eaDir/b.png")
+    ):
+        (photos / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(second if number == 1 else first).save(photos / place)
+    os.mkfifo(photos / "pipe.png")
+    (photos / "raw.heic").touch()
+    (photos / "deep" / "notes.txt").touch()
+    for link, target in (("up", ".."), ("itself", "."), ("disk", "/"), ("deep/again", "../deep")):
+        (photos / link).symlink_to(target)
+    return photos
+
+
+@pytest.mark.parametrize(
+    "pattern", ["photos", "photos/*", "photos/**", "photos/**/*", "ph?tos", "./**/photos/../photos"]
+)
+def test_folders_and_patterns_find_every_image_once_and_count_the_rest(pattern, mixed, monkeypatch):
+    monkeypatch.chdir(mixed.parent)
+    unused = {}
+    assert [path.name for path in find_images(pattern, unused)] == ["a.png", "b.jfif"]
+    assert sorted(unused.values()) == [".heic", ".png (no regular file)", ".txt", *["link to a folder"] * 4]
+    assert find_images("photos/*.png") == [Path("photos/a.png")]
+    assert find_images("photos/*/*.jfif") == find_images("photos/**/b.*") == [Path("photos/deep/b.jfif")]
+    for hidden in ("photos/.*", "photos/*/*/*.jfif", "photos/up*", "photos/.ipynb*/a.png"):
+        with pytest.raises(ValueError, match="has no images"):
+            find_images(hidden)
+
+
+def test_what_a_folder_holds_besides_is_listed(predict, mixed):
+    found = predict(mixed, "format=json")
+    assert found.status == 0 and [Path(image["image"]).name for image in found.json["images"]] == ["a.png", "b.jfif"]
+    assert found.json["unused"] == {"link to a folder": 4, ".heic": 1, ".png (no regular file)": 1, ".txt": 1}
+    listed = "not used: 4 link to a folder, 1 .heic, 1 .png (no regular file), 1 .txt"
+    assert listed in predict(mixed).out.splitlines()
+    alone = predict(mixed / "a.png", "format=json")
+    assert alone.json["unused"] == {}
+
+
+@pytest.mark.parametrize("kind", ["pipe.png", "/dev/zero"])
+def test_what_is_no_regular_file_is_unreadable_and_nobody_waits_for_it(kind, predict, mixed):
+    found = predict([str(mixed / kind), str(mixed / "a.png")], "format=json")
+    assert found.status == 1 and len(found.json["images"]) == 1
+    assert "it is no regular file" in found.json["unreadable"][0]["error"]
+
+
+ODD = (os.fsdecode(b"\xff.png"), "two\nlines.png", "\x1b[31mred\x07.png", "line\u2028separator.png", "tab\t.png")
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_an_odd_name_takes_no_other_line_of_the_table(name, predict, folder, tmp_path):
+    good = sorted((folder / "images" / "5").iterdir())[0]
+    for file in ("good.png", name):
+        shutil.copy(good, tmp_path / file)
+    (tmp_path / f"cut {name}").write_bytes(good.read_bytes()[:60])
+    table = predict(tmp_path, "top=1")
+    lines = table.out.splitlines()
+    assert len(lines) == 4 and sum("good.png" in line for line in lines) == 1, lines
+    assert table.out.replace("\n", "").isprintable() and table.err.count("\n") == 1
+    found = predict(tmp_path, "top=1", "format=json").json
+    assert sorted(image["image"] for image in found["images"]) == sorted(
+        str(tmp_path / file) for file in ("good.png", name)
+    )
+    assert found["unreadable"][0]["image"] == str(tmp_path / f"cut {name}"), "the path as it is opened"
+
+
+def test_a_home_that_does_not_exist_is_a_missing_image(predict, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    good = sorted((folder / "images" / "5").iterdir())[0]
+    shutil.copy(good, "~photo.png")
+    found = predict(["~nouser/x.png", "~photo.png"], "format=json")
+    assert found.status == 1 and found.json["unreadable"][0]["error"] == "there is no image ~nouser/x.png"
+    assert [image["image"] for image in found.json["images"]] == ["~photo.png"], "a name may begin so"
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".png", "nul\0.png"], ids=["long", "nul"])
+def test_a_name_that_no_file_can_have_is_unreadable(name, folder):
+    good = sorted((folder / "images" / "5").iterdir())[0]
+    assert find_images([str(good), name]) == [good, Path(name)]
 
 
 @pytest.mark.parametrize("wanted", [None, [], 5, [5], ""])

@@ -52,6 +52,12 @@ def evaluate(model: nn.Module, loader: Any, *, autocast: torch.autocast) -> dict
     }
 
 
+def accuracies(measured: dict[str, float], num_classes: int) -> str:
+    """What is printed of accuracies: among as few classes as `top5` takes, it is 100 % of anything and says nothing."""
+    top5 = f", {measured['top5']:.2f}% top-{TOP_K}" if num_classes > TOP_K else ""
+    return f"{measured['top1']:.2f}% top-1{top5}"
+
+
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Trainable parameters of the deployed network, and of it without KD layers."""
     backbone = model.backbone if isinstance(model, Student) else model
@@ -89,8 +95,8 @@ class Evaluation(Algorithm):
         loader = self.loader(dataset, split)
         measured = evaluate(model, loader, autocast=self.autocast())
         log.info(
-            "%s: %.2f%% top-1, %.2f%% top-5 on %d %s images of %s, %.0f img/s",
-            weights.source, measured["top1"], measured["top5"], len(dataset.split(split)), split, dataset.name,
+            "%s: %s on %d %s images of %s, %.0f img/s",
+            weights.source, accuracies(measured, dataset.num_classes), len(dataset.split(split)), split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
         published = config.get("published_top1")

@@ -34,7 +34,7 @@ from algorithms.checkpoints import (
     set_aside,
 )
 from algorithms.complexity import count_multiply_adds
-from algorithms.evaluation import count_parameters, evaluate
+from algorithms.evaluation import accuracies, count_parameters, evaluate
 from algorithms.host_memory import keep_freed_memory
 from algorithms.meter import Meter
 from algorithms.methods import Step, find_method
@@ -409,8 +409,8 @@ class Training(Algorithm):
         if self.config["val_split"]:
             results |= {"best_top1": tested["top1"], "val_top1": self.best["top1"]}
         log.info(
-            "done: epoch %d %.2f%% top-1, %.2f%% top-5; best %.2f%% at epoch %d%s; %s",
-            chosen, tested["top1"], tested["top5"], self.best["top1"], self.best["epoch"],
+            "done: epoch %d %s; best %.2f%% at epoch %d%s; %s",
+            chosen, accuracies(tested, self.dataset.num_classes), self.best["top1"], self.best["epoch"],
             " (of held-out training images)" if self.config["val_split"] else "", duration(results["seconds"]),
         )  # fmt: skip
         complete = update_results(

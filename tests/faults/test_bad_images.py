@@ -71,6 +71,26 @@ def test_images_of_every_kind_train(train):
     assert train() == (0, "")
 
 
+@pytest.mark.parametrize("classes", [2, 6])
+def test_top5_is_printed_where_it_says_something(classes, tree, tmp_path, capsys):
+    for number in range(2, classes):
+        for split in ("train", "val"):
+            shutil.copytree(tree / split / "dog", tree / split / f"class{number}")
+    words = [
+        "main.py",
+        "with",
+        "config=ImageFolder.RN8",
+        f"data_dir={tree}",
+        "epochs=1",
+        "milestones=[]",
+        "batch_size=4",
+    ]
+    words += ["cuda=False", "num_workers=0", f"localpath={tmp_path}"]
+    assert main_classification.main(words) == main_classification.main([*words, "evaluate=True"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("top-1") == 2 and out.count("top-5") == (2 if classes > 5 else 0)
+
+
 def test_kinds_of_one_picture_are_one_picture(tmp_path):
     grey = pixels(0)[..., 0]
     picture = Image.fromarray(grey)

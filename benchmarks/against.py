@@ -383,8 +383,6 @@ def markdown(rows: list[Row], sides: tuple[Side, Side]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from benchmarks.step import describe_machine
-
     size = QUICK if args.quick else Size()
     with both_sides(args.revision) as (sides, place):
         equal, rows = True, []
@@ -393,6 +391,8 @@ def run(args: argparse.Namespace) -> int:
         if args.only != "bits":
             figures = measure_speed(sides, args.alternations, size, place)
             rows += [speed_row(name, pairs, sides) for name, pairs in figures.items()]
+    from benchmarks.step import describe_machine  # a mistake should not wait for it
+
     kinds = [f"bits with epochs={size.epochs} (the first {SHOWN_DIGITS} digits of SHA-256)"] * (args.only != "speed")
     kinds += [f"medians of {args.alternations} alternations, intervals of order statistics"] * (args.only != "bits")
     print(f"{describe_machine('cpu', torch.get_num_threads())}; {'; '.join(kinds)}{', --quick' * args.quick}\n")

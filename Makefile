@@ -22,7 +22,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-faults: setup
-	$(BIN)/python -m pytest -m faults tests/faults
+	$(BIN)/python -m pytest -m faults
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.step

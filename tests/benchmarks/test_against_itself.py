@@ -2,12 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_tools import ROOT
 
 from benchmarks import against as benchmark
 
@@ -17,23 +18,40 @@ pytestmark = pytest.mark.faults
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """The last commit, to change something in it."""
-    command = ["git", "clone", "--quiet", "--local", ROOT, tmp_path / "clone"]
+    command = ["git", "clone", "--quiet", "--local", benchmark.ROOT, tmp_path / "clone"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"this is no clone of the repository: {done.stderr.strip()}")
     return tmp_path / "clone"
 
 
-def compare(clone: Path, *options: str) -> tuple[int, dict[str, list[str]]]:
-    """Exit status, and the rows of the table by their first cell."""
+def start(clone: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "benchmarks.against", "HEAD", "--quick", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
-    worktrees = subprocess.run(["git", "worktree", "list"], cwd=clone, capture_output=True, text=True, check=True)
-    assert len(worktrees.stdout.splitlines()) == 1
-    assert done.returncode != 2, done.stderr
-    return done.returncode, {name: rest for name, *rest in cells}
+    return subprocess.Popen(
+        command, cwd=clone, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def children(pid: int) -> list[str]:
+    """The processes that a process has started to run commands."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in found if "marked_commands" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def num_worktrees(clone: Path) -> int:
+    command = ["git", "worktree", "list"]
+    return len(subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def compare(clone: Path, *options: str) -> tuple[int, dict[str, list[str]]]:
+    """Exit status, and the rows of the table by their first cell."""
+    with start(clone, *options) as process:
+        printed, errors = process.communicate()
+    assert process.returncode != 2, errors
+    assert num_worktrees(clone) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+    return process.returncode, {name: rest for name, *rest in cells}
 
 
 def test_bits_of_an_equal_tree_are_equal_and_of_another_are_not(clone):
@@ -54,6 +72,30 @@ def test_bits_of_an_equal_tree_are_equal_and_of_another_are_not(clone):
         assert older == rows[name][1]
         assert verdict.startswith("different" if "letKD" in name else "equal"), name
     assert status == 1
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts what is started, though the tests be a job of a shell that lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_a_comparison_that_is_stopped(clone, tmp_path, monkeypatch, ctrl_c, number):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with start(clone, "--only", "bits") as process:
+        assert "this" in process.stderr.readline()
+        assert num_worktrees(clone) == 2
+        assert len(children(process.pid)) == 1
+        process.send_signal(number)
+        printed, errors = process.communicate(timeout=60)
+    assert (process.returncode, printed, errors.splitlines()[-1]) == (130, "", "stopped")
+    assert num_worktrees(clone) == 1
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_table_has_a_row_for_everything_that_is_timed(clone):
@@ -80,11 +122,6 @@ def main(argv):
 """
 
 
-def children() -> list[str]:
-    found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [child for child in found if "marked_commands" in Path(f"/proc/{child}/cmdline").read_text()]
-
-
 def test_steps_of_both_sides_are_timed_and_then_their_processes_end(tmp_path):
     place = tmp_path / "place"
     place.mkdir()
@@ -99,4 +136,4 @@ def test_steps_of_both_sides_are_timed_and_then_their_processes_end(tmp_path):
     for name, seconds in (("this", 0.1), ("older", 0.05)):
         assert found["start to first step, s"][name] > seconds
         assert 50 < found["peak MiB"][name] < 5000  # torch is in it
-    assert not children()
+    assert not children(os.getpid())

@@ -59,10 +59,10 @@ class Size:
 
     seeds: tuple[int, ...] = (0, 1)
     epochs: int = 2
-    images: int = 1280
+    images: int = 960
     words: int = 4096
     turns: int = 3  # of either training in an alternation, behind one that is not timed
-    steps: int = 3  # in a turn
+    steps: int = 2  # in a turn
 
 
 QUICK = Size(seeds=(0,), epochs=1, images=640, words=64, turns=1, steps=1)

@@ -201,3 +201,29 @@ def test_alternations_are_a_positive_number(capsys, number):
     with pytest.raises(SystemExit, match="2"):
         against.main(["HEAD", f"--alternations={number}"])
     assert "--alternations: invalid" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_the_table_and_the_exit_status_say_what_was_found(repository, monkeypatch, capsys, equal):
+    def compared(sides, experiments, size, place):
+        assert experiments == ["digits.RN8"] and size == against.QUICK
+        return [
+            ("codebook", "ab", "ab" if equal else "cd", "equal" if equal else "different (1 of 1 tensors)", "")
+        ], equal
+
+    def measured(sides, alternations, size, place):
+        this, older = (side.name for side in sides)
+        return {"LDA=5, s": [{this: 3.0, older: 2.0}] * alternations}
+
+    monkeypatch.setattr(against, "compare_bits", compared)
+    monkeypatch.setattr(against, "measure_speed", measured)
+    words = ["HEAD", "--quick", "--alternations=6", "--experiments", "digits.RN8"]
+    assert against.main(words) == (0 if equal else 1)
+    machine, _, *table = capsys.readouterr().out.splitlines()
+    assert f"torch {torch.__version__}" in machine and "6 alternations" in machine and "--quick" in machine
+    assert len(table) == 4 and {line.count("|") for line in table} == {6}
+    assert ("| equal |" if equal else "| different (1 of 1 tensors) |") in table[2]
+    assert table[3] == "| LDA=5, s | 3 | 2 | 1.500 | 1.500 to 1.500 |"
+
+    assert against.main([*words, "--only", "speed"]) == 0
+    assert "codebook" not in capsys.readouterr().out

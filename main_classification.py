@@ -15,6 +15,7 @@
 config=A.B.C is the module config/A/B/C.py. Every key that print_config shows can be set on the command line.
 """
 
+import ast
 import copy
 import difflib
 import importlib
@@ -22,6 +23,7 @@ import itertools
 import json
 import logging
 import os
+import reprlib
 import shlex
 import signal
 import sys
@@ -32,13 +34,14 @@ from typing import TYPE_CHECKING, Any
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)  # sacred 0.8.7 uses it
 
-import colorama  # a dependency of sacred's
+import colorama  # a dependency of sacred's, and so is docopt
 import sacred
+from docopt import docopt
 from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
 from sacred.utils import apply_backspaces_and_linefeeds
 
-from documents import first_line
+from documents import OPTION_VALUES, OPTIONS_FILES, first_line, is_option_value, load_options
 
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
     from sacred.observers import MongoObserver
@@ -118,8 +121,41 @@ READ_BY = {
 REPORT_READS = ("config", "localpath", "watch")  # `config` is always set
 WATCH_SECONDS = 5  # between two reports
 
+
+class _Experiment(sacred.Experiment):
+    """sacred's experiment, to which options are data: sacred itself restores objects from them, which can run code."""
+
+    def run_commandline(self, argv: list[str]) -> sacred.run.Run | None:
+        _, _, usage = self.get_usage()
+        for word in docopt(usage, argv[1:], default_help=False)["UPDATE"]:
+            _check_literal(word)
+        return super().run_commandline(argv)
+
+    def run(self, command_name: str, config_updates: Config, named_configs: list[str], **rest: Any) -> sacred.run.Run:
+        """Options from files, which sacred calls named configurations: of two the later is followed, words go first."""
+        for path in reversed(named_configs):
+            config_updates = load_options(Path(path)) | config_updates
+        return super().run(command_name, config_updates, **rest)
+
+
+def _check_literal(word: str) -> None:
+    """Refuse what sacred would read as another object than an option's value.
+
+    Raises:
+        ValueError: names the option.
+    """
+    key, _, text = word.partition("=")
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # sacred takes it for a text, or is never asked
+        return
+    if not is_option_value(value):
+        raise ValueError(f"{key.strip()}={reprlib.repr(value)} {OPTION_VALUES}")
+
+
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
-experiment = sacred.Experiment("letKD")
+# GitPython, which sacred asks at once, fails without git, hangs with it, and does not read a repository of another user.
+experiment = _Experiment("letKD", save_git_info=False)
 experiment.captured_out_filter = apply_backspaces_and_linefeeds
 experiment.logger = logging.getLogger("letKD.sacred")
 experiment.logger.setLevel(logging.CRITICAL)  # failures are reported by `main`, in one line
@@ -235,6 +271,19 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
     if config["mongo"] is not None and command_name == run.__name__:
         experiment.observers.append(mongo_observer(config["mongo"]))
     return {}
+
+
+@experiment.option_hook
+def _enforce_clean(options: Config) -> None:
+    """sacred's --enforce_clean, which without GitPython knows of no repository."""
+    if options.get("--enforce_clean"):
+        from algorithms.records import code_version
+
+        version = code_version()
+        if version is None or version["dirty"]:
+            state = "its commit is not known" if version is None else "it has changes that are not committed"
+            raise ValueError(f"--enforce_clean: the code is not clean: {state}")
+        options["--enforce_clean"] = False
 
 
 def mongo_observer(address: str) -> "MongoObserver":
@@ -551,7 +600,8 @@ def check_words(argv: list[str]) -> None:
             )
         if number > start and word in experiment.commands:
             raise ValueError(f"the command {word} stands before `with`: python {program} {word} with ...")
-        if number > start and "=" not in word and not Path(word).is_file():  # sacred reads options from files, too
+        is_file = Path(word).suffix.lower() in OPTIONS_FILES or Path(word).is_file()  # of options
+        if number > start and "=" not in word and not is_file:
             raise ValueError(f"{word!r} is no option key=value; one with blanks needs quotation marks around it")
 
 

@@ -25,6 +25,7 @@ import functools
 import logging
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -48,7 +49,9 @@ PROGRESS = "progress.json"
 LOG = "log.txt"
 LOCK = ".lock"
 CURVES = "tensorboard"
+EVENT_FILES, EVENT_FILE_VERSION = "events.out.tfevents.*", "brain.Event:2"
 ROOT = Path(__file__).parent.parent  # of the code
+GIT_SECONDS = 5  # that git has for an answer
 VERSIONS_OF = ("torch", "torchvision", "numpy", "scikit-learn", "faiss-gpu", "faiss-cpu", "sacred")
 # Every results.json has these; null where the job has no such figure.
 RESULT_KEYS = (
@@ -102,7 +105,7 @@ class _LogFile(logging.FileHandler):
 def log_file(directory: Path) -> Iterator[None]:
     """Messages also go to `log.txt` in `directory`, with times; a later run appends. A failure's traceback does too."""
     directory.mkdir(parents=True, exist_ok=True)
-    handler = _LogFile(directory / LOG)
+    handler = _LogFile(directory / LOG, encoding="utf-8", errors="backslashreplace")  # as standard output is set up
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
     try:
@@ -163,7 +166,9 @@ def exclusive(directory: Path) -> Iterator[None]:
             lock = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
             descriptor = stack.enter_context(lock)
         except BlockingIOError:
-            holder = path.read_text() or "another process"  # it has not written its number yet
+            holder = (
+                path.read_text(encoding="utf-8", errors="replace") or "another process"
+            )  # it has not written its number yet
             raise ValueError(f"{directory} is in use by {holder}; wait for it, or choose another localpath") from None
         with names_file(path):
             os.truncate(descriptor, 0)
@@ -257,16 +262,19 @@ def environment() -> dict[str, Any]:
 def code_version() -> dict[str, Any] | None:
     """The commit this process's code was checked out from, and whether source files differ from it.
 
-    None where there is no repository, or no git. `log_file` asks first, when a job begins: what is edited during a
-    long run does not change the answer.
+    None where there is no repository, no git, or one that fails, does not answer, or does not read the repository of
+    another user. `log_file` asks first, when a job begins: what is edited during a long run does not change the answer.
     """
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        process = subprocess.run(
+            ["git", *words], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=GIT_SECONDS
+        )
+        return process.stdout.decode(errors="replace").strip()
 
     try:
         return {"id": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "*.py"))}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
@@ -280,7 +288,7 @@ def describe(version: dict[str, Any] | None) -> str:
 def cpu_model() -> str | None:
     """The processor's name, where the system tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or None
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
@@ -301,18 +309,24 @@ class Curves:
         self.first_step = first_step
 
     def __enter__(self) -> "Curves":
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
         if self.first_step == 1:
-            for earlier in self.folder.glob("events.out.tfevents.*"):
+            for earlier in self.folder.glob(EVENT_FILES):
                 earlier.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
-        # The suffix orders sessions that begin within the same second; files are read in the order of their names.
         with names_file(self.folder):
-            self.writer = EventsWriter(str(self.folder / "events"), f".{self.first_step:09d}")
+            self.writer = RecordWriter(str(self._next_file()))
+        self._write(0, file_version=EVENT_FILE_VERSION)
         self._write(self.first_step, session_log=SessionLog(status=SessionLog.START))  # drops what is from there on
         return self
+
+    def _next_file(self) -> Path:
+        """Files are read in the order of their names, so that a clock that was put back must not be in them."""
+        earlier = [path.name.split(".")[3] for path in self.folder.glob(EVENT_FILES)]
+        number = max([int(time.time()), *(int(seconds) + 1 for seconds in earlier if seconds.isdecimal())])
+        return self.folder / f"{EVENT_FILES[:-1]}{number:010d}.{socket.gethostname()}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         try:
@@ -344,7 +358,7 @@ class Curves:
         from tensorboardX.proto.event_pb2 import Event
 
         with names_file(self.folder):
-            self.writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            self.writer.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
 
 
 def is_watched() -> bool:

@@ -18,6 +18,7 @@ config=A.B.C is the module config/A/B/C.py. Every key that print_config shows ca
 import ast
 import copy
 import difflib
+import errno
 import importlib
 import itertools
 import json
@@ -27,10 +28,38 @@ import reprlib
 import shlex
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+TOO_MANY_FILES = os.strerror(errno.EMFILE)  # whoever says it: Python, the linker, torch
+MORE_FILES = "too many open files; raise the limit (ulimit -n 1024), or try a smaller num_workers"
+WANTS_TRACEBACK = {"-d", "--debug"}
+
+
+def _end_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What `main` does not see: Ctrl-C or too few descriptors while modules are imported, Ctrl-C again as it ends."""
+    if issubclass(kind, KeyboardInterrupt):
+        os._exit(130)
+    if TOO_MANY_FILES in str(error) and not WANTS_TRACEBACK & set(sys.argv):
+        os.write(2, f"error: {MORE_FILES}\n".encode())
+        return
+    sys.__excepthook__(kind, error, trace)
+
+
+def _not_lost(ignored: Any) -> None:
+    """Ctrl-C within a destructor, where Python only prints it, comes again."""
+    if ignored.exc_type is not None and issubclass(ignored.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
+if __name__ == "__main__":
+    sys.excepthook, sys.unraisablehook = _end_process, _not_lost
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)  # sacred 0.8.7 uses it
 
@@ -120,6 +149,7 @@ READ_BY = {
 }
 REPORT_READS = ("config", "localpath", "watch")  # `config` is always set
 WATCH_SECONDS = 5  # between two reports
+CAPTURE_MODES = ("no", "sys", "fd")
 
 
 class _Experiment(sacred.Experiment):
@@ -154,7 +184,7 @@ def _check_literal(word: str) -> None:
 
 
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
-# GitPython, which sacred asks at once, fails without git, hangs with it, and does not read a repository of another user.
+# GitPython, which sacred asks at once, fails where there is no git, and hangs or fails with it.
 experiment = _Experiment("letKD", save_git_info=False)
 experiment.captured_out_filter = apply_backspaces_and_linefeeds
 experiment.logger = logging.getLogger("letKD.sacred")
@@ -274,8 +304,10 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
 
 
 @experiment.option_hook
-def _enforce_clean(options: Config) -> None:
-    """sacred's --enforce_clean, which without GitPython knows of no repository."""
+def _check_flags(options: Config) -> None:
+    """sacred's own: --capture, which it does not check, and --enforce_clean, for which it needs GitPython."""
+    if options.get("--capture") not in (None, *CAPTURE_MODES):
+        raise ValueError(f"--capture={options['--capture']} must be {', '.join(CAPTURE_MODES)}")
     if options.get("--enforce_clean"):
         from algorithms.records import code_version
 
@@ -630,31 +662,64 @@ def main(argv: list[str]) -> int:
         after Ctrl-C and 143 after SIGTERM, which may come at any time: every file is whole or absent. Training finishes
         its step first and saves its state; a second Ctrl-C ends it at once.
     """
-    wants_traceback = bool({"-d", "--debug"} & set(argv))
+    wants_traceback = bool(WANTS_TRACEBACK & set(argv))
     wants_help = bool({"-h", "--help", "help"} & set(argv))
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
     argv = spelt_out(argv)
     try:
         check_words(argv)
         # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.
         experiment.run_commandline(argv if wants_traceback or wants_help else [*argv, "--debug"])
-    except USER_ERRORS as error:
+        sys.stdout.flush()
+    except BrokenPipeError:
         if wants_traceback:
             raise
-        print(f"error: {'; '.join(str(error).splitlines()) or type(error).__name__}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if wants_traceback or not str(error).startswith(WORKER_DIED):
+        return 1  # whoever read has seen enough
+    except Exception as error:
+        if wants_traceback or not (message := _in_one_line(error)):
             raise
-        print(f"error: {first_line(error)} Where memory was short: try a smaller num_workers", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # it ends already
         command = continuation(argv, has_state=getattr(stop, "goes_on", False))
         print(f"stopped; go on with: python {command}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """What is said of an error that is no fault of the program's; None for one that is."""
+    if TOO_MANY_FILES in str(error):
+        return MORE_FILES
+    if isinstance(error, USER_ERRORS):
+        return "; ".join(str(error).splitlines()) or type(error).__name__
+    if isinstance(error, RuntimeError) and str(error).startswith(WORKER_DIED):
+        return f"{first_line(error)} Where memory was short: try a smaller num_workers"
+    return None
+
+
+def run_process() -> None:
+    """Run the command line of this process, and end it: what comes then, a signal or a closed pipe, changes nothing."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed; a file that is opened later must not take its place
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # for a terminal that knows ASCII alone, and names in no encoding
+    colorama.init()  # leaves sacred's colours out where the output is no terminal
+    try:
+        sys.exit(main(sys.argv))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # Python flushes once more
 
 
 def continuation(argv: list[str], *, has_state: bool) -> str:
@@ -666,5 +731,4 @@ def continuation(argv: list[str], *, has_state: bool) -> str:
 
 
 if __name__ == "__main__":
-    colorama.init()  # leaves sacred's colours out where the output is no terminal
-    sys.exit(main(sys.argv))
+    run_process()

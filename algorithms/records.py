@@ -30,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -65,8 +65,11 @@ class _ConsoleHandler(logging.Handler):
     """Prints above a progress bar, to whatever stdout is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        with suppress(
+            OSError
+        ):  # nobody reads any more (`| head`), or the disk is full: the log file has it, or says so
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
 
 
 def set_up_console() -> None:

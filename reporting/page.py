@@ -53,7 +53,7 @@ def render(report: Report, *, made: str, command: str, refresh: int | None = Non
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", http_equiv="refresh", content=refresh) if refresh else None,
         tag("title", f"{TITLE} in {report.collection.root}"),
-        tag("style", Html(STYLE.read_text())),
+        tag("style", Html(STYLE.read_text(encoding="utf-8"))),
     )
     body = tag(
         "body",
@@ -66,7 +66,7 @@ def render(report: Report, *, made: str, command: str, refresh: int | None = Non
             _experiments(report),
         ),
         tag("footer", tag("p", f"Written {made} by ", _command(command))),
-        tag("script", Html(SCRIPT.read_text())),
+        tag("script", Html(SCRIPT.read_text(encoding="utf-8"))),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 

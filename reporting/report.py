@@ -45,5 +45,6 @@ def write_report(
         "report.md": markdown.render(report, made=made),
     }
     for name, text in texts.items():
-        write_atomically(root / FOLDER / name, lambda file, text=text: file.write(text.encode()))
+        content = text.encode(errors="backslashreplace")  # names of files in no encoding, and what JSON can hold
+        write_atomically(root / FOLDER / name, lambda file, content=content: file.write(content))
     return report

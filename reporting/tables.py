@@ -20,7 +20,7 @@ from settings import FOLDER_DATASETS, bearing
 TEACHER, STUDENT = "teacher", "student"
 METHODS = ("QuEST", "letKD-1", "letKD-2")
 ALONE = "classification"
-PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
+PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 NEED_DATA_DIR = FOLDER_DATASETS | {"ImageNet"}
 ANY_FOLDER = "FOLDER"  # what stands for theirs in a command, where it is not known
 # Options that a command for what is left of a run has in another place, or does not need.

@@ -1,0 +1,181 @@
+"""The command line on other machines: no git, ASCII alone, closed output; and options that come from files."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main_classification
+from algorithms import records
+from documents import load_json, load_options
+
+ROOT = Path(main_classification.__file__).parent
+ENTRY = [sys.executable, "main_classification.py"]
+HOSTILE = {"py/reduce": [{"py/function": "os.system"}, {"py/tuple": ["touch made"]}]}
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+TRAINING = ["with", "config=digits.RN8", "image_size=8", "epochs=1", "cuda=False", "num_workers=0"]
+
+
+def git_that(action: str, folder: Path) -> Path:
+    """A folder for PATH: without git, or with one that does this."""
+    folder.mkdir()
+    if action:
+        (folder / "git").write_text(f"#!/bin/sh\n{action}\n")
+        (folder / "git").chmod(0o755)
+    return folder
+
+
+def container(folder: Path, git: str) -> dict[str, str]:
+    """An environment without git or with another one, with a home that cannot be written, and of ASCII alone."""
+    home = folder / "home"
+    home.mkdir(mode=0o555)
+    return {"PATH": str(git_that(git, folder / "bin")), "HOME": str(home), "OMP_NUM_THREADS": "1", **ASCII}
+
+
+@pytest.mark.parametrize("words", [["print_config"], ["--help"]], ids=" ".join)
+@pytest.mark.parametrize("git", ["", "exit 1", "exec /bin/sleep 100"], ids=["missing", "fails", "hangs"])
+def test_looking_asks_no_git(words, git, tmp_path):
+    process = subprocess.run(
+        [*ENTRY, *words], cwd=ROOT, env=container(tmp_path, git), capture_output=True, timeout=30, check=False
+    )
+    assert process.returncode == 0 and not process.stderr and process.stdout
+
+
+def test_a_container_trains_and_reports(tmp_path):
+    """Git says that the repository is somebody else's; no terminal; a name outside ASCII."""
+    env = container(tmp_path, "echo 'fatal: detected dubious ownership' >&2; exit 128")
+    out = tmp_path / "Ergebnisse-ü"
+    for words in ([*TRAINING, f"localpath={out}"], ["report", "with", f"localpath={out}"]):
+        process = subprocess.run(
+            [*ENTRY, *words], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        assert process.returncode == 0, process.stderr
+        assert b"Traceback" not in process.stderr
+    assert load_json(out / "digits/RN8/results.json")["environment"]["commit"] is None
+    assert "code of no known commit" in (out / "digits/RN8/log.txt").read_text(encoding="utf-8")
+    assert (out / "report/index.html").is_file()
+
+
+@pytest.mark.parametrize("git", ["", "exit 1", "exec /bin/sleep 100"], ids=["missing", "fails", "hangs"])
+def test_the_commit_is_unknown_where_git_does_not_tell(git, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(git_that(git, tmp_path / "bin")))
+    monkeypatch.setattr(records, "GIT_SECONDS", 0.1)
+    assert records.code_version.__wrapped__() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("o.json", json.dumps({"seed": HOSTILE}), "seed={'py/reduce'"),
+        ("o.yaml", '!!python/object/apply:os.system ["touch made"]', "could not determine a constructor"),
+        ("o.yml", "seed: [[1]]", "seed="),
+        ("o.pickle", "", "options are read from files that end in"),
+        ("o", "{}", "options are read from files that end in"),
+        ("o.json", "[1]", "holds a list"),
+        ("o.yaml", "null", "holds a NoneType"),
+        ("o.json", "{", "cannot be read"),
+        ("o.yaml", "a: [", "cannot be read"),
+        ("o.json", "[" * 100_000, "cannot be read"),
+        ("o.yaml", "[" * 500, "cannot be read"),
+        ("o.json", b"\xff{}", "cannot be read"),
+        ("o.json", '{"--force": 1}', "is no name of an option"),
+        ("o.yaml", "5: 6", "is no name of an option"),
+        ("o.json", '{"epochs": NaN}', "epochs=nan"),
+        ("o.yaml", "seed: 2020-01-01", "seed="),
+        ("o.json", '{"fname": "' + "x" * 2**20 + '"}', "larger than 1 MiB"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["-u"]], ids=["", "behind a flag"])
+def test_options_files_are_data(flags, name, content, error, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main_classification.main(["main.py", "print_config", "with", *flags, name]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {name}") and error in printed and printed.count("\n") == 1
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.json", "folder.yaml"])
+def test_an_options_file_that_is_none_is_named(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.yaml").mkdir()
+    assert main_classification.main(["main.py", "print_config", "with", name]) == 1
+    assert name in capsys.readouterr().err
+
+
+def test_what_files_say_and_what_words_say(tmp_path, capsys):
+    first, second = tmp_path / "a.json", tmp_path / "b.yaml"
+    first.write_text('\ufeff{"config": "digits.RN14", "epochs": 70, "seed": 3, "data_dir": "5"}', encoding="utf-8")
+    second.write_text("learning_rate: 1e-3\nepochs: 71\nmilestones: [1, 2]\n")
+    assert load_options(second) == {"learning_rate": 0.001, "epochs": 71, "milestones": [1, 2]}
+    assert main_classification.main(["main.py", "print_config", "with", str(first), str(second), "seed=4"]) == 0
+    text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)  # colours
+    shown = {line.strip() for line in text.splitlines()}
+    assert {"epochs = 71", "seed = 4", "learning_rate = 0.001", "data_dir = '5'"} <= shown
+
+
+@pytest.mark.parametrize("option", [key for key, value in main_classification.OPTIONS.items() if value is None])
+@pytest.mark.parametrize("value", ["{1}", "b'x'", "1j", "...", "((1,),)", "[{1}]", str(HOSTILE), "1e999"])
+def test_a_value_that_is_no_data_is_refused(option, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main_classification.main(["main.py", "print_config", "with", f"{option}={value}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {option}=")
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", "| head -1", ">/dev/full"])
+def test_output_that_nobody_takes_makes_no_traceback(redirection, tmp_path):
+    command = f"{sys.executable} {ROOT / 'main_classification.py'} print_config {redirection}"
+    process = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in process.stderr and "Exception ignored" not in process.stderr
+    assert process.returncode == (1 if "full" in redirection else 0)
+
+
+def test_messages_that_nobody_reads_do_not_stop_a_run(monkeypatch):
+    class Closed:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    records._ConsoleHandler().emit(records.log.makeRecord("", 20, "", 0, "text", (), None))
+
+
+@pytest.mark.parametrize("descriptors", [3, 4, 5, 6])
+def test_too_few_descriptors_are_one_line(descriptors):
+    command = f"ulimit -n {descriptors}; exec {' '.join(ENTRY)} report"
+    process = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    if process.returncode and "main_classification.py" in process.stderr:  # the interpreter itself has started
+        assert "Traceback" not in process.stderr
+
+
+def test_five_interrupts_are_one(tmp_path):
+    process = subprocess.Popen(
+        [*ENTRY, "report", "--watch", "with", f"localpath={tmp_path}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    )
+    process.stdout.readline()
+    for _ in range(5):
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors and process.returncode in (0, 130)
+
+
+def test_the_clock_may_go_back_between_two_sessions(tmp_path, monkeypatch):
+    names = []
+    for first_step, clock in ((1, 2e9), (10, 1e9), (20, 1e9), (30, 1e9)):
+        monkeypatch.setattr(records.time, "time", lambda clock=clock: clock)
+        with records.Curves(tmp_path, first_step=first_step) as curves:
+            curves.add(first_step, "loss", {"cls": 1.0})
+        names += [path.name for path in (tmp_path / "tensorboard").iterdir() if path.name not in names]
+    assert len(names) == 4 and names == sorted(names)

@@ -76,6 +76,7 @@ if TYPE_CHECKING:  # what is large or optional is imported when there is work fo
     from sacred.observers import MongoObserver
 
     from algorithms import Algorithm, Requirement
+    from algorithms.preparation import Step
 
 Config = dict[str, Any]
 
@@ -429,24 +430,58 @@ def _run_job(algorithm: "Algorithm") -> Config:
 
 def _provide(algorithm: "Algorithm") -> None:
     """Make what a job needs and cannot find where `prepare` is set, or say how to make it."""
+    from algorithms.preparation import Preparation
+
     config = algorithm.config
-    for requirement in algorithm.missing_requirements():
-        if not config["prepare"]:
+    if not config["prepare"]:
+        for requirement in algorithm.missing_requirements():
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
-        _prepare(requirement, config)
+    elif steps := _steps_before(algorithm):
+        defaults = default_config(config["config"])
+        given = {key: value for key, value in config.items() if value != defaults[key]}
+        preparation = Preparation(steps, algorithm, given)
+        preparation.announce()
+        preparation.carry_out(_make)
 
 
-def _prepare(requirement: "Requirement", config: Config) -> None:
-    if requirement.published is None:
-        run_config(default_config(requirement.experiment) | _handed_on(requirement, config))
+def _steps_before(algorithm: "Algorithm") -> "list[Step]":
+    """What a job needs and cannot find, and what that needs, in the order in which it has to be made."""
+    steps: dict[tuple[str, str], Step] = {}
+    for requirement in algorithm.missing_requirements():
+        step = _step(requirement, algorithm.config)
+        needed = [] if step.job is None else _steps_before(step.job)
+        for each in (*needed, step):
+            steps.setdefault(each.product, each)
+    return list(steps.values())
+
+
+def _step(requirement: "Requirement", config: Config) -> "Step":
+    from algorithms import check_options
+    from algorithms.preparation import Step
+
+    command = command_for(requirement, config)
+    if requirement.published is not None:
+        if requirement.published.parent.name == "torchvision":
+            raise FileNotFoundError(f"{requirement.what}; make it: {command}")
+        return Step(requirement, None, command)
+    own = default_config(requirement.experiment) | _handed_on(requirement, config)
+    try:
+        check_options(own)
+        job = make_algorithm(own)
+    except ValueError as error:
+        raise ValueError(f"preparing {requirement.experiment}: {error}") from error
+    job.given_as = requirement.given_as
+    return Step(requirement, job, command)
+
+
+def _make(step: "Step") -> None:
+    if step.job is not None:
+        _run_job(step.job)
         return
     import download_cifar100_teacher
 
-    name = requirement.published.parent.name
-    if name == "torchvision":
-        raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
-    if download_cifar100_teacher.main([name]):
-        raise FileNotFoundError(f"{requirement.what}, and the download failed")
+    if download_cifar100_teacher.main([step.requirement.published.parent.name]):
+        raise FileNotFoundError(f"{step.requirement.what}, and the download failed")
 
 
 def command_for(requirement: "Requirement", config: Config) -> str:

@@ -1,7 +1,7 @@
 """What every job shares: its configuration, device, directory and data."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +38,15 @@ def run_directory(config: Config, mode: str) -> Path:
 class Requirement:
     """Something a job needs that is not there, and what makes it.
 
-    `published` is the file that would serve, where there is one; otherwise the job is `experiment` with `options`.
+    `published` is the file that would serve, where there is one; otherwise the job is `experiment` with `options`. What
+    an option is called where the user gave it, if it has another name there, is in `given_as`.
     """
 
     what: str
     experiment: str
     options: dict[str, Any] = field(default_factory=dict)
     published: Path | None = None
+    given_as: dict[str, str] = field(default_factory=dict)
 
 
 class OutdatedError(ValueError):
@@ -69,10 +71,22 @@ class Algorithm:
         self.config = config
         self.directory = run_directory(config, self.mode)
         self.device = choose_device(config["cuda"])
+        self.given_as: dict[str, str] = {}  # see `Requirement`
 
     def missing_requirements(self) -> Iterator[Requirement]:
         """What the job needs and cannot find, in the order in which it has to be made."""
         yield from ()
+
+    def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
+        """Refuse what cannot work on the training images, before anything that the job needs is made.
+
+        Args:
+            open_images: `open_training_data`, or what remembers its results.
+        """
+
+    def option(self, name: str) -> str:
+        """An option and its value as the user gave it, for messages."""
+        return f"{self.given_as.get(name, name)}={self.config[name]}"
 
     def run(self) -> Results:
         """Do the job, leave its files, and return what `results.json` holds."""

@@ -1,5 +1,6 @@
 """k-means over every penultimate patch of a teacher: the codebook of visual words (`kmeans=K`)."""
 
+import sys
 import time
 
 import torch
@@ -8,6 +9,7 @@ from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from algorithms.records import duration, log, progress_bar, save_results
 from algorithms.supervision import codebook_path, save_codebook, supervision_record
+from architectures import Tap
 from letkd import KMeans
 from letkd.kmeans import NUM_ITERATIONS
 
@@ -16,18 +18,26 @@ class KMeansCodebook(OfflineAlgorithm):
     """Fits and saves a codebook of `kmeans` words."""
 
     mode = "kmeans"
+    fewer_patches = "ksubset=n"
+
+    def check_patches(self) -> Tap:
+        tap = self.network.penultimate
+        num_patches = self._num_used(tap)
+        if self.config["kmeans"] > num_patches:
+            raise ValueError(f"{self.option('kmeans')} is more than the {num_patches} patches of the training images")
+        return tap
+
+    def _num_used(self, tap: Tap) -> int:
+        return min(self.num_patches(tap), self.config["ksubset"] or sys.maxsize)
 
     def _run(self) -> Results:
         start = time.perf_counter()
         config = self.config
         num_words = config["kmeans"]
         self.open()
-        tap = self.network.penultimate
-        num_patches = self.num_patches(tap)
-        num_chosen = config["ksubset"] if 0 < config["ksubset"] < num_patches else None
-        num_patches = num_chosen or num_patches
-        if num_words > num_patches:
-            raise ValueError(f"kmeans={num_words} is more than the {num_patches} patches of the training images")
+        tap = self.check_patches()
+        num_patches = self._num_used(tap)
+        num_chosen = num_patches if num_patches < self.num_patches(tap) else None
         with (
             self.held_patches(tap, num_chosen=num_chosen) as (features_PC, _),
             progress_bar(NUM_ITERATIONS, "iteration", "k-means") as bar,

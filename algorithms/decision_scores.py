@@ -25,12 +25,13 @@ class LDAScores(OfflineAlgorithm):
     """
 
     mode = "LDA"
+    fewer_patches = "incremental=True"
 
     def _run(self) -> Results:
         start = time.perf_counter()
         config = self.config
         self.open()
-        tap = self._stage_tap()
+        tap = self.check_patches()
         num_subclasses = config["subclasses_per_class"]
         with self._projections(tap) as (lda, projected_PL, labels_P):
             centers_ML, members_P = fit_subclasses(
@@ -74,6 +75,17 @@ class LDAScores(OfflineAlgorithm):
             num_subclasses=config["subclasses_per_class"],
             num_components=config["lda_components"],
         )
+
+    def check_patches(self) -> Tap:
+        tap = self._stage_tap()
+        num_images = self.dataset.split("train").labels.bincount(minlength=self.dataset.num_classes)
+        num_patches, label = (num_images * (self.num_patches(tap) // num_images.sum())).min(dim=0)
+        if num_patches < self.config["subclasses_per_class"]:
+            raise ValueError(
+                f"class {self.dataset.classes[label]!r} has {num_patches} patches, too few for "
+                f"{self.option('subclasses_per_class')}"
+            )
+        return tap
 
     def _stage_tap(self) -> Tap:
         stages = self.network.stages

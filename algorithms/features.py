@@ -3,9 +3,10 @@
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from algorithms.base import Algorithm, Requirement
 from algorithms.records import log, progress_bar
 from algorithms.supervision import missing_weights
-from algorithms.weights import Weights, find_weights, load_strictly
+from algorithms.weights import UnfinishedError, Weights, find_weights, load_strictly
 from architectures import Tap, TappedNetwork, create_model
 from dataloaders import Dataset
 from letkd import LDA, FrozenTaps, pool_map, to_patches
@@ -23,6 +24,7 @@ from letkd import LDA, FrozenTaps, pool_map, to_patches
 class OfflineAlgorithm(Algorithm):
     """A job on a trained network: opens it and its training images, and streams the patches of one map."""
 
+    fewer_patches: ClassVar[str]  # the option that holds fewer of them
     dataset: Dataset
     network: TappedNetwork
     weights: Weights
@@ -32,6 +34,25 @@ class OfflineAlgorithm(Algorithm):
         yield from missing_weights(
             config, network=config["network"], experiment=self.trained_as, chosen=config["weights"]
         )
+
+    def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
+        """What `check_patches` refuses, for weights that are there and for such as are still to be trained."""
+        try:
+            known = self._find_weights().data
+        except (FileNotFoundError, UnfinishedError):
+            known = None
+        self.dataset = open_images(known)
+        with torch.device("meta"):
+            self.network = create_model(self.config["network"], num_classes=self.dataset.num_classes)
+        self.check_patches()
+
+    def check_patches(self) -> Tap:
+        """The tap whose patches are wanted; images and network are open.
+
+        Raises:
+            ValueError: there is no such tap, or it has too few patches of the training images.
+        """
+        raise NotImplementedError
 
     @property
     def trained_as(self) -> str:
@@ -45,18 +66,21 @@ class OfflineAlgorithm(Algorithm):
             FileNotFoundError, ValueError: no weights, or weights of another network.
         """
         config = self.config
-        self.weights = find_weights(
-            experiment=self.trained_as,
-            directory=self.training_directory(self.trained_as),
-            chosen=config["weights"],
-            published=config["published_weights"],
-        )
+        self.weights = self._find_weights()
         self.dataset = self.open_training_data(self.weights.data)
         self.network = create_model(config["network"], num_classes=self.dataset.num_classes)
         what = f"{config['network']} with {self.dataset.num_classes} classes"
         load_strictly(self.network, self.weights.state, source=self.weights.source, what=what)
         self.network.to(self.device, memory_format=torch.channels_last)
         log.info("network    %s from %s", config["network"], self.weights.source)
+
+    def _find_weights(self) -> Weights:
+        return find_weights(
+            experiment=self.trained_as,
+            directory=self.training_directory(self.trained_as),
+            chosen=self.config["weights"],
+            published=self.config["published_weights"],
+        )
 
     def num_patches(self, tap: Tap) -> int:
         """P, all patches of the training images at `tap`, after pooling."""
@@ -122,8 +146,8 @@ class OfflineAlgorithm(Algorithm):
             if needed > there:
                 raise ValueError(
                     f"{num_patches} patches of {channels} channels need {needed / 2**30:.1f} GiB, "
-                    f"the {self.device.type} has {there / 2**30:.1f}: hold them in a file (memmap=True), or take fewer "
-                    "(ksubset=n with kmeans, incremental=True with LDA)"
+                    f"the {self.device.type} has {there / 2**30:.1f}: hold them in a file (memmap=True), or fewer "
+                    f"({self.fewer_patches}, in a command with {self.mode}=)"
                 )
             yield torch.empty(num_patches, channels, device=self.device)
             return

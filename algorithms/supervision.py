@@ -78,7 +78,8 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
 def _codebook_job(config: Config) -> Requirement:
     what = f"no codebook of {config['num_words']} words of {config['supervision']}"
     made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
-    return Requirement(what, config["supervision"], made_from | {"kmeans": config["num_words"]})
+    options = made_from | {"kmeans": config["num_words"]}
+    return Requirement(what, config["supervision"], options, given_as={"kmeans": "num_words"})
 
 
 def _decisions_job(config: Config) -> Requirement:

@@ -10,7 +10,7 @@ loader a rank, and let rank 0 alone keep records: nothing else here knows how ma
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ from algorithms.stopping import Stopped, StopRequest
 from algorithms.supervision import Teacher, missing_supervision
 from algorithms.watching import first_non_finite, input_images, layer_scales
 from algorithms.weights import fingerprint, load_strictly
-from dataloaders import make_train_loader
+from dataloaders import Dataset, check_train_batch, make_train_loader
 from settings import changed_settings
 
 # What must not change within an epoch.
@@ -72,6 +72,9 @@ class Training(Algorithm):
             find_method(self.config["method"]).build_model(self.config, num_classes=2)
         if self.config["method"] != "classification":
             yield from missing_supervision(self.config)
+
+    def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
+        check_train_batch(open_images(None), self.config["batch_size"])
 
     def facts(self) -> Results:
         """Also whose weights have taught: another teacher of the same name makes another student."""

@@ -9,7 +9,7 @@ for images, labels in loader: ...    # (B, 3, H, W) float32 channels_last, norma
 from dataloaders import cifar, digits, image_folder, imagenet, tiny_imagenet  # noqa: F401  importing registers
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out
-from dataloaders.loaders import make_eval_loader, make_train_loader
+from dataloaders.loaders import check_train_batch, make_eval_loader, make_train_loader
 from dataloaders.registry import LoadRequest, list_datasets, load_dataset, outline_dataset, register_dataset
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ImageFiles",
     "ImageTensors",
     "LoadRequest",
+    "check_train_batch",
     "hold_out",
     "list_datasets",
     "load_dataset",

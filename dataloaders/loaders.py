@@ -43,12 +43,8 @@ def make_train_loader(
     Raises:
         ValueError: no training split is loaded, or batch_size is not between 1 and its number of images.
     """
+    check_train_batch(dataset, batch_size)
     split = dataset.split("train")
-    _check_batch_size(batch_size)
-    if batch_size > len(split):
-        raise ValueError(
-            f"batch_size {batch_size} exceeds the {len(split)} training images of {dataset.name}; choose less"
-        )
     device = torch.device(device)
     if isinstance(split, ImageTensors):
         return ResidentTrainLoader(dataset, split, batch_size, device, seed)
@@ -71,6 +67,16 @@ def make_eval_loader(
         return ResidentEvalLoader(dataset, split, batch_size, device)
     options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
     return StreamedLoader(dataset, read=EvalSample(split, dataset.image_size), keys=range(len(split)), **options)
+
+
+def check_train_batch(dataset: Dataset, batch_size: int) -> None:
+    """Raise `ValueError` where a training step cannot have so many images, or no training split is loaded."""
+    num_images = len(dataset.split("train"))
+    _check_batch_size(batch_size)
+    if batch_size > num_images:
+        raise ValueError(
+            f"batch_size {batch_size} exceeds the {num_images} training images of {dataset.name}; choose less"
+        )
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -1,0 +1,250 @@
+"""What `prepare=True` makes before a run: its steps are said and checked before the first of them starts.
+
+A step is a job of its own, with the protocol of its own experiment: of the command it has what bears on data, device
+and supervision. What is known of all steps, the run itself among them, is refused before the first long one: options
+and names, data, batch sizes, numbers of words and sub-classes. How long a training takes is known from an earlier one
+of its directory, or else by a few steps on noise.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from algorithms.base import Algorithm, Config, Requirement, device_name, set_numerics
+from algorithms.features import OfflineAlgorithm
+from algorithms.files import load_json
+from algorithms.methods import find_method
+from algorithms.records import PROGRESS, RESULTS, duration, log
+from algorithms.step import TrainStep
+from algorithms.training import Training, make_optimizer
+from algorithms.trials import wanted_seeds
+from dataloaders import Dataset, ImageFiles
+from settings import JOBS, changed_settings
+
+TRAINING_OPTIONS = (
+    "epochs", "batch_size", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay",
+    "test_batch_size", "keep_every", "disp_step", "cuda_graph",
+)  # fmt: skip
+OFFLINE_OPTIONS = ("memmap", "memmap_dir")
+MEASURED_STEPS = 3
+ENOUGH_SECONDS = 2.0  # one step that takes as long is measurement enough
+FAILURES = (ValueError, OSError, FloatingPointError, MemoryError)  # that one line explains
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that is missing, the job that makes it (None: a download), and the command that would do the same."""
+
+    requirement: Requirement
+    job: Algorithm | None
+    command: str
+
+    @property
+    def product(self) -> tuple[str, str]:
+        """What two steps have in common that make the same."""
+        return ("download", str(self.requirement.published)) if self.job is None else (self.name, self.job.mode)
+
+    @property
+    def name(self) -> str:
+        return self.requirement.experiment
+
+
+class Preparation:
+    """The steps before a run.
+
+    Args:
+        steps: in the order in which they have to be done.
+        run: the job that needs them.
+        given: the options that its command sets.
+    """
+
+    def __init__(self, steps: list[Step], run: Algorithm, given: Config):
+        self.steps, self.run, self.given = steps, run, given
+
+    def announce(self) -> None:
+        """A line for each step: what is made, with whose protocol, how long it takes; and options that reach none."""
+        count = len(self.steps) + 1
+        for number, step in enumerate(self.steps, 1):
+            log.info("step %d of %d: %s; %s", number, count, _describe(step), _known_time(step.job))
+        log.info("step %d of %d: %s; %s", count, count, _describe_run(self.run), _known_time(self.run))
+        for note in self._unreached():
+            log.info("note: %s", note)
+
+    def carry_out(self, make: Callable[[Step], Any]) -> None:
+        """Do all steps; the downloads come first, and then what is known of the others is checked.
+
+        Raises:
+            ValueError: a step cannot work or has failed; names it, and the command for it alone where that may help.
+        """
+        numbered = sorted(enumerate(self.steps, 1), key=lambda pair: pair[1].job is not None)
+        is_checked = False
+        for number, step in numbered:
+            if step.job is not None and not is_checked:
+                self.check()
+                is_checked = True
+            log.info("step %d of %d begins: %s", number, len(self.steps) + 1, step.name)
+            with self._named(step):
+                make(step)
+
+    def check(self) -> None:
+        """Open the images of every step, and refuse what cannot work on them; says how long trainings take."""
+        opened: dict[str, Dataset] = {}
+        for number, step in enumerate(self.steps, 1):
+            if step.job is None:
+                continue
+            open_images = _remembering(step.job, opened)
+            with self._named(step):
+                step.job.check_images(open_images)
+            if isinstance(step.job, Training) and _earlier_seconds(step.job) is None:
+                log.info("step %d of %d: %s", number, len(self.steps) + 1, _measure(step.job, open_images(None)))
+        try:
+            self.run.check_images(_remembering(self.run, opened))
+        except FAILURES as error:
+            raise ValueError(f"{self.run.config['config']}: {error}") from error
+
+    def _unreached(self) -> Iterator[str]:
+        """Options that one might expect to reach steps that they do not reach."""
+        for step in self.steps:
+            if isinstance(step.job, Training) and (options := self._other_options(step)):
+                own = _words({key: step.job.config[key] for key in options})
+                one = len(options) == 1
+                if isinstance(self.run, Training):
+                    where = f"{'is' if one else 'are'} for {self.run.config['config']} alone"
+                else:
+                    where = f"{'reaches' if one else 'reach'} no step"
+                yield (
+                    f"{_words(options)} {where}; {step.name} is trained with {own}, "
+                    f"or otherwise by a command of its own: {step.command} {_words(options)}"
+                )
+        if not any(isinstance(job, OfflineAlgorithm) for job in [*(step.job for step in self.steps), self.run]):
+            for key in OFFLINE_OPTIONS:
+                if key in self.given:
+                    yield f"{key}={self.given[key]} reaches no step: no codebook and no decision scores are made"
+
+    def _other_options(self, step: Step) -> Config:
+        """The options of training that the command sets and that this step has otherwise."""
+        config = step.job.config
+        return {key: self.given[key] for key in TRAINING_OPTIONS if self.given.get(key, config[key]) != config[key]}
+
+    @contextmanager
+    def _named(self, step: Step) -> Iterator[None]:
+        """Let an error say in which step it was, and how to do a training with other options."""
+        try:
+            yield
+        except FAILURES as error:
+            message = f"preparing {step.name}: {error}"
+            if isinstance(step.job, Training):
+                options = self._other_options(step)
+                message += f"; to train it with options of its own: {step.command} {_words(options)}".rstrip()
+            raise ValueError(message) from error
+
+
+def _remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[Config | None], Dataset]:
+    """The job's `open_training_data` for images that other jobs have not opened in the same way."""
+
+    def open_images(known: Config | None) -> Dataset:
+        facts = [job.config[key] for key in ("dataset", "data_dir", "image_size", "mean", "std", "val_split")]
+        key = json.dumps([*facts, known])
+        if key not in opened:
+            opened[key] = job.open_training_data(known)
+        return opened[key]
+
+    return open_images
+
+
+def _describe(step: Step) -> str:
+    if step.job is None:
+        return f"download {step.requirement.published}"
+    config = step.job.config
+    if isinstance(step.job, Training):
+        begun = "train" if config["checkpoint"] == 0 else "go on training"
+        return f"{begun} {step.name} ({config['network']}), {_protocol(config)}"
+    what = "codebook" if step.job.mode == "kmeans" else "decision scores"
+    options = ("kmeans",) if step.job.mode == "kmeans" else ("subclasses_per_class", "lda_components")
+    return f"{what} of {step.name}, {' '.join(map(step.job.option, options))}"
+
+
+def _describe_run(run: Algorithm) -> str:
+    config, seeds = run.config, wanted_seeds(run.config)
+    protocol = f", {_protocol(config)}" if isinstance(run, Training) else ""
+    repeated = f", with {len(seeds)} seeds" if len(seeds) > 1 else ""
+    return f"the run itself, {config['config']}{protocol}{repeated}"
+
+
+def _protocol(config: Config) -> str:
+    return f"{_words({key: config[key] for key in ('epochs', 'batch_size')})}"
+
+
+def _words(options: Config) -> str:
+    return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in options.items())
+
+
+def _known_time(job: Algorithm | None) -> str:
+    """How long a job takes, as an earlier one of its directory tells."""
+    seconds = None if job is None else _earlier_seconds(job)
+    if seconds is not None:
+        return f"about {duration(seconds)}, as before"
+    return "time not known before its first epoch" if isinstance(job, Training) else "time not known beforehand"
+
+
+def _earlier_seconds(job: Algorithm) -> float | None:
+    """The time that an earlier job of the same settings and device took, for as many epochs as are to do now."""
+    directory = job.directory
+    folders = [directory, *directory.glob("seed*"), *directory.glob("replaced/*")]
+    for path in (folder / file for folder in folders for file in (PROGRESS, RESULTS)):
+        try:
+            earlier = load_json(path)
+        except (OSError, ValueError):
+            continue
+        options = earlier.get("options", {})
+        if earlier.get("config") != job.config["config"] or earlier.get("mode") != job.mode:
+            continue
+        if earlier.get("device") != device_name(job.device) or _costs_otherwise(options, job.config):
+            continue
+        if not isinstance(job, Training):
+            return earlier["seconds"]
+        if history := earlier.get("history"):
+            done = earlier["epoch"] if path.name == PROGRESS and job.config["checkpoint"] else 0
+            left = (job.config["epochs"] - done) * max(1, len(wanted_seeds(job.config)))
+            return left * sum(epoch["seconds"] for epoch in history) / len(history)
+    return None
+
+
+def _costs_otherwise(earlier: Config, now: Config) -> bool:
+    jobs = any(earlier.get(key) != now.get(key) for key in JOBS | {"batch_size"})
+    return jobs or not set(changed_settings(earlier, now)) <= set(TRAINING_OPTIONS)
+
+
+def _measure(job: Training, dataset: Dataset) -> str:
+    """How long the steps of a network alone take, from a few on noise."""
+    try:
+        seconds = _step_seconds(job, dataset.num_classes, dataset.image_size)
+    except (MemoryError, RuntimeError):  # it begins next, and says what the matter is
+        return "time not known: a step failed"
+    config = job.config
+    steps = config["epochs"] * (len(dataset.split("train")) // config["batch_size"])
+    reading = "reading images and evaluation" if isinstance(dataset.train, ImageFiles) else "evaluation"
+    return f"about {duration(seconds * steps)} for its {steps} steps, {reading} not counted"
+
+
+def _step_seconds(job: Training, num_classes: int, size: int) -> float:
+    config = job.config
+    with torch.random.fork_rng(), set_numerics(config["precision"], deterministic=config["deterministic"]):
+        method = find_method(config["method"]).from_config(config, num_classes)
+        method = method.to(job.device, memory_format=torch.channels_last).train()
+        step = TrainStep(method, make_optimizer(method, config), job.autocast)
+        images = torch.randn(config["batch_size"], 3, size, size, device=job.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(num_classes, (config["batch_size"],), device=job.device)
+        for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
+            start = time.perf_counter()
+            step(images, labels, with_statistics=False).loss.item()
+            seconds = time.perf_counter() - start
+            if seconds > ENOUGH_SECONDS:
+                break
+    return seconds

@@ -75,8 +75,7 @@ from documents import OPTION_VALUES, OPTIONS_FILES, first_line, is_option_value,
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
     from sacred.observers import MongoObserver
 
-    from algorithms import Algorithm, Requirement
-    from algorithms.preparation import Step
+    from algorithms import Algorithm, Requirement, Step
 
 Config = dict[str, Any]
 
@@ -405,13 +404,15 @@ def _check_method(config: Config) -> None:
 def run_config(config: Config) -> Config:
     """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
     from algorithms import check_options, run_trials, wanted_seeds
+    from algorithms.stopping import lost_stops_again
 
     check_options(config)
-    algorithm = make_algorithm(config)
-    _provide(algorithm)
-    if wanted_seeds(config):
-        return run_trials(config, lambda trial: _run_job(make_algorithm(trial)))
-    return _run_job(algorithm)
+    with lost_stops_again():
+        algorithm = make_algorithm(config)
+        _provide(algorithm)
+        if wanted_seeds(config):
+            return run_trials(config, lambda trial: _run_job(make_algorithm(trial)))
+        return _run_job(algorithm)
 
 
 def _run_job(algorithm: "Algorithm") -> Config:
@@ -430,7 +431,7 @@ def _run_job(algorithm: "Algorithm") -> Config:
 
 def _provide(algorithm: "Algorithm") -> None:
     """Make what a job needs and cannot find where `prepare` is set, or say how to make it."""
-    from algorithms.preparation import Preparation
+    from algorithms import Preparation
 
     config = algorithm.config
     if not config["prepare"]:
@@ -456,8 +457,7 @@ def _steps_before(algorithm: "Algorithm") -> "list[Step]":
 
 
 def _step(requirement: "Requirement", config: Config) -> "Step":
-    from algorithms import check_options
-    from algorithms.preparation import Step
+    from algorithms import Step, check_options
 
     command = command_for(requirement, config)
     if requirement.published is not None:
@@ -476,7 +476,7 @@ def _step(requirement: "Requirement", config: Config) -> "Step":
 
 def _make(step: "Step") -> None:
     if step.job is not None:
-        _run_job(step.job)
+        _run_job(copy.copy(step.job))  # what it opens goes with the copy
         return
     import download_cifar100_teacher
 

@@ -10,6 +10,7 @@ from algorithms.linear_probe import LinearProbe
 from algorithms.methods import find_method, register_method
 from algorithms.options import check_options
 from algorithms.prediction import Prediction, prediction_table
+from algorithms.preparation import Preparation, Step
 from algorithms.records import set_up_console
 from algorithms.training import Training
 from algorithms.trials import run_trials, wanted_seeds
@@ -23,7 +24,9 @@ __all__ = [
     "LinearProbe",
     "OutdatedError",
     "Prediction",
+    "Preparation",
     "Requirement",
+    "Step",
     "Training",
     "check_options",
     "find_method",

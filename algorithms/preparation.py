@@ -6,7 +6,9 @@ and names, data, batch sizes, numbers of words and sub-classes. How long a train
 of its directory, or else by a few steps on noise.
 """
 
+import copy
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from algorithms.features import OfflineAlgorithm
 from algorithms.files import load_json
 from algorithms.methods import find_method
 from algorithms.records import PROGRESS, RESULTS, duration, log
-from algorithms.step import TrainStep
+from algorithms.step import descend
 from algorithms.training import Training, make_optimizer
 from algorithms.trials import wanted_seeds
 from dataloaders import Dataset, ImageFiles
@@ -99,7 +101,7 @@ class Preparation:
                 continue
             open_images = _remembering(step.job, opened)
             with self._named(step):
-                step.job.check_images(open_images)
+                copy.copy(step.job).check_images(open_images)  # what it opens goes with the copy
             if isinstance(step.job, Training) and _earlier_seconds(step.job) is None:
                 log.info("step %d of %d: %s", number, len(self.steps) + 1, _measure(step.job, open_images(None)))
         try:
@@ -119,7 +121,7 @@ class Preparation:
                     where = f"{'reaches' if one else 'reach'} no step"
                 yield (
                     f"{_words(options)} {where}; {step.name} is trained with {own}, "
-                    f"or otherwise by a command of its own: {step.command} {_words(options)}"
+                    f"or otherwise by a command of its own: {_command(step, options)}"
                 )
         if not any(isinstance(job, OfflineAlgorithm) for job in [*(step.job for step in self.steps), self.run]):
             for key in OFFLINE_OPTIONS:
@@ -140,7 +142,7 @@ class Preparation:
             message = f"preparing {step.name}: {error}"
             if isinstance(step.job, Training):
                 options = self._other_options(step)
-                message += f"; to train it with options of its own: {step.command} {_words(options)}".rstrip()
+                message += f"; to train it with options of its own: {_command(step, options)}"
             raise ValueError(message) from error
 
 
@@ -178,6 +180,10 @@ def _describe_run(run: Algorithm) -> str:
 
 def _protocol(config: Config) -> str:
     return f"{_words({key: config[key] for key in ('epochs', 'batch_size')})}"
+
+
+def _command(step: Step, options: Config) -> str:
+    return " ".join([step.command, *(shlex.quote(word) for word in _words(options).split())])
 
 
 def _words(options: Config) -> str:
@@ -237,13 +243,16 @@ def _step_seconds(job: Training, num_classes: int, size: int) -> float:
     with torch.random.fork_rng(), set_numerics(config["precision"], deterministic=config["deterministic"]):
         method = find_method(config["method"]).from_config(config, num_classes)
         method = method.to(job.device, memory_format=torch.channels_last).train()
-        step = TrainStep(method, make_optimizer(method, config), job.autocast)
+        optimizer = make_optimizer(method, config)
         images = torch.randn(config["batch_size"], 3, size, size, device=job.device)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = torch.randint(num_classes, (config["batch_size"],), device=job.device)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
             start = time.perf_counter()
-            step(images, labels, with_statistics=False).loss.item()
+            with job.autocast():
+                loss = method(images, labels).loss
+            descend(optimizer, loss)
+            loss.item()  # waits for the device
             seconds = time.perf_counter() - start
             if seconds > ENOUGH_SECONDS:
                 break

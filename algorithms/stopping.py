@@ -3,15 +3,21 @@
 A step changes weights, momenta and running statistics one after the other; what is saved in the middle of one is no
 state of the run. While a `StopRequest` is open, Ctrl-C and SIGTERM are noted, and its loop ends between two steps. The
 signal goes to the handler that was there before when the request closes, and a second signal goes there at once.
+
+A signal may also come while Python calls a finalizer, the one that ends a loader's workers for instance. Python prints
+an exception that is raised there and goes on as if nothing had been; in `lost_stops_again` the signal comes again.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+AGAIN_SECONDS = 0.05  # until a lost signal comes again; where it is lost once more, it comes once more
 
 
 class Stopped(KeyboardInterrupt):
@@ -60,3 +66,35 @@ class StopRequest:
             return
         signal.signal(number, self._before[number])
         signal.raise_signal(number)
+
+
+@contextmanager
+def lost_stops_again() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM come again that were raised where no exception can be; without effect in other threads."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    lost: list[int] = []
+    report, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+
+    def hook(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            report(unraisable)
+            return
+        lost.append(signal.SIGINT if unraisable.exc_type is KeyboardInterrupt else signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)  # a thread could not start in the middle of a finalizer
+
+    def come_again(number: int, frame: FrameType | None) -> None:
+        if lost:
+            signal.raise_signal(lost.pop())
+
+    sys.unraisablehook = hook
+    signal.signal(signal.SIGALRM, come_again)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        if lost and sys.exc_info()[0] is None:
+            signal.raise_signal(lost.pop())

@@ -1,0 +1,178 @@
+"""`prepare=True`: what it says before it begins, what it refuses at once, and that Ctrl-C ends it wherever it comes."""
+
+import importlib
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+import main_classification
+from algorithms import features
+from algorithms.preparation import TRAINING_OPTIONS
+from algorithms.stopping import lost_stops_again
+from config.recipes import protocol
+
+PAIR = "ImageFolder.RN20_RN8.letKD-2"
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C interrupts here, though the tests be a job of a shell that lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """40 training images of 8 x 8 in two classes."""
+    folder = tmp_path_factory.mktemp("images")
+    for split, number in (("train", 20), ("val", 4)):
+        for label in "ab":
+            (folder / split / label).mkdir(parents=True)
+            for index in range(number):
+                Image.effect_noise((8, 8), 50).convert("RGB").save(folder / split / label / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def prepare(images, tmp_path, capsys):
+    """Runs the pair on the images; returns the exit status and what was printed."""
+
+    def run(*words: str, config: str = PAIR) -> tuple[int, str, str]:
+        argv = ["main.py", "with", f"config={config}", f"data_dir={images}", "cuda=False", "num_workers=0"]
+        status = main_classification.main([*argv, "prepare=True", f"localpath={tmp_path}", *words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_all_steps_are_said_before_the_first_and_the_error_names_its_run(prepare, images, tmp_path):
+    status, out, error = prepare("batch_size=8", "epochs=1", "num_words=16")
+    assert status == 1
+    lines = [line for line in out.splitlines() if line.startswith("step ")]
+    assert [line.partition(":")[0] for line in lines] == [f"step {number} of 4" for number in (1, 2, 3, 4)]
+    assert "ImageFolder.RN20 (resnet20), epochs=240 batch_size=64; time not known before its first epoch" in lines[0]
+    assert "num_words=16" in lines[1] and "subclasses_per_class=8 lda_components=60" in lines[2]
+    assert f"{PAIR}, epochs=1 batch_size=8" in lines[3]
+    assert (
+        f"epochs=1 batch_size=8 are for {PAIR} alone; ImageFolder.RN20 is trained with epochs=240 batch_size=64" in out
+    )
+    assert error.startswith("error: preparing ImageFolder.RN20: batch_size 64 exceeds the 40 training images")
+    command = error.partition("python main_classification.py ")[2].split()
+    assert {"config=ImageFolder.RN20", f"data_dir={images}", "batch_size=8", "epochs=1"} <= set(command)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.fixture
+def short_teacher(monkeypatch) -> None:
+    own = importlib.import_module("config.ImageFolder.RN20").config
+    monkeypatch.setitem(own, "epochs", 1)
+    monkeypatch.setitem(own, "batch_size", 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("batch_size=64", "num_words=16"), f"{PAIR}: batch_size 64 exceeds the 40 training images"),
+        (("batch_size=8", "num_words=4096"), "preparing ImageFolder.RN20: num_words=4096 is more than the 160 patches"),
+        (
+            ("batch_size=8", "num_words=16", "subclasses_per_class=200"),
+            "preparing ImageFolder.RN20: class 'a' has 80 patches, too few for subclasses_per_class=200",
+        ),
+        (("batch_size=8", "val_split=39"), "preparing ImageFolder.RN20: cannot hold out 39"),
+        (("batch_size=8", "data_dir=nowhere"), "preparing ImageFolder.RN20: there is no folder nowhere"),
+    ],
+    ids=["batch", "words", "subclasses", "val_split", "folder"],
+)
+def test_what_a_later_step_would_refuse_is_refused_before_the_first(words, reason, prepare, tmp_path, short_teacher):
+    status, _, error = prepare(*words)
+    assert status == 1 and error.startswith(f"error: {reason}"), error
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_the_job_alone_names_its_own_option(prepare, short_teacher):
+    status, _, error = prepare("kmeans=4096", config="ImageFolder.RN20")
+    assert status == 1 and "kmeans=4096 is more than the 160 patches" in error
+
+
+def test_an_option_that_reaches_no_step_says_so(prepare, short_teacher):
+    status, out, _ = prepare("kmeans=16", "epochs=3", config="ImageFolder.RN20")
+    assert status == 0
+    assert "epochs=3 reaches no step; ImageFolder.RN20 is trained with epochs=1" in out
+    assert "memmap" not in out
+    status, out, _ = prepare("memmap=True", "codebook=x", "penultimate=False", "intermediate=True", config=PAIR)
+    assert "reaches no step" not in out  # decision scores are made
+
+
+def test_times_come_from_an_earlier_run_or_from_measured_steps(prepare, tmp_path, short_teacher):
+    words = ("batch_size=8", "epochs=1", "num_words=16")
+    status, out, error = prepare(*words)
+    assert status == 0, error
+    assert "step 1 of 4: about 0:00:0" in out and "for its 5 steps" in out
+    for file in (*tmp_path.glob("VQ/**/*.pth"), *tmp_path.glob("LDA/**/*.pth")):
+        file.unlink()
+    _, out, _ = prepare(*words)
+    assert [", as before" in line for line in out.splitlines() if line.startswith("step ") and ";" in line] == [
+        True
+    ] * 3
+    (next(tmp_path.glob("VQ/**/results.json"))).write_text("{")  # of no use, and no hindrance
+    next(tmp_path.glob("VQ/**/*.pth")).unlink()
+    status, out, _ = prepare(*words)
+    assert status == 1 or "time not known beforehand" in out
+
+
+def test_patches_that_memory_does_not_hold_are_an_error_of_their_step(prepare, monkeypatch, short_teacher):
+    monkeypatch.setattr(features, "memory_bytes", lambda device: 1000)
+    _, _, error = prepare("batch_size=8", "epochs=1", "num_words=16")
+    assert error.startswith("error: preparing ImageFolder.RN20: 160 patches") and "memmap=True" in error
+
+
+def test_the_options_of_training_are_those_of_the_protocol():
+    assert set(protocol(dataset="")) - set(main_classification.DATA_KEYS) <= set(TRAINING_OPTIONS)
+    assert set(TRAINING_OPTIONS) - set(protocol(dataset="")) <= set(main_classification.OPTIONS)
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+class Finalized:
+    """Gets signals while Python finalizes it."""
+
+    def __init__(self, *numbers: int):
+        self.numbers = numbers
+
+    def __del__(self) -> None:
+        for number in self.numbers:
+            signal.raise_signal(number)
+
+
+def test_ctrl_c_in_a_finalizer_comes_again():
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    with pytest.raises(KeyboardInterrupt), lost_stops_again():
+        Finalized(signal.SIGINT)
+        time.sleep(5)
+        pytest.fail("it was lost")
+    with pytest.raises(KeyboardInterrupt), lost_stops_again():
+        Finalized(signal.SIGINT)  # the context ends before it comes again
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == (hook, alarm)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_in_a_finalizer_ends_the_program_before_the_next_step(
+    number, status, prepare, monkeypatch, tmp_path, short_teacher
+):
+    """As where the workers of the teacher's training are ended, between it and the codebook."""
+    finish = torch.nn.Module.state_dict
+    left = [Finalized(number)]
+
+    def drop(*args, **kwargs):
+        left.clear()
+        return finish(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "state_dict", drop)
+    assert prepare("batch_size=8", "epochs=1", "num_words=16")[0] == status
+    assert not list(tmp_path.glob("VQ/**/*.pth"))

@@ -28,7 +28,6 @@ import reprlib
 import shlex
 import signal
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -50,16 +49,8 @@ def _end_process(kind: type[BaseException], error: BaseException, trace: Traceba
     sys.__excepthook__(kind, error, trace)
 
 
-def _not_lost(ignored: Any) -> None:
-    """Ctrl-C within a destructor, where Python only prints it, comes again."""
-    if ignored.exc_type is not None and issubclass(ignored.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(ignored)
-
-
 if __name__ == "__main__":
-    sys.excepthook, sys.unraisablehook = _end_process, _not_lost
+    sys.excepthook = _end_process
 
 warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)  # sacred 0.8.7 uses it
 

@@ -14,6 +14,7 @@ from algorithms.records import duration, log, save_results
 from algorithms.supervision import decisions_path, save_decisions, supervision_record
 from architectures import Tap
 from letkd import LDA, decision_matrix, fit_subclasses
+from letkd.checks import at
 
 ROWS = 2**18  # patches that are projected at once
 
@@ -33,7 +34,7 @@ class LDAScores(OfflineAlgorithm):
         self.open()
         tap = self.check_patches()
         num_subclasses = config["subclasses_per_class"]
-        with self._projections(tap) as (lda, projected_PL, labels_P):
+        with at(tap.path), self._projections(tap) as (lda, projected_PL, labels_P):
             centers_ML, members_P = fit_subclasses(
                 projected_PL,
                 labels_P,

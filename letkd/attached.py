@@ -1,15 +1,17 @@
 """KD layers in any torch network, supervised by a teacher that is no part of it."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from letkd.checks import by_path, is_kind, real_number, whole_number
 from letkd.layer import KDLayer
 from letkd.losses import SoftTargets, kl_to_scores
-from letkd.maps import Layout, as_map, layouts
-from letkd.supervision import MapSupervision, by_path, fingerprint
+from letkd.maps import Layout, as_map, layouts, unwrapped
+from letkd.supervision import MapSupervision, fingerprint
 from letkd.taps import FrozenTaps, Student, _Insert
 
 
@@ -25,6 +27,15 @@ class TokenKDLayer(nn.Module):
         """Output (B, N, C), and the scores (P, K) of the patches, P = B * (N - prefix), as `KDLayer`."""
         map_BCHW, scores_PK = self.layer(as_map(tokens_BNC, self.prefix), with_scores=with_scores)
         return torch.cat((tokens_BNC[:, : self.prefix], map_BCHW.flatten(2).mT), dim=1), scores_PK
+
+
+class ChannelsLastKDLayer(KDLayer):
+    """A KD layer for maps (B, H, W, C)."""
+
+    def forward(self, map_BHWC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Output (B, H, W, C), and the scores (P, K), as `KDLayer`."""
+        map_BCHW, scores_PK = super().forward(map_BHWC.permute(0, 3, 1, 2), with_scores=with_scores)
+        return map_BCHW.permute(0, 2, 3, 1), scores_PK
 
 
 class AttachedStudent(Student):
@@ -68,7 +79,8 @@ class AttachedStudent(Student):
         move to the images' device when they are on another one.
 
         Raises:
-            ValueError: the student was attached without a teacher, or the maps do not meet.
+            ValueError: the student was attached without a teacher, the maps do not meet, or labels are none: decisions
+                need whole numbers (B,) from 0. On a GPU the values of labels are asserted on the device.
         """
         if self.guidance is None:
             raise ValueError("there is no teacher to compare with: attach the student with teacher=")
@@ -97,8 +109,10 @@ def attach(
     alpha: float | Mapping[str, float] = 1.0,
     temperature: float = 1.0,
     images: Tensor | None = None,
+    channels_last: bool | Mapping[str, bool] | None = None,
+    num_prefix_tokens: int | Mapping[str, int] | None = None,
 ) -> AttachedStudent:
-    """Put KD layers behind modules of a network, whose maps are (B, C, H, W) or tokens (B, N, C).
+    """Put KD layers behind modules of a network, whose maps are (B, C, H, W), (B, H, W, C) or tokens (B, N, C).
 
     The network becomes part of what is returned and is changed by it; attach a deep copy to keep it as it is. The KD
     layers are on its device. The channels are found by showing it a black image.
@@ -106,25 +120,35 @@ def attach(
     Args:
         taps: by module path of the network, what supervises the layer there (a value of `make_supervision`), or the
             number of templates of a layer without supervision: enough to load a state dict and evaluate.
-        teacher: the network that the supervision was made from, for training; it is frozen.
+        teacher: the network that the supervision was made from, for training; it is frozen, and shares nothing with the
+            student.
         alpha: weight of the layers' values in their outputs, for all or by path; 0 leaves the features as they are.
         temperature: tau, which multiplies the squared distances to the words.
         images: for their size, needed where no tap has supervision.
+        channels_last: whether the network's maps are (B, H, W, C), for all or by path; needed where it does not show.
+        num_prefix_tokens: how many tokens precede the patches, for all or by path; likewise.
 
     Raises:
-        ValueError: a path, a teacher or a grid does not fit; says what would.
+        ValueError: an option, a path, a teacher or a grid does not fit; says what would.
     """
+    is_kind("the network", model, nn.Module, "a torch module")
+    is_kind("'taps'", taps, Mapping, "what supervises, or a number of templates, by module path")
     supervision = {path: tap for path, tap in taps.items() if isinstance(tap, MapSupervision)}
-    _check_request(model, taps, supervision, teacher, images)
+    real_number("'temperature'", temperature, above=0)
+    _check_request(model, taps, supervision, images)
+    if teacher is not None:
+        _check_teacher(model, teacher, supervision)
     image_shape = next((tap.image_shape for tap in supervision.values()), None) or images.shape[1:]
-    found = layouts(model, taps, image_shape)
+    found = layouts(model, taps, image_shape, channels_last=channels_last, num_prefix_tokens=num_prefix_tokens)
     for path, tap in supervision.items():
         _check_grid(path, found[path], tap)
     alphas = by_path(alpha, taps, default=1.0, name="alpha")
-    num_templates = {path: tap if isinstance(tap, int) else tap.num_templates for path, tap in taps.items()}
+    for path, weight in alphas.items():
+        real_number(f"alpha of {path!r}", weight)
+    num_templates = {path: tap.num_templates if path in supervision else int(tap) for path, tap in taps.items()}
     like = next(model.parameters())
     layers = {path: _layer(found[path], number, alphas[path]).to(like) for path, number in num_templates.items()}
-    guidance = _Guidance(teacher, supervision, temperature) if teacher is not None else None
+    guidance = _Guidance(unwrapped(teacher), supervision, temperature) if teacher is not None else None
     return AttachedStudent(model, layers, num_templates, guidance)
 
 
@@ -154,7 +178,8 @@ class _Guidance(nn.Module):
 
 
 def _layer(layout: Layout, num_templates: int, alpha: float) -> KDLayer | TokenKDLayer:
-    layer = KDLayer(layout.channels, num_templates, alpha)
+    kind = ChannelsLastKDLayer if layout.channels_last else KDLayer
+    layer = kind(layout.channels, num_templates, alpha)
     return layer if layout.prefix is None else TokenKDLayer(layer, layout.prefix)
 
 
@@ -162,21 +187,35 @@ def _check_request(
     model: nn.Module,
     taps: Mapping[str, MapSupervision | int],
     supervision: dict[str, MapSupervision],
-    teacher: nn.Module | None,
     images: Tensor | None,
 ) -> None:
     if not taps:
         raise ValueError("no taps: name a module of the network and what supervises the layer there")
+    for path, tap in taps.items():
+        if path not in supervision:
+            needed = "a value of make_supervision(...), or its number of templates:"
+            whole_number(f"{needed} the tap of {path!r}", tap)
+    if unwrapped(model) is not model:
+        raise ValueError(f"the network is wrapped in {type(model).__name__}; attach first, and wrap the student")
     if any(isinstance(hook, _Insert) for module in model.modules() for hook in module._forward_hooks.values()):
         raise ValueError("the network has KD layers already: name all taps in one call, and attach to a new network")
     if len(sizes := {tap.image_shape for tap in supervision.values()}) > 1:
         raise ValueError(f"the taps were made from images of different sizes: {', '.join(map(str, sorted(sizes)))}")
     if not supervision and images is None:
         raise ValueError("no tap has supervision that knows the size of the images: give images=")
-    if teacher is None:
-        return
+    if images is not None and (not isinstance(images, Tensor) or images.ndim != 4):
+        raise ValueError(f"images= is {_kind(images)}; a tensor (B, C, H, W) is needed")
+
+
+def _check_teacher(model: nn.Module, teacher: nn.Module, supervision: dict[str, MapSupervision]) -> None:
+    is_kind("the teacher", teacher, nn.Module, "a torch module")
     if not supervision:
         raise ValueError("the teacher has nothing to supervise: all taps are numbers of templates")
+    if shared := _shared(model, teacher):
+        raise ValueError(
+            f"teacher and student share {shared}, and the teacher is frozen: nothing of it would train; attach to "
+            "another network, or to copy.deepcopy of this one"
+        )
     identity = fingerprint(teacher)
     for path, tap in supervision.items():
         if tap.teacher != identity:
@@ -184,6 +223,25 @@ def _check_request(
                 f"the supervision of {path!r} was made from another teacher ({tap.teacher[:8]}, this one is "
                 f"{identity[:8]}): make it again with make_supervision"
             )
+
+
+def _shared(model: nn.Module, teacher: nn.Module) -> str | None:
+    """What belongs to both networks: a module, or memory of parameters and buffers."""
+    if unwrapped(teacher) is model:
+        return "all of their modules"
+    modules = {id(module) for module in teacher.modules()}
+    tensors = {tensor.untyped_storage().data_ptr() for tensor in chain(teacher.parameters(), teacher.buffers())} - {0}
+    for name, module in model.named_modules():
+        if id(module) in modules:
+            return f"the module {name!r}"
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.untyped_storage().data_ptr() in tensors:
+            return f"the weights of {name!r}"
+    return None
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _check_grid(path: str, layout: Layout, tap: MapSupervision) -> None:

@@ -10,6 +10,7 @@ Shapes: P patches, L LDA components, N classes, S sub-classes a class.
 import torch
 from torch import Tensor
 
+from letkd.checks import class_labels
 from letkd.kmeans import ROWS, KMeans, in_parallel, nearest
 
 
@@ -22,8 +23,9 @@ def fit_subclasses(
         Centres (N*S, L), class by class, and the sub-class of every patch (P,), 0 to N*S - 1.
 
     Raises:
-        ValueError: a class has fewer patches than sub-classes.
+        ValueError: a class has fewer patches than sub-classes, or equal ones alone, or a label is none.
     """
+    labels_P = class_labels(labels_P, len(projected_PL), num_classes)
     counts = torch.bincount(labels_P, minlength=num_classes).tolist()
     for label, count in enumerate(counts):
         if count < num_subclasses:
@@ -34,7 +36,10 @@ def fit_subclasses(
 
     def fit_class(label: int) -> None:
         rows_R, first = rows_of_class[label], label * num_subclasses
-        kmeans = KMeans(num_subclasses, seed=seed).fit(projected_PL.index_select(0, rows_R))
+        try:
+            kmeans = KMeans(num_subclasses, seed=seed).fit(projected_PL.index_select(0, rows_R))
+        except ValueError as error:
+            raise ValueError(f"class {label}: {error}") from error
         centers_ML[first : first + num_subclasses] = kmeans.centroids_
         members_P[rows_R] = kmeans.labels_ + first
 
@@ -52,7 +57,14 @@ def decision_matrix(projected_PL: Tensor, members_P: Tensor, *, num_targets: int
 
     Returns:
         Prototypes (N*S, L) and D (N*S, N*S), both float32. A sub-class without members decides for itself.
+
+    Raises:
+        ValueError: a sub-class that there is not, or features that are not finite.
     """
+    if members_P.shape != projected_PL.shape[:1] or members_P.min() < 0 or members_P.max() >= num_targets:
+        raise ValueError(f"members {tuple(members_P.shape)} must be sub-classes 0 to {num_targets - 1}, one a patch")
+    if not torch.isfinite(projected_PL.sum()):
+        raise ValueError("decisions need finite features; these hold inf or nan")
     counts_M = torch.bincount(members_P, minlength=num_targets)
     sums_ML = torch.zeros(num_targets, projected_PL.shape[1], dtype=torch.float64, device=projected_PL.device)
     for rows_RL, members_R in zip(projected_PL.split(ROWS), members_P.split(ROWS), strict=True):

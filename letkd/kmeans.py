@@ -26,6 +26,7 @@ rounding of float arithmetic could have added to it.
 import difflib
 import importlib.util
 import itertools
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -88,7 +89,7 @@ class KMeans:
         """Learn the centroids of `features_PC` (P, C), float32.
 
         Raises:
-            ValueError: more clusters than patches, or features that are not finite.
+            ValueError: more clusters than patches, patches that are all equal, or features that are not finite.
         """
         num_patches = len(features_PC)
         if not 1 <= self.num_clusters <= num_patches:
@@ -98,6 +99,7 @@ class KMeans:
         generator = torch.Generator().manual_seed(self.seed)
         first = torch.randperm(num_patches, generator=generator)[: self.num_clusters]
         self.centroids_ = features_PC[first.to(features_PC.device)]
+        _check_different(features_PC, self.centroids_)
         self.objectives_ = []
         for iteration in range(1, self.num_iterations + 1):
             index_P, objective = assign(self.centroids_)
@@ -324,6 +326,26 @@ class _Means:
             self._sums_KC.index_add_(0, index_P[rows_R], features_RC)
             self._sums_KC.index_add_(0, self._index_P[rows_R], features_RC, alpha=-1)
         self._index_P.copy_(index_P)
+
+
+def _check_different(features_PC: Tensor, first_KC: Tensor) -> None:
+    """Refuse patches that are all equal, and warn of fewer different ones than clusters, as scikit-learn does.
+
+    Looks at so many patches that there are enough; most often K random ones are.
+    """
+    num_patches, num_clusters, different_DC = len(features_PC), len(first_KC), first_KC.unique(dim=0)
+    for features_RC in features_PC.split(ROWS):
+        if len(different_DC) >= num_clusters:
+            return
+        different_DC = torch.cat([different_DC, features_RC]).unique(dim=0)
+    if len(different_DC) == 1 < num_clusters:
+        raise ValueError(f"k-means needs different patches; all {num_patches} are equal")
+    if len(different_DC) < num_clusters:
+        warnings.warn(
+            f"only {len(different_DC)} of {num_patches} patches are different: some of {num_clusters} clusters are "
+            "copies of others",
+            stacklevel=3,
+        )
 
 
 def _finite_squared_norms(features_PC: Tensor) -> Tensor:

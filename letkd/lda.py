@@ -11,12 +11,14 @@ of each component, but only (C, C) and (N, C) sums are held, in float64, whateve
 import torch
 from torch import Tensor
 
+from letkd.checks import class_labels
 from letkd.losses import full_precision
 
 ROWS = 2**15  # patches that are summed at once: the memory of much more is mapped anew each time
 RELATIVE_TOLERANCE = (
     1e-4  # a direction with less standard deviation than this, relative, does not count (scikit-learn's)
 )
+ROUNDING = 1e-13  # of float64 sums, relative: a channel whose values or squares differ by less is constant
 
 
 class LDA:
@@ -39,6 +41,8 @@ class LDA:
 
     def fit(self, features_PC: Tensor, labels_P: Tensor) -> "LDA":
         """Learn from features (P, C) and their classes (P,), 0 to N - 1."""
+        if not len(labels_P):
+            raise ValueError("LDA has seen no patches")
         num_classes = int(labels_P.max()) + 1
         for features_RC, labels_R in zip(features_PC.split(ROWS), labels_P.split(ROWS), strict=True):
             self.partial_fit(features_RC, labels_R, num_classes=num_classes)
@@ -47,6 +51,7 @@ class LDA:
     @torch.no_grad()
     def partial_fit(self, features_RC: Tensor, labels_R: Tensor, *, num_classes: int) -> "LDA":
         """Add a batch of patches (R, C) with their classes (R,) to the sums."""
+        labels_R = class_labels(labels_R, len(features_RC), num_classes)
         batch_RC = features_RC.double()
         if self._counts_N is None:
             # Sums about a point near the mean lose no digits where the mean is far from zero.
@@ -64,8 +69,8 @@ class LDA:
         """Turn the sums into `xbar_` and `scalings_`.
 
         Raises:
-            ValueError: nothing was fitted, a class has no patches, the features are not finite, or fewer components
-                exist than were asked for.
+            ValueError: nothing was fitted, a class has no patches, the features are not finite, no direction separates
+                the classes, or fewer components exist than were asked for.
         """
         if self._counts_N is None:
             raise ValueError("LDA has seen no patches")
@@ -78,9 +83,18 @@ class LDA:
         means_NC = self._sums_NC / self._counts_N[:, None]
         mean_C = self._sums_NC.sum(dim=0) / num_patches
         within_CC = self._squares_CC - (means_NC * self._counts_N[:, None]).T @ means_NC
-        whitening_CR = _whitening(within_CC / num_patches)
+        total_C = self._squares_CC.diagonal() / num_patches
+        rounding_C = (ROUNDING * total_C).sqrt() + ROUNDING * (mean_C + self._shift_C).abs()
+        whitening_CR = _whitening(within_CC / num_patches, rounding_C)
+        if not whitening_CR.shape[1]:
+            raise ValueError(
+                f"all patches are equal inside each of {num_classes} classes: no direction separates the classes"
+            )
         centred_NC = (means_NC - mean_C) * (self._counts_N / max(num_classes - 1, 1)).sqrt()[:, None]
         _, singular, directions = torch.linalg.svd(centred_NC @ whitening_CR, full_matrices=False)
+        # The classes' means in standard deviations times sqrt(P): about 1 for patches that any class could have drawn.
+        if singular[0] <= RELATIVE_TOLERANCE:
+            raise ValueError(f"the means of {num_classes} classes are equal: no direction separates the classes")
         num_found = int((singular > RELATIVE_TOLERANCE * singular[0]).sum())
         if self.num_components is not None and self.num_components > num_found:
             raise ValueError(f"LDA of {num_classes} classes has {num_found} components, not {self.num_components}")
@@ -96,13 +110,16 @@ class LDA:
             return torch.addmm(-(self.xbar_ @ scalings_CL).float(), features_PC.float(), scalings_CL.float())
 
 
-def _whitening(covariance_CC: Tensor) -> Tensor:
+def _whitening(covariance_CC: Tensor, rounding_C: Tensor) -> Tensor:
     """V (C, R) with V^T covariance V = I, over the R directions that vary.
 
-    Channels are brought to unit variance first, so that the tolerance means the same for all of them.
+    Channels are brought to unit variance first, so that the tolerance means the same for all of them. Those that vary
+    by no more than rounding have no variance.
     """
     std_C = covariance_CC.diagonal().clamp_min(0).sqrt()
-    std_C = torch.where(std_C == 0, torch.ones_like(std_C), std_C)
+    constant_C = std_C <= rounding_C
+    std_C = std_C.masked_fill(constant_C, 1.0)
+    covariance_CC = covariance_CC.masked_fill(constant_C | constant_C[:, None], 0.0)
     correlation_CC = covariance_CC / std_C[:, None] / std_C
     variances, vectors_CC = torch.linalg.eigh(correlation_CC)
     kept = variances > RELATIVE_TOLERANCE**2

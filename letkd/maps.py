@@ -1,37 +1,65 @@
 """Maps of any torch network at module paths, as (B, C, H, W).
 
-Convolutional networks have such maps. The tokens (B, N, C) of a vision transformer become one: the leading tokens that
-are no patches (class token, registers) are left out, and the others are a square grid, row by row.
+Convolutional networks have such maps; some others, like Swin, have (B, H, W, C). The tokens (B, N, C) of a vision
+transformer become one: the leading tokens that are no patches (class token, registers) are left out, and the others are
+a square grid, row by row.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from letkd.taps import recording
+from letkd.checks import by_path, truth, whole_number
+from letkd.taps import recording, submodule
+
+# Modules that return what their documentation says, (batch, channels, height, width).
+CHANNELS_FIRST = (
+    nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm,
+    nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.PixelShuffle,
+)  # fmt: skip
+ELEMENTWISE = (nn.Identity, nn.Dropout, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
+LARGER, LARGER_SIDE = 2, 128  # the larger image: its sides in parts of the usual ones, and at least
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a module returns: channels, grid (height, width), and for tokens how many of them precede the patches."""
+    """What a module returns.
+
+    Channels, grid (height, width), for tokens how many of them precede the patches, and whether a map has its channels
+    last.
+    """
 
     channels: int
     grid: tuple[int, int]
     prefix: int | None = None  # None: a map
+    channels_last: bool = False
 
 
-def as_map(output: Tensor, prefix: int | None) -> Tensor:
-    """The map (B, C, H, W) in what a module of this `Layout.prefix` returned; a view."""
+def as_map(output: Tensor, prefix: int | None, channels_last: bool = False) -> Tensor:
+    """The map (B, C, H, W) in what a module of this `Layout` returned; a view."""
+    if channels_last:
+        return output.permute(0, 3, 1, 2)
     if prefix is None:
         return output
     patches_BNC = output[:, prefix:]
     side = math.isqrt(patches_BNC.shape[1])
     return patches_BNC.mT.unflatten(2, (side, side))
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside torch.compile, DataParallel or DistributedDataParallel: the same weights, called directly."""
+    while True:
+        if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            network = network.module
+        elif isinstance(original := getattr(network, "_orig_mod", None), nn.Module):  # of torch.compile
+            network = original
+        else:
+            return network
 
 
 @contextmanager
@@ -46,54 +74,144 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-@torch.no_grad()
 def layouts(
     network: nn.Module,
     paths: Iterable[str],
     image_shape: Sequence[int],
     *,
+    channels_last: bool | Mapping[str, bool] | None = None,
+    num_prefix_tokens: int | Mapping[str, int] | None = None,
     run: Callable[[Tensor], Any] | None = None,
 ) -> dict[str, Layout]:
     """Layouts by module path, seen by showing the network one black image.
 
+    Which axis of a map has the channels is never told from its size. Known is what an argument says; else what does not
+    grow when the network is shown a larger image; else what the type of the module says, or the network's `output_fmt`.
+
     Args:
         image_shape: (channels, height, width).
+        channels_last: whether maps are (B, H, W, C), for all or by path.
+        num_prefix_tokens: how many tokens precede the patches, for all or by path.
         run: the part of the network that is called; all of it by default.
 
     Raises:
-        ValueError: there is no such module, it does not run exactly once, or returns neither a map nor tokens.
+        ValueError: there is no such module, it does not run exactly once, returns neither a map nor tokens, or one
+            whose axes are not known.
     """
-    parameter = next(network.parameters())
-    image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-    with evaluating(network), recording(network, paths) as outputs:
-        (run or network)(image)
+    paths, run = list(paths), network if run is None else run
+    orders = by_path(channels_last, paths, default=None, name="channels_last")
+    prefixes = by_path(num_prefix_tokens, paths, default=None, name="num_prefix_tokens")
+    for path in paths:
+        if orders[path] is not None:
+            truth(f"channels_last of {path!r}", orders[path])
+        if prefixes[path] is not None:
+            whole_number(f"num_prefix_tokens of {path!r}", prefixes[path], least=0)
+    outputs = _shapes(network, paths, run, image_shape)
     for path, calls in outputs.items():
         if len(calls) != 1:
             raise ValueError(f"module {path!r} runs {len(calls)} times for one image; choose one that runs once")
-    is_square = image.shape[2] == image.shape[3]
-    prefix = getattr(network, "num_prefix_tokens", None)  # timm's transformers know it
-    return {path: _layout(path, calls[0], prefix, is_square=is_square) for path, calls in outputs.items()}
-
-
-def _layout(path: str, output: Any, prefix: int | None, *, is_square: bool) -> Layout:
-    shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-    if len(shape) == 4:
-        _, channels, height, width = shape
-        if is_square and height != width:
-            raise ValueError(f"module {path!r} returns {shape} for a square image, no (batch, channels, height, width)")
-        return Layout(channels, (height, width))
-    if len(shape) == 3:
-        _, num_tokens, channels = shape
-        if prefix is None:  # without a word of the network: a class token, or none
-            prefix = int(math.isqrt(num_tokens - 1) ** 2 == num_tokens - 1)
-        side = math.isqrt(num_tokens - prefix)
-        if not is_square or side**2 != num_tokens - prefix:
+    larger = _shapes_of_a_larger_image(network, paths, run, image_shape)
+    is_square = image_shape[1] == image_shape[2]
+    found = {}
+    for path, (shape,) in outputs.items():
+        grows = _growing_axes(shape, larger[path])
+        if len(shape) == 4 and shape[0] == 1:
+            order = _is_channels_last(network, path, shape, grows) if orders[path] is None else orders[path]
+            found[path] = _map_layout(path, shape, order, is_square=is_square)
+        elif len(shape) == 3 and shape[0] == 1:
+            prefix = getattr(network, "num_prefix_tokens", None) if prefixes[path] is None else prefixes[path]
+            found[path] = _token_layout(path, shape, prefix, grows, is_square=is_square)
+        else:
             raise ValueError(
-                f"module {path!r} returns {num_tokens} tokens, {prefix} of them before the patches: no square grid of "
-                "a square image; the network's `num_prefix_tokens` says how many tokens are no patches"
+                f"module {path!r} returns {shape}; a KD layer needs a map (batch, channels, height, width) or (batch, "
+                "height, width, channels), or tokens (batch, tokens, channels), and the black image was a batch of one"
             )
-        return Layout(channels, (side, side), prefix)
+    return found
+
+
+def _shapes(
+    network: nn.Module, paths: list[str], run: Callable[[Tensor], Any], image_shape: Sequence[int], *refusals: type
+) -> dict[str, list[Any]]:
+    """What the calls of the modules return for a black image: shapes, or the type's name of what is no tensor."""
+    parameter = next(network.parameters())
+    image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    with evaluating(network), recording(network, paths) as outputs, torch.no_grad(), suppress(*refusals):
+        run(image)
+    return {path: [_shape(output) for output in calls] for path, calls in outputs.items()}
+
+
+def _shapes_of_a_larger_image(
+    network: nn.Module, paths: list[str], run: Callable[[Tensor], Any], image_shape: Sequence[int]
+) -> dict[str, list[Any]]:
+    """As `_shapes`. The network may refuse this size in any way, and modules that ran before have been seen."""
+    channels, *sides = image_shape
+    factor = max(LARGER, math.ceil(LARGER_SIDE / min(sides)))
+    return _shapes(network, paths, run, (channels, *(factor * side for side in sides)), Exception)
+
+
+def _shape(output: Any) -> tuple[int, ...] | str:
+    return tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+
+
+def _growing_axes(shape: Any, larger: list[Any]) -> list[bool]:
+    """Which axes behind the batch are longer for a larger image; none where that is not known."""
+    if len(larger) != 1 or isinstance(shape, str) or len(larger[0]) != len(shape):
+        return [False] * len(shape[1:])
+    return [size != other for size, other in zip(shape[1:], larger[0][1:], strict=True)]
+
+
+def _is_channels_last(network: nn.Module, path: str, shape: tuple[int, ...], grows: list[bool]) -> bool:
+    if grows == [False, True, True]:
+        return False
+    if grows == [True, True, False]:
+        return True
+    if not any(grows):
+        module = _last_that_orders(submodule(network, path))
+        if isinstance(module, CHANNELS_FIRST):
+            return False
+        said = getattr(module, "output_fmt", getattr(network, "output_fmt", None))  # timm's networks
+        if said in ("NHWC", "NCHW"):
+            return said == "NHWC"
     raise ValueError(
-        f"module {path!r} returns {shape or type(output).__name__}; a KD layer needs a map (batch, channels, height, "
-        "width) or tokens (batch, tokens, channels)"
+        f"module {path!r} returns {shape}, and nothing says which axis has the channels: "
+        f"channels_last={{{path!r}: True}} says (batch, height, width, channels), False (batch, channels, height, "
+        "width)"
     )
+
+
+def _last_that_orders(module: nn.Module) -> nn.Module:
+    """Of a Sequential the last module that is no elementwise function."""
+    while isinstance(module, nn.Sequential):
+        module = next((child for child in reversed(module) if not isinstance(child, ELEMENTWISE)), nn.Identity())
+    return module
+
+
+def _map_layout(path: str, shape: tuple[int, ...], channels_last: bool, *, is_square: bool) -> Layout:
+    _, *sides = shape
+    channels = sides.pop(-1 if channels_last else 0)
+    if is_square and sides[0] != sides[1]:
+        order = "height, width, channels" if channels_last else "channels, height, width"
+        raise ValueError(
+            f"module {path!r} returns {shape} for a square image, no (batch, {order}); "
+            f"channels_last={{{path!r}: {not channels_last}}} says the other order"
+        )
+    return Layout(channels, (sides[0], sides[1]), channels_last=channels_last)
+
+
+def _token_layout(
+    path: str, shape: tuple[int, ...], prefix: int | None, grows: list[bool], *, is_square: bool
+) -> Layout:
+    _, num_tokens, channels = shape
+    side = math.isqrt(num_tokens)
+    if prefix is None:  # without a word of the network: a class token, or none
+        prefix = int(num_tokens > 1 and math.isqrt(num_tokens - 1) ** 2 == num_tokens - 1)
+    num_patches = max(num_tokens - prefix, 0)
+    if not is_square or not num_patches or math.isqrt(num_patches) ** 2 != num_patches:
+        raise ValueError(
+            f"module {path!r} returns {num_tokens} tokens, {prefix} of them before the patches: no square grid of a "
+            "square image; how many tokens are no patches, which the network's `num_prefix_tokens` says otherwise, is "
+            f"said by num_prefix_tokens={{{path!r}: {num_tokens - side**2}}}"
+        )
+    if grows == [False, True]:
+        raise ValueError(f"module {path!r} returns {shape}, (batch, channels, positions); take the map before it")
+    return Layout(channels, (math.isqrt(num_patches),) * 2, prefix)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from letkd.checks import class_labels
 from letkd.losses import SoftTargets, full_precision
 from letkd.patches import to_patches
 
@@ -59,7 +60,12 @@ class SubclassTargets(nn.Module):
 
     @torch.no_grad()
     def assign(self, features_BCHW: Tensor, labels_B: Tensor) -> Tensor:
-        """Row of D for every patch, (P,): the nearest sub-class of the image's own class."""
+        """Row of D for every patch, (P,): the nearest sub-class of the image's own class.
+
+        Raises:
+            ValueError: labels are not whole numbers (B,) from 0 to N - 1; on a GPU their values are asserted there.
+        """
+        labels_B = class_labels(labels_B, len(features_BCHW), len(self.centers))
         batch, num_subclasses = labels_B.shape[0], self.centers.shape[1]
         patches_PC = to_patches(features_BCHW).to(self.weight.dtype)
         own_BSL = self.centers[labels_B]

@@ -7,25 +7,25 @@
 Shapes: P patches, C channels, L LDA components, K words, N classes, S sub-classes a class, M = N*S.
 """
 
-import difflib
 import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from letkd.checks import MAX_SEED, at, by_path, is_kind, label_tensor, nearest_first, whole_number, whole_numbers
 from letkd.codebook import Codebook
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
 from letkd.lda import LDA
-from letkd.maps import as_map, evaluating, layouts
+from letkd.maps import as_map, evaluating, layouts, unwrapped
 from letkd.patches import pool_map, to_patches
 from letkd.subclasses import SubclassTargets
 from letkd.taps import recording
@@ -34,17 +34,26 @@ FORMAT = "letkd-supervision-1"
 NUM_COMPONENTS = 60  # L of the paper
 MAX_PATCHES = 2**22  # more than CIFAR-100 has on an 8 x 8 grid, 3.2 million; 1 GiB at 64 channels
 
+DIGESTED = 16  # images whose bits are summed at once
+BATCH = (
+    "a batch must be a pair (images, labels): floating-point images (B, C, H, W) as the teacher takes them, and their "
+    "classes (B,), whole numbers"
+)
+OTHER_IMAGES = (
+    "the loader gave other images in its second run: the same ones with the same labels are needed, in any order and "
+    "without random augmentation"
+)
+
 Loader = Iterable[tuple[Tensor, Tensor]]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class TeacherMap:
     """A map of a teacher at its students' grid.
 
-    `path` is the module of the teacher, `prefix` the `Layout.prefix` of what it returns, `pooling` the side of the
-    windows that the map is averaged over, and `channels` and `grid` (height, width) what comes out of that for images
-    of `image_shape`. `teacher` is the fingerprint of the teacher's weights.
+    `path` is the module of the teacher, `prefix` and `channels_last` are the `Layout` of what it returns, `pooling` is
+    the side of the windows that the map is averaged over, and `channels` and `grid` (height, width) what comes out of
+    that for images of `image_shape`. `teacher` is the fingerprint of the teacher's weights.
     """
 
     path: str
@@ -54,10 +63,11 @@ class TeacherMap:
     grid: tuple[int, int]
     image_shape: tuple[int, int, int]
     teacher: str
+    channels_last: bool = field(default=False, kw_only=True)  # earlier files do not have it
 
     def read(self, output: Tensor) -> Tensor:
         """The map (B, C, H, W) from what the module returned."""
-        return pool_map(as_map(output, self.prefix), self.pooling)
+        return pool_map(as_map(output, self.prefix, self.channels_last), self.pooling)
 
 
 @dataclass(frozen=True)
@@ -130,7 +140,10 @@ def load_supervision(path: str | os.PathLike[str]) -> Supervision:
         raise ValueError(f"{path} is damaged: the checksum of {damaged} does not fit")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} holds no supervision ({FORMAT})")
-    return Supervision({name: MapSupervision(**found) for name, found in content["maps"].items()})
+    try:
+        return Supervision({name: MapSupervision(**found) for name, found in content["maps"].items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no complete supervision ({FORMAT})") from error
 
 
 @torch.no_grad()
@@ -143,6 +156,8 @@ def make_supervision(
     num_classes: int | None = None,
     num_components: int = NUM_COMPONENTS,
     pooling: int | Mapping[str, int] = 1,
+    channels_last: bool | Mapping[str, bool] | None = None,
+    num_prefix_tokens: int | Mapping[str, int] | None = None,
     max_patches: int = MAX_PATCHES,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
@@ -161,6 +176,9 @@ def make_supervision(
         num_components: LDA components L that are kept; at most N - 1 exist.
         pooling: side of the windows that a teacher's map is averaged over to have the grid of its student's, for all
             maps or by path.
+        channels_last: whether the teacher's maps are (B, H, W, C), for all or by path; needed where the network does
+            not show it.
+        num_prefix_tokens: how many tokens precede the patches, for all or by path; likewise.
         max_patches: of a map with more patches so many random ones are held, for k-means and decisions; LDA sees all.
             The memory is 4 * C bytes for each, 4 * L with decisions.
         seed: of k-means and the random patches.
@@ -169,25 +187,32 @@ def make_supervision(
     Raises:
         ValueError: module paths, numbers, images or labels do not fit; says which.
     """
-    words, decisions = dict(words or {}), dict(decisions or {})
-    _check_request(words, decisions, num_classes, loader)
-    _check_counts(words | decisions | {"num_components": num_components, "max_patches": max_patches})
+    words = whole_numbers("words", words, what="numbers of words")
+    decisions = whole_numbers("decisions", decisions, what="numbers of sub-classes")
+    _check_request(teacher, words, decisions, num_classes, loader)
+    whole_number("'num_components'", num_components)
+    whole_number("'max_patches'", max_patches)
+    whole_number("'seed'", seed, least=0, most=MAX_SEED)
     say = progress or (lambda _line: None)
-    sources = _teacher_maps(teacher, loader, [*words, *decisions], pooling)
-    ldas, num_images = _fit_ldas(teacher, {path: sources[path] for path in decisions}, loader, num_classes)
+    teacher = unwrapped(teacher)
+    batches = _Batches(loader, next(teacher.parameters()).device)
+    layout = {"channels_last": channels_last, "num_prefix_tokens": num_prefix_tokens}
+    sources = _teacher_maps(teacher, batches, [*words, *decisions], pooling, layout)
+    ldas = _fit_ldas(teacher, {path: sources[path] for path in decisions}, batches, num_classes)
     for path, lda in ldas.items():
         lda.num_components = min(num_components, lda.scalings_.shape[1])
         say(f"{path}: {lda.num_components} of {lda.scalings_.shape[1]} LDA components")
-    samples = _hold_patches(teacher, sources, loader, ldas, num_images, max_patches, seed)
+    samples = _hold_patches(teacher, sources, batches, ldas, max_patches, seed)
 
     made = {}
     for path, source in sources.items():
         rows, labels_P = samples.pop(path).finish()
-        say(f"{path}: {len(rows)} patches of {num_images} images")
-        if path in words:
-            tensors = _fit_words(rows, words[path], seed, lambda line, path=path: say(f"{path}: {line}"))
-        else:
-            tensors = _fit_decisions(rows, labels_P, ldas[path], num_classes, decisions[path], seed)
+        say(f"{path}: {len(rows)} patches of {batches.num_images} images")
+        with at(path):
+            if path in words:
+                tensors = _fit_words(rows, words[path], seed, lambda line, path=path: say(f"{path}: {line}"))
+            else:
+                tensors = _fit_decisions(rows, labels_P, ldas[path], num_classes, decisions[path], seed)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         made[path] = MapSupervision(**vars(source), tensors=tensors, num_subclasses=decisions.get(path))
     return Supervision(made)
@@ -202,62 +227,110 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def by_path(value: T | Mapping[str, T], paths: Iterable[str], *, default: T, name: str) -> dict[str, T]:
-    """A setting of every path: the same for all, or named ones and the default for the others.
-
-    Raises:
-        ValueError: a path is named that is none of `paths`.
-    """
-    paths = list(paths)
-    if not isinstance(value, Mapping):
-        return dict.fromkeys(paths, value)
-    for path in value:
-        if path not in paths:
-            raise ValueError(f"{name} names {path!r}, which is no map here; there is {nearest_first(path, paths)}")
-    return {path: value.get(path, default) for path in paths}
-
-
-def nearest_first(word: str, known: Iterable[str]) -> str:
-    """The known words for an error message."""
-    return ", ".join(sorted(known, key=lambda other: -difflib.SequenceMatcher(None, word, other).ratio())) or "none"
-
-
-def _check_request(words: dict[str, int], decisions: dict[str, int], num_classes: int | None, loader: Loader) -> None:
+def _check_request(
+    teacher: nn.Module, words: dict[str, int], decisions: dict[str, int], num_classes: int | None, loader: Loader
+) -> None:
+    is_kind("the teacher", teacher, nn.Module, "a torch module")
     if not words and not decisions:
         raise ValueError("no map to make supervision of: name one in `words` or `decisions`")
     if both := sorted(words.keys() & decisions.keys()):
         raise ValueError(f"{both[0]!r} stands in `words` and in `decisions`; a map supervises one way")
     if decisions and num_classes is None:
         raise ValueError("`decisions` need `num_classes`")
+    if num_classes is not None:
+        whole_number("'num_classes'", num_classes)
     if isinstance(loader, Iterator):
         raise ValueError(
             f"the loader is a {type(loader).__name__}, which ends after one run; a DataLoader can run again"
         )
 
 
-def _check_counts(counts: dict[str, int]) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name!r} is {count}; at least 1 is needed")
+class _Batches:
+    """The loader's batches on the teacher's device, checked; every run must give the same images and labels.
+
+    A run is summed up in one number that does not depend on the order: the bits of every image, each times a random
+    number of its place, times an odd number for the label. Integers wrap, so that the sum is exact.
+    """
+
+    def __init__(self, loader: Loader, device: torch.device):
+        self.loader = loader
+        self.device = device
+        self.image_shape = tuple(self._first().shape[1:])
+        self.num_images: int | None = None
+        self._digest: Tensor | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, C, H, W) and labels (B,), int64."""
+        digest, number = torch.zeros((), dtype=torch.int64, device=self.device), 0
+        for batch in self.loader:
+            images, labels_B = (part.to(self.device) for part in _checked(batch))
+            if images.shape[1:] != self.image_shape:
+                raise ValueError(f"the loader gives images {self.image_shape} and {tuple(images.shape[1:])}; one size")
+            digest += self._digest_of(images, labels_B)
+            number += len(labels_B)
+            yield images, labels_B
+        if self._digest is not None and (number != self.num_images or digest != self._digest):
+            raise ValueError(OTHER_IMAGES)
+        self._digest, self.num_images = digest, number
+
+    def _first(self) -> Tensor:
+        try:
+            first = next(iter(self.loader), None)
+        except TypeError as error:
+            raise ValueError(f"the loader is a {type(self.loader).__name__} that gives no batches; {BATCH}") from error
+        if first is None:
+            raise ValueError("the loader gives no images")
+        return _checked(first)[0]
+
+    def _digest_of(self, images: Tensor, labels_B: Tensor) -> Tensor:
+        integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[images.itemsize]
+        limits, generator = torch.iinfo(integers), torch.Generator().manual_seed(0)
+        places = torch.randint(limits.min, limits.max, self.image_shape, generator=generator, dtype=integers)
+        places = places.to(self.device)
+        parts = images.contiguous().view(integers).split(DIGESTED)
+        sums_B = torch.cat([(part * places).sum(dim=(1, 2, 3), dtype=torch.int64) for part in parts])
+        return (sums_B * (2 * labels_B + 1)).sum()
+
+
+def _checked(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        number = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise ValueError(f"the loader gives a {type(batch).__name__}{number}; {BATCH}")
+    images, labels_B = batch
+    if not isinstance(images, Tensor):
+        raise ValueError(f"the loader gives a {type(images).__name__} as images; {BATCH}")
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise ValueError(f"the loader gives images {tuple(images.shape)} of {images.dtype}; {BATCH}")
+    try:
+        return images, label_tensor(labels_B, len(images))
+    except ValueError as error:
+        raise ValueError(f"the loader's {error}; {BATCH}") from error
 
 
 def _teacher_maps(
-    teacher: nn.Module, loader: Loader, paths: list[str], pooling: int | Mapping[str, int]
+    teacher: nn.Module,
+    batches: _Batches,
+    paths: list[str],
+    pooling: int | Mapping[str, int],
+    layout_options: dict[str, Any],
 ) -> dict[str, TeacherMap]:
-    """The maps at module paths, as one black image of the loader's size shows them."""
-    first = next(iter(loader), None)
-    if first is None:
-        raise ValueError("the loader gives no images")
-    image_shape = tuple(first[0].shape[1:])
+    """The maps at module paths, as a black image of the loader's size shows them."""
     sides = by_path(pooling, paths, default=1, name="pooling")
+    for path, side in sides.items():
+        whole_number(f"pooling of {path!r}", side)
     identity = fingerprint(teacher)
     maps = {}
-    for path, layout in layouts(teacher, paths, image_shape, run=_features_of(teacher)).items():
+    for path, layout in layouts(
+        teacher, paths, batches.image_shape, run=_features_of(teacher), **layout_options
+    ).items():
         (height, width), side = layout.grid, sides[path]
-        if side < 1 or height % side or width % side:
+        if height % side or width % side:
             raise ValueError(f"the {height} x {width} grid of {path!r} cannot be pooled {side} x {side}")
-        grid = height // side, width // side
-        maps[path] = TeacherMap(path, layout.prefix, side, layout.channels, grid, image_shape, identity)
+        maps[path] = TeacherMap(
+            path=path, prefix=layout.prefix, channels_last=layout.channels_last, channels=layout.channels,
+            pooling=side, grid=(height // side, width // side), image_shape=batches.image_shape, teacher=identity,
+        )  # fmt: skip
     return maps
 
 
@@ -267,46 +340,47 @@ def _features_of(teacher: nn.Module) -> Callable[[Tensor], Any]:
 
 
 def _patches(
-    teacher: nn.Module, sources: dict[str, TeacherMap], loader: Loader
+    teacher: nn.Module, sources: dict[str, TeacherMap], batches: _Batches
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Patches (R, C) float32 of every map by path, and labels (B,), batch after batch on the teacher's device."""
-    device = next(teacher.parameters()).device
     with evaluating(teacher), recording(teacher, sources) as outputs:
-        for images, labels_B in loader:
+        for images, labels_B in batches:
             if sources:
-                _features_of(teacher)(images.to(device))
+                _features_of(teacher)(images)
             maps = {path: source.read(outputs[path].pop()).float() for path, source in sources.items()}
-            yield {path: to_patches(map_BCHW) for path, map_BCHW in maps.items()}, labels_B.to(device)
+            yield {path: to_patches(map_BCHW) for path, map_BCHW in maps.items()}, labels_B
 
 
 def _fit_ldas(
-    teacher: nn.Module, sources: dict[str, TeacherMap], loader: Loader, num_classes: int | None
-) -> tuple[dict[str, LDA], int]:
-    """LDA of every map, and the number of images; without maps the images are only counted."""
-    ldas, num_images = {path: LDA() for path in sources}, 0
-    for patches, labels_B in _patches(teacher, sources, loader):
-        num_images += len(labels_B)
+    teacher: nn.Module, sources: dict[str, TeacherMap], batches: _Batches, num_classes: int | None
+) -> dict[str, LDA]:
+    """LDA of every map; without maps the images are only counted."""
+    ldas = {path: LDA() for path in sources}
+    for patches, labels_B in _patches(teacher, sources, batches):
         for path, lda in ldas.items():
             _check_labels(labels_B, num_classes)
             labels_R = _patch_labels(labels_B, patches[path])
             lda.partial_fit(patches[path], labels_R, num_classes=num_classes)
-    return {path: lda.solve() for path, lda in ldas.items()}, num_images
+    for path, lda in ldas.items():
+        with at(path):
+            lda.solve()
+    return ldas
 
 
 def _hold_patches(
     teacher: nn.Module,
     sources: dict[str, TeacherMap],
-    loader: Loader,
+    batches: _Batches,
     ldas: dict[str, LDA],
-    num_images: int,
     limit: int,
     seed: int,
 ) -> dict[str, "_Sample"]:
     """Patches of every map with the labels of their images, projected where there is an LDA."""
+    num_images = batches.num_images
     samples = {
         path: _Sample(num_images * source.grid[0] * source.grid[1], limit, seed) for path, source in sources.items()
     }
-    for patches, labels_B in _patches(teacher, sources, loader):
+    for patches, labels_B in _patches(teacher, sources, batches):
         for path, sample in samples.items():
             rows = ldas[path].transform(patches[path]) if path in ldas else patches[path]
             sample.add(rows, _patch_labels(labels_B, rows))
@@ -356,9 +430,7 @@ class _Sample:
 
     def _check(self, agrees: bool) -> None:
         if not agrees:
-            raise ValueError(
-                "the loader gave other images in its second run: the same number of the same size is needed"
-            )
+            raise ValueError(OTHER_IMAGES)
 
 
 def _fit_words(patches_PC: Tensor, num_words: int, seed: int, say: Callable[[str], None]) -> dict[str, Tensor]:

@@ -78,9 +78,12 @@ class Student(nn.Module):
 def submodule(network: nn.Module, path: str) -> nn.Module:
     """The module at `path`; ValueError with the paths there are when there is none."""
     try:
+        if not isinstance(path, str) or not path:  # "" would be the network itself
+            raise AttributeError
         return network.get_submodule(path)
     except AttributeError:
-        known = ", ".join(name for name, _ in network.named_modules() if name.count(".") <= path.count(".") and name)
+        depth = str(path).count(".")
+        known = ", ".join(name for name, _ in network.named_modules() if name.count(".") <= depth and name)
         raise ValueError(f"{type(network).__name__} has no module {path!r}; known: {known}") from None
 
 

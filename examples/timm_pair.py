@@ -10,9 +10,10 @@ student's, say `--pooling 2`. The student stays in `--output`.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import huggingface_hub
 import timm
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,36 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import letkd
+
+
+def check_classes(folder: str, classes: Iterable[str]) -> None:
+    """val/ may lack a class of train/, but has no other: labels count the folders of train/."""
+    there = {path.name for path in Path(folder, "val").iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if others := sorted(there - set(classes)):
+        raise SystemExit(f"error: {folder}/val has classes that {folder}/train has not: {', '.join(others)}")
+
+
+def network(name: str, num_classes: int, pretrained: bool) -> nn.Module:
+    if pretrained:
+        try:
+            huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=5)
+        except Exception:  # of any kind: without an answer what was downloaded earlier is used, and nothing tried again
+            huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+    except OSError as error:
+        raise SystemExit(
+            f"error: the published weights of {name} could not be loaded ({' '.join(str(error).split())[:200]}); "
+            "--teacher-checkpoint takes a file"
+        ) from None
+
+
+def load_teacher(teacher: nn.Module, file: Path) -> None:
+    """Weights of one's own: a state dict with the names and shapes of the teacher."""
+    try:
+        teacher.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # no file, no torch file or other weights fail in many ways
+        raise SystemExit(f"error: {file} does not fit the teacher: {' '.join(str(error).split())[:200]}") from None
 
 
 def fit(
@@ -62,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", default="regnety_008")
     parser.add_argument("--student", default="regnety_002")
     parser.add_argument("--pretrained", action="store_true", help="start both from published weights")
+    parser.add_argument("--teacher-checkpoint", type=Path, help="state dict of a trained teacher, instead of training")
     parser.add_argument("--words", default="s4=s4", help="last maps, student=teacher")
     parser.add_argument("--num-words", type=int, default=1024)
     parser.add_argument("--decisions", default="s4.b1=s4.b1", help="maps in the last stage, student=teacher")
@@ -78,18 +110,22 @@ def main(arguments: list[str] | None = None) -> None:
 
     clean = ImageDataset(f"{args.data}/train")
     num_classes = len(clean.reader.class_to_idx)
-    teacher, student = (
-        timm.create_model(name, pretrained=args.pretrained, num_classes=num_classes).to(args.device)
-        for name in (args.teacher, args.student)
-    )
+    check_classes(args.data, clean.reader.class_to_idx)
+    teacher = network(args.teacher, num_classes, args.pretrained and not args.teacher_checkpoint).to(args.device)
+    student = network(args.student, num_classes, args.pretrained).to(args.device)
     # Both networks see the same images: the teacher's normalisation is taken.
     data = resolve_model_data_config(teacher) | {"input_size": (3, args.image_size, args.image_size)}
     clean.transform = create_transform(**data)
     augmented = ImageDataset(f"{args.data}/train", transform=create_transform(**data, is_training=True))
-    val = DataLoader(ImageDataset(f"{args.data}/val", transform=clean.transform), args.batch_size)
+    numbers = clean.reader.class_to_idx  # of train/, for val/ too
+    val = ImageDataset(f"{args.data}/val", class_map=numbers, transform=clean.transform)
+    val = DataLoader(val, args.batch_size)
     train = DataLoader(augmented, args.batch_size, shuffle=True, drop_last=len(augmented) > args.batch_size)
 
-    fit(teacher, cross_entropy, train, val, args)
+    if args.teacher_checkpoint:
+        load_teacher(teacher, args.teacher_checkpoint)
+    else:
+        fit(teacher, cross_entropy, train, val, args)
     (words_at, words_of), (decisions_at, decisions_of) = args.words.split("="), args.decisions.split("=")
     supervision = letkd.make_supervision(
         teacher,

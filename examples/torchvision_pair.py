@@ -7,7 +7,8 @@ stay in `--output`; what is there is not made again.
 """
 
 import argparse
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,27 @@ from torchvision.transforms import v2
 
 import letkd
 
+socket.setdefaulttimeout(10)  # of the download of published weights
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the published weights
+
+
+class Validation(ImageFolder):
+    """Images whose labels count the folders of train/."""
+
+    def __init__(self, class_to_idx: dict[str, int], *args: object):
+        self.numbers = class_to_idx
+        super().__init__(*args, allow_empty=True)
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        return list(self.numbers), self.numbers
+
+
+def check_classes(folder: str, classes: Iterable[str]) -> None:
+    """val/ may lack a class of train/, but has no other: labels count the folders of train/."""
+    there = {path.name for path in Path(folder, "val").iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if others := sorted(there - set(classes)):
+        raise SystemExit(f"error: {folder}/val has classes that {folder}/train has not: {', '.join(others)}")
 
 
 def loaders(folder: str, size: int, batch_size: int) -> tuple[DataLoader, DataLoader, DataLoader]:
@@ -29,7 +50,8 @@ def loaders(folder: str, size: int, batch_size: int) -> tuple[DataLoader, DataLo
     augmented = v2.Compose([v2.RandomResizedCrop(size, scale=(0.5, 1)), v2.RandomHorizontalFlip(), *as_tensor])
     plain = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *as_tensor])
     train, clean = ImageFolder(f"{folder}/train", augmented), ImageFolder(f"{folder}/train", plain)
-    val = ImageFolder(f"{folder}/val", plain)
+    check_classes(folder, train.classes)
+    val = Validation(train.class_to_idx, f"{folder}/val", plain)
     return (
         DataLoader(train, batch_size, shuffle=True, drop_last=len(train) > batch_size),
         DataLoader(clean, batch_size),
@@ -39,9 +61,22 @@ def loaders(folder: str, size: int, batch_size: int) -> tuple[DataLoader, DataLo
 
 def network(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
     """A ResNet of torchvision with a classifier for our classes."""
-    net = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    try:
+        net = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:
+        raise SystemExit(
+            f"error: the published weights of {name} could not be loaded ({error}); --teacher-checkpoint takes a file"
+        ) from None
     net.fc = nn.Linear(net.fc.in_features, num_classes)
     return net
+
+
+def load_teacher(teacher: nn.Module, file: Path) -> None:
+    """Weights of one's own: a state dict with the names and shapes of the teacher."""
+    try:
+        teacher.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:  # no file, no torch file or other weights fail in many ways
+        raise SystemExit(f"error: {file} does not fit the teacher: {' '.join(str(error).split())[:200]}") from None
 
 
 def fit(
@@ -82,6 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", default="resnet34")
     parser.add_argument("--student", default="resnet18")
     parser.add_argument("--pretrained", action="store_true", help="start the teacher from weights of ImageNet")
+    parser.add_argument("--teacher-checkpoint", type=Path, help="state dict of a trained teacher, instead of training")
     parser.add_argument("--words", type=int, default=1024)
     parser.add_argument("--subclasses", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=30, help="of the teacher and of the student")
@@ -95,10 +131,10 @@ def main(arguments: list[str] | None = None) -> None:
     train, clean, val = loaders(args.data, args.image_size, args.batch_size)
     num_classes = len(clean.dataset.classes)
 
-    teacher = network(args.teacher, num_classes, args.pretrained).to(args.device)
-    teacher_file = args.output / f"{args.teacher}.pth"
-    if teacher_file.is_file():
-        teacher.load_state_dict(torch.load(teacher_file, map_location=args.device, weights_only=True))
+    teacher = network(args.teacher, num_classes, args.pretrained and not args.teacher_checkpoint).to(args.device)
+    teacher_file = args.teacher_checkpoint or args.output / f"{args.teacher}.pth"
+    if args.teacher_checkpoint or teacher_file.is_file():
+        load_teacher(teacher, teacher_file)
     else:
         fit(teacher, cross_entropy, train, val, args)
         torch.save(teacher.state_dict(), teacher_file)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -116,6 +117,69 @@ def test_timm_pair_keeps_its_student(images, divergences, tmp_path, student, wor
     rebuilt = letkd.attach(network, saved["taps"], images=torch.zeros(1, 3, 64, 64))
     rebuilt.load_state_dict(saved["model"])
     assert rebuilt.eval()(torch.rand(2, 3, 64, 64)).isfinite().all()
+
+
+@pytest.fixture
+def three_classes(tmp_path) -> Path:
+    """train/ with classes a, b and c, val/ with a and c."""
+    for split, names in (("train", "abc"), ("val", "ac")):
+        for name in names:
+            place = tmp_path / "images" / split / name
+            place.mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(place / "0.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("name", ["torchvision_pair", "timm_pair"])
+def test_val_is_numbered_by_train(name, three_classes, tmp_path, monkeypatch):
+    program, labels = example(name), []
+
+    class Stop(Exception):
+        pass
+
+    def look(_model, _loss, _train, val, _args):
+        labels.extend(label for _, numbers in val for label in numbers.tolist())
+        raise Stop
+
+    monkeypatch.setattr(program, "fit", look)
+    options = ["--data", str(three_classes), "--output", str(tmp_path / "out"), "--image-size", "32", "--device", "cpu"]
+    teacher = ["--teacher", "resnet18" if name == "torchvision_pair" else "resnet10t"]
+    with pytest.raises(Stop):
+        program.main(options + teacher)
+    assert labels == [0, 2]
+    (three_classes / "val" / "d").mkdir()
+    with pytest.raises(SystemExit, match="val has classes that .*train has not: d"):
+        program.main(options + teacher)
+
+
+@pytest.mark.parametrize(("name", "teacher"), [("torchvision_pair", "resnet18"), ("timm_pair", "resnet10t")])
+def test_a_teacher_of_ones_own_is_read_strictly(name, teacher, three_classes, tmp_path):
+    options = ["--data", three_classes, "--teacher", teacher, "--output", tmp_path / "out", "--device", "cpu"]
+    torch.save({"fc.weight": torch.zeros(3, 512)}, tmp_path / "other.pth")
+    for file in ("other.pth", "missing.pth"):
+        with pytest.raises(SystemExit, match=f"error: .*{file} does not fit the teacher: [^\n]+$"):
+            run(name, *options, "--teacher-checkpoint", tmp_path / file)
+    program = example(name)
+    network, own = (program.network(teacher, 3, False) for _ in range(2))
+    torch.save(own.state_dict(), tmp_path / "own.pth")
+    program.load_teacher(network, tmp_path / "own.pth")
+    assert torch.equal(network.fc.weight, own.fc.weight)
+
+
+def test_published_weights_without_internet_are_one_line(monkeypatch, tmp_path):
+    import huggingface_hub
+    from torch import hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(hub, "urlopen", lambda *_: (_ for _ in ()).throw(OSError("no internet")))
+    for name, network in (("timm_pair", "regnety_002"), ("torchvision_pair", "resnet18")):
+        start = time.monotonic()
+        with pytest.raises(SystemExit, match=f"error: the published weights of {network} .*--teacher-checkpoint"):
+            example(name).network(network, 2, True)
+        assert time.monotonic() - start < 10
 
 
 def test_the_installed_package_is_enough(tmp_path):

@@ -330,17 +330,17 @@ def test_attaching_twice_is_refused(student):
 
 
 class Awkward(nn.Module):
-    """Modules that run twice or never, or return a pair, channels last, tokens without a grid, or logits."""
+    """Modules that run twice or never, or return a pair, tokens without a grid, or logits."""
 
     def __init__(self):
         super().__init__()
         self.twice, self.never = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
         self.pair = nn.MaxPool2d(2, return_indices=True)
-        self.channels_last, self.tokens, self.logits = nn.Identity(), nn.Flatten(2), nn.Flatten()
+        self.tokens, self.logits = nn.Flatten(2), nn.Flatten()
 
     def forward(self, images):
         pooled, _ = self.pair(self.twice(self.twice(images)))
-        return self.logits(self.channels_last(pooled.permute(0, 2, 3, 1))), self.tokens(pooled)
+        return self.logits(pooled), self.tokens(pooled)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,6 @@ class Awkward(nn.Module):
         ({"twice": 4}, "'twice' runs 2 times for one image"),
         ({"never": 4}, "'never' runs 0 times"),
         ({"pair": 4}, "'pair' returns tuple; a KD layer needs a map"),
-        ({"channels_last": 4}, r"'channels_last' returns \(1, 4, 4, 3\) for a square image"),
         ({"tokens": 4}, "'tokens' returns 3 tokens, 0 of them before the patches"),
         ({"logits": 4}, r"'logits' returns \(1, 48\); a KD layer needs a map"),
     ],
@@ -375,3 +374,79 @@ def test_images_of_another_size_are_refused_where_the_grids_differ(supervision):
 def test_the_size_of_the_images_is_needed():
     with pytest.raises(ValueError, match="give images="):
         attach(network(4), {"stage.1": 5})
+
+
+# --- a supervision that something can learn from ---------------------------------------------------------------------
+
+
+def test_a_teacher_that_is_part_of_the_student_is_refused(teacher, supervision):
+    other = network(8)
+    other.load_state_dict(teacher.state_dict())
+    borrowed = copy.deepcopy(other)
+    borrowed.stage[1][0].weight.data = other.stage[1][0].weight.data
+    nested = nn.Sequential(OrderedDict(stage=other.stage, head=nn.Flatten()))
+    for net, shared in (
+        (other, "all of their modules"),
+        (nested, "module 'stage'"),
+        (borrowed, "weights of 'stage.1.0"),
+    ):
+        with pytest.raises(ValueError, match=f"teacher and student share .*{shared}"):
+            attach(net, supervision, teacher=other)
+    with pytest.raises(ValueError, match="share all of their modules"):
+        attach(other, supervision, teacher=torch.compile(other, backend="eager"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LABELS - 1, "0 to 2; these are -1 to 1"),
+        (LABELS + 1, "0 to 2; these are 1 to 3"),
+        (F.one_hot(LABELS).float(), r"torch.float32 \(24, 3\)"),
+        (LABELS.float(), r"torch.float32 \(24,\)"),
+        (LABELS == 0, "torch.bool"),
+        (LABELS[:7], r"shape \(7,\), and there are 24 images"),
+        (F.one_hot(LABELS), r"shape \(24, 3\)"),
+        (LABELS.tolist(), "no tensor"),
+    ],
+)
+def test_labels_that_are_none_are_refused(student, labels, message):
+    with pytest.raises(ValueError, match=f"labels must be whole numbers .*{message}"):
+        student.distillation_loss(IMAGES, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_labels_of_any_whole_type_mean_the_same(student, dtype):
+    assert student.distillation_loss(IMAGES, LABELS.to(dtype)) == student.distillation_loss(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: torch.compile(net, backend="eager"), nn.DataParallel])
+def test_a_wrapped_teacher_is_the_teacher(teacher, supervision, wrap):
+    made = make_supervision(wrap(teacher), LOADER, words={"stage.1": 5})
+    assert torch.equal(made["stage.1"].tensors["centroids"], supervision["stage.1"].tensors["centroids"])
+    torch.manual_seed(0)
+    student = attach(network(4), made, teacher=wrap(teacher))
+    torch.manual_seed(0)
+    other = attach(network(4), made, teacher=teacher)
+    assert student.distillation_loss(IMAGES, LABELS) == other.distillation_loss(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"taps": {"stage.1": tap}}, f"the tap of 'stage.1' is {tap!r}") for tap in (True, 0, -1, 1.5, "4096", None)),
+        ({"taps": 4}, "'taps' is 4"),
+        ({"taps": {"": 4}}, "has no module ''; known: stage, head"),
+        ({"taps": {3: 4}}, "has no module 3; known: stage, head"),
+        *(({"alpha": alpha}, f"alpha of 'stage.1' is {alpha!r}") for alpha in ("1", True, float("nan"), None)),
+        ({"alpha": {"stage.1": "1"}}, "alpha of 'stage.1' is '1'; a finite number"),
+        *(({"temperature": tau}, f"'temperature' is {tau!r}") for tau in (0, -1.0, "1", True, float("inf"))),
+        ({"images": IMAGES[0]}, r"images= is a tensor \(3, 8, 8\)"),
+        ({"images": [1]}, "images= is a list"),
+        ({"channels_last": {"stage.1": "NHWC"}}, "channels_last of 'stage.1' is 'NHWC'; True or False"),
+        ({"channels_last": {"stage.2": True}}, "channels_last names 'stage.2'"),
+        ({"num_prefix_tokens": -1}, "num_prefix_tokens of 'stage.1' is -1; at least 0"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        attach(network(4), **{"taps": {"stage.1": 4}, "images": IMAGES} | options)

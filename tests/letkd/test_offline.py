@@ -192,3 +192,50 @@ def test_subclasses_are_ordered_class_by_class():
     assert torch.equal(own.argmin(dim=1), members)
     with pytest.raises(ValueError, match="class 0 has 4 patches, too few for 5"):
         fit_subclasses(features[:10], labels[:10], num_classes=3, num_subclasses=5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 1e6 / 7])
+@pytest.mark.parametrize("apart", [0.0, 0.7])
+def test_lda_of_classes_without_scatter_has_no_direction(value, apart):
+    """Rounding is no scatter."""
+    labels = torch.arange(999) % 3
+    features = torch.full((999, 4), value) + apart * labels[:, None]
+    with pytest.raises(ValueError, match="all patches are equal inside each of 3 classes: no direction separates"):
+        LDA().fit(features, labels)
+    features[:, 1] += torch.randn(999)
+    assert LDA().fit(features, labels).rank_ == 1
+
+
+def test_lda_of_one_class_or_of_equal_means_has_no_direction():
+    features = blobs(300, 4)
+    for repeats in (1, 3):
+        with pytest.raises(ValueError, match=f"means of {repeats} classes are equal: no direction separates"):
+            LDA().fit(features.repeat(repeats, 1), torch.arange(repeats).repeat_interleave(300))
+
+
+@pytest.mark.parametrize("labels", [torch.arange(90) % 3 - 1, torch.zeros(90), torch.zeros(80, dtype=torch.int64)])
+def test_labels_of_the_offline_part_are_checked(labels):
+    for fit in (lambda: LDA().partial_fit(blobs(90, 5), labels, num_classes=3), lambda: fit_subclasses(
+        blobs(90, 5), labels, num_classes=3, num_subclasses=2
+    )):  # fmt: skip
+        with pytest.raises(ValueError, match="labels must be whole numbers"):
+            fit()
+
+
+def test_patches_that_are_equal_make_no_clusters():
+    with pytest.raises(ValueError, match="all 100 are equal"):
+        KMeans(2).fit(torch.full((100, 3), 0.1))
+    with pytest.warns(UserWarning, match="only 4 of 400 patches are different: some of 5 clusters are copies"):
+        KMeans(5).fit(blobs(4, 3).repeat(100, 1))
+    with pytest.raises(ValueError, match="class 1: k-means needs different patches"):
+        fit_subclasses(
+            torch.cat((blobs(10, 2), torch.ones(10, 2))), torch.arange(20) // 10, num_classes=2, num_subclasses=2
+        )
+
+
+def test_decisions_need_members_that_there_are_and_finite_patches():
+    for members in (torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0])):
+        with pytest.raises(ValueError, match="must be sub-classes 0 to 2"):
+            decision_matrix(torch.zeros(2, 1), members, num_targets=3)
+    with pytest.raises(ValueError, match="finite"):
+        decision_matrix(torch.tensor([[0.0], [torch.nan]]), torch.tensor([0, 1]), num_targets=2)

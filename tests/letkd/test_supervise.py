@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -224,3 +225,103 @@ def test_a_loader_must_run_twice_and_give_the_same(teacher):
 
     with pytest.raises(ValueError, match="the loader gave other images in its second run"):
         make_supervision(teacher, Shrinking(zip(IMAGES.split(1), LABELS.split(1), strict=True)), words={"last": 4})
+
+
+@pytest.mark.parametrize(
+    ("batch", "what"),
+    [
+        ({"image": IMAGES, "label": LABELS}, "a dict"),
+        ((IMAGES, LABELS, LABELS), "a tuple of 3"),
+        (IMAGES, "a Tensor"),
+        ((list(IMAGES), LABELS), "a list as images"),
+        ((IMAGES.byte(), LABELS), r"images \(30, 1, 8, 8\) of torch.uint8"),
+        ((IMAGES[0], LABELS[:1]), r"images \(1, 8, 8\)"),
+        ((Image.new("RGB", (8, 8)), 1), "an? Image as images"),
+        ((IMAGES, nn.functional.one_hot(LABELS).float()), r"labels .* torch.float32 \(30, 3\)"),
+        ((IMAGES, LABELS.tolist()), "labels .* no tensor"),
+        ((IMAGES, LABELS[:4]), "there are 30 images"),
+    ],
+)
+def test_a_batch_that_is_no_pair_says_what_one_is(teacher, batch, what):
+    with pytest.raises(ValueError, match=rf"{what}.*; a batch must be a pair \(images, labels\)"):
+        make_supervision(teacher, [batch], words={"last": 4})
+
+
+@pytest.mark.parametrize("loader", [4, None, nn.Identity()])
+def test_a_loader_that_is_none_is_refused(teacher, loader):
+    with pytest.raises(ValueError, match=f"the loader is a {type(loader).__name__}"):
+        make_supervision(teacher, loader, words={"last": 4})
+
+
+class Twice:
+    """A loader that gives something else in its last run."""
+
+    def __init__(self, usual, last):
+        self.runs, self.usual, self.last = 0, usual, last
+
+    def __iter__(self):
+        self.runs += 1
+        return iter(self.usual if self.runs < 3 else self.last)
+
+
+@pytest.mark.parametrize("task", [{"words": {"last": 4}}, {"decisions": {"first": 2}, "num_classes": 3}])
+@pytest.mark.parametrize(
+    "last",
+    [
+        [(IMAGES.flip(3), LABELS)],
+        [(IMAGES, LABELS.roll(1))],
+        [(IMAGES + 1e-4 * torch.randn(IMAGES.shape), LABELS)],
+        [(torch.cat((IMAGES[:1], IMAGES[:-1])), LABELS)],
+        [],
+        [(IMAGES, LABELS), (IMAGES, LABELS)],
+    ],
+    ids=["flipped", "other labels", "noise", "one twice", "nothing", "more"],
+)
+def test_other_images_in_the_second_run_are_noticed(teacher, task, last):
+    with pytest.raises(ValueError, match="the loader gave other images in its second run"):
+        make_supervision(teacher, Twice([(IMAGES, LABELS)], last), **task)
+
+
+def test_the_order_of_the_second_run_is_free(teacher):
+    order = torch.randperm(30)
+    shuffled = list(zip(IMAGES[order].split(7), LABELS[order].split(7), strict=True))
+    make_supervision(teacher, Twice([(IMAGES, LABELS)], shuffled), words={"last": 4})
+
+
+def test_images_have_one_size(teacher):
+    batches = [(IMAGES, LABELS), (IMAGES.repeat(1, 1, 2, 2), LABELS)]
+    with pytest.raises(ValueError, match=r"images \(1, 8, 8\) and \(1, 16, 16\); one size"):
+        make_supervision(teacher, batches, words={"last": 4})
+
+
+@pytest.mark.parametrize("images", [torch.zeros(30, 1, 8, 8), torch.full((30, 1, 8, 8), 0.3)])
+def test_a_map_without_differences_is_named(images):
+    net = nn.Sequential(OrderedDict(point=nn.Conv2d(1, 4, 1)))
+    with pytest.raises(ValueError, match="no direction separates the classes at 'point'"):
+        make_supervision(net, [(images, LABELS)], decisions={"point": 2}, num_classes=3)
+    with pytest.raises(ValueError, match="k-means needs different patches; all 1920 are equal at 'point'"):
+        make_supervision(net, [(images, LABELS)], words={"point": 2})
+
+
+NOT_COUNTS = (True, 0, -1, 1.5, "4096", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"words": {"last": value}}, f"words of 'last' is {value!r}") for value in NOT_COUNTS),
+        *(({"decisions": {"first": value}, "num_classes": 3}, f"of 'first' is {value!r}") for value in NOT_COUNTS),
+        *(({"max_patches": value}, f"'max_patches' is {value!r}") for value in NOT_COUNTS),
+        *(({"num_components": value}, f"'num_components' is {value!r}") for value in NOT_COUNTS),
+        *(({"num_classes": value}, f"'num_classes' is {value!r}") for value in NOT_COUNTS[:-1]),
+        *(({"pooling": value}, f"pooling of 'last' is {value!r}") for value in NOT_COUNTS),
+        *(({"seed": value}, f"'seed' is {value!r}") for value in (True, -1, 1.5, "1", None, 2**32)),
+        ({"words": 4096}, "'words' is 4096"),
+        ({"words": {"lst": 4}}, "has no module 'lst'; known: first, last, pool"),
+        ({"words": {"": 4}}, "has no module ''"),
+        ({"channels_last": 1}, "channels_last of 'last' is 1; True or False"),
+    ],
+)
+def test_options_are_checked(teacher, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_supervision(teacher, LOADER, **{"words": {"last": 4}} | options)

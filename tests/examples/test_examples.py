@@ -148,7 +148,7 @@ def test_val_is_numbered_by_train(name, three_classes, tmp_path, monkeypatch):
         program.main(options + teacher)
     assert labels == [0, 2]
     (three_classes / "val" / "d").mkdir()
-    with pytest.raises(SystemExit, match="val has classes that .*train has not: d"):
+    with pytest.raises(SystemExit, match=r"val has classes that .*train has not: d"):
         program.main(options + teacher)
 
 

@@ -96,14 +96,15 @@ def class_labels(labels_B: Any, batch: int, num_classes: int) -> Tensor:
     labels_B = label_tensor(labels_B, batch)
     inside = ((labels_B >= 0) & (labels_B < num_classes)).all()
     message = f"{LABELS}, 0 to {num_classes - 1}"
-    if labels_B.device.type != "cpu" or torch.compiler.is_compiling():
-        if not labels_B.is_meta:
-            torch._assert_async(inside, message)
-    elif not inside:
+    if labels_B.is_meta:
+        return labels_B
+    try:
+        torch._assert_async(inside, message)
+    except RuntimeError as error:  # of a CPU, which does not wait
         least, largest = labels_B.min().item(), labels_B.max().item()
         raise ValueError(
             f"{message}; these are {least} to {largest}. Images without a label (-1) have no decisions: leave them out"
-        )
+        ) from error
     return labels_B
 
 

@@ -3,6 +3,8 @@
 An option bears on a result unless it is listed here: one that a method of your own brings does without being asked.
 """
 
+import hashlib
+import json
 import os
 import re
 from typing import Any
@@ -27,6 +29,16 @@ MEANS = frozenset(
         "published_top1",
     }
 )  # fmt: skip
+# What steers a training alone: a trained network, and the images it is measured on, are the same with any value.
+# Numbers of words and sub-classes are shapes of its weights, which loading compares.
+TRAINING = frozenset(
+    {
+        "epochs", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay", "batch_size",
+        "val_split", "temperature", "teacher", "teacher_experiment", "teacher_weights", "supervision", "codebook",
+        "decisions", "num_words", "subclasses_per_class", "lda_components", "downscale", "hint", "supervised",
+    }
+)  # fmt: skip
+PREPARATION = ("image_size", "mean", "std")  # of the images; None is what the data set or the training says
 NEUTRAL = SEEDS | JOBS | MEASURED | PLACES | MEANS
 
 
@@ -42,6 +54,28 @@ def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """Options that both have, that bear on a result and differ: (own, other's). Later versions brought the rest."""
     own, other = bearing(own), bearing(other)
     return {key: (own[key], other[key]) for key in own if key in other and own[key] != other[key]}
+
+
+def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, Any]]:
+    """Options that make another network or images of what was trained: (trained with, measured with).
+
+    Without those of PREPARATION, whose values the data decide where they are None, and `weights` and `trained_as`,
+    which say where the network is.
+    """
+    ignored = TRAINING | {*PREPARATION, "weights", "trained_as"}
+    changed = changed_settings(trained, options).items()
+    return {key: values for key, values in changed if key not in ignored and not key.endswith("_loss_coef")}
+
+
+def name_of_changes(changed: dict[str, tuple[Any, Any]]) -> str:
+    """What is put behind the name of a measurement that differs so; the same for the same values, and for file names.
+
+    {"mean": (None, [0, 0, 0])} -> "-mean-" and eight digits; "" for no differences.
+    """
+    if not changed:
+        return ""
+    values = json.dumps({key: now for key, (_, now) in changed.items()}, sort_keys=True)
+    return f"-{'-'.join(sorted(changed))}-{hashlib.sha256(values.encode()).hexdigest()[:8]}"
 
 
 def changed_measurement(options: Config) -> dict[str, tuple[Any, Any]]:

@@ -1,5 +1,6 @@
 """What every job shares: its configuration, device, directory and data."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from algorithms.records import exclusive, is_watched, log, log_file
 from dataloaders import Dataset, hold_out, load_dataset, make_eval_loader
+from dataloaders.dataset import SPLIT_NAMES, ImageTensors, Split
 
 Config = dict[str, Any]
 Results = dict[str, Any]
@@ -114,7 +116,10 @@ class Algorithm:
 
     def open_training_data(self, data: dict[str, Any] | None = None) -> Dataset:
         """Training and evaluation images; with `val_split` the held-out images evaluate, and the rest is the test."""
-        dataset = self.open_dataset("train", "eval", data=data)
+        return self.held_out(self.open_dataset("train", "eval", data=data))
+
+    def held_out(self, dataset: Dataset) -> Dataset:
+        """A data set as training has it: without the images that `val_split` holds out."""
         if not self.config["val_split"]:
             return dataset
         return hold_out(dataset, self.config["val_split"], seed=HOLD_OUT_SEED)
@@ -219,6 +224,41 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+def image_facts(dataset: Dataset) -> dict[str, Any]:
+    """What tells the `images` of each split from others: their number, and a digest of them and their labels.
+
+    A resident split is told by its pixels, a streamed one by its files' names and sizes.
+    """
+    loaded = {name: split for name in SPLIT_NAMES if (split := getattr(dataset, name)) is not None}
+    return {"images": {name: {"number": len(split), "sha256": _digest(split)} for name, split in loaded.items()}}
+
+
+def _digest(split: Split) -> str:
+    digest = hashlib.sha256(split.labels.numpy())
+    if isinstance(split, ImageTensors):
+        digest.update(split.images.contiguous().numpy())
+    else:
+        for path in map(Path, split.paths):
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def say_other_images(known: dict[str, Any], present: dict[str, Any]) -> None:
+    """Mention splits whose images are others than when a network was trained.
+
+    Args:
+        known: `data` of its checkpoint; an older one does not tell.
+        present: `data_facts` and `image_facts`. Of another size the pixels are others anyway, and that is said elsewhere.
+    """
+    if known.get("image_size") != present["image_size"]:
+        return
+    earlier = known.get("images", {})
+    others = [(name, now) for name, now in present["images"].items() if earlier.get(name, now) != now]
+    if others:
+        listed = ", ".join(f"{name}: {earlier[name]['number']} then, {now['number']} now" for name, now in others)
+        log.info("note: images were added, removed or replaced since the training (%s)", listed)
 
 
 def data_facts(dataset: Dataset) -> dict[str, Any]:

@@ -13,12 +13,15 @@ Format (a torch file of tensors and plain values):
     seconds     spent so far;  images_per_second  of the last training epoch
     config      the run's configuration
     teacher_fingerprint     of the weights that taught the first epoch; None without a teacher, or where it is not known
-    data        class names, image size and normalisation
+    codebook_fingerprint, decisions_fingerprint     likewise of what was made from it
+    data        class names, image size and normalisation; `images`, the number and a digest of those of each split
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
 """
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ import torch
 
 from algorithms.files import load_tensors, save_tensors
 from algorithms.records import CURVES, PROGRESS, RESULTS, log
-from documents import flush_names, write_atomically
+from documents import first_line, flush_names, write_atomically
 
 FORMAT = "letkd-checkpoint-1"
 LAST = "last.pth"
@@ -34,7 +37,78 @@ PREVIOUS = "previous.pth"  # the epoch before the last, should the last one's fi
 BEST = "best.pth"
 STOPPED = "stopped.pth"  # between two steps of an epoch; all others are whole epochs
 NEWEST = -1  # what `checkpoint=` calls the newest epoch
+# What the entries are, where they are there; a number may be whole.
+KINDS = {
+    "model": dict, "heads": dict, "optimizer": dict, "random": dict, "epoch": int, "epochs": int, "best": dict,
+    "history": list, "seconds": float, "images_per_second": float, "config": dict, "data": dict, "unfinished": dict,
+}  # fmt: skip
+ENTRIES = {  # of those that are dictionaries
+    "best": {"top1": float, "epoch": int},
+    "config": {"config": str, "method": str, "dataset": str, "seed": int},
+    "data": {"classes": list, "image_size": int, "mean": list, "std": list},
+    "random": {"python": tuple, "torch": torch.Tensor, "cuda": list},
+}
 REPLACED = "replaced"  # earlier runs of the directory, each in a folder 1, 2, ...
+
+
+class Checkpoint(dict):
+    """The content of a checkpoint; an entry that it lacks is an error that names the file."""
+
+    def __init__(self, path: Path, content: dict[str, Any]):
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, key: str) -> None:
+        raise ValueError(f"{self.path} is no whole checkpoint: it has no entry {key!r}")
+
+
+def check_content(path: Path, content: dict[str, Any]) -> None:
+    """Refuse entries of a checkpoint that are of another kind than a run saves.
+
+    Raises:
+        ValueError: names the file and the first such entry.
+    """
+    for key, kind in KINDS.items():
+        if key in content:
+            _check_kind(path, key, content[key], kind)
+    for key, kinds in ENTRIES.items():
+        for name, kind in kinds.items() if key in content else ():
+            _check_kind(path, f"{key}.{name}", content[key].get(name), kind)
+    if "data" in content:
+        data = content["data"]
+        if len(data["classes"]) < 1 or not all(isinstance(name, str) for name in data["classes"]):
+            raise ValueError(f"{path} is damaged: its entry 'data.classes' holds no names")
+        for name in ("mean", "std"):
+            if len(data[name]) != 3 or not all(_is_kind(value, float) for value in data[name]):
+                raise ValueError(f"{path} is damaged: its entry 'data.{name}' is {data[name]!r}, not three numbers")
+        images = data.get("images", {})
+        if not isinstance(images, dict) or not all(isinstance(facts, dict) for facts in images.values()):
+            raise ValueError(f"{path} is damaged: its entry 'data.images' holds no numbers of images")
+    for number, done in enumerate(content.get("history", []), start=1):
+        tested = done.get("eval") if isinstance(done, dict) else None
+        if not isinstance(tested, dict) or not _is_kind(tested.get("top1"), float):
+            raise ValueError(f"{path} is damaged: its entry 'history' holds no figures of epoch {number}")
+    for name in ("epoch", "epochs"):
+        if content.get(name, 1) < 0:
+            raise ValueError(f"{path} is damaged: its entry {name!r} is {content[name]}")
+
+
+@contextlib.contextmanager
+def names_entry(path: Path, name: str) -> Iterator[None]:
+    """Whatever odd content of an entry brings about names it and its file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: its entry {name!r} cannot be used ({first_line(error)})") from error
+
+
+def _check_kind(path: Path, name: str, value: Any, kind: type) -> None:
+    if not _is_kind(value, kind):
+        raise ValueError(f"{path} is damaged: its entry {name!r} is a {type(value).__name__}, not a {kind.__name__}")
+
+
+def _is_kind(value: Any, kind: type) -> bool:
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -71,9 +145,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: damaged, or not a checkpoint of this project.
     """
     content = load_tensors(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if content.get("format") != FORMAT:
         raise ValueError(f"{path} is no checkpoint of a run ({FORMAT})")
-    return content
+    check_content(path, content)
+    return Checkpoint(path, content)
 
 
 def load_best(directory: Path) -> dict[str, Any]:

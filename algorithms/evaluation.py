@@ -8,16 +8,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from algorithms.base import Algorithm, Results
-from algorithms.checkpoints import BEST, LAST, NEWEST, find_checkpoint, load_best, load_checkpoint
+from algorithms.base import Algorithm, Results, data_facts, image_facts, say_other_images
+from algorithms.checkpoints import (
+    BEST,
+    LAST,
+    NEWEST,
+    PREVIOUS,
+    STOPPED,
+    find_checkpoint,
+    load_best,
+    load_checkpoint,
+)
 from algorithms.complexity import count_multiply_adds
 from algorithms.methods import Method, find_method
 from algorithms.records import log, update_results
-from algorithms.weights import Weights, find_weights, load_strictly
+from algorithms.weights import Weights, find_weights, load_own, load_strictly
+from dataloaders import Dataset, outline_dataset
 from letkd import Student
+from settings import PREPARATION, changed_network, name_of_changes
 
 TOP_K = 5
 PUBLISHED_TOLERANCE = 0.5  # percent
+OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of a run's checkpoints
 
 
 @torch.inference_mode()
@@ -68,8 +80,14 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def result_name(measured: Results) -> str:
-    """What a measurement is called in `results.json`: its checkpoint's name, and the split if it is the third."""
-    return Path(measured["weights"]).stem + ("_test" if measured["split"] == "test" else "")
+    """What a measurement is called in `results.json`: its checkpoint's name, and the split if it is the third.
+
+    What is otherwise than in the training comes behind it: such a measurement never takes the place of the run's own.
+    """
+    name, changed = Path(measured["weights"]).stem, dict(measured.get("changed", {}))
+    if "weights" in changed and name not in OWN_NAMES and name != Path(changed["weights"][0]).stem:
+        del changed["weights"]  # the name says it
+    return name + ("_test" if measured.get("split") == "test" else "") + name_of_changes(changed)
 
 
 def _compare(top1: float, published: float) -> None:
@@ -102,7 +120,7 @@ class Evaluation(Algorithm):
         published = config.get("published_top1")
         if published is not None and weights.source == Path(config["published_weights"] or ""):
             _compare(measured["top1"], published)
-        measured |= {"weights": str(weights.source), "epoch": epoch, "split": split}
+        measured |= {"weights": str(weights.source), "epoch": epoch, "split": split} | self._changes(weights, dataset)
         return self._record(measured, count_parameters(model) | count_multiply_adds(model, dataset.image_size))
 
     def _open_weights(self) -> tuple[Weights, int | None]:
@@ -125,8 +143,42 @@ class Evaluation(Algorithm):
                 f"{trained_as} has not been trained: no {path}; train it: "
                 f"python main_classification.py with config={trained_as}"
             )
-        checkpoint = load_best(directory) if config["best"] else load_checkpoint(path)
-        return Weights(checkpoint["model"], path, checkpoint["data"]), checkpoint["epoch"]
+        checkpoint = load_own(path)
+        if config["best"]:
+            load_best(directory)  # is it the best of this run?
+        return Weights(checkpoint["model"], path, checkpoint["data"], checkpoint.get("config")), checkpoint["epoch"]
+
+    def _changes(self, weights: Weights, dataset: Dataset) -> Results:
+        """{"changed": what makes this another measurement than the training's own}, said in a line; {} for its own.
+
+        Images that were added, removed or replaced since are mentioned.
+        """
+        changed = self._changed(weights)
+        if not changed:
+            say_other_images(weights.data or {}, data_facts(dataset) | image_facts(dataset))
+            return {}
+        listed = ", ".join(f"{key}={now!r} (trained with {before!r})" for key, (before, now) in changed.items())
+        log.info("note: this is not the run's own measurement, and is kept apart from it: %s", listed)
+        return {"changed": {key: list(values) for key, values in changed.items()}}
+
+    def _changed(self, weights: Weights) -> dict[str, tuple[Any, Any]]:
+        """Options that bear on what is measured, and are otherwise than in the training: (trained with, now)."""
+        config = self.config
+        changed = changed_network(weights.config or {}, config)
+        if any(config[key] is not None for key in PREPARATION):
+            known = weights.data or outline_dataset(config["dataset"], data_dir=config["data_dir"])
+            given = {key: config[key] for key in PREPARATION if config[key] is not None and key in known}
+            changed |= {key: (known[key], value) for key, value in given.items() if value != known[key]}
+        return changed | self._other_weights(weights.source)
+
+    def _other_weights(self, source: Path) -> dict[str, tuple[Any, Any]]:
+        """Where the weights are neither this run's nor the published ones of an experiment that was not trained."""
+        config, own = self.config, self.directory / LAST
+        published = None if own.is_file() else config.get("published_weights")
+        if source.parent == self.directory or (published and source == Path(published)):
+            return {}
+        chosen = config.get("weights") or own.is_file()
+        return {"weights": (published or str(own), str(source))} if chosen else {}
 
     def _open_model(self, weights: Weights, num_classes: int) -> nn.Module:
         """The deployed network with its weights, on the device."""
@@ -150,8 +202,11 @@ class Evaluation(Algorithm):
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""
 
         def add(results: Results) -> Results:
-            alone = {} if results.get("mode") == "train" else self.facts() | measured | costs
             evaluations = results.get("evaluations", {}) | {result_name(measured): measured}
-            return results | alone | {"evaluations": evaluations}
+            is_own = results.get("mode") == "evaluate" and "changed" not in results
+            if results.get("mode") != "train" and not ("changed" in measured and is_own):
+                results = {key: value for key, value in results.items() if key != "changed"}
+                results |= self.facts() | measured | costs
+            return results | {"evaluations": evaluations}
 
         return update_results(self.directory, add)

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from algorithms.base import Config, Results, device_name
 from algorithms.complexity import count_multiply_adds
 from algorithms.deployment import deploy, trace
-from algorithms.evaluation import Evaluation, count_parameters
+from algorithms.evaluation import Evaluation, count_parameters, result_name
 from algorithms.files import first_line, save_json, write_atomically
 from algorithms.records import environment, log, now, update_results
 from algorithms.weights import Weights, fingerprint
@@ -134,7 +134,9 @@ class Export(Evaluation):
         dataset = self.open_dataset("eval", data=weights.data)
         model = self._open_model(weights, dataset.num_classes).eval()
         metadata = self.metadata(dataset, weights, epoch)
-        path = self.directory / FOLDER / f"{self._name(weights)}.{kind}"
+        about = {"weights": str(weights.source), "epoch": epoch} | self._changes(weights, dataset)
+        name = result_name(about)
+        path = self.directory / FOLDER / f"{self._name(name)}.{kind}"
         try:
             program = trace(self._deployed(model, dataset), dataset.image_size)
             content = WRITERS[kind](program, metadata)
@@ -160,8 +162,11 @@ class Export(Evaluation):
         export_costs = costs_of_export(content, program, dataset.image_size) | latencies(exported, dataset.image_size)
         log.info("%s\nfrom %s\n\n%s\n", path, weights.source, cost_table(costs, export_costs))
         log.info("checked: a logit differs by %.1e at most, on random and on real images", difference)
-        about = {"file": str(path), "weights": str(weights.source), "epoch": epoch}
-        return self._record_export(f"{weights.source.stem}.{kind}", export_costs | facts | about)
+        return self._record_export(f"{name}.{kind}", export_costs | facts | {"file": str(path)} | about)
+
+    def _changed(self, weights: Weights) -> dict[str, tuple[Any, Any]]:
+        """All but the precision: an exported network has float32 whatever it was trained in."""
+        return {key: values for key, values in super()._changed(weights).items() if key != "precision"}
 
     def metadata(self, dataset: Dataset, weights: Weights, epoch: int | None) -> Metadata:
         """What a file says of itself: its classes, how to prepare an image, and what it was made from."""
@@ -184,9 +189,9 @@ class Export(Evaluation):
             },
         }  # fmt: skip
 
-    def _name(self, weights: Weights) -> str:
+    def _name(self, weights: str) -> str:
         trial = [f"seed{seed}" for seed in self.config["seeds"]]
-        return "-".join([self.config["config"], *trial, weights.source.stem])
+        return "-".join([self.config["config"], *trial, weights])
 
     def _network_name(self) -> str:
         return self.config.get("network") or self.config["student"]

@@ -36,7 +36,8 @@ class LinearProbe(Evaluation):
         accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
         shown = ", ".join(f"{name} {accuracy:.2f}%" for name, accuracy in accuracies.items())
         log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
-        return self._merge(accuracies | {"weights": str(weights.source), "epoch": epoch, "split": split})
+        about = {"weights": str(weights.source), "epoch": epoch, "split": split} | self._changes(weights, dataset)
+        return self._merge(accuracies | about)
 
     @torch.inference_mode()
     def _pooled_maps(self, model: nn.Module, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:

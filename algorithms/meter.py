@@ -78,6 +78,9 @@ class Meter:
         return state | {"sums": self.sums.cpu(), "finite_steps": self.finite_steps.cpu()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        vars(self).update(state)
+        """Go on from what `state` returned. Raises TypeError where an entry of it is missing or of another kind."""
+        for name, own in self.state().items():
+            if not isinstance(state.get(name), type(own)):
+                raise TypeError(f"{name} is a {type(state.get(name)).__name__}, not a {type(own).__name__}")
+        vars(self).update({name: state[name] for name in self.state()})
         self.sums, self.finite_steps = self.sums.to(self.device), self.finite_steps.to(self.device)

@@ -26,10 +26,19 @@ from torch import Tensor, nn
 from algorithms.base import OutdatedError, Requirement, output_directory
 from algorithms.files import first_line, load_tensors, save_tensors
 from algorithms.records import log
-from algorithms.weights import UnfinishedError, Weights, find_weights, fingerprint, load_strictly
+from algorithms.weights import (
+    UnfinishedError,
+    Weights,
+    describe_value,
+    find_weights,
+    fingerprint,
+    is_dense,
+    load_strictly,
+)
 from architectures import Tap, TappedNetwork, create_model, fold_batch_norm_
 from dataloaders import outline_dataset
 from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map
+from settings import PREPARATION
 
 Config = dict[str, Any]
 
@@ -38,8 +47,15 @@ DECISIONS_FORMAT = "letkd-decisions-1"
 DECISION_TENSORS = ("scalings", "xbar", "centers", "decisions")  # (C, R), (C,), (N*S, L), (N*S, N*S)
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
-PREPARATION = ("image_size", "mean", "std")  # of the images
 ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
+
+
+# What a run records of what has taught it, and what that is.
+FINGERPRINTS = {
+    "teacher_fingerprint": "the teacher's weights",
+    "codebook_fingerprint": "the codebook",
+    "decisions_fingerprint": "the decision scores",
+}
 
 
 class Teacher(nn.Module):
@@ -147,16 +163,11 @@ def open_teacher(config: Config, num_classes: int, student: nn.Module, *, maps: 
 
 def open_codebook(config: Config, teacher: Teacher) -> Codebook:
     """The teacher's words."""
-    path = _find_codebook(config)
-    if path is None:
-        raise FileNotFoundError(_codebook_job(config).what)
-    content = load_tensors(path)
+    path, centroids, content = _read_codebook(config)
     if content.get("format") == CODEBOOK_FORMAT:
-        centroids = _tensor(content, "centroids", path)
         _check_record(path, content, config, teacher, "penultimate")
         log.info("codebook   %s", path)
     else:
-        centroids = _authors_centroids(path, content)
         log.info("codebook   %s, the authors': no record of the teacher that made it", path)
     channels = teacher.taps.network.penultimate.channels
     if centroids.ndim != 2:
@@ -169,24 +180,50 @@ def open_codebook(config: Config, teacher: Teacher) -> Codebook:
     return Codebook(centroids.float(), temperature=config["temperature"])
 
 
-def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> SubclassTargets:
-    """The teacher's sub-class decisions."""
+def _read_codebook(config: Config) -> tuple[Path, Tensor, dict[str, Any]]:
+    """The file of the teacher's words, the words, and all that it holds."""
+    path = _find_codebook(config)
+    if path is None:
+        raise FileNotFoundError(_codebook_job(config).what)
+    content = load_tensors(path)
+    is_ours = content.get("format") == CODEBOOK_FORMAT
+    return path, _tensor(content, "centroids", path) if is_ours else _authors_centroids(path, content), content
+
+
+def _read_decisions(config: Config) -> tuple[Path, dict[str, Tensor], dict[str, Any] | None]:
+    """The file of the teacher's decisions, its tensors, and all that it holds; None for the authors' arrays."""
     path = _find_decisions(config)
     if path is None:
         raise FileNotFoundError(_decisions_job(config).what)
     if path.suffix == ".npy":
-        tensors = _authors_decisions(path)
+        return path, _authors_decisions(path), None
+    content = load_tensors(path)
+    if content.get("format") != DECISIONS_FORMAT:
+        raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
+    return path, {name: _tensor(content, name, path) for name in DECISION_TENSORS}, content
+
+
+def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> SubclassTargets:
+    """The teacher's sub-class decisions."""
+    path, tensors, content = _read_decisions(config)
+    if content is None:
         log.info("decisions  %s, the authors': no record of the teacher that made them", path)
     else:
-        content = load_tensors(path)
-        if content.get("format") != DECISIONS_FORMAT:
-            raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
         _check_record(path, content, config, teacher, "intermediate")
         log.info("decisions  %s", path)
-        tensors = {name: _tensor(content, name, path) for name in DECISION_TENSORS}
     num_subclasses = config["subclasses_per_class"]
     _check_decisions(path, tensors, config["teacher"], teacher.taps.network.intermediate, num_classes * num_subclasses)
     return SubclassTargets(*(tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
+
+
+def supervision_fingerprints(config: Config) -> dict[str, str]:
+    """Of FINGERPRINTS, those of what a distillation run would be taught by now, over the numbers alone."""
+    found = {"teacher_fingerprint": fingerprint(teacher_weights(config).state)}
+    if supervises(config, "penultimate"):
+        found["codebook_fingerprint"] = fingerprint({"centroids": _read_codebook(config)[1]})
+    if supervises(config, "intermediate"):
+        found["decisions_fingerprint"] = fingerprint(_read_decisions(config)[1])
+    return found
 
 
 def codebook_path(directory: Path, num_words: int) -> Path:
@@ -302,7 +339,9 @@ def _check_record(path: Path, content: dict[str, Any], config: Config, teacher: 
 
 def _agree(found: Any, wanted: Any) -> bool:
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        return all(math.isclose(*pair, abs_tol=ALLOWED_DIFFERENCE) for pair in zip(found, wanted, strict=True))
+        return all(isinstance(value, (int, float)) for value in found) and all(
+            math.isclose(*pair, abs_tol=ALLOWED_DIFFERENCE) for pair in zip(found, wanted, strict=True)
+        )
     return found == wanted
 
 
@@ -313,7 +352,15 @@ def _shortened(fact: Any) -> str:
 def _tensor(content: dict[str, Any], name: str, path: Path) -> Tensor:
     if not isinstance(content.get(name), Tensor):
         raise ValueError(f"{path} is damaged: it holds no tensor {name!r}")
-    return content[name]
+    return _numbers(content[name], name, path)
+
+
+def _numbers(tensor: Tensor, name: str, path: Path) -> Tensor:
+    if not is_dense(tensor):
+        raise ValueError(f"{path} is damaged: its tensor {name!r} is {describe_value(tensor)}, not dense numbers")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{path} is damaged: its tensor {name!r} holds {tensor.dtype}, not floating-point numbers")
+    return tensor
 
 
 def _check_decisions(path: Path, tensors: dict[str, Tensor], name: str, tap: Tap, num_targets: int) -> None:
@@ -341,7 +388,7 @@ def _authors_centroids(path: Path, content: dict[str, Any]) -> Tensor:
     centroids = network.get("_embedding.weight") if isinstance(network, dict) else None
     if not isinstance(centroids, Tensor):
         raise ValueError(f"{path} is no codebook: neither {CODEBOOK_FORMAT} nor the authors' format")
-    return centroids
+    return _numbers(centroids, "_embedding.weight", path)
 
 
 def _authors_decisions(scores_path: Path) -> dict[str, Tensor]:

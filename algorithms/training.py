@@ -8,6 +8,7 @@ One process trains on one device. For one process a GPU, wrap `self.method` (its
 loader a rank, and let rank 0 alone keep records: nothing else here knows how many processes there are.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from algorithms.base import Algorithm, Requirement, Results, computes_bfloat16, data_facts
+from algorithms.base import (
+    Algorithm,
+    Requirement,
+    Results,
+    computes_bfloat16,
+    data_facts,
+    image_facts,
+    say_other_images,
+)
 from algorithms.checkpoints import (
     BEST,
     LAST,
@@ -26,7 +35,7 @@ from algorithms.checkpoints import (
     find_state,
     kept_epoch,
     load_best,
-    load_checkpoint,
+    names_entry,
     random_states,
     restore_random_states,
     save_checkpoint,
@@ -52,11 +61,11 @@ from algorithms.records import (
 from algorithms.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
 from algorithms.step import GraphedStep, TrainStep
 from algorithms.stopping import Stopped, StopRequest
-from algorithms.supervision import Teacher, missing_supervision
+from algorithms.supervision import FINGERPRINTS, Teacher, missing_supervision, supervision_fingerprints
 from algorithms.watching import first_non_finite, input_images, layer_scales
-from algorithms.weights import fingerprint, load_strictly
+from algorithms.weights import fingerprint, is_dense, load_own, load_strictly
 from dataloaders import Dataset, check_train_batch, make_train_loader
-from settings import changed_settings
+from settings import PREPARATION, changed_settings
 
 # What must not change within an epoch.
 ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
@@ -77,8 +86,8 @@ class Training(Algorithm):
         check_train_batch(open_images(None), self.config["batch_size"])
 
     def facts(self) -> Results:
-        """Also whose weights have taught: another teacher of the same name makes another student."""
-        return super().facts() | {"teacher_fingerprint": self.teacher_fingerprint}
+        """Also what has taught: another teacher of the same name makes another student, and so do other words of it."""
+        return super().facts() | self.taught_by
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
@@ -95,8 +104,10 @@ class Training(Algorithm):
 
     def _run(self) -> Results:
         keep_freed_memory(self.device)
-        self._build()
-        self._start_or_continue()
+        source = self._find_source()
+        checkpoint = load_own(source) if source else None
+        self._build(checkpoint)
+        self._start_or_continue(source, checkpoint)
         self.has_begun = True
         if results := self._results_of_these_epochs():
             log.info("nothing is left to train: %d epochs are done, %s stays", self.epoch, self.directory / RESULTS)
@@ -122,14 +133,32 @@ class Training(Algorithm):
             self._save_unfinished()
             raise
 
-    def _build(self) -> None:
+    def _find_source(self) -> Path | None:
+        """The file that the run goes on from; None where it begins."""
+        if self.config["checkpoint"] == 0:
+            return None
+        source = find_state(self.directory, self.config["checkpoint"])
+        if source is None:
+            log.info("no checkpoint in %s yet: starting from scratch", self.directory)
+        return source
+
+    def _open_images(self, checkpoint: dict[str, Any] | None) -> None:
+        """Images that are prepared as those so far, also where new ones among them would measure something else."""
+        measured = (key for key in PREPARATION if checkpoint and checkpoint["config"].get(key) is None)
+        dataset = self.open_dataset("train", "eval", data={key: checkpoint["data"][key] for key in measured})
+        self.dataset = self.held_out(dataset)
+        self.data = data_facts(dataset) | image_facts(dataset)
+
+    def _build(self, checkpoint: dict[str, Any] | None) -> None:
         config = self.config
-        self.dataset = self.open_training_data()
+        self._open_images(checkpoint)
         method = find_method(config["method"]).from_config(config, self.dataset.num_classes)
         self.method = method.to(self.device, memory_format=torch.channels_last)
         self.model = method.model
         teacher = getattr(method, "teacher", None)
-        self.teacher_fingerprint = teacher.identity if isinstance(teacher, Teacher) else None
+        self.taught_by = dict.fromkeys(FINGERPRINTS)
+        if isinstance(teacher, Teacher):
+            self.taught_by |= supervision_fingerprints(config) | {"teacher_fingerprint": teacher.identity}
         self.optimizer = make_optimizer(self.method, config)
         kind = GraphedStep if config["cuda_graph"] and self.device.type == "cuda" else TrainStep
         self.step = kind(self.method, self.optimizer, self.autocast)
@@ -153,7 +182,7 @@ class Training(Algorithm):
             self.directory,
         )  # fmt: skip
 
-    def _start_or_continue(self) -> None:
+    def _start_or_continue(self, source: Path | None, checkpoint: dict[str, Any] | None) -> None:
         self.epoch = 0
         self.meter = Meter(self.device)
         self.best: dict[str, Any] = dict(NO_BEST)
@@ -161,34 +190,49 @@ class Training(Algorithm):
         self.seconds_before = 0.0
         self.images_per_second = 0.0
         self.started = time.perf_counter()
-        if self.config["checkpoint"] != 0:
-            if source := find_state(self.directory, self.config["checkpoint"]):
-                self._continue_from(source)
-                return
-            log.info("no checkpoint in %s yet: starting from scratch", self.directory)
-        if backup := set_aside(self.directory):
+        if source:
+            self._continue_from(source, checkpoint)
+        elif backup := set_aside(self.directory):
             log.info("starting from scratch: the earlier run is now in %s", backup)
 
-    def _continue_from(self, source: Path) -> None:
-        checkpoint = load_checkpoint(source)
+    def _continue_from(self, source: Path, checkpoint: dict[str, Any]) -> None:
+        self._check_images(source, checkpoint["data"])
         load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.config['config']}")
         load_strictly(self.method.heads, checkpoint["heads"], source=source, what="the heads of this method")
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        with names_entry(source, "optimizer"):
+            load_optimizer(self.optimizer, checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
             group.update(optimizer_settings(self.config))  # and not those that were saved
-        restore_random_states(checkpoint["random"])
+        with names_entry(source, "random"):
+            restore_random_states(checkpoint["random"])
         self.epoch = checkpoint["epoch"]
         self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
         self._check_changes(source, checkpoint)
         # A run whose first epochs another teacher has taught must not pass for one of the present teacher.
-        self.teacher_fingerprint = checkpoint.get("teacher_fingerprint")
+        self.taught_by = {key: checkpoint.get(key) for key in FINGERPRINTS}
         if source.name == STOPPED:
-            self.meter.restore(checkpoint["unfinished"])
+            with names_entry(source, "unfinished"):
+                self.meter.restore(checkpoint["unfinished"])
         self.best = settle_files(self.directory, source, checkpoint)
         forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.config["epochs"])
+
+    def _check_images(self, source: Path, known: dict[str, Any]) -> None:
+        """Refuse classes that are not those so far, and mention images that are others.
+
+        Raises:
+            ValueError: names the first class that is another; its images would train as the other one.
+        """
+        pairs = enumerate(itertools.zip_longest(known["classes"], self.dataset.classes))
+        first = next((f"class {n} was {was!r} and is {now!r}" for n, (was, now) in pairs if was != now), None)
+        if first:
+            raise ValueError(
+                f"{source} was trained on {len(known['classes'])} classes, {self.dataset.name} now has "
+                f"{self.dataset.num_classes}; {first}: give the folders their names again, or start from scratch"
+            )
+        say_other_images(known, self.data)
 
     def _check_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
         """Mention other settings than those so far, and refuse those that make no sense.
@@ -215,9 +259,9 @@ class Training(Algorithm):
                         f"{key}={before!r}; leave it out"
                     )
         names = list(changed)
-        taught_by = checkpoint.get("teacher_fingerprint", self.teacher_fingerprint)  # older checkpoints do not say
-        if taught_by != self.teacher_fingerprint:
-            names.append("the teacher's weights")
+        for key, name in FINGERPRINTS.items():
+            if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
+                names.append(name)
         if names:
             log.info("note: changed since that epoch: %s", ", ".join(names))
 
@@ -333,8 +377,8 @@ class Training(Algorithm):
             "seconds": self._seconds(),
             "images_per_second": self.images_per_second,
             "config": self.config,
-            "teacher_fingerprint": self.teacher_fingerprint,
-            "data": data_facts(self.dataset),
+            **self.taught_by,
+            "data": self.data,
         }
 
     def _save(self, improved: bool) -> None:
@@ -434,6 +478,19 @@ def make_optimizer(method: nn.Module, config: dict[str, Any]) -> torch.optim.Opt
         lr=config["learning_rate"],
         **optimizer_settings(config),
     )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state dict whose tensors must have the shapes of what they belong to, which torch does not compare.
+
+    Raises:
+        ValueError: they have not.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if value is not None and (not is_dense(value.cpu()) or value.shape != parameter.shape):
+                raise ValueError(f"{name} of shape {tuple(value.shape)} for a tensor of {tuple(parameter.shape)}")
 
 
 def optimizer_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Network weights: loading them strictly, finding a teacher's, telling two sets of them apart."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algorithms.checkpoints import LAST, STOPPED, load_checkpoint
-from algorithms.files import check_checksum, load_tensors
+from algorithms.checkpoints import FORMAT, LAST, STOPPED, check_content, load_checkpoint
+from algorithms.files import check_checksum, load_json, load_tensors
+from algorithms.records import PROGRESS, RESULTS
 
 SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
 
@@ -21,10 +23,11 @@ class Weights:
     state: dict[str, Tensor]
     source: Path
     data: dict[str, Any] | None = None  # classes, image size and normalisation it was trained with, where known
+    config: dict[str, Any] | None = None  # and the options
 
 
 def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
-    """Compare names and shapes of a state dict with those of the network it is meant for.
+    """Compare names, shapes and kinds of tensors of a state dict with those of the network it is meant for.
 
     Args:
         expected: state dict of that network, on any device, `meta` too.
@@ -32,20 +35,56 @@ def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], *, source: 
         what: the network, for the error.
 
     Raises:
-        ValueError: tensors are missing, unexpected or have another shape; names them.
+        ValueError: tensors are missing, unexpected, of another shape, or of a kind that cannot be copied; names them.
     """
+    common = [name for name in expected if name in state]
+    odd = {name: complaint for name in common if (complaint := _oddity(state[name], expected[name]))}
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "other shapes": [
             f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
             for name, tensor in expected.items()
-            if name in state and state[name].shape != tensor.shape
+            if name in state and name not in odd and state[name].shape != tensor.shape
         ],
+        "no dense numbers of that kind": [f"{name} ({complaint})" for name, complaint in odd.items()],
     }
     complaints = "; ".join(f"{problem}: {_some(names)}" for problem, names in problems.items() if names)
     if complaints:
         raise ValueError(f"{source} does not hold {what}: {complaints}")
+
+
+def _oddity(value: Any, expected: Tensor) -> str | None:
+    """What makes something no tensor that a network can take for one of its own; None where it is one."""
+    if not is_dense(value):
+        return describe_value(value)
+    kind, wanted = (
+        "floating-point" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole"
+        for tensor in (value, expected)
+    )
+    return None if kind == wanted else f"{value.dtype} instead of {expected.dtype}"
+
+
+def is_dense(value: Any) -> bool:
+    """Whether something is a tensor whose numbers are there: neither sparse, quantised, nested, nor without memory."""
+    return (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+    )
+
+
+def describe_value(value: Any) -> str:
+    """What something is that is no dense tensor, in a word or two."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.is_nested:
+        return "nested"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    return str(value.dtype) if value.is_quantized else f"on the device {value.device.type}"
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
@@ -80,14 +119,14 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
         return read_published(Path(chosen))
     state = own if own.is_file() else directory / STOPPED  # there is no whole epoch yet
     if state.is_file():
-        checkpoint = load_checkpoint(state)
+        checkpoint = load_own(state)
         if checkpoint["epoch"] < checkpoint["epochs"]:
             raise UnfinishedError(
                 f"the training of {experiment} stands at epoch {checkpoint['epoch']} of {checkpoint['epochs']}; "
                 f"finish it: python main_classification.py with config={experiment} checkpoint=-1",
                 checkpoint["epochs"],
             )
-        return Weights(checkpoint["model"], own, checkpoint["data"])
+        return Weights(checkpoint["model"], own, checkpoint["data"], checkpoint.get("config"))
     if published and Path(published).is_file():
         return read_published(Path(published))
     places = f"neither {own} nor {published}" if published else f"no {own}"
@@ -105,7 +144,61 @@ def read_published(path: Path) -> Weights:
     entries = state.items() if isinstance(state, dict) else ()
     if not entries or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
         raise ValueError(f"{path} is no checkpoint: it has no entry 'model' with a state dict")
-    return Weights({name.removeprefix("module."): tensor for name, tensor in entries}, path, content.get("data"))
+    if odd := next((name for name, tensor in entries if not is_dense(tensor)), None):
+        raise ValueError(
+            f"{path} is no checkpoint: its tensor {odd!r} is {describe_value(state[odd])}, not dense numbers"
+        )
+    if content.get("format") == FORMAT:
+        check_content(path, content)
+    ours = content if content.get("format") == FORMAT else {}  # a foreign entry of these names may be anything
+    state = {name.removeprefix("module."): tensor for name, tensor in entries}
+    return Weights(state, path, ours.get("data"), ours.get("config"))
+
+
+def load_own(path: Path) -> dict[str, Any]:
+    """A checkpoint that belongs to the run whose records lie beside it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_checkpoint`.
+        ValueError: it is of another run.
+    """
+    checkpoint = load_checkpoint(path)
+    check_belongs(path, checkpoint)
+    return checkpoint
+
+
+def check_belongs(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Compare a checkpoint with what the records beside it say: the figures of its epochs, and the last one's weights.
+
+    While a run goes on `progress.json` is its record: `results.json` may still be of epochs that it has gone back from.
+    A run's figures have its times in them, so those of two runs differ. What is not recorded is not compared, and a
+    damaged record is left to those who need it.
+
+    Raises:
+        ValueError: they are of two runs; names both files.
+    """
+    directory = path.parent
+    record = next((file for name in (PROGRESS, RESULTS) if (file := directory / name).is_file()), None)
+    try:
+        told = load_json(record) if record else {}
+    except ValueError:
+        return
+    if told.get("mode") != "train":
+        return
+    recorded, held = told.get("history"), checkpoint.get("history")
+    pairs = zip(recorded, held, strict=False) if isinstance(recorded, list) and isinstance(held, list) else ()
+    texts = ([json.dumps(figures, sort_keys=True) for figures in pair] for pair in pairs)  # NaN is NaN in a text
+    differs = next((f"other figures of epoch {n}" for n, (one, other) in enumerate(texts, 1) if one != other), None)
+    is_end = checkpoint.get("epoch") == told.get("epochs") and "unfinished" not in checkpoint
+    if not differs and record.name == RESULTS and is_end and told.get("fingerprint"):
+        found = fingerprint(checkpoint["model"])
+        if found != told["fingerprint"]:
+            differs = f"weights {found[:12]}... instead of {told['fingerprint'][:12]}..."
+    if differs:
+        raise ValueError(
+            f"{path} is not of the run that {record} tells of ({differs}); put that run's own file in its place, "
+            f"or move {record.name} away"
+        )
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

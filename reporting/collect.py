@@ -271,4 +271,6 @@ def _taken(facts: Config) -> dict[str, tuple[Any, Any]]:
 def _pictures(folder: Path, found: Collection) -> Iterator[Picture]:
     for path in sorted(folder.glob("*.png")):
         told = _read(path.with_suffix(".json"), found) or {}
+        if "changed" in told:  # of another network or other images than the run's
+            continue
         yield Picture(path, str(told.get("title", path.stem)), str(told.get("caption", "")))

@@ -128,6 +128,7 @@ def measured(figures: Config) -> str:
         "milliseconds_batch_1": lambda time: f"{time:.2f} ms for 1 image",
         "milliseconds_batch_64": lambda time: f"{time:.2f} ms for 64",
         "largest_difference": lambda found: f"off by {value(found, '.1e')} at most",
+        "changed": lambda changed: f"otherwise than trained: {', '.join(changed)}",
     }
     return ", ".join(
         forms[key](found) if key in forms and found is not None else f"{key.replace('_', ' ')} {value(found)}"

@@ -17,6 +17,7 @@ from algorithms.records import log
 from algorithms.supervision import missing_supervision
 from dataloaders import Dataset
 from reporting.pictures.style import save_figure, style
+from settings import name_of_changes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,7 @@ class Drawing:
 class Picture(Evaluation):
     """Draws one picture of a trained experiment and leaves `pictures/<name>.png`, `.pdf` and `.json` in its directory.
 
+    With options that make another network or other images than the training's, the name says so.
     The network is that of the last epoch, the best one or epoch n, and the images are those of the evaluation split or
     the third, as in an evaluation.
 
@@ -46,6 +48,7 @@ class Picture(Evaluation):
     name: ClassVar[str]
     needs_supervision: ClassVar[bool] = False  # the teacher with its codebook and decision scores
     source: Path  # of the weights
+    changes: Results  # as `_changes`
     dataset: Dataset
     model: nn.Module
     method: Method  # with supervision alone
@@ -69,13 +72,13 @@ class Picture(Evaluation):
         raise NotImplementedError
 
     def _run(self) -> Results:
-        place = self.directory / FOLDER / self.name
         with style():
             self.open()
+            place = self.directory / FOLDER / f"{self.name}{name_of_changes(self.changes.get('changed', {}))}"
             with self.autocast():  # networks see images as in training and evaluation
                 drawing = self.draw()
             save_figure(drawing.figure, place)
-        about = {"title": drawing.title, "caption": drawing.caption, "command": self.command}
+        about = {"title": drawing.title, "caption": drawing.caption, "command": self.command} | self.changes
         save_json(place.with_suffix(".json"), about)
         log.info("%s: %s", drawing.title, place.with_suffix(".png"))
         return about | {"file": str(place.with_suffix(".png"))}
@@ -85,6 +88,7 @@ class Picture(Evaluation):
         weights, _ = self._open_weights()
         self.source = weights.source
         self.dataset = self.open_dataset(self.split, data=weights.data)
+        self.changes = self._changes(weights, self.dataset)
         if self.needs_supervision:
             self.method = self._open_method(weights, self.dataset.num_classes)
             self.model = self.method.model

@@ -250,7 +250,7 @@ def say_other_images(known: dict[str, Any], present: dict[str, Any]) -> None:
 
     Args:
         known: `data` of its checkpoint; an older one does not tell.
-        present: `data_facts` and `image_facts`. Of another size the pixels are others anyway, and that is said elsewhere.
+        present: `data_facts` and `image_facts`. Of another size the pixels are others anyway, which is not mentioned.
     """
     if known.get("image_size") != present["image_size"]:
         return

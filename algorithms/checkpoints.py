@@ -75,15 +75,7 @@ def check_content(path: Path, content: dict[str, Any]) -> None:
         for name, kind in kinds.items() if key in content else ():
             _check_kind(path, f"{key}.{name}", content[key].get(name), kind)
     if "data" in content:
-        data = content["data"]
-        if len(data["classes"]) < 1 or not all(isinstance(name, str) for name in data["classes"]):
-            raise ValueError(f"{path} is damaged: its entry 'data.classes' holds no names")
-        for name in ("mean", "std"):
-            if len(data[name]) != 3 or not all(_is_kind(value, float) for value in data[name]):
-                raise ValueError(f"{path} is damaged: its entry 'data.{name}' is {data[name]!r}, not three numbers")
-        images = data.get("images", {})
-        if not isinstance(images, dict) or not all(isinstance(facts, dict) for facts in images.values()):
-            raise ValueError(f"{path} is damaged: its entry 'data.images' holds no numbers of images")
+        _check_data(path, content["data"])
     for number, done in enumerate(content.get("history", []), start=1):
         tested = done.get("eval") if isinstance(done, dict) else None
         if not isinstance(tested, dict) or not _is_kind(tested.get("top1"), float):
@@ -91,6 +83,17 @@ def check_content(path: Path, content: dict[str, Any]) -> None:
     for name in ("epoch", "epochs"):
         if content.get(name, 1) < 0:
             raise ValueError(f"{path} is damaged: its entry {name!r} is {content[name]}")
+
+
+def _check_data(path: Path, data: dict[str, Any]) -> None:
+    if len(data["classes"]) < 1 or not all(isinstance(name, str) for name in data["classes"]):
+        raise ValueError(f"{path} is damaged: its entry 'data.classes' holds no names")
+    for name in ("mean", "std"):
+        if len(data[name]) != 3 or not all(_is_kind(value, float) for value in data[name]):
+            raise ValueError(f"{path} is damaged: its entry 'data.{name}' is {data[name]!r}, not three numbers")
+    images = data.get("images", {})
+    if not isinstance(images, dict) or not all(isinstance(facts, dict) for facts in images.values()):
+        raise ValueError(f"{path} is damaged: its entry 'data.images' holds no numbers of images")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,14 @@
 """What every option may be, checked before any work starts."""
 
+import os
 from pathlib import Path
 from typing import Any
+
+from algorithms.base import output_directory
+from algorithms.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
+from algorithms.records import CURVES, LOCK, LOG, PROGRESS, RESULTS
+from algorithms.trials import TRIALS
+from settings import seed_of
 
 AT_LEAST = {
     "epochs": 1,
@@ -53,6 +60,13 @@ OPTIONAL_TYPES = {
     "mongo": str,
 }
 CHOICES = {"export": ("onnx", "pt2"), "format": ("table", "json")}
+# What the program writes in an experiment's directory beside the file that `fname` names, without case.
+OWN_NAMES = frozenset(
+    {RESULTS, PROGRESS, LOG, LOCK, CURVES, TRIALS, REPLACED, "export", "pictures", "report", "sacred"}
+    | {LAST, PREVIOUS, BEST, STOPPED}
+)
+OWN_ENDINGS = (".part", ".json", ".npy", ".sha256")  # of temporary files, documents, the authors' arrays, checksums
+LONGEST_NAME = 255  # bytes, of the file systems in use
 MAX_SEED = 2**32 - 1  # and the largest of all numbers
 
 
@@ -75,8 +89,46 @@ def check_options(config: dict[str, Any]) -> None:
         raise ValueError(f"milestones={config['milestones']!r} must be a list of epochs, like [150, 180, 210]")
     if config.get("intermediate") and "subclasses_per_class" not in config:
         raise ValueError(f"intermediate=True needs a letKD-2 experiment, and {config['config']} is {config['method']}")
-    if config["fname"] is not None and Path(config["fname"]).name != config["fname"]:
-        raise ValueError(f"fname={config['fname']!r} must be a file name; localpath says where the folder is")
+    _check_places(config)
+
+
+def _check_places(config: dict[str, Any]) -> None:
+    """Names and folders that could not be written, or where the program itself writes, before any work starts."""
+    for key, value in config.items():
+        if isinstance(value, str) and not _is_path(value):
+            raise ValueError(f"{key}={value!r} cannot be a text or a path: it holds what no file system takes")
+    for key in ("localpath", "memmap_dir"):
+        folder = Path(config[key] or ".")
+        there = next(place for place in (folder, *folder.parents, Path()) if place.exists())
+        if not there.is_dir():
+            raise ValueError(f"{key}={config[key]!r} must be a folder, and {there} is a file")
+    if config["fname"] is not None:
+        _check_file_name(config, config["fname"])
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file system takes it: it has no NUL and can be encoded, and no part of it is too long."""
+    try:
+        return "\0" not in text and all(len(os.fsencode(part)) <= LONGEST_NAME for part in text.split("/"))
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_file_name(config: dict[str, Any], name: str) -> None:
+    """What a codebook or decision scores may be called: nothing that the program writes or removes beside them.
+
+    Names are compared without case, as some file systems do.
+    """
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise ValueError(f"fname={name!r} must be a file name; localpath says where the folder is")
+    lower = name.casefold()
+    if lower in OWN_NAMES or lower.startswith(".") or lower.endswith(OWN_ENDINGS) or seed_of(lower) is not None:
+        raise ValueError(f"fname={name!r} is a name that the program itself uses; choose another, like words.pth")
+    if len(os.fsencode(name)) > LONGEST_NAME - len(f"..{os.getpid()}.part"):  # of the file that is renamed to it
+        raise ValueError(f"fname={name!r} is too long for a file name")
+    job = next((job for job in ("kmeans", "LDA") if config[job]), None)
+    if job and (path := output_directory(config["localpath"], config["config"], job) / name).is_dir():
+        raise ValueError(f"fname={name!r} is a folder, {path}; choose another name")
 
 
 def _check_contradictions(config: dict[str, Any]) -> None:

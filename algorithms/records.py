@@ -41,6 +41,7 @@ from tqdm import tqdm
 
 from algorithms.files import load_json, save_json
 from documents import names_file
+from settings import MEASUREMENTS
 
 log = logging.getLogger("letKD.run")
 
@@ -207,7 +208,12 @@ def update_results(directory: Path, update: Callable[[dict[str, Any]], dict[str,
 def read_results(directory: Path) -> dict[str, Any]:
     """The content of `results.json`, {} where there is none. Raises `ValueError` where it is damaged."""
     path = directory / RESULTS
-    return load_json(path) if path.is_file() else {}
+    results = load_json(path) if path.is_file() else {}
+    for part in MEASUREMENTS.values():
+        entries = results.get(part, {})
+        if not isinstance(entries, dict) or not all(isinstance(measured, dict) for measured in entries.values()):
+            raise ValueError(f"{path} is damaged: its entry {part!r} holds no figures by name")
+    return results
 
 
 def _save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:

@@ -5,18 +5,22 @@
 
 Only the experiment is repeated: its teacher and supervision are shared, and made with seed 0. A trial that is finished
 is left alone and one that was broken off goes on, so the same command does what is left after any stop. A trial that
-stands there with other settings is refused, where they bear on its result (`settings.py`).
+stands there with other settings is refused, where they bear on its result (`settings.py`), and so are trials that
+other weights of the teacher, other words or other decisions have taught, as far as their results say it.
 """
 
 import statistics
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from algorithms.base import Config, Results, output_directory, run_directory
-from algorithms.checkpoints import NEWEST, find_state, load_checkpoint
-from algorithms.files import load_json, save_json
-from algorithms.records import RESULTS, complete_results, log
+from algorithms.checkpoints import LAST, NEWEST, find_state
+from algorithms.files import save_json
+from algorithms.records import RESULTS, complete_results, log, read_results
+from algorithms.supervision import FINGERPRINTS, supervision_fingerprints
+from algorithms.weights import load_own
 from settings import MEASUREMENTS, changed_settings, seed_of
 
 TRIALS = "trials.json"
@@ -44,22 +48,82 @@ def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
         ValueError: a trial failed, or stands there with other settings; names its seed. The others stay as they are.
     """
     seeds = wanted_seeds(config)
+    _check_alike(config, seeds)
     for number, seed in enumerate(seeds, start=1):
         log.info("trial %d of %d: seed %d", number, len(seeds), seed)
         trial = config | {"seed": seed, "seeds": [seed], "trials": 0}
-        try:
+        with _names_seed(seed):
             if _job(config) != "train":
                 _check_trained(trial)
                 run(trial)
             elif _is_left_to_do(trial):
                 run(trial | {"checkpoint": NEWEST})
-        except (ValueError, OSError, FloatingPointError) as error:
-            raise ValueError(f"seed {seed}: {error}") from error
     content = summarize(config, seeds)
     for name, summary in content["summaries"].items():
         if name.startswith(_job(config)):
             log.info("%s, %s\n%s", config["config"], name, format_summary(summary))
     return content
+
+
+def _check_alike(config: Config, seeds: list[int]) -> None:
+    """Refuse trials that began with other settings than these, or that something else has taught, before any trains.
+
+    Raises:
+        ValueError: names the first such trial, and what differs.
+    """
+    trains = _job(config) == "train"
+    taught: dict[str, tuple[str, str]] = {}  # by kind: the first fingerprint, and whose it is
+    is_left = False
+    for seed in seeds:
+        trial = config | {"seed": seed, "seeds": [seed], "trials": 0}
+        directory = run_directory(trial, "train")
+        with _names_seed(seed):
+            facts, earlier, is_done = _record(directory)
+        is_left |= not is_done
+        changed = changed_settings(earlier, trial) if trains and facts else {}
+        if changed:
+            listed = ", ".join(f"{key}={before!r} (now {now!r})" for key, (before, now) in changed.items())
+            remedy = "move it away, or choose another localpath"
+            raise ValueError(f"seed {seed}: {directory} was trained with {listed}; {remedy}")
+        _compare_teaching(taught, facts, str(directory))
+    if trains and is_left and taught:
+        _compare_teaching(taught, supervision_fingerprints(config), "what is there for the trials that are left")
+
+
+def _compare_teaching(taught: dict[str, tuple[str, str]], facts: Results, whose: str) -> None:
+    """Compare fingerprints of what has taught with the first of their kind; what a file does not say is left out."""
+    for key, name in FINGERPRINTS.items():
+        value = facts.get(key)
+        first, owner = taught.setdefault(key, (value, whose)) if value else (value, whose)
+        if value != first:
+            raise ValueError(
+                f"{name}: {owner} was taught by {first[:12]}..., and {whose} has {value[:12]}...: their mean would be "
+                f"of two teachings; move {owner} away, or choose another localpath"
+            )
+
+
+@contextmanager
+def _names_seed(seed: int) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise ValueError(f"seed {seed}: {error}") from error
+
+
+def _record(directory: Path) -> tuple[Results, Config, bool]:
+    """What results or state of a trial say ({} before it begins), the options of its training, and whether it has ended.
+
+    Raises:
+        ValueError: its weights are of another run.
+    """
+    if results := _trained(directory):
+        if (last := directory / LAST).is_file():
+            load_own(last)
+        return results, results["options"], True
+    if state := find_state(directory, NEWEST):
+        checkpoint = load_own(state)
+        return checkpoint, checkpoint["config"], False
+    return {}, {}, False
 
 
 def summarize(config: Config, seeds: list[int]) -> Results:
@@ -74,11 +138,13 @@ def summarize(config: Config, seeds: list[int]) -> Results:
     reference = trials[seeds[0]]
     alike = {}
     for seed, results in trials.items():
-        changed = changed_settings(results["options"], reference["options"])
+        changed = [*changed_settings(results["options"], reference["options"]), *_other_teaching(results, reference)]
         if not changed:
             alike[seed] = results
         elif seed in seeds:
             raise ValueError(f"seeds {seeds[0]} and {seed} were trained with different {', '.join(changed)}")
+        else:
+            log.info("note: the trial of seed %d is left out: it has other %s", seed, ", ".join(changed))
     figures = {seed: dict(_figures(results)) for seed, results in alike.items()}
     names = dict.fromkeys(name for found in figures.values() for name in found)
     content = {key: reference[key] for key in ("config", "method", "dataset", "epochs", "precision", "options")}
@@ -106,9 +172,33 @@ def _job(config: Config) -> str:
 
 
 def _trained(directory: Path) -> Results | None:
-    """The results of a finished training."""
-    results = load_json(directory / RESULTS) if (directory / RESULTS).is_file() else {}
-    return results if results.get("mode") == "train" else None
+    """The results of a finished training.
+
+    Raises:
+        ValueError: they are of another seed than the directory, or lack a figure of a training.
+    """
+    path = directory / RESULTS
+    results = read_results(directory)
+    if results.get("mode") != "train":
+        return None
+    lacking = [key for key in TRAINING_FIGURES if not isinstance(results.get(key), (int, float))]
+    if lacking or not isinstance(results.get("options"), dict):
+        raise ValueError(f"{path} is damaged: it has no {(lacking or ['options'])[0]}")
+    if results.get("seed") != seed_of(directory.name):
+        raise ValueError(
+            f"{path} is not of this trial: it has the results of seed {results.get('seed')}; move it away, and "
+            f"{directory / LAST} too if that came with it"
+        )
+    return results
+
+
+def _other_teaching(results: Results, reference: Results) -> list[str]:
+    """What has taught one of two runs and not the other, as far as both say it."""
+    return [
+        name
+        for key, name in FINGERPRINTS.items()
+        if results.get(key) and reference.get(key) and results[key] != reference[key]
+    ]
 
 
 def _check_trained(trial: Config) -> None:
@@ -120,25 +210,12 @@ def _check_trained(trial: Config) -> None:
 
 
 def _is_left_to_do(trial: Config) -> bool:
-    """Whether its training has not ended yet.
-
-    Raises:
-        ValueError: it began with other settings.
-    """
+    """Whether its training has not ended yet."""
     directory = run_directory(trial, "train")
-    results = _trained(directory)
-    if results:
-        earlier = results["options"]
-    elif state := find_state(directory, NEWEST):
-        earlier = load_checkpoint(state)["config"]
-    else:
-        return True
-    if changed := changed_settings(earlier, trial):
-        listed = ", ".join(f"{key}={before!r} (now {now!r})" for key, (before, now) in changed.items())
-        raise ValueError(f"{directory} was trained with {listed}; move it away, or choose another localpath")
-    if results:
+    is_done = _trained(directory) is not None
+    if is_done:
         log.info("finished already: %s", directory)
-    return results is None
+    return not is_done
 
 
 def _figures(results: Results) -> Iterator[tuple[str, Figures]]:

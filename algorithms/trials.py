@@ -111,7 +111,7 @@ def _names_seed(seed: int) -> Iterator[None]:
 
 
 def _record(directory: Path) -> tuple[Results, Config, bool]:
-    """What results or state of a trial say ({} before it begins), the options of its training, and whether it has ended.
+    """What results or state of a trial say ({} before it begins), the options of its training, whether it has ended.
 
     Raises:
         ValueError: its weights are of another run.

@@ -1,0 +1,293 @@
+"""Results that would be quietly wrong: measured otherwise, of another run, of other classes or teachers."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import main_classification
+from algorithms import check_options, run_trials
+from algorithms.checkpoints import load_checkpoint, save_checkpoint
+from algorithms.files import save_json
+from algorithms.records import read_results, save_results
+from algorithms.supervision import FINGERPRINTS
+from algorithms.weights import check_belongs, check_fit
+from settings import changed_network, name_of_changes
+from tests.algorithms.training_tools import configure, train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[int, Path]:
+    """Two runs of one experiment with other seeds, each in a localpath of its own."""
+    return {
+        seed: train("classification", tmp_path_factory.mktemp(f"seed{seed}"), epochs=1, seed=seed, keep_every=1)
+        for seed in (0, 1)
+    }
+
+
+@pytest.fixture
+def folder(runs, tmp_path) -> Path:
+    """The run of seed 0, to be changed."""
+    return Path(shutil.copytree(runs[0], tmp_path / "digits/RN8"))
+
+
+def run(folder: Path, **updates) -> dict:
+    return main_classification.run_config(configure("classification", folder.parent.parent, **{"epochs": 1} | updates))
+
+
+# -- measurements with other options ------------------------------------------------------------------------------
+
+OTHERWISE = [{"mean": [0, 0, 0]}, {"std": [1, 1, 1]}, {"image_size": 12}, {"precision": "bf16"}]
+
+
+@pytest.mark.parametrize("updates", OTHERWISE, ids=str)
+@pytest.mark.parametrize("job", [{"evaluate": True}, {"probe": True}], ids=str)
+def test_what_is_measured_otherwise_is_kept_apart(job, updates, folder):
+    part = {"evaluate": "evaluations", "probe": "linear_probe"}[next(iter(job))]
+    run(folder, **job)
+    before = read_results(folder)
+    run(folder, **job | updates)
+    after = read_results(folder)
+    (name,) = set(after[part]) - {"last"}
+    key = next(iter(updates))
+    assert name.startswith(f"last-{key}-") and after[part][name]["changed"][key][1] == updates[key]
+    assert after[part]["last"] == before[part]["last"] and "changed" not in after[part]["last"]
+    assert {key: after[key] for key in ("top1", "options")} == {key: before[key] for key in ("top1", "options")}
+
+
+def test_options_of_the_training_alone_measure_the_run_itself(folder):
+    run(folder, evaluate=True, learning_rate=0.5, batch_size=8, val_split=20, test_batch_size=7)
+    assert set(read_results(folder)["evaluations"]) == {"last"}
+
+
+def test_a_file_that_is_called_like_the_runs_own_does_not_take_its_place(folder, runs):
+    run(folder, evaluate=True)
+    run(folder, evaluate=True, weights=str(runs[1] / "last.pth"))
+    evaluations = read_results(folder)["evaluations"]
+    own, other = sorted(evaluations, key=len)
+    assert own == "last" and other.startswith("last-weights-")
+    assert evaluations["last"]["weights"] == str(folder / "last.pth")
+
+
+def test_without_a_training_the_results_stay_those_of_the_published_weights(folder, tmp_path):
+    published = str(shutil.copy(folder / "last.pth", tmp_path / "published.pth"))
+    shutil.rmtree(folder)
+    run(folder, evaluate=True, published_weights=published)
+    own = read_results(folder)
+    run(folder, evaluate=True, published_weights=published, mean=[0, 0, 0])
+    results = read_results(folder)
+    assert results["top1"] == own["top1"] and results["options"]["mean"] is None
+    assert len(results["evaluations"]) == 2
+
+
+def test_names_follow_from_what_differs_alone():
+    changed = {"mean": (None, [0, 0, 0]), "alpha_penultimate": (1.0, 0.1)}
+    name = name_of_changes(changed)
+    assert (
+        name == name_of_changes(dict(reversed(changed.items()))) == name_of_changes(changed | {"mean": (1, [0, 0, 0])})
+    )
+    assert name != name_of_changes(changed | {"alpha_penultimate": (1.0, 0.2)}) and "/" not in name
+    assert name_of_changes({}) == ""
+
+
+def test_every_option_bears_on_a_measurement_unless_it_is_known_not_to():
+    own = main_classification.default_config("digits.RN14_RN8.letKD-2")
+    found = changed_network(own | {"of_my_method": 1}, own | {"of_my_method": 2, "alpha_intermediate": 3, "epochs": 99})
+    assert set(found) == {"of_my_method", "alpha_intermediate"}
+
+
+# -- files of another run -----------------------------------------------------------------------------------------
+
+JOBS = {
+    "evaluate": {"evaluate": True},
+    "best": {"evaluate": True, "best": True},
+    "kept": {"evaluate": True, "checkpoint": 1},
+    "probe": {"probe": True},
+    "export": {"export": "pt2"},
+    "continue": {"checkpoint": -1, "epochs": 2},
+    "kmeans": {"kmeans": 4},
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_weights_of_another_run_are_refused(job, folder, runs):
+    for name in ("last.pth", "best.pth", "epoch_1.pth"):
+        shutil.copy(runs[1] / name, folder / name)
+    results = (folder / "results.json").read_bytes()
+    with pytest.raises(ValueError, match=r"is not of the run that .*results\.json tells of .*; put that run's own"):
+        run(folder, **JOBS[job])
+    assert (folder / "results.json").read_bytes() == results
+
+
+def test_results_of_another_run_are_refused_and_without_them_the_weights_are_taken(folder, runs):
+    shutil.copy(runs[1] / "results.json", folder)
+    with pytest.raises(ValueError, match="is not of the run"):
+        run(folder, evaluate=True)
+    (folder / "results.json").unlink()
+    assert run(folder, evaluate=True)["mode"] == "evaluate"
+
+
+def test_results_that_record_less_are_accepted(folder, runs):
+    """Neither history nor fingerprint: an older version's."""
+    told = {key: value for key, value in read_results(runs[1]).items() if key not in ("history", "fingerprint")}
+    save_json(folder / "results.json", told)
+    check_belongs(folder / "last.pth", load_checkpoint(folder / "last.pth"))
+
+
+def test_weights_alone_tell_two_runs_apart(folder, runs):
+    """With the figures of this run and the weights of another the fingerprint is left."""
+    path = folder / "last.pth"
+    content = load_checkpoint(path) | {"model": load_checkpoint(runs[1] / "last.pth")["model"]}
+    with pytest.raises(ValueError, match=r"weights .*\.\.\. instead of"):
+        check_belongs(path, content)
+
+
+# -- the data of a run that goes on -------------------------------------------------------------------------------
+
+
+def test_other_classes_are_refused_and_other_images_mentioned(folder, caplog):
+    path = folder / "last.pth"
+    content = load_checkpoint(path)
+    images = content["data"]["images"]
+    changed = images | {"train": {"number": 7, "sha256": "0" * 64}}
+    save_checkpoint(path, content | {"data": content["data"] | {"images": changed}})
+    with caplog.at_level("INFO", logger="letKD.run"):
+        run(folder, checkpoint=-1)
+    assert "images were added, removed or replaced since the training (train: 7 then" in caplog.text
+    classes = [*reversed(content["data"]["classes"])]
+    save_checkpoint(path, content | {"data": content["data"] | {"classes": classes}})
+    with pytest.raises(ValueError, match=r"last\.pth was trained on 10 classes.*class 0 was '9' and is '0'"):
+        run(folder, checkpoint=-1, epochs=2)
+
+
+# -- trials -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", FINGERPRINTS)
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_trials_that_two_teachings_have_made_are_refused_before_one_trains(key, job, tmp_path):
+    config = main_classification.default_config("digits.RN14_RN8.letKD-2") | {"localpath": str(tmp_path), "trials": 3}
+    put_trials(config, [{key: "a" * 64}, {}, {key: "b" * 64}])
+    with pytest.raises(ValueError, match=f"{FINGERPRINTS[key]}: .*seed0 was taught by aaa.*seed2 has bbb"):
+        run_trials(config | {"evaluate": job == "evaluate"}, lambda trial: pytest.fail("a trial has begun"))
+
+
+@pytest.mark.parametrize("key", FINGERPRINTS)
+def test_a_trial_that_is_left_must_have_the_teacher_of_those_before(key, tmp_path, monkeypatch):
+    config = main_classification.default_config("digits.RN14_RN8.letKD-2") | {"localpath": str(tmp_path), "trials": 2}
+    put_trials(config, [{key: "a" * 64}])
+    monkeypatch.setattr("algorithms.trials.supervision_fingerprints", lambda config: {key: "b" * 64})
+    with pytest.raises(ValueError, match="what is there for the trials that are left has bbb"):
+        run_trials(config, lambda trial: pytest.fail("a trial has begun"))
+    assert run_trials(config | {"trials": 1}, pytest.fail)["seeds"] == [0]  # nothing is left, nothing is mixed
+
+
+def test_a_trial_of_another_teacher_that_is_not_asked_for_is_left_out_and_said(tmp_path, caplog):
+    config = main_classification.default_config("digits.RN14_RN8.letKD-2") | {"localpath": str(tmp_path), "trials": 2}
+    put_trials(config, [{"teacher_fingerprint": digit * 64} for digit in "aab"])
+    with caplog.at_level("INFO", logger="letKD.run"):
+        assert run_trials(config, pytest.fail)["seeds"] == [0, 1]
+    assert "seed 2 is left out: it has other the teacher's weights" in caplog.text
+
+
+def test_results_of_another_seed_are_refused(tmp_path):
+    config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 2}
+    put_trials(config, [{}, {"seed": 0}])
+    with pytest.raises(ValueError, match=r"seed 1: .*seed1/results.json is not of this trial: it has .* of seed 0"):
+        run_trials(config, pytest.fail)
+
+
+def put_trials(config: dict, facts: list[dict]) -> None:
+    """Finished trials of the seeds 0, 1, ... with facts of their own."""
+    figures = dict.fromkeys(("top1", "best_top1", "top5", "seconds"), 90.0)
+    about = {key: config[key] for key in ("config", "method", "dataset", "epochs", "precision")}
+    for seed, own in enumerate(facts):
+        directory = Path(config["localpath"], *config["config"].split("."), f"seed{seed}")
+        options = config | {"seed": seed, "seeds": [seed], "trials": 0}
+        save_results(directory, about | figures | {"mode": "train", "seed": seed, "options": options} | own)
+
+
+# -- names that the program uses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results.json", "Results.JSON", "log.txt", "LOG.TXT", ".lock", "progress.json", "trials.json", "last.pth",
+        ".words.pth.12.part", "words.part", "tensorboard", "Replaced", "export", "pictures", "seed3", "", ".", "..",
+        "a/b", "a\0b", "w" * 250, "w\ud800", "final_scores_8.npy", "a_folder",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("job", [{"kmeans": 8}, {"LDA": 5}], ids=str)
+def test_names_that_cannot_be_a_result_are_refused_beforehand(name, job, tmp_path):
+    config = configure("classification", tmp_path, fname=name, **job)
+    for folder in ("VQ", "LDA"):
+        (tmp_path / folder / "digits/RN8/a_folder").mkdir(parents=True)
+    with pytest.raises(ValueError, match="fname="):
+        check_options(config)
+    check_options(config | {"fname": "words.pth"})
+
+
+@pytest.mark.parametrize("key", ["localpath", "memmap_dir"])
+def test_a_file_is_no_folder(key, tmp_path):
+    path = tmp_path / "a_file"
+    path.write_text("")
+    for value in (path, path / "below"):
+        with pytest.raises(ValueError, match=f"{key}='.*' must be a folder, and .*a_file is a file"):
+            check_options(configure("classification", tmp_path) | {key: str(value)})
+
+
+# -- odd content of sound files -----------------------------------------------------------------------------------
+
+NUMBERS = torch.ones(2, 2)
+ODD_TENSORS = {
+    "sparse": NUMBERS.to_sparse(),
+    "sparse_csr": NUMBERS.to_sparse_csr(),
+    "quantised": torch.quantize_per_tensor(NUMBERS, 0.1, 0, torch.qint8),
+    "meta": NUMBERS.to("meta"),
+    "nested": torch.nested.nested_tensor([NUMBERS, NUMBERS]),
+    "whole": NUMBERS.long(),
+    "bool": NUMBERS.bool(),
+    "complex": NUMBERS.to(torch.complex64),
+    "number": 3,
+    "none": None,
+    "list": [1.0],
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_a_tensor_that_is_no_dense_numbers_is_named(kind):
+    with pytest.raises(ValueError, match=r"a\.pth does not hold it: no dense numbers of that kind: weight \("):
+        check_fit({"weight": NUMBERS}, {"weight": ODD_TENSORS[kind]}, source="a.pth", what="it")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_numbers_of_another_precision_are_taken(dtype):
+    check_fit({"weight": NUMBERS}, {"weight": NUMBERS.to(dtype)}, source="a.pth", what="it")
+
+
+ODD_VALUES = {"missing": None, "a text": "odd", "a list": [None], "a number": -3.5, "a dictionary": {"odd": [1]}}
+ENTRIES = ("model", "heads", "optimizer", "random", "epoch", "epochs", "best", "history", "seconds", "config", "data")
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_odd_content_of_a_checkpoint_is_one_line(entry, odd, folder):
+    path = folder / "last.pth"
+    content = dict(load_checkpoint(path))
+    content[entry] = ODD_VALUES[odd]
+    if odd == "missing":
+        del content[entry]
+    save_checkpoint(path, content)
+    (folder / "results.json").unlink()
+    for job in ({"checkpoint": -1, "epochs": 2}, {"evaluate": True}, {"kmeans": 4}):
+        try:
+            run(folder, **job)
+        except ValueError as error:
+            assert str(path) in str(error)
+            continue
+        assert job != {"checkpoint": -1, "epochs": 2} or (entry, odd) in ACCEPTED
+
+
+ACCEPTED = {("history", "missing"), ("seconds", "a number"), ("epochs", "missing")}

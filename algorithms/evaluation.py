@@ -21,9 +21,9 @@ from algorithms.checkpoints import (
 )
 from algorithms.complexity import count_multiply_adds
 from algorithms.methods import Method, find_method
-from algorithms.records import log, update_results
+from algorithms.records import log, read_results, update_results
 from algorithms.weights import Weights, find_weights, load_own, load_strictly
-from dataloaders import Dataset, outline_dataset
+from dataloaders import Dataset
 from letkd import Student
 from settings import PREPARATION, changed_network, name_of_changes
 
@@ -157,18 +157,21 @@ class Evaluation(Algorithm):
         if not changed:
             say_other_images(weights.data or {}, data_facts(dataset) | image_facts(dataset))
             return {}
-        listed = ", ".join(f"{key}={now!r} (trained with {before!r})" for key, (before, now) in changed.items())
+        listed = ", ".join(f"{key}={now!r} instead of {before!r}" for key, (before, now) in changed.items())
         log.info("note: this is not the run's own measurement, and is kept apart from it: %s", listed)
         return {"changed": {key: list(values) for key, values in changed.items()}}
 
     def _changed(self, weights: Weights) -> dict[str, tuple[Any, Any]]:
-        """Options that bear on what is measured, and are otherwise than in the training: (trained with, now)."""
-        config = self.config
-        changed = changed_network(weights.config or {}, config)
-        if any(config[key] is not None for key in PREPARATION):
-            known = weights.data or outline_dataset(config["dataset"], data_dir=config["data_dir"])
-            given = {key: config[key] for key in PREPARATION if config[key] is not None and key in known}
-            changed |= {key: (known[key], value) for key, value in given.items() if value != known[key]}
+        """Options that bear on what is measured, and are otherwise than in the training: (then, now)."""
+        config, before, known = self.config, weights.config, weights.data
+        if before is None:  # of a file that does not tell its training the first measurement is the run's own
+            standing = read_results(self.directory)
+            is_own = standing.get("mode") == "evaluate" and "changed" not in standing
+            before = standing.get("options", {}) if is_own else {}
+        known = {key: before[key] for key in PREPARATION if key in before} if known is None else known
+        given = {key: config[key] for key in PREPARATION if config[key] is not None and key in known}
+        changed = changed_network(before, config)
+        changed |= {key: (known[key], value) for key, value in given.items() if value != known[key]}
         return changed | self._other_weights(weights.source)
 
     def _other_weights(self, source: Path) -> dict[str, tuple[Any, Any]]:

@@ -141,6 +141,7 @@ READ_BY = {
 REPORT_READS = ("config", "localpath", "watch")  # `config` is always set
 WATCH_SECONDS = 5  # between two reports
 CAPTURE_MODES = ("no", "sys", "fd")
+OBSERVER_PACKAGES = ("pymongo", "sqlalchemy", "tinydb")  # of sacred's -m, -s and -t
 
 
 class _Experiment(sacred.Experiment):
@@ -725,6 +726,8 @@ def _in_one_line(error: Exception) -> str | None:
         return MORE_FILES
     if isinstance(error, USER_ERRORS):
         return "; ".join(str(error).splitlines()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and error.name in OBSERVER_PACKAGES:
+        return f"this observer needs {error.name}; install it: python -m pip install {error.name}"
     if isinstance(error, RuntimeError) and str(error).startswith(WORKER_DIED):
         return f"{first_line(error)} Where memory was short: try a smaller num_workers"
     return None

@@ -11,6 +11,8 @@ from typing import Any
 
 Config = dict[str, Any]
 
+TOP_K = 5  # of `top5`: it says nothing where there are no more classes
+
 # Data sets whose name does not say which images they are: those of `data_dir`.
 FOLDER_DATASETS = frozenset({"ImageFolder"})
 

@@ -25,9 +25,8 @@ from algorithms.records import log, read_results, update_results
 from algorithms.weights import Weights, find_weights, load_own, load_strictly
 from dataloaders import Dataset
 from letkd import Student
-from settings import PREPARATION, changed_network, name_of_changes
+from settings import PREPARATION, TOP_K, changed_network, name_of_changes
 
-TOP_K = 5
 PUBLISHED_TOLERANCE = 0.5  # percent
 OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of a run's checkpoints
 
@@ -120,7 +119,8 @@ class Evaluation(Algorithm):
         published = config.get("published_top1")
         if published is not None and weights.source == Path(config["published_weights"] or ""):
             _compare(measured["top1"], published)
-        measured |= {"weights": str(weights.source), "epoch": epoch, "split": split} | self._changes(weights, dataset)
+        measured |= {"weights": str(weights.source), "epoch": epoch, "split": split, "num_classes": dataset.num_classes}
+        measured |= self._changes(weights, dataset)
         return self._record(measured, count_parameters(model) | count_multiply_adds(model, dataset.image_size))
 
     def _open_weights(self) -> tuple[Weights, int | None]:

@@ -78,7 +78,14 @@ class Teacher(nn.Module):
 
 
 def missing_supervision(config: Config) -> Iterator[Requirement]:
-    """What a distillation run needs and cannot find, in the order in which it has to be made."""
+    """What a distillation run needs and cannot find, in the order in which it has to be made.
+
+    Raises:
+        FileNotFoundError: a file that the command chooses is not there.
+    """
+    for option in ("codebook", "decisions"):
+        if config.get(option) and not Path(config[option]).is_file():
+            raise FileNotFoundError(f"{option}={config[option]}: no file {config[option]}")
     yield from missing_weights(
         config,
         network=config["teacher"],

@@ -87,7 +87,7 @@ class Training(Algorithm):
 
     def facts(self) -> Results:
         """Also what has taught: another teacher of the same name makes another student, and so do other words of it."""
-        return super().facts() | self.taught_by
+        return super().facts() | {"num_classes": self.dataset.num_classes} | self.taught_by
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.

@@ -21,7 +21,7 @@ from algorithms.files import save_json
 from algorithms.records import RESULTS, complete_results, log, read_results
 from algorithms.supervision import FINGERPRINTS, supervision_fingerprints
 from algorithms.weights import load_own
-from settings import MEASUREMENTS, changed_settings, seed_of
+from settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
 
 TRIALS = "trials.json"
 TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")
@@ -61,7 +61,7 @@ def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
     content = summarize(config, seeds)
     for name, summary in content["summaries"].items():
         if name.startswith(_job(config)):
-            log.info("%s, %s\n%s", config["config"], name, format_summary(summary))
+            log.info("%s, %s\n%s", config["config"], name, format_summary(summary, num_classes=content["num_classes"]))
     return content
 
 
@@ -148,7 +148,7 @@ def summarize(config: Config, seeds: list[int]) -> Results:
     figures = {seed: dict(_figures(results)) for seed, results in alike.items()}
     names = dict.fromkeys(name for found in figures.values() for name in found)
     content = {key: reference[key] for key in ("config", "method", "dataset", "epochs", "precision", "options")}
-    content |= {"mode": "trials", "seeds": list(alike)}
+    content |= {"mode": "trials", "seeds": list(alike), "num_classes": reference.get("num_classes")}
     content["summaries"] = {
         name: _summary({seed: found[name] for seed, found in figures.items() if name in found}) for name in names
     }
@@ -157,10 +157,13 @@ def summarize(config: Config, seeds: list[int]) -> Results:
     return content
 
 
-def format_summary(summary: Results) -> str:
-    """A summary as lines of aligned columns: a seed each, then mean and standard deviation."""
+def format_summary(summary: Results, *, num_classes: int | None = None) -> str:
+    """A summary as lines of aligned columns: a seed each, then mean and standard deviation.
+
+    Top-5 of five classes or fewer is left out: it is 100 % of anything. None: their number is not known.
+    """
     lines: dict[str, Figures] = {**summary["seeds"], "mean": summary["mean"], "std": summary["std"] or {}}
-    columns = list(summary["mean"])
+    columns = [key for key in summary["mean"] if key != "top5" or num_classes is None or num_classes > TOP_K]
     rows = [["seed", *columns]]
     rows += [[name, *(f"{line[key]:.2f}" if key in line else "-" for key in columns)] for name, line in lines.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from documents import first_line, load_json
-from settings import MEASUREMENTS, changed_measurement, changed_settings, seed_of
+from settings import MEASUREMENTS, TOP_K, changed_measurement, changed_settings, seed_of
 
 Config = dict[str, Any]
 
@@ -33,7 +33,7 @@ DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "images_per_second", "eval_images_per_second", "seconds",
     "parameters", "parameters_without_kd_layers", "multiply_adds", "multiply_adds_without_kd_layers", "epoch", "seed",
-    "patches", "bytes", "milliseconds_batch_1", "milliseconds_batch_64",
+    "patches", "bytes", "milliseconds_batch_1", "milliseconds_batch_64", "num_classes",
 )  # fmt: skip
 LARGEST = 1e13  # no figure of a run is further from zero
 TEXT_OPTIONS = ("dataset", "method", "network", "student", "teacher_experiment", "trained_as")
@@ -91,7 +91,14 @@ class Run:
             if entry.get("epoch") is not None:
                 for name, value in finite_numbers(entry):
                     found[name][int(entry["epoch"])] = value
+        if not self.has_top5:
+            found.pop("eval top5", None)
         return dict(found)
+
+    @property
+    def has_top5(self) -> bool:
+        """Whether top-5 says something: among five classes or fewer it is 100 % of anything."""
+        return (self.facts.get("num_classes") or TOP_K + 1) > TOP_K
 
     @property
     def device(self) -> str:

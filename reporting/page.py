@@ -348,8 +348,9 @@ def _run_table(runs: list[Run], groups: list[Group]) -> Html | None:
         best = "-"
         if run.mode == "train" and facts.get("best_top1") is not None:
             best = f"{facts['best_top1']:.2f} ({facts.get('best_epoch')})"
+        top5 = _float(facts.get("top5")) if run.has_top5 else None
         cells = [
-            facts.get("seed"), words.value(_float(facts.get("top1"))), best, words.value(_float(facts.get("top5"))),
+            facts.get("seed"), words.value(_float(facts.get("top1"))), best, words.value(top5),
             words.duration(facts.get("seconds")), words.count(facts.get("images_per_second")), run.device,
             words.marked(marks) if marks else "own settings", status,
             tag("time", words.moment(run)), words.commit(run),

@@ -104,8 +104,13 @@ def test_an_option_that_reaches_no_step_says_so(prepare, short_teacher):
     assert status == 0
     assert "epochs=3 reaches no step; ImageFolder.RN20 is trained with epochs=1" in out
     assert "memmap" not in out
-    status, out, _ = prepare("memmap=True", "codebook=x", "penultimate=False", "intermediate=True", config=PAIR)
-    assert "reaches no step" not in out  # decision scores are made
+
+
+@pytest.mark.parametrize("option", ["codebook", "decisions"])
+def test_chosen_supervision_that_is_not_there_is_refused_first(option, prepare, tmp_path):
+    status, out, error = prepare(f"{option}=none.pth", "batch_size=8", "epochs=1", "num_words=16")
+    assert status == 1 and error == f"error: {option}=none.pth: no file none.pth\n"
+    assert "step 1" not in out and not list(tmp_path.glob("**/*.pth"))
 
 
 def test_times_come_from_an_earlier_run_or_from_measured_steps(prepare, tmp_path, short_teacher):

@@ -70,6 +70,13 @@ def test_the_table_has_a_line_for_each_seed_and_two_for_all(config):
     assert lines[4].split()[1:3] == ["91.00", "91.50"] and lines[5].split()[1] == "1.00"
 
 
+@pytest.mark.parametrize(("num_classes", "is_shown"), [(3, False), (5, False), (6, True), (None, True)])
+def test_top5_stands_in_the_table_where_it_says_something(num_classes, is_shown, config):
+    summary = run_trials(config, Runs())["summaries"]["train"]
+    heading = format_summary(summary, num_classes=num_classes).splitlines()[0].split()
+    assert ("top5" in heading) == is_shown and "top1" in heading
+
+
 def test_one_seed_has_no_deviation(config):
     summary = run_trials(config | {"trials": 0, "seeds": [4]}, Runs())["summaries"]["train"]
     assert summary["mean"]["top1"] == 94 and summary["std"] is None

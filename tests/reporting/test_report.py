@@ -299,6 +299,15 @@ def test_runs_without_recorded_settings_stand_apart(tree):
     assert "own settings" in written.markdown, "of the other run"
 
 
+@pytest.mark.parametrize(("facts", "is_shown"), [({"num_classes": 5}, False), ({"num_classes": 6}, True), ({}, True)])
+def test_top5_stands_where_it_says_something(facts, is_shown, tree):
+    history = [{"epoch": epoch, "eval": {"top1": 50.0, "top5": 98.76}} for epoch in (1, 2)]
+    tree.put("CIFAR100.resnetv1.RN56", top5=98.76, history=history, **facts)
+    written = tree.write()
+    assert ("98.76" in written.page) == is_shown
+    assert ("Top-5, evaluation images" in written.page) == is_shown
+
+
 def test_settings_of_an_experiment_that_has_gone_are_not_mixed(tree):
     for seed in (0, 1):
         tree.put("gone.net", 90.0 + seed, place=f"gone/net/seed{seed}", seed=seed, options={"seeds": [seed]})

@@ -339,6 +339,7 @@ class Curves:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
         try:
+            self.flush()
             with names_file(self.folder):
                 self.writer.close()
         except OSError:

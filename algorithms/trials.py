@@ -187,7 +187,7 @@ def _trained(directory: Path) -> Results | None:
     lacking = [key for key in TRAINING_FIGURES if not isinstance(results.get(key), (int, float))]
     if lacking or not isinstance(results.get("options"), dict):
         raise ValueError(f"{path} is damaged: it has no {(lacking or ['options'])[0]}")
-    if results.get("seed") != seed_of(directory.name):
+    if results.get("seed") not in (None, seed_of(directory.name)):  # what it does not say is not compared
         raise ValueError(
             f"{path} is not of this trial: it has the results of seed {results.get('seed')}; move it away, and "
             f"{directory / LAST} too if that came with it"

@@ -186,11 +186,13 @@ def test_the_method_of_the_page_distils(follow, capsys):
 def test_the_student_outside_the_framework_learns():
     """The program of the page, with networks and images for its names."""
     torch.manual_seed(0)
-    block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-    teacher, network = (
-        nn.Sequential(OrderedDict(layer4=nn.Sequential(block), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
-        for _ in range(2)
-    )
+
+    def small_network() -> nn.Module:
+        block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        parts = OrderedDict(layer4=nn.Sequential(block), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
+        return nn.Sequential(parts)
+
+    teacher, network = small_network(), small_network()
     images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 4
     names = {"teacher": teacher, "network": network, "loader": [(images, labels)], "num_classes": 4}
     names |= {"images": images, "labels": labels}

@@ -61,7 +61,8 @@ from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
 from sacred.utils import apply_backspaces_and_linefeeds
 
-from documents import OPTION_VALUES, OPTIONS_FILES, first_line, is_option_value, load_options
+from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
+from documents import first_line
 
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
     from sacred.observers import MongoObserver

@@ -12,7 +12,8 @@ import pytest
 
 import main_classification
 from algorithms import records
-from documents import load_json, load_options
+from config.option_files import load_options
+from documents import load_json
 
 ROOT = Path(main_classification.__file__).parent
 ENTRY = [sys.executable, "main_classification.py"]

@@ -92,7 +92,9 @@ def _check_data(path: Path, data: dict[str, Any]) -> None:
         if len(data[name]) != 3 or not all(_is_kind(value, float) for value in data[name]):
             raise ValueError(f"{path} is damaged: its entry 'data.{name}' is {data[name]!r}, not three numbers")
     images = data.get("images", {})
-    if not isinstance(images, dict) or not all(isinstance(facts, dict) for facts in images.values()):
+    if not isinstance(images, dict) or not all(
+        isinstance(facts, dict) and _is_kind(facts.get("number"), int) for facts in images.values()
+    ):
         raise ValueError(f"{path} is damaged: its entry 'data.images' holds no numbers of images")
 
 

@@ -170,9 +170,8 @@ def exclusive(directory: Path) -> Iterator[None]:
             lock = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
             descriptor = stack.enter_context(lock)
         except BlockingIOError:
-            holder = (
-                path.read_text(encoding="utf-8", errors="replace") or "another process"
-            )  # it has not written its number yet
+            written = path.read_text(encoding="utf-8", errors="replace")
+            holder = written or "another process"  # it has not written its number yet
             raise ValueError(f"{directory} is in use by {holder}; wait for it, or choose another localpath") from None
         with names_file(path):
             os.truncate(descriptor, 0)

@@ -49,7 +49,6 @@ PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
 ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
 
-
 # What a run records of what has taught it, and what that is.
 FINGERPRINTS = {
     "teacher_fingerprint": "the teacher's weights",

@@ -27,7 +27,8 @@ def load_options(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no file of options: it is a folder, a device, or larger than 1 MiB")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else _load_yaml(text)
+        is_json = path.suffix.lower() == ".json"
+        content = json.loads(text, object_pairs_hook=_once_each) if is_json else _load_yaml(text)
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as options: {reason}") from error
@@ -41,6 +42,15 @@ def load_options(path: Path) -> dict[str, Any]:
     return content
 
 
+def _once_each(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Names and values as a dictionary. Raises ValueError where a name stands there twice: one of the two is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice; remove one")
+    return found
+
+
 def _load_yaml(text: str) -> Any:
     try:
         import yaml
@@ -49,6 +59,10 @@ def _load_yaml(text: str) -> Any:
 
     class Loader(yaml.SafeLoader):
         """Of plain values alone, and 1e-3 is a number here too, which it is not in YAML 1.1."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            _once_each([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
     try:

@@ -87,6 +87,8 @@ def test_the_commit_is_unknown_where_git_does_not_tell(git, tmp_path, monkeypatc
         ("o.json", '{"--force": 1}', "is no name of an option"),
         ("o.yaml", "5: 6", "is no name of an option"),
         ("o.json", '{"epochs": NaN}', "epochs=nan"),
+        ("o.json", '{"epochs": 1, "seed": 2, "epochs": 3}', "'epochs' stands there twice; remove one"),
+        ("o.yaml", "epochs: 1\nseed: 2\n'epochs': 3", "'epochs' stands there twice; remove one"),
         ("o.yaml", "seed: 2020-01-01", "seed="),
         ("o.json", '{"fname": "' + "x" * 2**20 + '"}', "larger than 1 MiB"),
     ],

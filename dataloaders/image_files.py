@@ -19,6 +19,8 @@ HIDDEN_FOLDERS = ("@eaDir",)
 # Formats that Pillow opens and does not decode itself: a program would be run (Ghostscript), or nothing is behind the
 # size that is found. Others of the second kind say it themselves, as `StubImageFile`.
 NOT_DECODED = ("EPS", "MPEG")
+# Formats that have an ending of their own and are opened by the reader of another.
+OPENED_AS = {"MPO": "JPEG"}
 
 
 @functools.cache
@@ -38,7 +40,8 @@ def _is_stub(opener: object) -> bool:
 def image_endings() -> frozenset[str]:
     """Endings of file names, like .jpg, that `image_formats` have."""
     formats = image_formats()
-    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in formats)
+    endings = Image.registered_extensions().items()
+    return frozenset(ending for ending, name in endings if OPENED_AS.get(name, name) in formats)
 
 
 def is_hidden(name: str) -> bool:

@@ -47,7 +47,7 @@ def notices(caplog):
 # Which formats
 
 
-@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".JPG", ".gif", ".avif", ".jp2", ".tga", ".webp", ".pgm"])
+@pytest.mark.parametrize("ending", [".jfif", ".jpe", ".JPG", ".gif", ".avif", ".jp2", ".tga", ".webp", ".pgm", ".mpo"])
 def test_whatever_pillow_decodes_is_an_image(ending, tree):
     if ending.lower() not in image_endings():
         pytest.skip(f"this Pillow does not read {ending}")

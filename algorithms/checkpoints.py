@@ -19,6 +19,7 @@ Format (a torch file of tensors and plain values):
 """
 
 import contextlib
+import json
 import os
 import random
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 
-from algorithms.files import load_tensors, save_tensors
+from algorithms.files import describe_value, is_dense, load_tensors, save_tensors
 from algorithms.records import CURVES, PROGRESS, RESULTS, log
 from documents import first_line, flush_names, write_atomically
 
@@ -48,6 +49,9 @@ ENTRIES = {  # of those that are dictionaries
     "data": {"classes": list, "image_size": int, "mean": list, "std": list},
     "random": {"python": tuple, "torch": torch.Tensor, "cuda": list},
 }
+TENSORS = ("model", "heads")  # tensors by name
+OTHERS = ("optimizer", "random", "unfinished")  # tensors among other values; all other entries are what JSON can hold
+LARGEST_NUMBER = 2**31 - 1  # of epochs
 REPLACED = "replaced"  # earlier runs of the directory, each in a folder 1, 2, ...
 
 
@@ -74,6 +78,11 @@ def check_content(path: Path, content: dict[str, Any]) -> None:
     for key, kinds in ENTRIES.items():
         for name, kind in kinds.items() if key in content else ():
             _check_kind(path, f"{key}.{name}", content[key].get(name), kind)
+    for key, value in content.items():
+        if key in TENSORS:
+            _check_tensors(path, key, value)
+        elif key not in OTHERS:
+            _check_plain(path, key, value)
     if "data" in content:
         _check_data(path, content["data"])
     for number, done in enumerate(content.get("history", []), start=1):
@@ -81,8 +90,22 @@ def check_content(path: Path, content: dict[str, Any]) -> None:
         if not isinstance(tested, dict) or not _is_kind(tested.get("top1"), float):
             raise ValueError(f"{path} is damaged: its entry 'history' holds no figures of epoch {number}")
     for name in ("epoch", "epochs"):
-        if content.get(name, 1) < 0:
+        if not 0 <= content.get(name, 1) <= LARGEST_NUMBER:
             raise ValueError(f"{path} is damaged: its entry {name!r} is {content[name]}")
+
+
+def _check_tensors(path: Path, key: str, state: dict[Any, Any]) -> None:
+    for name, value in state.items():
+        if not isinstance(name, str) or not is_dense(value):
+            complaint = describe_value(value) if isinstance(name, str) else "named by no text"
+            raise ValueError(f"{path} is damaged: in its entry {key!r} {name!r} is {complaint}, not dense numbers")
+
+
+def _check_plain(path: Path, key: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its entry {key!r} is no plain value ({first_line(error)})") from error
 
 
 def _check_data(path: Path, data: dict[str, Any]) -> None:

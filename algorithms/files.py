@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from documents import first_line, load_json, save_json, write_atomically
 
@@ -77,6 +78,28 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not sealed and str(content.get("format")).startswith(OUR_FORMATS):
         raise ValueError(f"{path} is damaged: it has lost its checksum")
     return content
+
+
+def is_dense(value: Any) -> bool:
+    """Whether something is a tensor whose numbers are there: neither sparse, quantised, nested, nor without memory."""
+    return (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.device.type == "cpu"
+    )
+
+
+def describe_value(value: Any) -> str:
+    """What something is that is no dense tensor, in a word or two."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.is_nested:
+        return "nested"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    return str(value.dtype) if value.is_quantized else f"on the device {value.device.type}"
 
 
 def checksum_path(path: Path) -> Path:

@@ -24,17 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.base import OutdatedError, Requirement, output_directory
-from algorithms.files import first_line, load_tensors, save_tensors
+from algorithms.files import describe_value, first_line, is_dense, load_tensors, save_tensors
 from algorithms.records import log
-from algorithms.weights import (
-    UnfinishedError,
-    Weights,
-    describe_value,
-    find_weights,
-    fingerprint,
-    is_dense,
-    load_strictly,
-)
+from algorithms.weights import UnfinishedError, Weights, find_weights, fingerprint, load_strictly
 from architectures import Tap, TappedNetwork, create_model, fold_batch_norm_
 from dataloaders import outline_dataset
 from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map

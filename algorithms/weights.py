@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.checkpoints import FORMAT, LAST, STOPPED, check_content, load_checkpoint
-from algorithms.files import check_checksum, load_json, load_tensors
+from algorithms.files import check_checksum, describe_value, is_dense, load_json, load_tensors
 from algorithms.records import PROGRESS, RESULTS
 
 SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
@@ -63,28 +63,6 @@ def _oddity(value: Any, expected: Tensor) -> str | None:
         for tensor in (value, expected)
     )
     return None if kind == wanted else f"{value.dtype} instead of {expected.dtype}"
-
-
-def is_dense(value: Any) -> bool:
-    """Whether something is a tensor whose numbers are there: neither sparse, quantised, nested, nor without memory."""
-    return (
-        isinstance(value, Tensor)
-        and not value.is_nested
-        and value.layout == torch.strided
-        and not value.is_quantized
-        and value.device.type == "cpu"
-    )
-
-
-def describe_value(value: Any) -> str:
-    """What something is that is no dense tensor, in a word or two."""
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    if value.is_nested:
-        return "nested"
-    if value.layout != torch.strided:
-        return str(value.layout).removeprefix("torch.")
-    return str(value.dtype) if value.is_quantized else f"on the device {value.device.type}"
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path | str, what: str) -> None:

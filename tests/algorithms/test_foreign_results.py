@@ -291,3 +291,38 @@ def test_odd_content_of_a_checkpoint_is_one_line(entry, odd, folder):
 
 
 ACCEPTED = {("history", "missing"), ("seconds", "a number"), ("epochs", "missing")}
+
+
+ODD_PLACES = [
+    *((("model", "conv1.weight"), odd) for odd in ODD_TENSORS if odd not in ("whole", "bool", "complex", "nested")),
+    (("heads", "odd"), "list"),
+    (("history", 0, "train", "loss"), "sparse"),
+    (("history", 0, "epoch"), "complex"),
+    (("config", "momentum"), "meta"),
+    (("teacher_fingerprint",), "whole"),
+    (("data", "mean", 0), "quantised"),
+]
+
+
+@pytest.mark.parametrize(("place", "odd"), ODD_PLACES, ids=str)
+def test_odd_content_within_an_entry_is_one_line(place, odd, folder):
+    path = folder / "last.pth"
+    content = dict(load_checkpoint(path))
+    *above, last = place
+    entry = content
+    for key in above:
+        entry = entry[key]
+    entry[last] = ODD_TENSORS[odd]
+    save_checkpoint(path, content)
+    for job in ({"checkpoint": -1, "epochs": 2}, {"evaluate": True}):
+        with pytest.raises(ValueError, match=rf"{path} is damaged: .*{place[0]}"):
+            run(folder, **job)
+
+
+@pytest.mark.parametrize("number", [-1, 2**70])
+@pytest.mark.parametrize("entry", ["epoch", "epochs"])
+def test_numbers_of_epochs_have_bounds(entry, number, folder):
+    path = folder / "last.pth"
+    save_checkpoint(path, load_checkpoint(path) | {entry: number})
+    with pytest.raises(ValueError, match=f"{path} is damaged: its entry '{entry}' is {number}"):
+        run(folder, checkpoint=-1, epochs=2)

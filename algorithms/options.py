@@ -1,12 +1,14 @@
 """What every option may be, checked before any work starts."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from algorithms.base import output_directory
 from algorithms.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from algorithms.records import CURVES, LOCK, LOG, PROGRESS, RESULTS
+from algorithms.supervision import codebook_path
 from algorithms.trials import TRIALS
 from settings import seed_of
 
@@ -66,6 +68,8 @@ OWN_NAMES = frozenset(
     | {LAST, PREVIOUS, BEST, STOPPED}
 )
 OWN_ENDINGS = (".part", ".json", ".npy", ".sha256")  # of temporary files, documents, the authors' arrays, checksums
+# Where a run looks for so many words or sub-classes: ours, and the authors'.
+STANDARD_NAMES = re.compile(r"codebook_k\d+\.pth|vector_quantizer_.*|decisions_.*_s\d+_l\d+\.pth", re.DOTALL)
 LONGEST_NAME = 255  # bytes, of the file systems in use
 MAX_SEED = 2**32 - 1  # and the largest of all numbers
 
@@ -124,6 +128,11 @@ def _check_file_name(config: dict[str, Any], name: str) -> None:
     lower = name.casefold()
     if lower in OWN_NAMES or lower.startswith(".") or lower.endswith(OWN_ENDINGS) or seed_of(lower) is not None:
         raise ValueError(f"fname={name!r} is a name that the program itself uses; choose another, like words.pth")
+    if STANDARD_NAMES.fullmatch(lower) and name != codebook_path(Path(), config["kmeans"]).name:
+        raise ValueError(
+            f"fname={name!r} is a standard name, which other jobs and runs take for what it says; leave it out, or "
+            "choose another, like words.pth"
+        )
     if len(os.fsencode(name)) > LONGEST_NAME - len(f"..{os.getpid()}.part"):  # of the file that is renamed to it
         raise ValueError(f"fname={name!r} is too long for a file name")
     job = next((job for job in ("kmeans", "LDA") if config[job]), None)

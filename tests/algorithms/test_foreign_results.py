@@ -217,6 +217,7 @@ def put_trials(config: dict, facts: list[dict]) -> None:
         "results.json", "Results.JSON", "log.txt", "LOG.TXT", ".lock", "progress.json", "trials.json", "last.pth",
         ".words.pth.12.part", "words.part", "tensorboard", "Replaced", "export", "pictures", "seed3", "", ".", "..",
         "a/b", "a\0b", "w" * 250, "w\ud800", "final_scores_8.npy", "a_folder",
+        "codebook_K16.pth", "Codebook_K8.pth", "vector_quantizer_kmeansK8_net_epoch1", "decisions_layer3.0_S9_L60.pth",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("job", [{"kmeans": 8}, {"LDA": 5}], ids=str)
@@ -226,7 +227,8 @@ def test_names_that_cannot_be_a_result_are_refused_beforehand(name, job, tmp_pat
         (tmp_path / folder / "digits/RN8/a_folder").mkdir(parents=True)
     with pytest.raises(ValueError, match="fname="):
         check_options(config)
-    check_options(config | {"fname": "words.pth"})
+    for allowed in ("words.pth", "codebook_K8.pth.old", *(["codebook_K8.pth"] if "kmeans" in job else [])):
+        check_options(config | {"fname": allowed})
 
 
 @pytest.mark.parametrize("key", ["localpath", "memmap_dir"])

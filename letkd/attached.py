@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from letkd.checks import by_path, is_kind, real_number, whole_number
+from letkd.checks import by_path, is_kind, is_network, real_number, whole_number
 from letkd.layer import KDLayer
 from letkd.losses import SoftTargets, kl_to_scores
 from letkd.maps import Layout, as_map, layouts, unwrapped
@@ -131,7 +131,7 @@ def attach(
     Raises:
         ValueError: an option, a path, a teacher or a grid does not fit; says what would.
     """
-    is_kind("the network", model, nn.Module, "a torch module")
+    is_network("the network", model)
     is_kind("'taps'", taps, Mapping, "what supervises, or a number of templates, by module path")
     supervision = {path: tap for path, tap in taps.items() if isinstance(tap, MapSupervision)}
     real_number("'temperature'", temperature, above=0)
@@ -208,7 +208,7 @@ def _check_request(
 
 
 def _check_teacher(model: nn.Module, teacher: nn.Module, supervision: dict[str, MapSupervision]) -> None:
-    is_kind("the teacher", teacher, nn.Module, "a torch module")
+    is_network("the teacher", teacher)
     if not supervision:
         raise ValueError("the teacher has nothing to supervise: all taps are numbers of templates")
     if shared := _shared(model, teacher):

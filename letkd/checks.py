@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MAX_SEED = 2**32 - 1
 LABELS = "labels must be whole numbers (B,), the class of every image"
@@ -52,10 +52,19 @@ def is_kind(name: str, value: Any, kind: type, needed: str) -> None:
         raise ValueError(f"{name} is {_short(value)}; {needed} is needed")
 
 
-def whole_numbers(name: str, value: Any, *, what: str) -> dict[str, int]:
-    """Numbers of at least 1 by module path; None is none."""
+def is_network(name: str, value: Any) -> None:
+    """Refuse what is no module, or one in which nothing can be recorded or put."""
+    is_kind(name, value, nn.Module, "a torch module")
+    if isinstance(value, torch.jit.ScriptModule):
+        raise ValueError(f"{name} is a module of torch.jit, which takes no hooks; the module it was made of is needed")
+    if next(value.parameters(), None) is None:
+        raise ValueError(f"{name} is a {type(value).__name__} without parameters; a network that was trained is needed")
+
+
+def whole_numbers(name: str, value: Any, *, what: str, least: int = 1) -> dict[str, int]:
+    """Numbers of at least `least` by module path; None is none."""
     is_kind(f"{name!r}", {} if value is None else value, Mapping, f"{what} by module path, like {{'layer4': 8}},")
-    return {path: whole_number(f"{name} of {path!r}", number) for path, number in (value or {}).items()}
+    return {path: whole_number(f"{name} of {path!r}", number, least=least) for path, number in (value or {}).items()}
 
 
 def by_path(value: T | Mapping[str, T], paths: Iterable[str], *, default: T, name: str) -> dict[str, T]:

@@ -202,11 +202,16 @@ def _token_layout(
     path: str, shape: tuple[int, ...], prefix: int | None, grows: list[bool], *, is_square: bool
 ) -> Layout:
     _, num_tokens, channels = shape
+    if not is_square:
+        raise ValueError(
+            f"module {path!r} returns {num_tokens} tokens of an image that is not square, and nothing says how many of "
+            "them are a row; take square images, or a module that returns a map"
+        )
     side = math.isqrt(num_tokens)
     if prefix is None:  # without a word of the network: a class token, or none
         prefix = int(num_tokens > 1 and math.isqrt(num_tokens - 1) ** 2 == num_tokens - 1)
     num_patches = max(num_tokens - prefix, 0)
-    if not is_square or not num_patches or math.isqrt(num_patches) ** 2 != num_patches:
+    if not num_patches or math.isqrt(num_patches) ** 2 != num_patches:
         raise ValueError(
             f"module {path!r} returns {num_tokens} tokens, {prefix} of them before the patches: no square grid of a "
             "square image; how many tokens are no patches, which the network's `num_prefix_tokens` says otherwise, is "

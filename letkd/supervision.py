@@ -20,7 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from letkd.checks import MAX_SEED, at, by_path, is_kind, label_tensor, nearest_first, whole_number, whole_numbers
+from letkd.checks import (
+    MAX_SEED,
+    at,
+    by_path,
+    is_kind,
+    is_network,
+    label_tensor,
+    nearest_first,
+    whole_number,
+    whole_numbers,
+)
 from letkd.codebook import Codebook
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
@@ -187,12 +197,14 @@ def make_supervision(
     Raises:
         ValueError: module paths, numbers, images or labels do not fit; says which.
     """
-    words = whole_numbers("words", words, what="numbers of words")
+    words = whole_numbers("words", words, what="numbers of words", least=2)  # one would be likely everywhere
     decisions = whole_numbers("decisions", decisions, what="numbers of sub-classes")
     _check_request(teacher, words, decisions, num_classes, loader)
     whole_number("'num_components'", num_components)
     whole_number("'max_patches'", max_patches)
     whole_number("'seed'", seed, least=0, most=MAX_SEED)
+    if progress is not None:
+        is_kind("'progress'", progress, Callable, "a function that takes a line of text, like print,")
     say = progress or (lambda _line: None)
     teacher = unwrapped(teacher)
     batches = _Batches(loader, next(teacher.parameters()).device)
@@ -230,7 +242,7 @@ def fingerprint(network: nn.Module) -> str:
 def _check_request(
     teacher: nn.Module, words: dict[str, int], decisions: dict[str, int], num_classes: int | None, loader: Loader
 ) -> None:
-    is_kind("the teacher", teacher, nn.Module, "a torch module")
+    is_network("the teacher", teacher)
     if not words and not decisions:
         raise ValueError("no map to make supervision of: name one in `words` or `decisions`")
     if both := sorted(words.keys() & decisions.keys()):
@@ -255,7 +267,8 @@ class _Batches:
     def __init__(self, loader: Loader, device: torch.device):
         self.loader = loader
         self.device = device
-        self.image_shape = tuple(self._first().shape[1:])
+        self._example = self._first()[:1]
+        self.image_shape = tuple(self._example.shape[1:])
         self.num_images: int | None = None
         self._digest: Tensor | None = None
 
@@ -272,6 +285,18 @@ class _Batches:
         if self._digest is not None and (number != self.num_images or digest != self._digest):
             raise ValueError(OTHER_IMAGES)
         self._digest, self.num_images = digest, number
+
+    def check_taken(self, teacher: nn.Module) -> None:
+        """Show the teacher an image of the loader. Raises ValueError where it fails: of another type, for instance."""
+        image = self._example.to(self.device)
+        try:
+            with evaluating(teacher), torch.no_grad():
+                _features_of(teacher)(image)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the teacher does not take the loader's images {tuple(image.shape)} of {image.dtype}: "
+                f"{' '.join(str(error).split())}; {BATCH}"
+            ) from error
 
     def _first(self) -> Tensor:
         try:
@@ -320,6 +345,7 @@ def _teacher_maps(
     for path, side in sides.items():
         whole_number(f"pooling of {path!r}", side)
     identity = fingerprint(teacher)
+    batches.check_taken(teacher)
     maps = {}
     for path, layout in layouts(
         teacher, paths, batches.image_shape, run=_features_of(teacher), **layout_options

@@ -96,6 +96,18 @@ def test_what_nothing_says_is_refused_and_an_argument_says_it():
         seen(Fixed(), "windows", 8, 8)
 
 
+def test_tokens_of_an_image_that_is_not_square_have_no_remedy_among_the_arguments():
+    network = nn.Sequential(OrderedDict(map=nn.Conv2d(3, 4, 1), flat=nn.Flatten(2), tokens=Transposed()))
+    for options in ({}, {"num_prefix_tokens": 0}):
+        with pytest.raises(ValueError, match=r"'tokens' returns 64 tokens .* not square.*square images"):
+            seen(network, "tokens", 4, 16, **options)
+
+
+class Transposed(nn.Module):
+    def forward(self, positions):
+        return positions.mT
+
+
 def test_tokens_of_which_the_channels_come_first_are_refused():
     network = nn.Sequential(OrderedDict(map=nn.Conv2d(3, 4, 1), positions=nn.Flatten(2)))
     with pytest.raises(ValueError, match=r"'positions' returns \(1, 4, 64\), \(batch, channels, positions\)"):

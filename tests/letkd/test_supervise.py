@@ -15,6 +15,7 @@ from letkd import (
     LDA,
     KMeans,
     Supervision,
+    attach,
     decision_matrix,
     fit_subclasses,
     load_supervision,
@@ -193,7 +194,7 @@ def test_an_unknown_map_is_named_with_the_nearest(made):
     [
         ({}, "no map to make supervision of"),
         ({"words": {"last": 4}, "decisions": {"last": 2}, "num_classes": 3}, "'last' stands in `words` and in"),
-        ({"words": {"last": 0}}, "'last' is 0; at least 1 is needed"),
+        ({"words": {"last": 0}}, "'last' is 0; at least 2 is needed"),
         ({"words": {"last": 4}, "max_patches": 0}, "'max_patches' is 0"),
         ({"decisions": {"first": 2}}, "`decisions` need `num_classes`"),
         ({"decisions": {"first": 2}, "num_classes": 2}, "labels 0 to 2; num_classes=2 allows 0 to 1"),
@@ -236,6 +237,9 @@ def test_a_loader_must_run_twice_and_give_the_same(teacher):
         ((list(IMAGES), LABELS), "a list as images"),
         ((IMAGES.byte(), LABELS), r"images \(30, 1, 8, 8\) of torch.uint8"),
         ((IMAGES[0], LABELS[:1]), r"images \(1, 8, 8\)"),
+        ((IMAGES.double(), LABELS), r"does not take the loader's images \(1, 1, 8, 8\) of torch.float64"),
+        ((IMAGES.half(), LABELS), "does not take the loader's images .* of torch.float16"),
+        ((IMAGES.expand(-1, 3, -1, -1), LABELS), r"does not take the loader's images \(1, 3, 8, 8\)"),
         ((Image.new("RGB", (8, 8)), 1), "an? Image as images"),
         ((IMAGES, nn.functional.one_hot(LABELS).float()), r"labels .* torch.float32 \(30, 3\)"),
         ((IMAGES, LABELS.tolist()), "labels .* no tensor"),
@@ -303,6 +307,22 @@ def test_a_map_without_differences_is_named(images):
         make_supervision(net, [(images, LABELS)], words={"point": 2})
 
 
+@pytest.mark.parametrize(
+    ("network", "complaint"),
+    [
+        (len, "a torch module is needed"),
+        (nn.Identity(), "a Identity without parameters"),
+        (torch.jit.script(nn.Sequential(nn.Conv2d(1, 2, 1))), "a module of torch.jit, which takes no hooks"),
+    ],
+    ids=["no module", "without parameters", "scripted"],
+)
+def test_what_is_no_network_is_refused(teacher, network, complaint):
+    with pytest.raises(ValueError, match=f"the teacher is .*{complaint}"):
+        make_supervision(network, LOADER, words={"last": 4})
+    with pytest.raises(ValueError, match=f"the network is .*{complaint}"):
+        attach(network, {"last": 4}, images=IMAGES)
+
+
 NOT_COUNTS = (True, 0, -1, 1.5, "4096", None)
 
 
@@ -317,6 +337,8 @@ NOT_COUNTS = (True, 0, -1, 1.5, "4096", None)
         *(({"pooling": value}, f"pooling of 'last' is {value!r}") for value in NOT_COUNTS),
         *(({"seed": value}, f"'seed' is {value!r}") for value in (True, -1, 1.5, "1", None, 2**32)),
         ({"words": 4096}, "'words' is 4096"),
+        ({"words": {"last": 1}}, "words of 'last' is 1; at least 2"),
+        ({"progress": 3}, "'progress' is 3; a function"),
         ({"words": {"lst": 4}}, "has no module 'lst'; known: first, last, pool"),
         ({"words": {"": 4}}, "has no module ''"),
         ({"channels_last": 1}, "channels_last of 'last' is 1; True or False"),

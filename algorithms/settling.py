@@ -4,6 +4,7 @@ Such files are there after going back, after a damaged checkpoint, and after a k
 is one more: at every moment there is a state to go on from, and going on does the rest.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,12 @@ def settle_files(directory: Path, source: Path, checkpoint: dict[str, Any]) -> d
 
     Returns:
         The accuracy and number of what is the best epoch from now on.
+
+    Raises:
+        ValueError: the best checkpoint is of another run.
     """
     epoch = checkpoint["epoch"]
+    _check_best(directory / BEST, checkpoint)
     best, best_file = _find_best(directory, source, checkpoint)
     if source.name not in (LAST, STOPPED) or (source.name == LAST and best != checkpoint["best"]):
         save_checkpoint(directory / LAST, checkpoint | {"best": best})
@@ -51,6 +56,21 @@ def settle_files(directory: Path, source: Path, checkpoint: dict[str, Any]) -> d
             (directory / PREVIOUS).unlink()
         (directory / STOPPED).unlink(missing_ok=True)
     return best
+
+
+def _check_best(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Compare the figures of the epochs that the best checkpoint and another have; a damaged one is replaced."""
+    try:
+        best = load_checkpoint(path)
+    except (FileNotFoundError, ValueError):
+        return
+    pairs = zip(best.get("history", []), checkpoint.get("history", []), strict=False)
+    texts = ([json.dumps(figures, sort_keys=True) for figures in pair] for pair in pairs)
+    if differs := next((number for number, (one, other) in enumerate(texts, 1) if one != other), None):
+        raise ValueError(
+            f"{path} is not of this run (other figures of epoch {differs}); put the run's own file in its place, or "
+            "move it away"
+        )
 
 
 def _find_best(directory: Path, source: Path, checkpoint: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:

@@ -120,6 +120,16 @@ def test_weights_of_another_run_are_refused(job, folder, runs):
     assert (folder / "results.json").read_bytes() == results
 
 
+def test_the_best_of_another_run_is_refused_where_a_run_goes_on(folder, runs):
+    shutil.copy(runs[1] / "best.pth", folder)
+    foreign = (folder / "best.pth").read_bytes()
+    with pytest.raises(ValueError, match=r"best\.pth is not of this run \(other figures of epoch 1\)"):
+        run(folder, checkpoint=-1, epochs=2)
+    assert (folder / "best.pth").read_bytes() == foreign
+    (folder / "best.pth").unlink()
+    assert run(folder, checkpoint=-1, epochs=2)["epochs"] == 2
+
+
 def test_results_of_another_run_are_refused_and_without_them_the_weights_are_taken(folder, runs):
     shutil.copy(runs[1] / "results.json", folder)
     with pytest.raises(ValueError, match="is not of the run"):

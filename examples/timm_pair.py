@@ -17,10 +17,12 @@ import huggingface_hub
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import ImageOps
 from timm.data import ImageDataset, create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.transforms import Compose
 
 import letkd
 
@@ -53,6 +55,11 @@ def load_teacher(teacher: nn.Module, file: Path) -> None:
         teacher.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # no file, no torch file or other weights fail in many ways
         raise SystemExit(f"error: {file} does not fit the teacher: {' '.join(str(error).split())[:200]}") from None
+
+
+def upright(transform: Compose) -> Compose:
+    """The same for images that lie on their side: they are turned first, as their camera has noted."""
+    return Compose([ImageOps.exif_transpose, *transform.transforms])
 
 
 def fit(
@@ -115,8 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
     student = network(args.student, num_classes, args.pretrained).to(args.device)
     # Both networks see the same images: the teacher's normalisation is taken.
     data = resolve_model_data_config(teacher) | {"input_size": (3, args.image_size, args.image_size)}
-    clean.transform = create_transform(**data)
-    augmented = ImageDataset(f"{args.data}/train", transform=create_transform(**data, is_training=True))
+    clean.transform = upright(create_transform(**data))
+    augmented = ImageDataset(f"{args.data}/train", transform=upright(create_transform(**data, is_training=True)))
     numbers = clean.reader.class_to_idx  # of train/, for val/ too
     val = ImageDataset(f"{args.data}/val", class_map=numbers, transform=clean.transform)
     val = DataLoader(val, args.batch_size)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import models
@@ -47,8 +48,9 @@ def check_classes(folder: str, classes: Iterable[str]) -> None:
 def loaders(folder: str, size: int, batch_size: int) -> tuple[DataLoader, DataLoader, DataLoader]:
     """Augmented training images, the same ones without augmentation, and validation images."""
     as_tensor = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    augmented = v2.Compose([v2.RandomResizedCrop(size, scale=(0.5, 1)), v2.RandomHorizontalFlip(), *as_tensor])
-    plain = v2.Compose([v2.Resize(size), v2.CenterCrop(size), *as_tensor])
+    upright = v2.Lambda(ImageOps.exif_transpose)  # as the camera has noted
+    augmented = v2.Compose([upright, v2.RandomResizedCrop(size, scale=(0.5, 1)), v2.RandomHorizontalFlip(), *as_tensor])
+    plain = v2.Compose([upright, v2.Resize(size), v2.CenterCrop(size), *as_tensor])
     train, clean = ImageFolder(f"{folder}/train", augmented), ImageFolder(f"{folder}/train", plain)
     check_classes(folder, train.classes)
     val = Validation(train.class_to_idx, f"{folder}/val", plain)
@@ -149,10 +151,12 @@ def main(arguments: list[str] | None = None) -> None:
             num_classes=num_classes,
             progress=print,
         ).save(supervision_file)
-    supervision = letkd.load_supervision(supervision_file)
-
-    taps = {"layer4": supervision["layer4"], "layer4.0": supervision["layer4.0"]}
-    student = letkd.attach(network(args.student, num_classes).to(args.device), taps, teacher=teacher)
+    try:
+        supervision = letkd.load_supervision(supervision_file)
+        taps = {"layer4": supervision["layer4"], "layer4.0": supervision["layer4.0"]}
+        student = letkd.attach(network(args.student, num_classes).to(args.device), taps, teacher=teacher)
+    except ValueError as error:  # damaged, or of another teacher or image size
+        raise SystemExit(f"error: {supervision_file}: {error}; remove it, or choose another --output") from None
     fit(student, letkd_loss, train, val, args)
     torch.save({"taps": student.taps, "model": student.state_dict()}, args.output / f"{args.student}.letkd.pth")
 

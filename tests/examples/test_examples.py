@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 
 import letkd
@@ -150,6 +150,32 @@ def test_val_is_numbered_by_train(name, three_classes, tmp_path, monkeypatch):
     (three_classes / "val" / "d").mkdir()
     with pytest.raises(SystemExit, match=r"val has classes that .*train has not: d"):
         program.main(options + teacher)
+
+
+@pytest.mark.parametrize("name", ["torchvision_pair", "timm_pair"])
+def test_images_are_turned_upright(name, three_classes, tmp_path, monkeypatch):
+    program, seen = example(name), []
+    tags, lying = Image.Exif(), Image.new("RGB", (32, 32))
+    tags[ExifTags.Base.Orientation] = 6  # the left is the top
+    lying.paste((255, 255, 255), (0, 0, 16, 32))
+    lying.save(three_classes / "val" / "a" / "0.png", exif=tags)
+    monkeypatch.setattr(program, "fit", lambda _model, _loss, _train, val, _args: seen.extend(val))
+    monkeypatch.setattr(letkd, "make_supervision", lambda *_args, **_options: sys.exit("enough"))
+    options = ["--data", str(three_classes), "--output", str(tmp_path / "out"), "--image-size", "32", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="enough"):
+        program.main([*options, "--teacher", "resnet18" if name == "torchvision_pair" else "resnet10t"])
+    picture = seen[0][0][0].mean(0)
+    assert picture[:12].min() > picture[20:].max()
+
+
+def test_supervision_that_does_not_fit_is_one_line(images, tmp_path):
+    out = tmp_path / "out"
+    options = ["--data", images, "--output", out, "--image-size", "32", "--device", "cpu", "--epochs", 1]
+    out.mkdir()
+    names = ["--teacher", "resnet18", "--student", "resnet18"]
+    (out / "resnet18.supervision").write_bytes(b"odd")
+    with pytest.raises(SystemExit, match=r"error: .*resnet18\.supervision: [^\n]+; remove it, or choose another"):
+        run("torchvision_pair", *options, *names)
 
 
 @pytest.mark.parametrize(("name", "teacher"), [("torchvision_pair", "resnet18"), ("timm_pair", "resnet10t")])

@@ -42,7 +42,7 @@ def table(root: Path) -> str:
     """Markdown table of the results below `root`."""
     rows = [("network", "method", "top-1", "parameters", "without KD layers", "train img/s", "seconds")]
     for name in (TEACHER, STUDENT, *(f"{PAIR}.{method}" for method in METHODS)):
-        results = json.loads(root.joinpath(*name.split("."), "results.json").read_text())
+        results = json.loads(root.joinpath(*name.split("."), "results.json").read_text(encoding="utf-8"))
         measured = results["evaluations"]["last"]
         rows.append(
             (

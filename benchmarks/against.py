@@ -104,7 +104,7 @@ class Commands:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for this process alone, which ends the others
         )
 

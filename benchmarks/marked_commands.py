@@ -23,7 +23,7 @@ class Marks:
     def __init__(self, steps: int):
         self.steps = steps
         self.num_taken = 0
-        self.answers = os.fdopen(os.dup(1), "w")
+        self.answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
 
     def wait(self) -> None:
@@ -40,7 +40,7 @@ class Marks:
 
 def peak_memory() -> int:
     """The largest resident set of this process in KiB; `getrusage` would count what started it as well."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 

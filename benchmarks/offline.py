@@ -55,7 +55,7 @@ class TrainedNetwork(OfflineAlgorithm):
 
 def _resident(key: str) -> float:
     """MiB of this process: VmRSS now, VmHWM at most since the last reset."""
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key))
+    line = next(line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
 
 
@@ -63,7 +63,7 @@ def measure(function: Callable[[], Any]) -> tuple[float, float, Any]:
     """Seconds, MiB beyond what was resident before, and what the function returns."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the high-water mark begins anew
     before, start = _resident("VmRSS"), time.perf_counter()
     result = function()
     return time.perf_counter() - start, _resident("VmHWM") - before, result

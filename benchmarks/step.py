@@ -292,7 +292,7 @@ def describe_machine(device: str, threads: int) -> str:
     else:
         models = [
             line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
             if "model name" in line
         ]
         name = f"{models[0] if models else platform.machine()}, {threads} threads"

@@ -72,7 +72,7 @@ def meanings(sources: Iterable[Path]) -> dict[str, Meaning]:
     """
     found: dict[str, Meaning] = {}
     for source in sources:
-        for key, comment in re.findall(r'^ +"(\w+)": .*  # (.+)$', source.read_text(), re.MULTILINE):
+        for key, comment in re.findall(r'^ +"(\w+)": .*  # (.+)$', source.read_text(encoding="utf-8"), re.MULTILINE):
             if key in found:
                 raise ValueError(f"{source.name} explains {key!r} again; once is enough: {comment!r}")
             found[key] = _split(comment)
@@ -136,4 +136,4 @@ def _named(kinds: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render())
+    PAGE.write_text(render(), encoding="utf-8")

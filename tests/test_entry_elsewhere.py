@@ -1,5 +1,6 @@
 """The command line on other machines: no git, ASCII alone, closed output; and options that come from files."""
 
+import ast
 import json
 import os
 import re
@@ -184,6 +185,15 @@ def test_five_interrupts_are_one(tmp_path):
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors and process.returncode in (0, 130)
+
+
+def test_every_text_file_has_its_encoding_said():
+    folders = ("", "algorithms", "benchmarks", "config", "dataloaders", "docs", "letkd", "reporting")
+    for path in (path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))):
+        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+        for call in calls:
+            if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
+                assert "encoding" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"
 
 
 def test_the_clock_may_go_back_between_two_sessions(tmp_path, monkeypatch):

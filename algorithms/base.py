@@ -1,5 +1,6 @@
 """What every job shares: its configuration, device, directory and data."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -156,9 +157,15 @@ class Algorithm:
 def choose_device(cuda: bool) -> torch.device:
     """The GPU where one is wanted and present, else the CPU; says so when a wanted one is missing."""
     if cuda and not torch.cuda.is_available():
-        log.info("no GPU here: running on the CPU (cuda=False says so beforehand)")
+        _say_no_gpu()
         cuda = False
     return torch.device("cuda" if cuda else "cpu")
+
+
+@functools.cache
+def _say_no_gpu() -> None:
+    """Once a process: a command may have many jobs."""
+    log.info("no GPU here: running on the CPU (cuda=False says so beforehand)")
 
 
 def computes_bfloat16(device: torch.device) -> bool:

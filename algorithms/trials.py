@@ -144,7 +144,7 @@ def summarize(config: Config, seeds: list[int]) -> Results:
         elif seed in seeds:
             raise ValueError(f"seeds {seeds[0]} and {seed} were trained with different {', '.join(changed)}")
         else:
-            log.info("note: the trial of seed %d is left out: it has other %s", seed, ", ".join(changed))
+            log.info("note: the trial of seed %d is left out: not the same are %s", seed, ", ".join(changed))
     figures = {seed: dict(_figures(results)) for seed, results in alike.items()}
     names = dict.fromkeys(name for found in figures.values() for name in found)
     content = {key: reference[key] for key in ("config", "method", "dataset", "epochs", "precision", "options")}

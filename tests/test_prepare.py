@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import main_classification
-from algorithms import features
+from algorithms import base, features
 from algorithms.preparation import TRAINING_OPTIONS
 from algorithms.stopping import lost_stops_again
 from config.recipes import protocol
@@ -48,6 +48,13 @@ def prepare(images, tmp_path, capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+def test_a_missing_gpu_is_said_once(prepare, monkeypatch):
+    base._say_no_gpu.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    _, out, _ = prepare("cuda=True", "batch_size=8", "num_words=16")
+    assert "step 4 of 4" in out and out.count("no GPU here") == 1
 
 
 def test_all_steps_are_said_before_the_first_and_the_error_names_its_run(prepare, images, tmp_path):

@@ -198,7 +198,7 @@ def test_a_trial_of_another_teacher_that_is_not_asked_for_is_left_out_and_said(t
     put_trials(config, [{"teacher_fingerprint": digit * 64} for digit in "aab"])
     with caplog.at_level("INFO", logger="letKD.run"):
         assert run_trials(config, pytest.fail)["seeds"] == [0, 1]
-    assert "seed 2 is left out: it has other the teacher's weights" in caplog.text
+    assert "seed 2 is left out: not the same are the teacher's weights" in caplog.text
 
 
 def test_results_of_another_seed_are_refused(tmp_path):

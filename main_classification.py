@@ -525,13 +525,15 @@ def run(_config: Config) -> Config:
 def predict(_config: Config) -> None:
     """Print the classes of images=FILE, FOLDER or PATTERN; top=5, format=json, export_file=FILE.onnx."""
     from algorithms import Prediction, check_options, prediction_table
+    from algorithms.stopping import lost_stops_again
     from dataloaders.image_files import shown
 
     config = _plain(_config)
     check_options(config)
     check_command("predict", config)
     _check_method(config)
-    result = Prediction(config).run()
+    with lost_stops_again():
+        result = Prediction(config).run()
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
     if failed := [failure["image"] for failure in result["unreadable"]]:
         count = len(failed) + len(result["images"])
@@ -545,6 +547,7 @@ def draw_picture(name: str, config: Config) -> Config:
         ValueError: the experiment lacks what the picture shows; names the nearest that have it.
     """
     from algorithms import check_options, set_up_console
+    from algorithms.stopping import lost_stops_again
     from reporting.pictures import PICTURES
 
     set_up_console()
@@ -558,8 +561,9 @@ def draw_picture(name: str, config: Config) -> Config:
     defaults = default_config(config["config"])
     words = [f"{key}={_quoted(value)}" for key, value in config.items() if key == "config" or value != defaults[key]]
     picture = PICTURES[name](config, f"python main_classification.py picture_{name} with {' '.join(words)}")
-    _provide(picture)
-    return _run_job(picture)
+    with lost_stops_again():
+        _provide(picture)
+        return _run_job(picture)
 
 
 @experiment.command(unobserved=True)

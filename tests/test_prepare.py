@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import algorithms
 import main_classification
 from algorithms import base, features
 from algorithms.preparation import TRAINING_OPTIONS
@@ -171,6 +172,19 @@ def test_ctrl_c_in_a_finalizer_comes_again():
     with pytest.raises(KeyboardInterrupt), lost_stops_again():
         Finalized(signal.SIGINT)  # the context ends before it comes again
     assert (sys.unraisablehook, signal.getsignal(signal.SIGALRM)) == (hook, alarm)
+
+
+@pytest.mark.parametrize("command", ["run", "predict", "picture_confusion"])
+def test_every_command_brings_a_lost_stop_back(command, tmp_path, monkeypatch):
+    def lose(*_: object) -> None:
+        Finalized(signal.SIGINT)
+        time.sleep(5)
+        pytest.fail("it was lost")
+
+    monkeypatch.setattr(algorithms.Prediction, "run", lose)
+    monkeypatch.setattr(main_classification, "_provide", lose)
+    words = [] if command == "run" else [command]
+    assert main_classification.main(["main.py", *words, "with", "cuda=False", f"localpath={tmp_path}"]) == 130
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -22,7 +22,8 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
 
     Args:
         network: one that `torch.fx` can trace; only for eval mode from here on.
-        kept: paths of modules whose own output is read; a convolution among them is left alone.
+        kept: paths of modules that are read: their outputs, and the numbers of a BatchNorm. A BatchNorm among them
+            stays, and a convolution whose output is theirs.
 
     Returns:
         How many were folded.
@@ -39,10 +40,17 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
             continue
         if before.op != "call_module" or type(modules[before.target]) is not nn.Conv2d or len(before.users) > 1:
             continue
-        if before.target in kept or targets.count(before.target) > 1 or targets.count(node.target) > 1:
+        if node.target in kept or any(_ends_in(path, before.target, node.target) for path in kept):
+            continue
+        if targets.count(before.target) > 1 or targets.count(node.target) > 1:
             continue
         fused = fuse_conv_bn_eval(modules[before.target], modules[node.target])
         network.set_submodule(before.target, fused)
         network.set_submodule(node.target, nn.Identity())
         folded += 1
     return folded
+
+
+def _ends_in(path: str, convolution: str, batch_norm: str) -> bool:
+    """Whether the module at `path` is or contains the convolution, and not the BatchNorm behind it."""
+    return f"{convolution}.".startswith(f"{path}.") and not f"{batch_norm}.".startswith(f"{path}.")

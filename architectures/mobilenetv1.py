@@ -7,10 +7,11 @@ from torch import nn
 
 from architectures.layers import conv_bn_relu, init_convolutions_
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import StageEnd, Tap, TappedNetwork
 
 STEM_CHANNELS, STEM_STRIDE = 32, 2
 STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))  # channels, blocks, stride of the first
+NUM_EARLY_STAGES = 1  # at the resolution of the stem; not in the published lists of four stages, as of ImageNet ResNets
 
 
 class MobileNetV1(TappedNetwork):
@@ -22,16 +23,19 @@ class MobileNetV1(TappedNetwork):
     def __init__(self, *, num_classes: int):
         super().__init__()
         in_channels, reduction = STEM_CHANNELS, STEM_STRIDE
+        ends = [StageEnd("model.0", "model.0.2", "model.0.1")]
         blocks, taps = [nn.Sequential(*conv_bn_relu(3, in_channels, 3, STEM_STRIDE))], []
         for channels, depth, stride in STAGES:
             reduction *= stride
             taps.append(Tap(f"model.{len(blocks)}", channels, reduction))
             blocks.append(_separable_block(in_channels, channels, stride))
             blocks += [_separable_block(channels, channels, 1) for _ in range(depth - 1)]
-            in_channels = channels
+            in_channels, last = channels, f"model.{len(blocks) - 1}"
+            ends.append(StageEnd(last, f"{last}.5", f"{last}.4"))
         self.model = nn.Sequential(*blocks)
         self.fc = nn.Linear(in_channels, num_classes)
         self.first_blocks = tuple(taps)
+        self.stage_ends = (ends[0], *ends[1 + NUM_EARLY_STAGES :])
         init_convolutions_(self)
 
 

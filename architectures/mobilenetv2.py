@@ -5,7 +5,7 @@ from torch import nn
 
 from architectures.layers import conv_bn_relu, init_convolutions_, init_linear_
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import StageEnd, Tap, TappedNetwork
 
 WIDTH = 0.5
 STEM_CHANNELS, STEM_STRIDE = 32, 2  # channels before the width multiplier, as below
@@ -19,6 +19,7 @@ STAGES = (  # channels, blocks, stride, expansion of the inner width
     (160, 3, 2, 6),
     (320, 1, 1, 6),
 )
+STAGE_ENDS = (1, 2, 4, 6)  # of the published features; stages of these widths at one resolution count as one
 
 
 class InvertedResidual(nn.Module):
@@ -66,6 +67,11 @@ class MobileNetV2(TappedNetwork):
         self.conv2 = nn.Sequential(*conv_bn_relu(in_channels, HEAD_CHANNELS, 1))
         self.classifier = nn.Sequential(nn.Linear(HEAD_CHANNELS, num_classes))
         self.first_blocks = tuple(taps)
+        # Blocks end in a BatchNorm or a sum: no activation.
+        self.stage_ends = (
+            StageEnd("conv1.2", "conv1.2", "conv1.1"),
+            *(StageEnd(f"blocks.{index}") for index in STAGE_ENDS),
+        )
         init_convolutions_(self)
         init_linear_(self.classifier[0])
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from architectures.layers import init_convolutions_
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 WIDTHS = (16, 16, 32, 64)  # stem and three stages
 WIDTHS_X4 = (32, 64, 128, 256)
@@ -29,12 +29,13 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
+        self.relu = nn.ReLU(inplace=True)  # the last activation: a module, so that its input can be read
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
         residual = self.bn2(self.conv2(residual))
         residual += x if self.downsample is None else self.downsample(x)
-        return F.relu(residual, inplace=True)
+        return self.relu(residual)
 
 
 class ResNet(TappedNetwork):
@@ -50,15 +51,17 @@ class ResNet(TappedNetwork):
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
+        depth_of_stage = (depth - 2) // 6
         in_channels, reduction, taps = stem, 1, []
         for number, (channels, stride) in enumerate(zip(stage_widths, (1, 2, 2), strict=True), start=1):
             blocks = [BasicBlock(in_channels, channels, stride)]
-            blocks += [BasicBlock(channels, channels, 1) for _ in range((depth - 2) // 6 - 1)]
+            blocks += [BasicBlock(channels, channels, 1) for _ in range(depth_of_stage - 1)]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             in_channels, reduction = channels, reduction * stride
             taps.append(Tap(f"layer{number}.0", channels, reduction))
         self.fc = nn.Linear(in_channels, num_classes)
         self.first_blocks = tuple(taps)
+        self.stage_ends = ends_of_blocks([depth_of_stage] * 3, norm="bn2")
         init_convolutions_(self)
 
 

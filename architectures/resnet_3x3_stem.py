@@ -11,7 +11,7 @@ from torch import nn
 
 from architectures.layers import init_convolutions_
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 
 class BasicBlock(nn.Module):
@@ -24,12 +24,13 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = _shortcut(in_channels, width, stride)
+        self.relu = nn.ReLU(inplace=True)  # the last activation: a module, so that its input can be read
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
         residual = self.bn2(self.conv2(residual))
         residual += self.shortcut(x)
-        return F.relu(residual, inplace=True)
+        return self.relu(residual)
 
 
 class Bottleneck(nn.Module):
@@ -45,13 +46,14 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
         self.shortcut = _shortcut(in_channels, channels, stride)
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
         residual = F.relu(self.bn2(self.conv2(residual)), inplace=True)
         residual = self.bn3(self.conv3(residual))
         residual += self.shortcut(x)
-        return F.relu(residual, inplace=True)
+        return self.relu(residual)
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential:
@@ -85,6 +87,7 @@ class ResNet(TappedNetwork):
             taps.append(Tap(f"layer{number}.0", channels, reduction))
         self.linear = nn.Linear(in_channels, num_classes)
         self.first_blocks = tuple(taps)
+        self.stage_ends = ends_of_blocks(num_blocks, norm="bn2" if block is BasicBlock else "bn3")
         init_convolutions_(self)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from architectures.layers import channel_shuffle
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 GROUPS = 3
 STEM_CHANNELS = 24
@@ -33,6 +33,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, channels, 1, groups=GROUPS, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)  # the last activation: a module, so that its input can be read
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -43,7 +44,7 @@ class Bottleneck(nn.Module):
             residual = torch.cat([residual, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)
         else:
             residual += x
-        return F.relu(residual, inplace=True)
+        return self.relu(residual)
 
 
 class ShuffleNetV1(TappedNetwork):
@@ -64,6 +65,7 @@ class ShuffleNetV1(TappedNetwork):
             taps.append(Tap(f"layer{number}.0", channels, reduction))
         self.linear = nn.Linear(in_channels, num_classes)
         self.first_blocks = tuple(taps)
+        self.stage_ends = ends_of_blocks([depth for _, depth in STAGES], norm="bn3")
 
 
 register_model(ShuffleNetV1, name="shufflenetv1")

@@ -5,6 +5,7 @@ the map; hence two rules for every family: a tapped module is called once per fo
 place afterwards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,20 +21,50 @@ class Tap:
     reduction: int
 
 
+@dataclass(frozen=True)
+class StageEnd:
+    """The last map of the stem or of a stage, the output of the module `path`: for methods that compare stages.
+
+    Attributes:
+        activation: the module whose input is this map before its last activation; None: the map has none.
+        norm: the last BatchNorm before that activation, in a residual block the one before the sum; None: there is none
+            that belongs to all channels.
+    """
+
+    path: str
+    activation: str | None = None
+    norm: str | None = None
+
+
+def ends_of_blocks(depths: Sequence[int], norm: str | None) -> tuple[StageEnd, ...]:
+    """Ends of a stem `conv1`, `bn1`, `relu` and of stages `layer1`, `layer2`, ... of so many blocks.
+
+    The last activation of a block is its `relu`, the BatchNorm before it `norm`.
+    """
+    ends = [StageEnd("relu", "relu", "bn1")]
+    for number, depth in enumerate(depths, start=1):
+        block = f"layer{number}.{depth - 1}"
+        ends.append(StageEnd(f"layer{number}", f"{block}.relu", norm and f"{block}.{norm}"))
+    return tuple(ends)
+
+
 class TappedNetwork(nn.Module):
     """Feature children called one after the other, global average pooling, one linear layer.
 
-    A family names three things, all by module path as in the published state dicts:
+    A family names four things, all by module path as in the published state dicts:
 
     Attributes:
         feature_children: the feature part in calling order; an index into it names a stage (`LDA=5`).
         head_path: the linear layer.
         first_blocks: first block of every stage, in order. Nothing after the last of them changes the resolution.
+        stage_ends: the table of stages of the published methods for maps: the stem, then the end of every stage, behind
+            its last activation and before any pooling. Methods that compare stages do not take a network without it.
     """
 
     feature_children: tuple[str, ...]
     head_path: str
     first_blocks: tuple[Tap, ...]
+    stage_ends: tuple[StageEnd, ...] = ()
 
     @property
     def num_features(self) -> int:

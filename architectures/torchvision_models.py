@@ -5,7 +5,7 @@ from functools import partial
 from torchvision.models import resnet
 
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 STEM_REDUCTION = 4  # strided convolution and max pooling
 
@@ -28,6 +28,8 @@ class TorchvisionResNet(TappedNetwork, resnet.ResNet):
             Tap(f"layer{1 + index}.0", width * block.expansion, STEM_REDUCTION * 2**index)
             for index, width in enumerate((64, 128, 256, 512))
         )
+        # A block calls its `relu` two or three times; the last call is the one that ends it.
+        self.stage_ends = ends_of_blocks(num_blocks, norm="bn2" if block is resnet.BasicBlock else "bn3")
 
 
 register_model(partial(TorchvisionResNet, resnet.BasicBlock, (2, 2, 2, 2)), name="torchvision/resnet18")

@@ -9,7 +9,7 @@ from torch import nn
 
 from architectures.layers import init_convolutions_, init_linear_
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import StageEnd, Tap, TappedNetwork
 
 WIDTHS = (64, 128, 256, 512, 512)
 NUM_POOLINGS = 3  # after the first blocks
@@ -23,19 +23,22 @@ class VGG(TappedNetwork):
 
     def __init__(self, convs_per_block: int, *, num_classes: int):
         super().__init__()
-        in_channels, reduction, taps = 3, 1, []
+        in_channels, reduction, taps, ends = 3, 1, [], []
         for index, channels in enumerate(WIDTHS):
             layers = _conv_bn_relu(in_channels, channels)
             for _ in range(convs_per_block - 1):
                 layers += _conv_bn_relu(channels, channels)
             self.add_module(f"block{index}", nn.Sequential(*layers))
             taps.append(Tap(f"block{index}.2", channels, reduction))
+            last = len(layers) - 1  # block0 counts as the stem
+            ends.append(StageEnd(f"block{index}", f"block{index}.{last}", f"block{index}.{last - 1}"))
             if index < NUM_POOLINGS:
                 self.add_module(f"pool{index}", nn.MaxPool2d(2))
                 reduction *= 2
             in_channels = channels
         self.classifier = nn.Linear(in_channels, num_classes)
         self.first_blocks = tuple(taps)
+        self.stage_ends = tuple(ends)
         init_convolutions_(self)
         init_linear_(self.classifier)
 

@@ -8,13 +8,16 @@ from torch import nn
 
 from architectures.layers import init_convolutions_
 from architectures.registry import register_model
-from architectures.tapped import Tap, TappedNetwork
+from architectures.tapped import StageEnd, Tap, TappedNetwork
 
 
 class PreactivationBlock(nn.Module):
+    """`relu` is the activation of the map before the block: a module, so that its input can be read."""
+
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
+        self.relu = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -23,7 +26,7 @@ class PreactivationBlock(nn.Module):
             self.convShortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        activated = F.relu(self.bn1(x), inplace=True)
+        activated = self.relu(self.bn1(x))
         residual = F.relu(self.bn2(self.conv1(activated)), inplace=True)
         residual = self.conv2(residual)
         # A projection starts from the activated map, the identity from the raw one.
@@ -64,6 +67,13 @@ class WideResNet(TappedNetwork):
         self.relu = nn.ReLU(inplace=True)
         self.fc = nn.Linear(in_channels, num_classes)
         self.first_blocks = tuple(taps)
+        # Maps are raw sums; before the activation is behind the BatchNorm that the next stage, or the end, starts with.
+        self.stage_ends = (
+            StageEnd("conv1", "block1.layer.0.relu", "block1.layer.0.bn1"),
+            StageEnd("block1", "block2.layer.0.relu", "block2.layer.0.bn1"),
+            StageEnd("block2", "block3.layer.0.relu", "block3.layer.0.bn1"),
+            StageEnd("block3", "relu", "bn1"),
+        )
         init_convolutions_(self)
         nn.init.zeros_(self.fc.bias)
 

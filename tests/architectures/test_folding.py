@@ -4,19 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from architectures import create_model, fold_batch_norm_, list_models
+from architectures import create_model, fold_batch_norm_, list_models, outline
+from tests.architectures.map_tools import maps_of, with_random_statistics
 
 SMALL = [name for name in list_models() if "/" not in name and not name.startswith("resnet110")]
-
-
-def with_random_statistics(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    return network.eval()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -42,6 +33,53 @@ def test_paths_stay_and_a_kept_convolution_is_left_alone():
     assert [path for path, _ in network.named_modules()] == paths
     assert isinstance(network.bn1, nn.BatchNorm2d)
     assert isinstance(network.layer1[0].bn1, nn.Identity)
+
+
+READ = [
+    "resnet8",
+    "wrn_10_1",
+    "wrn_16_2",
+    "mobilenetv1",
+    "mobilenetv2",
+    "shufflenetv1",
+    "shufflenetv2",
+    "vgg13",
+]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_maps_that_are_read_stay(name):
+    """Of all stages, behind and before the last activation; and so do the BatchNorms before it."""
+    torch.manual_seed(0)
+    network = with_random_statistics(create_model(name, num_classes=10)).double()
+    measured = outline(network, 32)
+    places = [*(measured.place(stage) for stage in measured.stages), *map(measured.before, measured.stages)]
+    norms = [place.norm for place in places if place.norm is not None]
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = maps_of(network, images, places)
+    assert fold_batch_norm_(network, kept=[*(place.path for place in places), *norms])
+    torch.testing.assert_close(maps_of(network, images, places), expected)
+    assert all(isinstance(network.get_submodule(path), nn.BatchNorm2d) for path in norms)
+
+
+def test_a_map_that_is_not_kept_is_another_one():
+    """What the test above would see: the stem of a wide residual network is a bare convolution."""
+    network = with_random_statistics(create_model("wrn_16_2", num_classes=10))
+    places, images = [outline(network, 32).place("stem")], torch.randn(2, 3, 32, 32)
+    expected = maps_of(network, images, places)
+    fold_batch_norm_(network)
+    assert not torch.allclose(maps_of(network, images, places)[0], expected[0])
+
+
+@pytest.mark.parametrize(("kept", "num_folded"), [((), 1), (("0",), 0), (("0.0",), 0), (("1",), 0), (("0", "1"), 0)])
+def test_a_kept_module_may_end_in_a_convolution(kept, num_folded):
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4), nn.ReLU())
+    assert fold_batch_norm_(with_random_statistics(network), kept=kept) == num_folded
+
+
+def test_a_kept_module_may_contain_both():
+    network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.ReLU())
+    assert fold_batch_norm_(with_random_statistics(network), kept=["0"]) == 1
 
 
 class Shared(nn.Module):

@@ -187,6 +187,17 @@ def test_of_a_module_that_is_called_twice_the_last_call_counts() -> None:
     assert (before.path, before.channels) == ("layer1.2.relu", 256)  # its first two inputs have 64 channels
 
 
+class Halves(nn.Module):
+    def forward(self, x: Tensor, *, joined: bool) -> Tensor | tuple[Tensor, ...]:
+        return x if joined else x.chunk(2, dim=1)
+
+
+def test_a_last_call_that_returns_no_map_makes_no_place() -> None:
+    network = Tiny(lambda self, x: torch.cat(self.halves(self.halves(x, joined=True), joined=False), 1))
+    network.halves = Halves()
+    assert "halves" not in outline(network, 8).modules
+
+
 @pytest.mark.parametrize("name", ["resnet8", "wrn_10_1", "mobilenetv2", "shufflenetv2"])
 def test_meta_and_precision_make_no_difference(name: str) -> None:
     measured = outline(create_model(name), 32)

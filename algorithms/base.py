@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from algorithms.records import exclusive, is_watched, log, log_file
-from dataloaders import Dataset, hold_out, load_dataset, make_eval_loader
+from architectures import Input
+from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from dataloaders.dataset import SPLIT_NAMES, ImageTensors, Split
 
 Config = dict[str, Any]
@@ -143,7 +143,7 @@ class Algorithm:
             progress=is_watched(),
         )
 
-    def loader(self, dataset: Dataset, split: str) -> Iterable[tuple[Tensor, Tensor]]:
+    def loader(self, dataset: Dataset, split: str) -> Iterable[Batch]:
         """All images of a split in order, without augmentation, on the device."""
         return make_eval_loader(
             dataset,
@@ -152,6 +152,10 @@ class Algorithm:
             device=self.device,
             num_workers=self.config["num_workers"],
         )
+
+    def input_of(self, dataset: Dataset) -> Input:
+        """What stands in front of a network that sees images normalised as the data set's, on the device."""
+        return Input(dataset.mean, dataset.std).to(self.device)
 
 
 def choose_device(cuda: bool) -> torch.device:

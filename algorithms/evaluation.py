@@ -1,6 +1,7 @@
 """Accuracy of a deployed network: no teacher, no supervision, only the student."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from algorithms.complexity import count_multiply_adds
 from algorithms.methods import Method, find_method
 from algorithms.records import log, read_results, update_results
 from algorithms.weights import Weights, find_weights, load_own, load_strictly
-from dataloaders import Dataset
+from dataloaders import Batch, Dataset
 from letkd import Student
 from settings import PREPARATION, TOP_K, changed_network, name_of_changes
 
@@ -32,25 +33,26 @@ OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of 
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: Any, *, autocast: torch.autocast) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autocast) -> dict[str, float]:
     """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
 
-    Counts stay on the device until the end. `top5` is among min(5, N) classes.
+    The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
+    min(5, N) classes.
     """
     was_training = model.training
     model.eval()
     start = time.perf_counter()
     counts = None
     num_images = 0
-    for images, labels in loader:
+    for batch in loader:
         with autocast:
-            logits = model(images)
+            logits = model(batch.images)
         logits = logits.float()
-        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum").double()
-        batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
-        counts = batch if counts is None else counts + batch
-        num_images += len(labels)
+        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum").double()
+        of_batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
+        counts = of_batch if counts is None else counts + of_batch
+        num_images += len(batch.labels)
     top1, top5, loss = counts.tolist()
     seconds = time.perf_counter() - start
     model.train(was_training)
@@ -110,7 +112,7 @@ class Evaluation(Algorithm):
         dataset = self.open_dataset(split, data=weights.data)
         model = self._open_model(weights, dataset.num_classes)
         loader = self.loader(dataset, split)
-        measured = evaluate(model, loader, autocast=self.autocast())
+        measured = evaluate(nn.Sequential(self.input_of(dataset), model), loader, autocast=self.autocast())
         log.info(
             "%s: %s on %d %s images of %s, %.0f img/s",
             weights.source, accuracies(measured, dataset.num_classes), len(dataset.split(split)), split, dataset.name,

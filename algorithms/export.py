@@ -32,7 +32,7 @@ from algorithms.evaluation import Evaluation, count_parameters, result_name
 from algorithms.files import first_line, save_json, write_atomically
 from algorithms.records import environment, log, now, update_results
 from algorithms.weights import Weights, fingerprint
-from architectures import create_model
+from architectures import Input, create_model
 from dataloaders import Dataset
 from dataloaders.decoding import MAX_RESIDENT_SIZE
 from letkd import Student
@@ -219,12 +219,12 @@ def shorter_side(image_size: int) -> int:
 
 
 def in_evaluation(model: nn.Module, dataset: Dataset) -> Network:
-    """A network as evaluation runs it, with the normalisation before it."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+    """A network as evaluation runs it, behind its input."""
+    network = nn.Sequential(Input(dataset.mean, dataset.std), model)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:
-        return model(((images - mean) / std).contiguous(memory_format=torch.channels_last))
+        return network(255 * images)
 
     return run
 
@@ -233,8 +233,8 @@ def checked_images(make_loader: Callable[[Dataset, str], Iterable], dataset: Dat
     """Batches of random images and of images of the evaluation split, RGB in 0..1."""
     split = dataset.split("eval")
     few = split.take(torch.arange(sum(CHECKED_BATCHES)) % len(split))
-    as_they_are = replace(dataset, eval=few, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    real = torch.cat([images for images, _ in make_loader(as_they_are, "eval")]).contiguous()
+    pixels = torch.cat([batch.images for batch in make_loader(replace(dataset, eval=few), "eval")])
+    real = pixels.contiguous() / 255
     return [*torch.rand(real.shape).split(CHECKED_BATCHES), *real.split(CHECKED_BATCHES)]
 
 

@@ -90,12 +90,12 @@ class OfflineAlgorithm(Algorithm):
         """Batches of patches (R, C) float32 and the class of each patch's image (R,), on the device."""
         taps = FrozenTaps(self.network, {"map": tap.path})
         factor = self.config["downscale"]
-        loader = self.loader(self.dataset, "train")
+        network_input, loader = self.input_of(self.dataset), self.loader(self.dataset, "train")
         with progress_bar(len(self.dataset.split("train")), "img", f"features {tap.path}") as bar:
-            for images, labels in loader:
-                features_RC = to_patches(pool_map(taps(images)["map"], factor))
-                yield features_RC, labels.repeat_interleave(len(features_RC) // len(labels))
-                bar.update(len(labels))
+            for batch in loader:
+                features_RC = to_patches(pool_map(taps(network_input(batch.images))["map"], factor))
+                yield features_RC, batch.labels.repeat_interleave(len(features_RC) // len(batch.labels))
+                bar.update(len(batch.labels))
 
     @contextmanager
     def held_patches(

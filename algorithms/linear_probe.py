@@ -42,17 +42,17 @@ class LinearProbe(Evaluation):
     @torch.inference_mode()
     def _pooled_maps(self, model: nn.Module, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split."""
-        loader = self.loader(dataset, split)
+        network_input, loader = self.input_of(dataset), self.loader(dataset, split)
         model.eval()
         pooled, all_labels = defaultdict(list), []
         with progress_bar(len(dataset.split(split)), "img", f"{split} features") as bar:
-            for images, labels in loader:
+            for batch in loader:
                 with self.autocast():
-                    maps = intermediate_maps(model, images)
+                    maps = intermediate_maps(model, network_input(batch.images))
                 for name, map_BCHW in maps.items():
                     pooled[name].append(map_BCHW.float().mean(dim=(2, 3)))
-                all_labels.append(labels)
-                bar.update(len(labels))
+                all_labels.append(batch.labels)
+                bar.update(len(batch.labels))
         features = {name: torch.cat(rows).cpu().numpy() for name, rows in pooled.items()}
         return features, torch.cat(all_labels).cpu().numpy()
 

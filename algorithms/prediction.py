@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from algorithms.base import Results, data_facts, set_numerics
 from algorithms.evaluation import Evaluation
 from algorithms.export import FORMAT, aligned, open_onnx
 from algorithms.files import load_json
-from dataloaders.augmentation import Normalize
+from architectures import Input
 from dataloaders.decoding import ImageError, Reader, SquarePixels
 from dataloaders.image_files import count_unused, counted, images_below, shown, visible, why_unused
 
@@ -29,7 +29,7 @@ WILDCARDS = "*?["
 
 @dataclass(frozen=True)
 class Classifier:
-    """Something that `predict` can use: pixels (B, S, S, 3) uint8 to logits (B, N) on the CPU, S = `image_size`."""
+    """Something that `predict` can use: pixels (B, 3, S, S) uint8 to logits (B, N) on the CPU, S = `image_size`."""
 
     source: Path
     classes: Sequence[str]
@@ -60,13 +60,13 @@ class Prediction(Evaluation):
         weights, _ = self._open_weights()
         data = weights.data or data_facts(self.open_dataset("eval"))
         size, mean, std = (self.config[key] or data[key] for key in ("image_size", "mean", "std"))
-        model = self._open_model(weights, len(data["classes"])).eval()
-        normalize = Normalize(mean, std, size, self.device)
+        network = self._open_model(weights, len(data["classes"])).eval()
+        model = nn.Sequential(Input(mean, std).to(self.device), network)
 
         @torch.inference_mode()
         def logits(pixels: Tensor) -> Tensor:
             with self.autocast():
-                return model(normalize(pixels.to(self.device))).float().cpu()
+                return model(pixels.to(self.device)).float().cpu()
 
         return Classifier(weights.source, data["classes"], size, logits)
 
@@ -93,7 +93,7 @@ def open_export(path: Path) -> Classifier:
         raise ValueError(f"{path} was not written by export=onnx: it does not say its classes and image size")
 
     def logits(pixels: Tensor) -> Tensor:
-        return network(pixels.permute(0, 3, 1, 2).contiguous() / 255)
+        return network(pixels.contiguous() / 255)
 
     return Classifier(path, metadata["classes"], metadata["preprocessing"]["center_crop"], logits)
 
@@ -197,7 +197,7 @@ def _classify(
     )
     for batch in loader:
         readable = [torch.from_numpy(pixels) for pixels in batch if not isinstance(pixels, ImageError)]
-        found = iter(_likeliest(classifier, torch.stack(readable), top) if readable else ())
+        found = iter(_likeliest(classifier, torch.stack(readable).permute(0, 3, 1, 2), top) if readable else ())
         yield from (pixels if isinstance(pixels, ImageError) else next(found) for pixels in batch)
 
 

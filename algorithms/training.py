@@ -162,6 +162,8 @@ class Training(Algorithm):
         self.optimizer = make_optimizer(self.method, config)
         kind = GraphedStep if config["cuda_graph"] and self.device.type == "cuda" else TrainStep
         self.step = kind(self.method, self.optimizer, self.autocast)
+        self.input = self.input_of(self.dataset)
+        self.deployed = nn.Sequential(self.input, self.model)  # from pixels to logits
         self.train_loader = make_train_loader(
             self.dataset,
             batch_size=config["batch_size"],
@@ -289,7 +291,7 @@ class Training(Algorithm):
         trained = self._train(epoch)
         num_images = len(self.train_loader) * self.config["batch_size"]
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
-        tested = evaluate(self.model, self.stop.between(self.eval_loader), autocast=self.autocast())
+        tested = evaluate(self.deployed, self.stop.between(self.eval_loader), autocast=self.autocast())
         if not math.isfinite(tested["loss"]):
             raise self._diverged("the loss of the evaluation", tested["loss"], f"epoch {epoch}")
         self.epoch = epoch
@@ -320,12 +322,12 @@ class Training(Algorithm):
         meter, loader = self.meter, self.train_loader
         loader.set_epoch(epoch, skip=meter.num_steps)
         with self._progress_bar(epoch) as bar:
-            for images, labels in self.stop.between(loader):
+            for batch in self.stop.between(loader):
                 step = meter.num_steps + 1
                 looked_at = step % self.config["disp_step"] == 0 or step == len(loader)
-                result = self.step(images, labels, with_statistics=looked_at)
-                meter.add(result, labels)
-                bar.update(len(labels))
+                result = self.step(self.input(batch.images), batch.labels, with_statistics=looked_at)
+                meter.add(result, batch.labels)
+                bar.update(len(batch.labels))
                 if looked_at:
                     self._look(epoch, result, bar)
         return meter.means()
@@ -361,7 +363,7 @@ class Training(Algorithm):
         self.curves.add(step, "scales", done["scales"])
         if done["epoch"] == 1:
             self.train_loader.set_epoch(1)
-            self.curves.add_images(step, "input/augmented", input_images(self.train_loader, self.dataset))
+            self.curves.add_images(step, "input/augmented", input_images(self.train_loader))
         self.curves.flush()
 
     def _state(self) -> dict[str, Any]:
@@ -438,7 +440,7 @@ class Training(Algorithm):
         if self.config["val_split"]:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
             self.model.load_state_dict(load_best(self.directory)["model"])
-        tested = evaluate(self.model, self.loader(self.dataset, split), autocast=self.autocast())
+        tested = evaluate(self.deployed, self.loader(self.dataset, split), autocast=self.autocast())
         results = self.facts() | {
             "epochs": self.epoch,
             "top1": tested["top1"],

@@ -6,18 +6,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from dataloaders import Dataset
+from dataloaders import Batch
 from letkd import KDLayer, TemplateScores
 
 NUM_IMAGES = 64
 
 
-def input_images(loader: Iterable[tuple[Tensor, Tensor]], dataset: Dataset) -> Tensor:
-    """The first images of a loader as the network sees them, but not normalised: (B, 3, H, W) uint8, B <= 64."""
-    images_BCHW, _ = next(iter(loader))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
-    pixels = 255 * (images_BCHW[:NUM_IMAGES].cpu() * std + mean)
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+def input_images(loader: Iterable[Batch]) -> Tensor:
+    """Pixels of the first images of a loader: (B, 3, H, W) uint8 on the CPU, B <= 64."""
+    return next(iter(loader)).images[:NUM_IMAGES].cpu()
 
 
 def layer_scales(method: nn.Module) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from algorithms import check_options
 from algorithms.base import choose_device, device_name
 from algorithms.letkd import INTERMEDIATE, PENULTIMATE, LetKD
+from architectures import Input
 from dataloaders import load_dataset, make_eval_loader
 from main_classification import check_updates, default_config
 
@@ -60,10 +61,11 @@ def measure(config: dict[str, Any]) -> Sums:
     method = LetKD.from_config(config, dataset.num_classes).to(device, memory_format=torch.channels_last).eval()
     sums: Sums = {}
     num_patches = 0
-    for images, labels in make_eval_loader(
+    method_input = Input(dataset.mean, dataset.std).to(device)
+    for batch in make_eval_loader(
         dataset, "eval", batch_size=config["batch_size"], device=device, num_workers=config["num_workers"]
     ):
-        found = compare(method, images, labels)
+        found = compare(method, method_input(batch.images), batch.labels)
         for name, values_P in found.items():
             sums[name] = sums.get(name, 0.0) + values_P.double().sum().item()
         num_patches += len(values_P)

@@ -35,7 +35,7 @@ from algorithms.meter import Meter
 from algorithms.step import GraphedStep, TrainStep
 from algorithms.supervision import Teacher
 from algorithms.training import make_optimizer
-from architectures import create_model
+from architectures import Input, create_model
 from architectures.folding import fold_batch_norm_
 from benchmarks.plain import PlainKDLayer, PlainStep
 from dataloaders import Dataset, make_train_loader
@@ -275,14 +275,15 @@ def _median_seconds(function: Callable[[], Any], device: str, repeats: int) -> f
 
 
 def input_seconds(device: str) -> float:
-    """Median seconds that the training loader takes for a batch of a resident data set of CIFAR-100's size."""
+    """Median seconds that the training loader and the input take for a batch of a resident CIFAR-100."""
     images = torch.randint(256, (50_000, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8)
     split = ImageTensors(images, torch.randint(NUM_CLASSES, (len(images),)))
     classes = tuple(map(str, range(NUM_CLASSES)))
     dataset = Dataset("random", classes, IMAGE_SIZE, (0.5,) * 3, (0.25,) * 3, padding=4, flip=True, train=split)
     batches = iter(make_train_loader(dataset, batch_size=BATCH, device=device, seed=0))
+    network_input = Input(dataset.mean, dataset.std).to(device)
     next(batches)  # draws the epoch
-    return _median_seconds(lambda: next(batches), device, 200)
+    return _median_seconds(lambda: network_input(next(batches).images), device, 200)
 
 
 def describe_machine(device: str, threads: int) -> str:

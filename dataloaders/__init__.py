@@ -3,16 +3,18 @@
 dataset = load_dataset("CIFAR100", data_dir="data")
 loader = make_train_loader(dataset, batch_size=64, device="cuda", seed=0)
 loader.set_epoch(3)
-for images, labels in loader: ...    # (B, 3, H, W) float32 channels_last, normalised; (B,) int64
+for batch in loader: ...    # Batch: pixels (B, 3, H, W) uint8 channels_last, labels and index (B,) int64
 """
 
 from dataloaders import cifar, digits, image_folder, imagenet, tiny_imagenet  # noqa: F401  importing registers
+from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out
 from dataloaders.loaders import check_train_batch, make_eval_loader, make_train_loader
 from dataloaders.registry import LoadRequest, list_datasets, load_dataset, outline_dataset, register_dataset
 
 __all__ = [
+    "Batch",
     "Dataset",
     "ImageFiles",
     "ImageTensors",

@@ -19,8 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dataloaders.dataset import Triple
-
 
 def derive_seed(*parts: int) -> int:
     """A 32-bit seed for this tuple of numbers.
@@ -75,17 +73,3 @@ def _windows(size: int, padding: int) -> Tensor:
     position = torch.arange(-padding, size + padding).abs()
     reflected = (size - 1) - (size - 1 - position).abs()
     return reflected.unfold(0, size, 1).contiguous()
-
-
-class Normalize:
-    """(pixel / 255 - mean) / std = pixel * scale + shift: uint8 (B, H, W, 3) to float32 (B, 3, H, W), channels_last."""
-
-    def __init__(self, mean: Triple, std: Triple, image_size: int, device: torch.device):
-        mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
-        # Repeated along a row of pixels, so that the CPU's inner loop runs over W * 3 values and not over 3.
-        self.scale = (1 / (255 * std_C)).float().repeat(image_size).to(device)
-        self.shift = (-mean_C / std_C).float().repeat(image_size).to(device)
-
-    def __call__(self, images_BHWC: Tensor) -> Tensor:
-        rows = images_BHWC.flatten(2).float()
-        return torch.addcmul(self.shift, rows, self.scale).view(images_BHWC.shape).permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
-"""Loaders: batches of normalised images and labels on the training device.
+"""Loaders: batches of pixels, labels and indices on the training device.
 
-Every loader yields `(images, labels)`: float32 (B, 3, H, W) in channels_last layout, normalised, and int64 (B,), both
-on the device. A training loader repeats an epoch exactly from (seed, epoch) alone: `set_epoch` before iterating, resume
-by setting the epoch and the number of its batches that are done: they are neither read nor augmented again. Over a
-resident split a step moves nothing between host and device and waits for nothing.
+Every loader yields `Batch`es: the pixels as uint8, which each network's own `architectures.Input` normalises. A
+training loader repeats an epoch exactly from (seed, epoch) alone: `set_epoch` before iterating, resume by setting the
+epoch and the number of its batches that are done: they are neither read nor augmented again. Over a resident split a
+step moves nothing between host and device and waits for nothing.
 
 Data-parallel training (one process a GPU) has its place in `ResidentTrainLoader.__iter__` and `EpochOrder.__iter__`:
 all ranks draw the same epoch, and rank r of R takes part r of each global batch of R * batch_size positions.
@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.transforms as T
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dataloaders.augmentation import EpochDraws, Normalize, ReflectCropFlip, derive_seed, draw_epoch
+from dataloaders.augmentation import EpochDraws, ReflectCropFlip, derive_seed, draw_epoch
+from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.decoding import Reader, SquarePixels, checked, collate, read_rgb
 
 PREFETCH_BATCHES = 4  # per worker
 
-Batches = Iterator[tuple[Tensor, Tensor]]
+Sample = tuple[np.ndarray, int, int]  # an image (H, W, 3) uint8, its label, and its position in the split
 
 
 def make_train_loader(
@@ -66,7 +66,7 @@ def make_eval_loader(
     if isinstance(split, ImageTensors):
         return ResidentEvalLoader(dataset, split, batch_size, device)
     options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
-    return StreamedLoader(dataset, read=EvalSample(split, dataset.image_size), keys=range(len(split)), **options)
+    return StreamedLoader(read=EvalSample(split, dataset.image_size), keys=range(len(split)), **options)
 
 
 def check_train_batch(dataset: Dataset, batch_size: int) -> None:
@@ -91,7 +91,6 @@ class ResidentTrainLoader:
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
         self.labels = split.labels.to(device)
         self.augment = ReflectCropFlip(split.images.to(device), dataset.padding)
-        self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -101,15 +100,16 @@ class ResidentTrainLoader:
         """Iterate over this epoch from now on, without its first `skip` batches."""
         self.epoch, self.skip = epoch, skip
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> Iterator[Batch]:
         padding, flip = self.dataset.padding, self.dataset.flip
         drawn = draw_epoch(len(self.labels), padding=padding, flip=flip, seed=self.seed, epoch=self.epoch)
         draws = EpochDraws(*(values.to(self.device) for values in drawn))
         labels = self.labels[draws.order]
         for start in range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = slice(start, start + self.batch_size)
-            images = self.augment(draws.order[batch], draws.top[batch], draws.left[batch], draws.flip[batch])
-            yield self.normalize(images), labels[batch]
+            index = draws.order[batch]
+            images_BHWC = self.augment(index, draws.top[batch], draws.left[batch], draws.flip[batch])
+            yield Batch(images_BHWC.permute(0, 3, 1, 2), labels[batch], index)
 
 
 class ResidentEvalLoader:
@@ -117,25 +117,25 @@ class ResidentEvalLoader:
 
     def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device):
         self.batch_size = batch_size
-        self.images, self.labels = split.images.to(device), split.labels.to(device)
-        self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
+        self.images, self.labels = split.images.to(device).permute(0, 3, 1, 2), split.labels.to(device)
+        self.index = torch.arange(len(split), device=device)
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
 
-    def __iter__(self) -> Batches:
-        for images, labels in zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
-            yield self.normalize(images), labels
+    def __iter__(self) -> Iterator[Batch]:
+        parts = (values.split(self.batch_size) for values in (self.images, self.labels, self.index))
+        for images, labels, index in zip(*parts, strict=True):
+            yield Batch(images, labels, index)
 
 
 class StreamedLoader:
-    """Batches of files that worker processes read, in the order of `keys`, normalised on the device."""
+    """Batches of files that worker processes read, in the order of `keys`."""
 
     def __init__(
         self,
-        dataset: Dataset,
         *,
-        read: Callable[[Any], tuple[np.ndarray, int]],
+        read: Callable[[Any], Sample],
         keys: Sized,
         batch_size: int,
         device: torch.device,
@@ -143,7 +143,6 @@ class StreamedLoader:
         drop_last: bool = False,
     ):
         self.device = device
-        self.normalize = Normalize(dataset.mean, dataset.std, dataset.image_size, device)
         self.batches = DataLoader(
             Reader(read),
             batch_size=batch_size,
@@ -163,10 +162,10 @@ class StreamedLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Batches:
-        for images, labels in checked(self.batches):
-            on_device = images.to(self.device, non_blocking=True)
-            yield self.normalize(on_device), labels.to(self.device, non_blocking=True)
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in checked(self.batches):
+            images_BHWC, labels, index = (values.to(self.device, non_blocking=True) for values in batch)
+            yield Batch(images_BHWC.permute(0, 3, 1, 2), labels, index)
 
 
 # Those whose workers are told to end at the exit of Python.
@@ -221,7 +220,6 @@ class StreamedTrainLoader(StreamedLoader):
         self.batch_size = batch_size
         self.order = EpochOrder(len(split), seed)
         super().__init__(
-            dataset,
             read=TrainSample(split, dataset.image_size, dataset.flip, seed),
             keys=self.order,
             batch_size=batch_size,
@@ -252,27 +250,27 @@ class EpochOrder(Sampler):
 
 
 class TrainSample:
-    """Callable: (epoch, index) to one augmented image (H, W, 3) uint8 and its label."""
+    """Callable: (epoch, index) to the sample of one augmented image."""
 
     def __init__(self, files: ImageFiles, image_size: int, flip: bool, seed: int):
         self.files, self.seed = files, seed
         self.transform = T.Compose([T.RandomResizedCrop(image_size), T.RandomHorizontalFlip(0.5 if flip else 0.0)])
 
-    def __call__(self, key: tuple[int, int]) -> tuple[np.ndarray, int]:
+    def __call__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image = read_rgb(self.files.paths[index])
         # torchvision draws from the global CPU generator: lend it this image's seed, then put its state back.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
-            return np.array(self.transform(image)), int(self.files.labels[index])
+            return np.array(self.transform(image)), int(self.files.labels[index]), index
 
 
 class EvalSample:
-    """Callable: index to one image (H, W, 3) uint8 in the geometry of evaluation, and its label."""
+    """Callable: index to the sample of one image in the geometry of evaluation."""
 
     def __init__(self, files: ImageFiles, image_size: int):
         self.files = files
         self.pixels = SquarePixels(image_size)
 
-    def __call__(self, index: int) -> tuple[np.ndarray, int]:
-        return self.pixels(self.files.paths[index]), int(self.files.labels[index])
+    def __call__(self, index: int) -> Sample:
+        return self.pixels(self.files.paths[index]), int(self.files.labels[index]), index

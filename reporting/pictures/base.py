@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from algorithms.files import save_json
 from algorithms.methods import Method
 from algorithms.records import log
 from algorithms.supervision import missing_supervision
+from architectures import Input
 from dataloaders import Dataset
 from reporting.pictures.style import save_figure, style
 from settings import name_of_changes
@@ -50,6 +50,7 @@ class Picture(Evaluation):
     source: Path  # of the weights
     changes: Results  # as `_changes`
     dataset: Dataset
+    input: Input  # stands in front of student and teacher
     model: nn.Module
     method: Method  # with supervision alone
 
@@ -88,6 +89,7 @@ class Picture(Evaluation):
         weights, _ = self._open_weights()
         self.source = weights.source
         self.dataset = self.open_dataset(self.split, data=weights.data)
+        self.input = self.input_of(self.dataset)
         self.changes = self._changes(weights, self.dataset)
         if self.needs_supervision:
             self.method = self._open_method(weights, self.dataset.num_classes)
@@ -114,15 +116,10 @@ class Picture(Evaluation):
         return torch.cat(lots)
 
     def images_at(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised images (B, 3, H, W) at indices (B,), and their classes, on the device."""
+        """Pixels (B, 3, H, W) uint8 of the images at indices (B,), and their classes, on the device."""
         part = replace(self.dataset, **{self.split: self.dataset.split(self.split).take(indices)})
-        images, labels = zip(*self.loader(part, self.split), strict=True)
-        return torch.cat(images), torch.cat(labels)
-
-    def pixels(self, images: Tensor) -> np.ndarray:
-        """Normalised images (B, 3, H, W) as they look: (B, H, W, 3) in 0..1."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.dataset.mean, self.dataset.std))
-        return (images.float().cpu() * std + mean).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        batches = list(self.loader(part, self.split))
+        return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
 
     @property
     def images_shown(self) -> str:

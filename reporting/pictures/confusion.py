@@ -55,9 +55,9 @@ class Confusion(Picture):
         """Number of images (N, N) of every true class (row) that are given each class (column)."""
         num_classes = self.dataset.num_classes
         counts = torch.zeros(num_classes**2, dtype=torch.int64, device=self.device)
-        for images, labels in self.loader(self.dataset, self.split):
-            predicted = self.model(images).argmax(dim=1)
-            counts += torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+        for batch in self.loader(self.dataset, self.split):
+            predicted = self.model(self.input(batch.images)).argmax(dim=1)
+            counts += torch.bincount(batch.labels * num_classes + predicted, minlength=num_classes**2)
         return counts.view(num_classes, num_classes).cpu()
 
 

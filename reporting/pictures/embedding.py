@@ -40,7 +40,7 @@ class Embedding(Picture):
 
     def draw(self) -> Drawing:
         places, classes = active_layers(self.config), self.dataset.classes
-        use = measure_use(self.model, self.loader(self.dataset, self.split), places, len(classes))
+        use = measure_use(self.model, self.input, self.loader(self.dataset, self.split), places, len(classes))
         indices = self.draw_lots(NUM_IMAGES, NUM_CLASSES_SHOWN)
         labels = self.labels[indices].numpy()
         shown = np.unique(labels)
@@ -87,8 +87,8 @@ class Embedding(Picture):
         """Means over the grid (M, C) of the maps before and behind every layer, for the images at indices (M,)."""
         collected = {place: ([], []) for place in places}
         for part in indices.split(self.config["test_batch_size"]):
-            images, _ = self.images_at(part)
-            for place, view in look_inside(self.model, images, places).items():
+            pixels, _ = self.images_at(part)
+            for place, view in look_inside(self.model, self.input(pixels), places).items():
                 for rows, map_BCHW in zip(collected[place], (view.before_BCHW, view.after_BCHW), strict=True):
                     rows.append(map_BCHW.mean(dim=(2, 3)).cpu())
         return {place: tuple(torch.cat(rows).numpy() for rows in sides) for place, sides in collected.items()}

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from algorithms.base import Config
 from algorithms.letkd import INTERMEDIATE, PENULTIMATE
+from architectures import Input
+from dataloaders import Batch
 from letkd import KDLayer, Student
 
 PLACES = (INTERMEDIATE, PENULTIMATE)  # in the order in which an image meets them
@@ -33,7 +35,7 @@ class LayerView:
 
 @torch.inference_mode()
 def look_inside(student: Student, images: Tensor, places: list[str]) -> dict[str, LayerView]:
-    """The KD layers at `places` while the student, in eval mode, sees images (B, 3, H, W)."""
+    """The KD layers at `places` while the student, in eval mode, sees normalised images (B, 3, H, W)."""
     views = {}
 
     def record(place: str) -> Callable[..., None]:
@@ -69,16 +71,16 @@ class TemplateUse:
 
 
 def measure_use(
-    student: Student, batches: Iterable[tuple[Tensor, Tensor]], places: list[str], num_classes: int
+    student: Student, student_input: Input, batches: Iterable[Batch], places: list[str], num_classes: int
 ) -> dict[str, TemplateUse]:
-    """The use of the templates at `places` over batches of images and classes; on the CPU."""
+    """The use of the templates at `places` over batches of pixels; on the CPU."""
     wins: dict[str, Tensor] = {}
     highest: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
     counts_N = torch.zeros(num_classes)
-    for images, labels in batches:
+    for images, labels, *_ in batches:
         counts_N += torch.bincount(labels, minlength=num_classes).cpu()
-        for place, view in look_inside(student, images, places).items():
+        for place, view in look_inside(student, student_input(images), places).items():
             weights_BKHW = view.weights_BKHW
             num_templates = weights_BKHW.shape[1]
             if place not in wins:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from algorithms.files import write_atomically
 
@@ -89,6 +90,11 @@ def save_figure(figure: "Figure", place: Path) -> None:
     for suffix, options in ((".png", {"dpi": DPI}), (".pdf", {"metadata": {"CreationDate": None}})):
         save = functools.partial(figure.savefig, format=suffix[1:], **options)
         write_atomically(place.with_suffix(suffix), save)
+
+
+def as_shown(pixels: Tensor) -> np.ndarray:
+    """Pixels (B, 3, H, W) uint8 as `show_image` and `show_faded` take them: (B, H, W, 3) in 0..1."""
+    return pixels.permute(0, 2, 3, 1).cpu().numpy() / 255
 
 
 def show_image(axes: "Axes", pixels: np.ndarray, **options: Any) -> None:

@@ -19,6 +19,7 @@ from reporting.pictures.style import (
     PALE,
     PALETTE,
     SHORT,
+    as_shown,
     draw_grid,
     letter,
     new_figure,
@@ -87,14 +88,14 @@ class Subclasses(Picture):
     def examples(self, indices: Tensor) -> list[Example]:
         """The images at these indices."""
         images, labels = self.images_at(indices)
-        maps_BCHW = self.method.teacher(images)[INTERMEDIATE]
+        maps_BCHW = self.method.teacher(self.input(images))[INTERMEDIATE]
         grid = maps_BCHW.shape[2:]
         decisions = self.method.subclasses
         rows_BHW = decisions.assign(maps_BCHW, labels).view(-1, *grid).cpu()
         decisions_MM = decisions.decisions.cpu()
         num_subclasses = self.config["subclasses_per_class"]
         examples = []
-        for pixels, label, rows_HW in zip(self.pixels(images), labels.tolist(), rows_BHW, strict=True):
+        for pixels, label, rows_HW in zip(as_shown(images), labels.tolist(), rows_BHW, strict=True):
             subclasses_HW = (rows_HW - label * num_subclasses).numpy()
             cell = typical_cell(subclasses_HW)
             decision_NS = decisions_MM[rows_HW[cell]].view(-1, num_subclasses).numpy()

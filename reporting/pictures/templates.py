@@ -14,7 +14,7 @@ from algorithms.letkd import PENULTIMATE
 from algorithms.supervision import supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import LayerView, active_layers, look_inside, measure_use
-from reporting.pictures.style import INK, draw_grid, letter, new_figure, shortened, show_faded, show_image
+from reporting.pictures.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +36,11 @@ class Templates(Picture):
 
     def draw(self) -> Drawing:
         places, classes = active_layers(self.config), self.dataset.classes
-        use = measure_use(self.model, self.loader(self.dataset, self.split), places, len(classes))
+        use = measure_use(self.model, self.input, self.loader(self.dataset, self.split), places, len(classes))
         images, labels = self.images_at(self.draw_lots(NUM_IMAGES, NUM_IMAGES))
-        views = look_inside(self.model, images, places)
+        views = look_inside(self.model, self.input(images), places)
         shown = [(place, k) for place in places for k in use[place].most_used(NUM_TEMPLATES[len(places)])]
-        pixels = self.pixels(images)
+        pixels = as_shown(images)
         figure = new_figure(height=0.3 + 0.82 * (1 + len(shown)))
         rows = figure.subplots(1 + len(shown), 1 + len(pixels), width_ratios=(1.35, *[1] * len(pixels)), squeeze=False)
         for axes, image, label in zip(rows[0, 1:], pixels, labels.tolist(), strict=True):

@@ -86,7 +86,8 @@ class Usage(Picture):
         num_words = self.method.codebook.num_words
         teacher_K = torch.zeros(num_words, dtype=torch.int64, device=self.device)
         student_K, agreeing = torch.zeros_like(teacher_K), torch.zeros_like(teacher_K[0])
-        for images, _ in self.loader(self.dataset, self.split):
+        for batch in self.loader(self.dataset, self.split):
+            images = self.input(batch.images)
             nearest_P = self.method.codebook.hard_assignment(self.method.teacher(images)[PENULTIMATE])
             best_P = word_scores(self.method, images).argmax(dim=1)
             teacher_K += torch.bincount(nearest_P, minlength=num_words)

@@ -15,7 +15,7 @@ from algorithms.meter import Meter
 from algorithms.step import WARM_UP_STEPS, GraphedStep, TrainStep
 from algorithms.supervision import Teacher
 from algorithms.training import make_optimizer
-from architectures import create_model
+from architectures import Input, create_model
 from dataloaders import load_dataset, make_train_loader
 from letkd import Codebook, FrozenTaps, KDLayer, Student, SubclassTargets
 
@@ -165,6 +165,7 @@ def test_an_epoch_never_waits_for_the_host(training, gpu, kind, enabled):
     """But a graph while it is recorded, once for each learning rate."""
     training.to(gpu)
     dataset = load_dataset("digits")
+    student_input = Input(dataset.mean, dataset.std).to(gpu)
     batches = iter(make_train_loader(dataset, batch_size=64, device="cuda", seed=0))
     step = kind(
         training,
@@ -173,12 +174,12 @@ def test_an_epoch_never_waits_for_the_host(training, gpu, kind, enabled):
     )
     meter = Meter(gpu)
     for _ in range(WARM_UP_STEPS + 1):  # the epoch's random numbers are copied here, and a graph is recorded
-        images, labels = next(batches)
-        meter.add(step(images, labels), labels)
+        batch = next(batches)
+        meter.add(step(student_input(batch.images), batch.labels), batch.labels)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for images, labels in batches:
-            meter.add(step(images, labels), labels)
+        for batch in batches:
+            meter.add(step(student_input(batch.images), batch.labels), batch.labels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert meter.means()["loss"] > 0

@@ -16,7 +16,7 @@ from algorithms.base import data_facts
 from algorithms.checkpoints import BEST, LAST, save_checkpoint
 from algorithms.linear_probe import LinearProbe
 from algorithms.methods import find_method
-from architectures import create_model
+from architectures import Input, create_model
 from dataloaders import Dataset, load_dataset, make_eval_loader
 
 TRAINED = {"mode": "train", "top1": 12.5, "evaluations": {"last": {"top1": 12.5}}}
@@ -61,12 +61,12 @@ def results(config: dict[str, Any]) -> dict[str, Any]:
 
 def accuracy(features, dataset: Dataset) -> float:
     """Of scikit-learn's LDA on pooled `features` of images."""
-    sides = {}
+    sides, network_input = {}, Input(dataset.mean, dataset.std)
     for split in ("train", "eval"):
-        loader = make_eval_loader(dataset, split, batch_size=128, device="cpu")
+        batches = list(make_eval_loader(dataset, split, batch_size=128, device="cpu"))
         with torch.no_grad():
-            rows, labels = zip(*((features(images).mean(dim=(2, 3)), labels) for images, labels in loader), strict=True)
-        sides[split] = torch.cat(rows).numpy(), torch.cat(labels).numpy()
+            rows = [features(network_input(batch.images)).mean(dim=(2, 3)) for batch in batches]
+        sides[split] = torch.cat(rows).numpy(), torch.cat([batch.labels for batch in batches]).numpy()
     predicted = LinearDiscriminantAnalysis().fit(*sides["train"]).predict(sides["eval"][0])
     return 100 * np.mean(predicted == sides["eval"][1])
 

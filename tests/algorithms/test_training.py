@@ -35,7 +35,7 @@ from algorithms.records import save_progress, set_up_console
 from algorithms.step import descend
 from algorithms.training import Meter, Training, learning_rate, make_optimizer
 from algorithms.weights import fingerprint
-from architectures import create_model
+from architectures import Input, create_model
 from config.recipes import protocol
 from dataloaders import hold_out, load_dataset, make_eval_loader
 
@@ -66,7 +66,7 @@ def test_two_seeds_differ_in_initial_weights_and_in_order(folder, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             job.run()
         job.train_loader.set_epoch(1)
-        seen["labels"].append(next(iter(job.train_loader))[1])
+        seen["labels"].append(next(iter(job.train_loader)).labels)
     assert not torch.equal(*seen["weights"]) and not torch.equal(*seen["labels"])
 
 
@@ -500,8 +500,9 @@ def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digi
     results = json.loads((directory / "results.json").read_text())
     best = load_checkpoint(directory / "best.pth")
     dataset = hold_out(load_dataset("digits", image_size=8), 40, seed=HOLD_OUT_SEED)
-    model = create_model("resnet8", num_classes=10)
-    model.load_state_dict(best["model"])
+    network = create_model("resnet8", num_classes=10)
+    network.load_state_dict(best["model"])
+    model = nn.Sequential(Input(dataset.mean, dataset.std), network)
     measured = {
         split: evaluate(model, make_eval_loader(dataset, split, batch_size=50, device="cpu"), autocast=nullcontext())
         for split in ("eval", "test")

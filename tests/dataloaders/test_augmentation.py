@@ -5,7 +5,7 @@ import torch
 import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 
-from dataloaders.augmentation import Normalize, ReflectCropFlip, derive_seed, draw_epoch
+from dataloaders.augmentation import ReflectCropFlip, derive_seed, draw_epoch
 
 SIZE, PADDING = 32, 4
 OFFSETS = 2 * PADDING + 1
@@ -96,17 +96,6 @@ def test_seeds_of_neighbouring_runs_and_epochs_never_meet():
     assert len(seeds) == 50 * 100
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert derive_seed(1) != derive_seed(1, 0)
-
-
-def test_normalize_is_divide_by_255_subtract_mean_divide_by_std_in_channels_last():
-    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-    images = random_images(6)
-    out = Normalize(mean, std, SIZE, torch.device("cpu"))(images)
-    pixels = images.permute(0, 3, 1, 2).double() / 255
-    expected = (pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    assert out.dtype == torch.float32 and out.shape == (6, 3, SIZE, SIZE)
-    assert out.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(out.double(), expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.gpu

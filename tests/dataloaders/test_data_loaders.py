@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from dataloaders import Dataset, ImageTensors, load_dataset, loaders, make_eval_loader, make_train_loader
-from dataloaders.decoding import read_rgb
+from dataloaders.decoding import SquarePixels, read_rgb
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
@@ -42,9 +42,14 @@ def streamed(tmp_path_factory):
 
 
 def epoch_of(loader, epoch):
+    """All images, labels and indices."""
     loader.set_epoch(epoch)
-    images, labels = zip(*loader, strict=True)
-    return torch.cat(images), torch.cat(labels)
+    return tuple(map(torch.cat, zip(*(known(batch) for batch in loader), strict=True)))
+
+
+def known(batch):
+    assert batch.other_labels is None and batch.share is None, "nothing is mixed"
+    return batch.images, batch.labels, batch.index
 
 
 def train_loader(dataset, **options):
@@ -55,10 +60,11 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def assert_batch_format(images, labels, batch_size, image_size):
-    assert images.shape == (batch_size, 3, image_size, image_size) and images.dtype == torch.float32
+def assert_batch_format(batch, batch_size, image_size):
+    images, labels, index = known(batch)
+    assert images.shape == (batch_size, 3, image_size, image_size) and images.dtype == torch.uint8
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert labels.shape == (batch_size,) and labels.dtype == torch.int64
+    assert labels.shape == index.shape == (batch_size,) and labels.dtype == index.dtype == torch.int64
 
 
 @pytest.mark.parametrize("name", ["resident", "streamed"])
@@ -67,15 +73,18 @@ def test_training_drops_the_last_incomplete_batch_and_shows_an_image_once(name, 
     loader = train_loader(dataset)
     batches = list(loader)
     assert len(batches) == len(loader) == len(dataset.train) // 4
-    for images, labels in batches:
-        assert_batch_format(images, labels, 4, dataset.image_size)
+    for batch in batches:
+        assert_batch_format(batch, 4, dataset.image_size)
+    index = torch.cat([batch.index for batch in batches])
+    assert len(index.unique()) == len(index)
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), dataset.train.labels[index])
 
 
 def test_images_keep_their_labels_and_none_comes_twice(resident):
-    images, labels = epoch_of(train_loader(resident), 0)
+    images, labels, index = epoch_of(train_loader(resident), 0)
     assert len(labels.unique()) == len(labels) == 20
-    expected = (labels[:, None] * 10 / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
-    torch.testing.assert_close(images[:, :, 4, 4], expected)
+    assert torch.equal(labels, index)
+    assert torch.equal(images, (10 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand_as(images))
 
 
 @pytest.mark.parametrize("name", ["resident", "streamed"])
@@ -98,7 +107,7 @@ def test_an_epoch_goes_on_behind_the_batches_that_are_done(name, workers, reques
         rest = list(loader)
         assert len(rest) == len(loader) - skip
         for number, batch in enumerate(rest, start=skip):
-            assert same(batch, [values[4 * number : 4 * number + 4] for values in whole[1]])
+            assert same(known(batch), [values[4 * number : 4 * number + 4] for values in whole[1]])
     assert same(epoch_of(loader, 2), whole[2]), "the next epoch is whole"
 
 
@@ -149,7 +158,7 @@ from dataloaders import load_dataset, make_train_loader
 dataset = load_dataset("ImageFolder", data_dir=sys.argv[1], image_size=100, mean=[0.5] * 3, std=[0.2] * 3)
 loader = make_train_loader(dataset, batch_size=4, device="cpu", seed=0, num_workers=1)
 loader.itself = loader  # nothing but the exit frees it
-for images, labels in loader:
+for batch in loader:
     pass
 print("done", flush=True)
 """
@@ -180,19 +189,28 @@ def test_loaders_neither_use_nor_move_the_global_random_state(name, request):
 def test_evaluation_is_every_image_in_order(name, split, request):
     dataset = request.getfixturevalue(name)
     loader = make_eval_loader(dataset, split, batch_size=5, device="cpu")
-    images, labels = zip(*loader, strict=True)
+    batches = list(loader)
     num_images = len(dataset.split(split))
     sizes = [5] * (num_images // 5) + [num_images % 5]
-    assert len(loader) == len(sizes) and [len(batch) for batch in labels] == sizes
-    assert torch.equal(torch.cat(labels), dataset.split(split).labels)
-    for batch, label, size in zip(images, labels, sizes, strict=True):
-        assert_batch_format(batch, label, size, dataset.image_size)
+    assert len(loader) == len(sizes)
+    for batch, size in zip(batches, sizes, strict=True):
+        assert_batch_format(batch, size, dataset.image_size)
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), dataset.split(split).labels)
+    assert torch.equal(torch.cat([batch.index for batch in batches]), torch.arange(num_images))
 
 
-def test_resident_evaluation_is_the_normalised_pixels(resident):
-    images = torch.cat([batch for batch, _ in make_eval_loader(resident, "train", batch_size=8, device="cpu")])
-    pixels = resident.train.images.permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(images, (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
+def test_resident_evaluation_is_the_pixels(resident):
+    batches = make_eval_loader(resident, "train", batch_size=8, device="cpu")
+    assert torch.equal(torch.cat([batch.images for batch in batches]), resident.train.images.permute(0, 3, 1, 2))
+
+
+def test_the_index_of_a_streamed_image_is_its_files_position(streamed):
+    """Labels alternate, so they say little: the pixels tell."""
+    stored = torch.stack([torch.from_numpy(SquarePixels(100)(path)) for path in streamed.eval.paths])
+    part = dataclasses.replace(streamed, eval=streamed.eval.take(torch.tensor([7, 2, 11])))
+    (batch,) = make_eval_loader(part, batch_size=3, device="cpu", num_workers=2)
+    assert torch.equal(batch.index, torch.arange(3)), "of the split as it is"
+    assert torch.equal(batch.images, stored[[7, 2, 11]].permute(0, 3, 1, 2))
 
 
 def test_the_number_of_workers_changes_nothing(streamed):
@@ -201,15 +219,13 @@ def test_the_number_of_workers_changes_nothing(streamed):
     assert same(alone[0], epoch_of(helped, 0))
     assert same(alone[1], epoch_of(helped, 1)), "persistent workers must see the new epoch"
     calm = [list(make_eval_loader(streamed, batch_size=5, device="cpu", num_workers=workers)) for workers in (0, 2)]
-    assert all(same(a, b) for a, b in zip(*calm, strict=True))
+    assert all(same(known(a), known(b)) for a, b in zip(*calm, strict=True))
 
 
 def test_streamed_augmentation_belongs_to_epoch_and_image_not_to_its_place(streamed):
     def image_seen(batch_size, epoch):
-        loader = train_loader(streamed, batch_size=batch_size)
-        images, _ = epoch_of(loader, epoch)
-        order = [index for _, index in loader.order]
-        return images[order.index(3)]
+        images, _, index = epoch_of(train_loader(streamed, batch_size=batch_size), epoch)
+        return images[index == 3]
 
     assert torch.equal(image_seen(13, 0), image_seen(1, 0))
     assert not torch.equal(image_seen(13, 0), image_seen(13, 1))
@@ -257,5 +273,5 @@ def test_a_resident_step_never_waits_for_the_gpu_and_equals_the_cpu(resident):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for ours, theirs in zip([first, *rest], train_loader(resident), strict=True):
-        torch.testing.assert_close(ours[0].cpu(), theirs[0], atol=1e-6, rtol=0)
-        assert torch.equal(ours[1].cpu(), theirs[1])
+        assert all(values.is_cuda for values in known(ours))
+        assert same([values.cpu() for values in known(ours)], known(theirs))

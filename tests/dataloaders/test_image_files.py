@@ -125,7 +125,8 @@ def test_classes_that_differ_by_which_way_is_up_can_be_told_apart(image_size, tm
     )
     assert torch.equal(brighter, dataset.train.labels == 0)
     if image_size == 128:  # crops of any place: the rows of a training image still go from bright to dark, or are alike
-        augmented, labels = next(iter(make_train_loader(dataset, batch_size=16, device="cpu", seed=0)))
+        batch = next(iter(make_train_loader(dataset, batch_size=16, device="cpu", seed=0)))
+        augmented, labels = batch.images / 255, batch.labels
         falls = augmented[..., 0, :].mean((1, 2)) - augmented[..., -1, :].mean((1, 2))
         assert (falls[labels == 0] >= -1e-3).all() and (falls[labels == 1] <= 1e-3).all() and (falls.abs() > 0.5).any()
 

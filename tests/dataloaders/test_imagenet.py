@@ -82,8 +82,8 @@ def test_evaluation_needs_no_training_images(layout, request):
 
 def test_training_crops_are_torchvisions_random_resized_crop_and_flip(prepared):
     loader = make_train_loader(load(prepared), batch_size=4, device="cpu", seed=0)
-    images, labels = next(iter(loader))
-    assert images.shape == (4, 3, 224, 224) and images.isfinite().all() and labels.shape == (4,)
+    batch = next(iter(loader))
+    assert batch.images.shape == (4, 3, 224, 224) and batch.labels.shape == (4,)
     resized_crop, flip = loader.batches.dataset.read.transform.transforms
     reference = T.RandomResizedCrop(224)
     assert vars(resized_crop) == vars(reference) and vars(flip) == vars(T.RandomHorizontalFlip())
@@ -91,17 +91,17 @@ def test_training_crops_are_torchvisions_random_resized_crop_and_flip(prepared):
 
 def test_evaluation_scales_the_shorter_side_to_256_and_crops_the_central_224(prepared):
     dataset = load(prepared)
-    reference = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), T.Normalize(MEAN, STD)])
-    images, _ = next(iter(make_eval_loader(dataset, batch_size=6, device="cpu")))
+    reference = T.Compose([T.Resize(256), T.CenterCrop(224), T.PILToTensor()])
+    batch = next(iter(make_eval_loader(dataset, batch_size=6, device="cpu")))
     expected = torch.stack([reference(Image.open(path)) for path in dataset.eval.paths])
-    torch.testing.assert_close(images, expected, atol=2e-6, rtol=0)
+    assert torch.equal(batch.images, expected)
 
 
 def test_small_images_are_streamed_as_well(prepared):
     dataset = load(prepared, image_size=64)
     assert isinstance(dataset.train, ImageFiles) and isinstance(dataset.eval, ImageFiles)
-    images, _ = next(iter(make_train_loader(dataset, batch_size=2, device="cpu", seed=0)))
-    assert images.shape == (2, 3, 64, 64)
+    batch = next(iter(make_train_loader(dataset, batch_size=2, device="cpu", seed=0)))
+    assert batch.images.shape == (2, 3, 64, 64)
 
 
 # Mistakes

@@ -102,9 +102,9 @@ def test_the_whole_training_set_is_within_the_limit_of_resident_splits():
 
 def test_batches_for_training_and_evaluation(published):
     dataset = load(published)
-    images, labels = next(iter(make_train_loader(dataset, batch_size=5, device="cpu", seed=0)))
-    assert images.shape == (5, 3, 64, 64) and images.isfinite().all() and labels.max() < 3
-    assert sum(len(labels) for _, labels in make_eval_loader(dataset, batch_size=4, device="cpu")) == 6
+    batch = next(iter(make_train_loader(dataset, batch_size=5, device="cpu", seed=0)))
+    assert batch.images.shape == (5, 3, 64, 64) and batch.labels.max() < 3
+    assert sum(len(batch.labels) for batch in make_eval_loader(dataset, batch_size=4, device="cpu")) == 6
 
 
 def test_data_dir_may_be_the_unpacked_folder_itself_or_the_default(published, monkeypatch, tmp_path):

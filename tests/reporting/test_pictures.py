@@ -94,8 +94,10 @@ def opened(trained) -> Callable[..., Picture]:
 
 
 def all_images(picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = zip(*picture.loader(picture.dataset, "eval"), strict=True)
-    return torch.cat(images), torch.cat(labels)
+    """Normalised images and classes."""
+    batches = list(picture.loader(picture.dataset, "eval"))
+    images = torch.cat([picture.input(batch.images) for batch in batches])
+    return images, torch.cat([batch.labels for batch in batches])
 
 
 def results_of(trained: Path, *experiment: str) -> dict:
@@ -224,7 +226,7 @@ def test_subclasses_are_the_teachers_and_the_histogram_is_its_decision_row(opene
     images, labels = picture.images_at(indices)
     teacher = open_teacher(picture.config, 10, picture.model.backbone, maps=PLACES)
     decisions = open_subclasses(picture.config, teacher, 10)
-    rows_BHW = decisions.assign(teacher(images)["intermediate"], labels).view(4, 2, 2)
+    rows_BHW = decisions.assign(teacher(picture.input(images))["intermediate"], labels).view(4, 2, 2)
     for example, label, rows_HW in zip(picture.examples(indices), labels.tolist(), rows_BHW, strict=True):
         assert example.label == label
         np.testing.assert_array_equal(example.subclasses_HW, rows_HW.numpy() - label * NUM_SUBCLASSES)
@@ -271,7 +273,7 @@ def test_the_weights_shown_are_those_that_make_the_layers_output(opened):
     """The output follows from the weights by the layer's equation: f + alpha * scale_v * cos(a, V_c)."""
     picture = opened("templates")
     images, _ = picture.images_at(torch.arange(3))
-    for place, view in look_inside(picture.model, images, PLACES).items():
+    for place, view in look_inside(picture.model, picture.input(images), PLACES).items():
         layer: KDLayer = picture.model.layers[place]
         a_BHWK = view.weights_BKHW.permute(0, 2, 3, 1)
         values = layer.scale * F.normalize(a_BHWK, dim=-1) @ F.normalize(layer.semantic_vectors, dim=1).T
@@ -283,7 +285,7 @@ def test_the_weights_shown_are_those_that_make_the_layers_output(opened):
 def test_the_use_of_templates_is_that_of_all_images_at_once(opened):
     picture = opened("templates")
     images, labels = all_images(picture)
-    use = measure_use(picture.model, picture.loader(picture.dataset, "eval"), PLACES, 10)
+    use = measure_use(picture.model, picture.input, picture.loader(picture.dataset, "eval"), PLACES, 10)
     for place, view in look_inside(picture.model, images, PLACES).items():
         weights = view.weights_BKHW
         wins = F.one_hot(weights.argmax(dim=1), weights.shape[1]).float().mean(dim=(0, 1, 2))
@@ -318,7 +320,7 @@ def test_embedded_features_are_those_before_and_behind_the_layer(opened):
     indices = picture.draw_lots(20, 10)
     found = picture.features(indices, PLACES)
     images, _ = picture.images_at(indices)
-    for place, view in look_inside(picture.model, images, PLACES).items():
+    for place, view in look_inside(picture.model, picture.input(images), PLACES).items():
         for values, map_BCHW in zip(found[place], (view.before_BCHW, view.after_BCHW), strict=True):
             np.testing.assert_allclose(values, map_BCHW.mean(dim=(2, 3)).numpy(), rtol=1e-4, atol=1e-5)
 
@@ -398,7 +400,7 @@ def test_pixels_are_those_of_the_data_set(opened):
     indices = torch.tensor([5, 0, 77])
     images, labels = picture.images_at(indices)
     stored = picture.dataset.eval.images[indices].numpy() / 255
-    np.testing.assert_allclose(picture.pixels(images), stored, atol=1e-6)
+    np.testing.assert_array_equal(look.as_shown(images), stored)
     assert torch.equal(labels, picture.labels[indices])
 
 

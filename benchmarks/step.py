@@ -333,7 +333,7 @@ def main() -> None:
         )
     seconds = input_seconds(args.device)
     print(
-        f"\nInput: {1000 * seconds:.2f} ms a batch (reflect-crop and flip of every image), "
+        f"\nInput: {1000 * seconds:.2f} ms a batch (reflect-crop and flip of every image, normalisation), "
         f"{100 * seconds / fastest:.1f} % of the fastest step above"
     )
 

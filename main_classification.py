@@ -12,14 +12,14 @@
     python main_classification.py report --watch                                                 a page of all results
     python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
 
-config=A.B.C is the module config/A/B/C.py. Every key that print_config shows can be set on the command line.
+config=A.B.C is the module config/A/B/C.py; a pair with any sum of methods needs none, like
+config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD. Every key that print_config shows can be set on the command line.
 """
 
 import ast
 import copy
 import difflib
 import errno
-import importlib
 import itertools
 import json
 import logging
@@ -59,9 +59,18 @@ import sacred
 from docopt import docopt
 from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
-from sacred.utils import apply_backspaces_and_linefeeds
+from sacred.utils import apply_backspaces_and_linefeeds, set_by_dotted_path
 
+from config.experiments import (
+    NoExperimentError,
+    canonical_name,
+    config_file,
+    list_experiments,
+    load_experiment,
+    unknown,
+)
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
+from config.recipes import PUBLISHED_NAMES
 from documents import first_line
 
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
@@ -108,6 +117,8 @@ OPTIONS: Config = {
     "format": "table",  # predict: table or json
     "watch": False,  # report: write the page again every few seconds
 }
+# Options of losses that have two names, each with the other.
+OTHER_NAMES = PUBLISHED_NAMES | {name: key for key, name in PUBLISHED_NAMES.items()}
 # Options that a run hands on to the jobs that prepare it.
 HANDED_ON = (
     "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
@@ -150,15 +161,22 @@ class _Experiment(sacred.Experiment):
 
     def run_commandline(self, argv: list[str]) -> sacred.run.Run | None:
         _, _, usage = self.get_usage()
-        for word in docopt(usage, argv[1:], default_help=False)["UPDATE"]:
+        words = docopt(usage, argv[1:], default_help=False)["UPDATE"]
+        for word in words:
             _check_literal(word)
+        _check_groups([word.partition("=")[0].strip() for word in words])
         return super().run_commandline(argv)
 
     def run(self, command_name: str, config_updates: Config, named_configs: list[str], **rest: Any) -> sacred.run.Run:
         """Options from files, which sacred calls named configurations: of two the later is followed, words go first."""
-        for path in reversed(named_configs):
-            config_updates = load_options(Path(path)) | config_updates
-        return super().run(command_name, config_updates, **rest)
+        updates: Config = {}
+        for path in named_configs:
+            updates |= flat(load_options(Path(path)))
+        updates |= flat(config_updates)
+        if "config" in updates:
+            updates["config"] = canonical_name(updates["config"])
+        updates = check_updates(updates, default_config(updates.get("config", OPTIONS["config"])))
+        return super().run(command_name, nested(updates), **rest)
 
 
 def _check_literal(word: str) -> None:
@@ -176,49 +194,24 @@ def _check_literal(word: str) -> None:
         raise ValueError(f"{key.strip()}={reprlib.repr(value)} {OPTION_VALUES}")
 
 
+def _check_groups(keys: list[str]) -> None:
+    """Refuse an option that is also the first part of another one: sacred would put one into the other.
+
+    Raises:
+        ValueError: names both.
+    """
+    for key in keys:
+        for end in range(1, key.count(".") + 1):
+            if (group := key.rsplit(".", end)[0]) in keys:
+                raise ValueError(f"{group} and {key} cannot be options both; leave out one of them")
+
+
 sacred.SETTINGS.CAPTURE_MODE = "sys"  # file-descriptor capture times out when worker processes hold the descriptors
 # GitPython, which sacred asks at once, fails where there is no git, and hangs or fails with it.
 experiment = _Experiment("letKD", save_git_info=False)
 experiment.captured_out_filter = apply_backspaces_and_linefeeds
 experiment.logger = logging.getLogger("letKD.sacred")
 experiment.logger.setLevel(logging.CRITICAL)  # failures are reported by `main`, in one line
-
-
-def load_experiment(name: str) -> Config:
-    """The dictionary of the module config/A/B/C.py for the name A.B.C.
-
-    Raises:
-        ValueError: there is no such experiment; names the nearest.
-    """
-    module = f"config.{name}"
-    if not isinstance(name, str) or not all(name.split(".")):
-        raise ValueError(_unknown("config", str(name), list_experiments()))
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(_unknown("config", name, list_experiments())) from None
-    if not isinstance(getattr(found, "config", None), dict):
-        if name in list_experiments():
-            raise NoExperimentError(f"{_config_file(name)} is no experiment: it holds no dictionary `config`")
-        raise ValueError(_unknown("config", name, list_experiments()))
-    return copy.deepcopy(found.config)
-
-
-class NoExperimentError(ValueError):
-    """A module below config/ that only helps others."""
-
-
-def _config_file(name: str) -> str:
-    return f"config/{name.replace('.', '/')}.py"
-
-
-def list_experiments() -> list[str]:
-    """Names of all experiments below config/."""
-    root = Path(__file__).parent / "config"
-    files = (path.relative_to(root) for path in root.glob("*/**/*.py"))
-    return sorted(".".join(path.with_suffix("").parts) for path in files if path.name != "__init__.py")
 
 
 def default_configs() -> tuple[dict[str, Config], dict[str, str]]:
@@ -230,32 +223,47 @@ def default_configs() -> tuple[dict[str, Config], dict[str, str]]:
         except NoExperimentError:
             continue
         except Exception as error:  # a module of the user's own can fail in any way
-            unreadable[_config_file(name)] = f"{type(error).__name__}: {first_line(error)}"
+            unreadable[config_file(name)] = f"{type(error).__name__}: {first_line(error)}"
             continue
         if isinstance(config.get("method"), str) and isinstance(config.get("dataset"), str):
             configs[name] = config
         else:
-            unreadable[_config_file(name)] = (
-                "its config names no method and dataset; config/recipes.py makes whole ones"
-            )
+            unreadable[config_file(name)] = "its config names no method and dataset; config/recipes.py makes whole ones"
     return configs, unreadable
 
 
 def default_config(name: str) -> Config:
     """Options of the entry and keys of the experiment `name`, as they are before anything is overridden."""
-    return OPTIONS | load_experiment(name) | {"config": name}
+    return OPTIONS | load_experiment(name) | {"config": canonical_name(name)}
 
 
-def check_updates(updates: Config, defaults: Config) -> None:
-    """Refuse keys that do not exist and values of another type than those they replace.
+def composed_config(name: str) -> Config | None:
+    """The options of a sum of methods, which has no module; None where there is no such experiment, or no longer."""
+    try:
+        return default_config(name)
+    except Exception:  # as there
+        return None
+
+
+def check_updates(updates: Config, defaults: Config) -> Config:
+    """The options that are set, by the names that they have in `defaults`.
+
+    Refuses keys that do not exist and values of another type than those they replace. Options of losses may be nested,
+    as sacred has them, {"dkd": {"nckd": 8.0}}, and be called by any of their names, ce.weight or cls_loss_coef.
 
     Raises:
         ValueError: names the key, and the nearest that exist.
     """
-    for key, value in updates.items():
-        if key not in defaults:
-            raise ValueError(_unknown("option", key, sorted(defaults)))
-        _check_type(key, value, defaults[key])
+    found: Config = {}
+    for given, value in flat(updates).items():
+        key = next((key for key in (given, OTHER_NAMES.get(given)) if key in defaults), None)
+        if key is None:
+            raise ValueError(_unknown_option(given, defaults))
+        if key in found:
+            raise ValueError(f"{key} and {OTHER_NAMES[key]} are one option; leave out one of them")
+        _check_type(given, value, defaults[key])
+        found[key] = value
+    return found
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:
@@ -268,20 +276,44 @@ def _check_type(key: str, value: Any, default: Any) -> None:
         raise ValueError(f"{key}={value!r} must be of type {type(default).__name__}, like its default {default!r}")
 
 
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    lower = {choice.lower(): choice for choice in known}
-    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-    if near:
-        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown {kind} {name!r}; known: {', '.join(known)}"
+def _unknown_option(key: str, defaults: Config) -> str:
+    prefix, dot, _ = key.partition(".")
+    if not dot or not prefix:
+        return unknown("option", key, sorted(defaults))
+    if prefix in defaults:
+        return f"{prefix} is an option of its own, and {key} is none"
+    from distillation.expressions import losses_of
+
+    losses = losses_of(defaults)
+    if prefix not in losses:
+        return f"unknown option {key!r}: {defaults['config']} has no loss {prefix}; its losses: {', '.join(losses)}"
+    names = {*defaults, *(OTHER_NAMES[own] for own in defaults if own in OTHER_NAMES)}
+    known = sorted(name for name in names if name.startswith(f"{prefix}."))
+    return unknown("option", key, known) if known else f"unknown option {key!r}: the loss {prefix} has no options here"
+
+
+def flat(options: Config) -> Config:
+    """Options of losses by their dotted names: {"dkd": {"nckd": 8.0}} is {"dkd.nckd": 8.0}."""
+    found: Config = {}
+    for key, value in options.items():
+        is_group = isinstance(value, dict) and value
+        found |= {f"{key}.{name}": part for name, part in flat(value).items()} if is_group else {key: value}
+    return found
+
+
+def nested(options: Config) -> Config:
+    """The reverse of `flat`, which is how sacred has them."""
+    found: Config = {}
+    for key, value in options.items():
+        set_by_dotted_path(found, key, value)
+    return found
 
 
 def _configuration(fixed: Config | None = None, preset: Config | None = None, fallback: Config | None = None) -> Any:
-    """What sacred calls to learn the configuration: `fixed` is what the command line sets."""
+    """What sacred calls to learn the configuration: `fixed` is what the command line sets, by its names here."""
     fixed = dict(fixed or {})
     defaults = default_config(fixed.get("config", OPTIONS["config"]))
-    check_updates(fixed, defaults)
-    return ConfigDict(defaults)(fixed, preset, fallback)
+    return ConfigDict(nested(defaults))(nested(check_updates(fixed, defaults)), preset, fallback)
 
 
 experiment.configurations.append(_configuration)
@@ -388,9 +420,14 @@ def check_command(job: str, config: Config) -> None:
 
 
 def _check_method(config: Config) -> None:
-    from algorithms import find_method
+    """Refuse `method=` with another method than the experiment's; letKD-1 and letKD-2 differ in other options alone."""
+    own = load_experiment(config["config"])["method"]
+    if config["method"] == own:
+        return
+    from distillation.expressions import canonical
 
-    if find_method(config["method"]) is not find_method(load_experiment(config["config"])["method"]):
+    one, other = (canonical(method).replace("letKD-1", "letKD-2") for method in (config["method"], own))
+    if one != other:
         raise ValueError(f"method={config['method']} does not fit {config['config']}; choose its experiment, config=")
 
 
@@ -625,7 +662,9 @@ def report(_config: Config) -> None:
 
     def write(refresh: int | None) -> None:
         command = shlex.join(["python", *sys.argv])
-        written = write_report(root, configs, unreadable=unreadable, command=command, refresh=refresh)
+        written = write_report(
+            root, configs, composed=composed_config, unreadable=unreadable, command=command, refresh=refresh
+        )
         print(f"{written}: {root / 'report' / 'index.html'}", flush=True)
 
     try:
@@ -669,11 +708,10 @@ def check_words(argv: list[str]) -> None:
             raise ValueError(f"{word!r} is no option key=value; one with blanks needs quotation marks around it")
 
 
-def _plain(config: Any) -> Any:
-    """sacred's read-only containers as ordinary ones."""
-    if isinstance(config, dict):
-        return {str(key): _plain(value) for key, value in config.items()}
-    return [_plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+def _plain(config: Config) -> Config:
+    """sacred's read-only and nested containers as one ordinary dictionary."""
+    lists = (list, tuple)
+    return {key: list(value) if isinstance(value, lists) else value for key, value in flat(config).items()}
 
 
 class Terminated(KeyboardInterrupt):

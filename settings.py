@@ -66,7 +66,12 @@ def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, An
     """
     ignored = TRAINING | {*PREPARATION, "weights", "trained_as"}
     changed = changed_settings(trained, options).items()
-    return {key: values for key, values in changed if key not in ignored and not key.endswith("_loss_coef")}
+    return {key: values for key, values in changed if key not in ignored and not _is_of_a_loss(key)}
+
+
+def _is_of_a_loss(option: str) -> bool:
+    """Whether it is an option or the weight of a loss, like dkd.nckd: it steers a training alone."""
+    return "." in option or option.endswith("_loss_coef")
 
 
 def name_of_changes(changed: dict[str, tuple[Any, Any]]) -> str:

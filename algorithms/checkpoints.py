@@ -2,9 +2,13 @@
 
 Format (a torch file of tensors and plain values):
 
-    format      "letkd-checkpoint-1"
+    format      "letkd-checkpoint-2"
     model       state dict of the deployed network, KD layers included; a network alone has its published names
-    heads       state dict of what trains beside it and is not deployed (QuEST's predictor)
+    losses      state dict of the losses: what trains beside the network and is not deployed (connectors, predictors),
+                and what they remember (memory banks and their counters)
+
+and of the run:
+
     optimizer   its state dict
     random      states of the random number generators
     epoch       epochs done;  epochs  of the whole run
@@ -16,6 +20,9 @@ Format (a torch file of tensors and plain values):
     codebook_fingerprint, decisions_fingerprint     likewise of what was made from it
     data        class names, image size and normalisation; `images`, the number and a digest of those of each split
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
+
+Files of the format before are read too: evaluated, exported, used as a teacher, reported. Their runs are not gone on
+with: what they have as `heads` was drawn in another order.
 """
 
 import contextlib
@@ -32,7 +39,8 @@ from algorithms.files import describe_value, is_dense, load_tensors, save_tensor
 from algorithms.records import CURVES, PROGRESS, RESULTS, log
 from documents import first_line, flush_names, write_atomically
 
-FORMAT = "letkd-checkpoint-1"
+FORMAT, EARLIER_FORMAT = "letkd-checkpoint-2", "letkd-checkpoint-1"
+EARLIER_HEADS = {"predictor.": "words.predictor.0.", "regressor.": "fitnet.regressor."}  # and what they are now
 LAST = "last.pth"
 PREVIOUS = "previous.pth"  # the epoch before the last, should the last one's file be damaged
 BEST = "best.pth"
@@ -40,7 +48,7 @@ STOPPED = "stopped.pth"  # between two steps of an epoch; all others are whole e
 NEWEST = -1  # what `checkpoint=` calls the newest epoch
 # What the entries are, where they are there; a number may be whole.
 KINDS = {
-    "model": dict, "heads": dict, "optimizer": dict, "random": dict, "epoch": int, "epochs": int, "best": dict,
+    "model": dict, "losses": dict, "optimizer": dict, "random": dict, "epoch": int, "epochs": int, "best": dict,
     "history": list, "seconds": float, "images_per_second": float, "config": dict, "data": dict, "unfinished": dict,
 }  # fmt: skip
 ENTRIES = {  # of those that are dictionaries
@@ -49,7 +57,7 @@ ENTRIES = {  # of those that are dictionaries
     "data": {"classes": list, "image_size": int, "mean": list, "std": list},
     "random": {"python": tuple, "torch": torch.Tensor, "cuda": list},
 }
-TENSORS = ("model", "heads")  # tensors by name
+TENSORS = ("model", "losses", "heads")  # tensors by name; the last in files of the earlier format
 OTHERS = ("optimizer", "random", "unfinished")  # tensors among other values; all other entries are what JSON can hold
 LARGEST_NUMBER = 2**31 - 1  # of epochs
 REPLACED = "replaced"  # earlier runs of the directory, each in a folder 1, 2, ...
@@ -173,10 +181,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: damaged, or not a checkpoint of this project.
     """
     content = load_tensors(path)
-    if content.get("format") != FORMAT:
+    if not is_checkpoint(content):
         raise ValueError(f"{path} is no checkpoint of a run ({FORMAT})")
+    if "heads" in content:
+        content["losses"] = _losses_of_heads(content.pop("heads"))
     check_content(path, content)
     return Checkpoint(path, content)
+
+
+def is_checkpoint(content: dict[str, Any]) -> bool:
+    """Whether the content of a file is a checkpoint of ours, of this version or an earlier one."""
+    return content.get("format") in (FORMAT, EARLIER_FORMAT)
+
+
+def _losses_of_heads(heads: Any) -> Any:
+    """The state of the losses of a file of the earlier format."""
+    if not isinstance(heads, dict):
+        return heads  # which is refused
+    renamed = {}
+    for name, value in heads.items():
+        before = next((before for before in EARLIER_HEADS if str(name).startswith(before)), "")
+        renamed[EARLIER_HEADS.get(before, "") + str(name).removeprefix(before)] = value
+    return renamed
 
 
 def load_best(directory: Path) -> dict[str, Any]:

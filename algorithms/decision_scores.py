@@ -11,8 +11,8 @@ from torch import Tensor
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from algorithms.records import duration, log, save_results
-from algorithms.supervision import decisions_path, save_decisions, supervision_record
 from architectures import Tap
+from distillation.prepared import decisions_path, save_decisions, supervision_record
 from letkd import LDA, decision_matrix, fit_subclasses
 from letkd.checks import at
 

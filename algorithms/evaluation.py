@@ -21,10 +21,14 @@ from algorithms.checkpoints import (
     load_checkpoint,
 )
 from algorithms.complexity import count_multiply_adds
-from algorithms.methods import Method, find_method
 from algorithms.records import log, read_results, update_results
+from algorithms.teaching import open_objective
 from algorithms.weights import Weights, find_weights, load_own, load_strictly
 from dataloaders import Batch, Dataset
+from distillation.build import build_student
+from distillation.expressions import ALONE, losses_of
+from distillation.losses import find_loss
+from distillation.objective import Objective
 from letkd import Student
 from settings import PREPARATION, TOP_K, changed_network, name_of_changes
 
@@ -130,7 +134,7 @@ class Evaluation(Algorithm):
         config = self.config
         trained_as = config.get("trained_as") or config["config"]
         directory = self.training_directory(trained_as) if config.get("trained_as") else self.directory
-        alone = config["method"] == "classification"
+        alone = config["method"] == ALONE
         if alone and (config["weights"] or not (directory / LAST).is_file()):
             weights = find_weights(
                 experiment=trained_as,
@@ -188,20 +192,24 @@ class Evaluation(Algorithm):
     def _open_model(self, weights: Weights, num_classes: int) -> nn.Module:
         """The deployed network with its weights, on the device."""
         config = self.config
-        model = find_method(config["method"]).build_model(config, num_classes)
+        model = build_student(config, num_classes)
         what = f"the network of {config['config']} with {num_classes} classes"
         load_strictly(model, weights.state, source=weights.source, what=what)
         return model.to(self.device, memory_format=torch.channels_last)
 
-    def _open_method(self, weights: Weights, num_classes: int) -> Method:
-        """The deployed network with its heads, teacher and supervision as in training; on the device, in eval mode."""
-        config = self.config
-        method = find_method(config["method"]).from_config(config, num_classes)
-        what = f"the network of {config['config']} with {num_classes} classes"
-        load_strictly(method.model, weights.state, source=weights.source, what=what)
-        heads = load_checkpoint(weights.source)["heads"]
-        load_strictly(method.heads, heads, source=weights.source, what="the heads of this method")
-        return method.to(self.device, memory_format=torch.channels_last).eval()
+    def _open_objective(self, weights: Weights, dataset: Dataset) -> Objective:
+        """Student, teacher, and the losses that supervision is read for, as in training; on the device, in eval mode.
+
+        Without the training images, which other losses may have to know.
+        """
+        supervised = [key for key in losses_of(self.config) if find_loss(key).prepared]
+        objective = open_objective(self.config, dataset, supervised)
+        what = f"the network of {self.config['config']} with {dataset.num_classes} classes"
+        load_strictly(objective.student, weights.state, source=weights.source, what=what)
+        saved = load_checkpoint(weights.source)["losses"]
+        losses = {name: value for name, value in saved.items() if name.partition(".")[0] in supervised}
+        load_strictly(objective.losses, losses, source=weights.source, what="the losses of this experiment")
+        return objective.to(self.device, memory_format=torch.channels_last).eval()
 
     def _record(self, measured: dict[str, Any], costs: dict[str, int]) -> Results:
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from algorithms.base import Algorithm, Requirement
 from algorithms.records import log, progress_bar
-from algorithms.supervision import missing_weights
+from algorithms.teaching import missing_weights
 from algorithms.weights import UnfinishedError, Weights, find_weights, load_strictly
 from architectures import Tap, TappedNetwork, create_model
 from dataloaders import Dataset

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from algorithms.base import Results
 from algorithms.evaluation import Evaluation, result_name
-from algorithms.letkd import INTERMEDIATE
 from algorithms.records import log, progress_bar, update_results
 from dataloaders import Dataset
+from distillation.build import INTERMEDIATE
 from letkd import Student
 from letkd.taps import submodule
 

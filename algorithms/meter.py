@@ -1,12 +1,21 @@
 """What an epoch has measured so far, on the device and off it; a part of the state of a run that stops within it."""
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from algorithms.methods import Step
+REDUCTIONS = ("mean", "count")  # how a statistic is summed up over steps: what its name ends in
+
+
+class Step(Protocol):
+    """What an objective returns."""
+
+    loss: Tensor
+    logits: Tensor
+    terms: dict[str, Tensor]
+    statistics: dict[str, Tensor]
 
 
 class Meter:
@@ -53,13 +62,19 @@ class Meter:
         return min(steps.items(), key=lambda found: found[1])
 
     def look(self, statistics: dict[str, Tensor]) -> dict[str, float]:
-        """Read the statistics of the step that was added last: scalars, which are returned, and vectors of counts."""
-        scalars = {name: value for name, value in statistics.items() if value.ndim == 0}
+        """Read the statistics of the step that was added last: scalars `<name>/mean`, which are returned by name, and
+        vectors `<name>/count`, which are added up.
+        """
+        by_reduction: dict[str, dict[str, Tensor]] = {reduction: {} for reduction in REDUCTIONS}
+        for name, value in statistics.items():
+            plain, _, reduction = name.rpartition("/")
+            by_reduction[reduction][plain] = value
+        scalars = by_reduction["mean"]
         values = torch.stack([value.float() for value in scalars.values()]).tolist() if scalars else []
         found = dict(zip(scalars, values, strict=True))
         self.looks.append((self.num_steps, found))
-        for name in statistics.keys() - scalars.keys():
-            counts = statistics[name].cpu()
+        for name, value in by_reduction["count"].items():
+            counts = value.cpu()
             self.counts[name] = self.counts[name] + counts if name in self.counts else counts
         return found
 

@@ -2,14 +2,16 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from algorithms.base import output_directory
 from algorithms.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from algorithms.records import CURVES, LOCK, LOG, PROGRESS, RESULTS
-from algorithms.supervision import codebook_path
 from algorithms.trials import TRIALS
+from distillation.expressions import bounds_of
+from distillation.prepared import codebook_path
 from settings import seed_of
 
 AT_LEAST = {
@@ -34,10 +36,6 @@ AT_LEAST = {
     "top": 1,
     "momentum": 0,
     "weight_decay": 0,
-    "cls_loss_coef": 0,
-    "quest_loss_coef": 0,
-    "sub_loss_coef": 0,
-    "hint_loss_coef": 0,
 }
 AT_MOST = {"num_workers": 1024, "trials": 10_000}  # more can only be a mistake, and would start before it fails
 ABOVE = {"learning_rate": 0, "lr_factor": 0, "temperature": 0}
@@ -80,11 +78,12 @@ def check_options(config: dict[str, Any]) -> None:
     Raises:
         ValueError: names the first such option, its value, and what it may be.
     """
-    _check_types(config)
-    _check_numbers(config)
-    for key, choices in CHOICES.items():
+    bounds = {key: found for key in config if (found := bounds_of(key)) is not None}  # of losses
+    _check_types(config, OPTIONAL_TYPES | _said_of("optional", bounds))
+    _check_numbers(config, AT_LEAST | _said_of("at_least", bounds), ABOVE | _said_of("above", bounds))
+    for key, choices in (CHOICES | _said_of("choices", bounds)).items():
         if config.get(key) is not None and config[key] not in choices:
-            raise ValueError(f"{key}={config[key]!r} must be {' or '.join(choices)}")
+            raise ValueError(f"{key}={config[key]!r} must be {' or '.join(map(str, choices))}")
     if config["watch"]:
         raise ValueError("watch=True is for the report: python main_classification.py report with watch=True")
     _check_trials(config)
@@ -94,6 +93,10 @@ def check_options(config: dict[str, Any]) -> None:
     if config.get("intermediate") and "subclasses_per_class" not in config:
         raise ValueError(f"intermediate=True needs a letKD-2 experiment, and {config['config']} is {config['method']}")
     _check_places(config)
+
+
+def _said_of(what: str, bounds: dict[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {key: found[what] for key, found in bounds.items() if what in found}
 
 
 def _check_places(config: dict[str, Any]) -> None:
@@ -158,33 +161,33 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_types(config: dict[str, Any]) -> None:
+def _check_types(config: dict[str, Any], optional: dict[str, type]) -> None:
     """What the type of a key's default cannot tell: where None may stand, and what else where it is the default."""
-    for key, kind in OPTIONAL_TYPES.items():
+    for key, kind in optional.items():
         value = config.get(key)
         accepted = (int, float) if kind is float else kind
         if value is not None and (not isinstance(value, accepted) or isinstance(value, bool)):
             raise ValueError(f"{key}={value!r} must be of type {kind.__name__}, or None")
     for key, value in config.items():
-        if value is None and key not in OPTIONAL_TYPES:
+        if value is None and key not in optional:
             raise ValueError(f"{key}=None is not possible: it needs a value")
     for key in ("mean", "std"):
         if config[key] is not None and not all(isinstance(value, (int, float)) for value in config[key]):
             raise ValueError(f"{key}={config[key]!r} must be a list of three numbers in 0..1, one for each channel")
 
 
-def _check_numbers(config: dict[str, Any]) -> None:
+def _check_numbers(config: dict[str, Any], at_least: dict[str, float], above: dict[str, float]) -> None:
     for key, value in config.items():
         if isinstance(value, (int, float)) and not -MAX_SEED <= value <= MAX_SEED:  # true of nan
             raise ValueError(f"{key}={value!r} must be a number of at most {MAX_SEED}")
-    for key, bound in AT_LEAST.items():
+    for key, bound in at_least.items():
         if config.get(key) is not None and not config[key] >= bound:
             raise ValueError(f"{key}={config[key]!r} must be at least {bound}")
     for key, bound in AT_MOST.items():
         if not config[key] <= bound:
             raise ValueError(f"{key}={config[key]!r} must be at most {bound}")
-    for key, bound in ABOVE.items():
-        if key in config and not config[key] > bound:
+    for key, bound in above.items():
+        if config.get(key) is not None and not config[key] > bound:
             raise ValueError(f"{key}={config[key]!r} must be above {bound}")
 
 

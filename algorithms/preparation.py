@@ -20,12 +20,12 @@ import torch
 from algorithms.base import Algorithm, Config, Requirement, device_name, set_numerics
 from algorithms.features import OfflineAlgorithm
 from algorithms.files import load_json
-from algorithms.methods import find_method
 from algorithms.records import PROGRESS, RESULTS, duration, log
 from algorithms.step import descend
+from algorithms.teaching import open_objective
 from algorithms.training import Training, make_optimizer
 from algorithms.trials import wanted_seeds
-from dataloaders import Dataset, ImageFiles
+from dataloaders import Batch, Dataset, ImageFiles
 from settings import JOBS, changed_settings
 
 TRAINING_OPTIONS = (
@@ -229,7 +229,7 @@ def _costs_otherwise(earlier: Config, now: Config) -> bool:
 def _measure(job: Training, dataset: Dataset) -> str:
     """How long the steps of a network alone take, from a few on noise."""
     try:
-        seconds = _step_seconds(job, dataset.num_classes, dataset.image_size)
+        seconds = _step_seconds(job, dataset)
     except (MemoryError, RuntimeError):  # it begins next, and says what the matter is
         return "time not known: a step failed"
     config = job.config
@@ -238,22 +238,28 @@ def _measure(job: Training, dataset: Dataset) -> str:
     return f"about {duration(seconds * steps)} for its {steps} steps, {reading} not counted"
 
 
-def _step_seconds(job: Training, num_classes: int, size: int) -> float:
+def _step_seconds(job: Training, dataset: Dataset) -> float:
     config = job.config
     with torch.random.fork_rng(), set_numerics(config["precision"], deterministic=config["deterministic"]):
-        method = find_method(config["method"]).from_config(config, num_classes)
-        method = method.to(job.device, memory_format=torch.channels_last).train()
-        optimizer = make_optimizer(method, config)
-        images = torch.randn(config["batch_size"], 3, size, size, device=job.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(num_classes, (config["batch_size"],), device=job.device)
+        objective = open_objective(config, dataset).to(job.device, memory_format=torch.channels_last).train()
+        optimizer = make_optimizer(objective, config)
+        batch = _noise(config["batch_size"], dataset, job.device)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
             start = time.perf_counter()
             with job.autocast():
-                loss = method(images, labels).loss
+                loss = objective(batch).loss
             descend(optimizer, loss)
             loss.item()  # waits for the device
             seconds = time.perf_counter() - start
             if seconds > ENOUGH_SECONDS:
                 break
     return seconds
+
+
+def _noise(size: int, dataset: Dataset, device: torch.device) -> Batch:
+    pixels = torch.randint(256, (size, 3, dataset.image_size, dataset.image_size), dtype=torch.uint8, device=device)
+    return Batch(
+        images=pixels.contiguous(memory_format=torch.channels_last),
+        labels=torch.randint(dataset.num_classes, (size,), device=device),
+        index=torch.arange(size, device=device),
+    )

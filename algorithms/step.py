@@ -1,12 +1,11 @@
 """One optimisation step, run operation by operation or replayed as a CUDA graph."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from algorithms.methods import Step
+from torch.utils._pytree import tree_map_only
 
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and the optimiser makes its buffers before anything is recorded
 
@@ -22,22 +21,26 @@ class TrainStep:
     """Loss, gradients and update for one batch.
 
     Args:
-        method: called with images and labels; its losses are differentiated.
-        optimizer: of everything in the method that trains.
+        objective: called with a batch; its `loss` is differentiated.
+        optimizer: of everything in the objective that trains.
         autocast: makes the context that the forward pass runs in.
     """
 
-    def __init__(self, method: nn.Module, optimizer: torch.optim.Optimizer, autocast: Callable[[], torch.autocast]):
-        self.method = method
+    def __init__(self, objective: nn.Module, optimizer: torch.optim.Optimizer, autocast: Callable[[], torch.autocast]):
+        self.objective = objective
         self.optimizer = optimizer
         self.autocast = autocast
 
-    def __call__(self, images: Tensor, labels: Tensor, *, with_statistics: bool = False) -> Step:
-        """What the step computed, on the device and without its autograd graph."""
+    def __call__(self, batch: Any, *, with_statistics: bool = False) -> Any:
+        """What the step computed, on the device and without its autograd graph.
+
+        Args:
+            batch: a named tuple of tensors, or None where it has none.
+        """
         with self.autocast():
-            result = self.method(images, labels, with_statistics=with_statistics)
+            result = self.objective(batch, with_statistics=with_statistics)
         descend(self.optimizer, result.loss)
-        return replace(result, loss=result.loss.detach(), logits=result.logits.detach())
+        return result._replace(loss=result.loss.detach(), logits=result.logits.detach())
 
 
 class GraphedStep(TrainStep):
@@ -47,36 +50,35 @@ class GraphedStep(TrainStep):
     of them). A graph holds the learning rates as numbers and its inputs as addresses: another learning rate or batch
     shape records a new one, for which the host waits once for the device.
 
-    The tensors of the returned `Step` are overwritten by the next call.
+    The tensors of the returned step are overwritten by the next call.
     """
 
-    def __init__(self, method: nn.Module, optimizer: torch.optim.Optimizer, autocast: Callable[[], torch.autocast]):
-        super().__init__(method, optimizer, autocast)
+    def __init__(self, objective: nn.Module, optimizer: torch.optim.Optimizer, autocast: Callable[[], torch.autocast]):
+        super().__init__(objective, optimizer, autocast)
         self.num_warm_up = 0
         self.recorded_for: tuple | None = None
-        self.replay: Callable[[], Step]
-        self.images: Tensor
-        self.labels: Tensor
+        self.replay: Callable[[], Any]
+        self.batch: Any  # the tensors that the graph reads
 
-    def __call__(self, images: Tensor, labels: Tensor, *, with_statistics: bool = False) -> Step:
+    def __call__(self, batch: Any, *, with_statistics: bool = False) -> Any:
         if self.num_warm_up < WARM_UP_STEPS:
             self.num_warm_up += 1
-            return self._beside(
-                lambda: super(GraphedStep, self).__call__(images, labels, with_statistics=with_statistics)
-            )
+            return self._beside(lambda: super(GraphedStep, self).__call__(batch, with_statistics=with_statistics))
         if with_statistics:
-            return super().__call__(images, labels, with_statistics=True)
-        situation = (images.shape, images.dtype, *(group["lr"] for group in self.optimizer.param_groups))
+            return super().__call__(batch, with_statistics=True)
+        inputs = [(value.shape, value.dtype) if isinstance(value, Tensor) else value for value in batch]
+        situation = (*inputs, *(group["lr"] for group in self.optimizer.param_groups))
         if situation != self.recorded_for:
-            self.images, self.labels = images.clone(), labels.clone()
+            self.batch = tree_map_only(Tensor, Tensor.clone, batch)
             self.optimizer.zero_grad(set_to_none=True)  # the graph's gradients live in its own memory
-            self.replay = self._record(lambda: super(GraphedStep, self).__call__(self.images, self.labels))
+            self.replay = self._record(lambda: super(GraphedStep, self).__call__(self.batch))
             self.recorded_for = situation
-        self.images.copy_(images)
-        self.labels.copy_(labels)
+        for own, value in zip(self.batch, batch, strict=True):
+            if isinstance(value, Tensor):
+                own.copy_(value)
         return self.replay()
 
-    def _beside(self, function: Callable[[], Step]) -> Step:
+    def _beside(self, function: Callable[[], Any]) -> Any:
         """Run on a stream of its own, as recording will."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -85,14 +87,14 @@ class GraphedStep(TrainStep):
         torch.cuda.current_stream().wait_stream(stream)
         return result
 
-    def _record(self, function: Callable[[], Step]) -> Callable[[], Step]:
+    def _record(self, function: Callable[[], Any]) -> Callable[[], Any]:
         """What runs `function` again on the present contents of its tensors; recording computes nothing."""
         graph = torch.cuda.CUDAGraph()
         # Other threads, like the one that pins the memory of streamed batches, may use the GPU meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = function()
 
-        def replay() -> Step:
+        def replay() -> Any:
             graph.replay()
             return result
 

@@ -1,10 +1,10 @@
-"""The training loop that all methods share.
+"""The training loop that all objectives share.
 
 A step reads nothing back from the device: losses and counts accumulate there and are read every `disp_step` steps and
 at the end of an epoch. All randomness of an epoch follows from (seed, epoch), so a run that is stopped after any step
 and continued from there is the run that was not stopped.
 
-One process trains on one device. For one process a GPU, wrap `self.method` (its forward is the whole step), give the
+One process trains on one device. For one process a GPU, wrap `self.objective` (its forward is the whole step), give the
 loader a rank, and let rank 0 alone keep records: nothing else here knows how many processes there are.
 """
 
@@ -30,6 +30,7 @@ from algorithms.base import (
 )
 from algorithms.checkpoints import (
     BEST,
+    FORMAT,
     LAST,
     STOPPED,
     find_state,
@@ -45,8 +46,7 @@ from algorithms.checkpoints import (
 from algorithms.complexity import count_multiply_adds
 from algorithms.evaluation import accuracies, count_parameters, evaluate
 from algorithms.host_memory import keep_freed_memory
-from algorithms.meter import Meter
-from algorithms.methods import Step, find_method
+from algorithms.meter import Meter, Step
 from algorithms.records import (
     RESULTS,
     Curves,
@@ -61,10 +61,11 @@ from algorithms.records import (
 from algorithms.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
 from algorithms.step import GraphedStep, TrainStep
 from algorithms.stopping import Stopped, StopRequest
-from algorithms.supervision import FINGERPRINTS, Teacher, missing_supervision, supervision_fingerprints
+from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
 from algorithms.watching import first_non_finite, input_images, layer_scales
 from algorithms.weights import fingerprint, is_dense, load_own, load_strictly
 from dataloaders import Dataset, check_train_batch, make_train_loader
+from distillation.build import build_student
 from settings import PREPARATION, changed_settings
 
 # What must not change within an epoch.
@@ -72,22 +73,22 @@ ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
 
 
 class Training(Algorithm):
-    """Trains the experiment's method from scratch or from a checkpoint, and evaluates it after every epoch."""
+    """Trains the experiment's student from scratch or from a checkpoint, and evaluates it after every epoch."""
 
     mode = "train"
 
     def missing_requirements(self) -> Iterator[Requirement]:
         with torch.device("meta"):  # a name that does not exist stops here, before hours of preparation
-            find_method(self.config["method"]).build_model(self.config, num_classes=2)
-        if self.config["method"] != "classification":
-            yield from missing_supervision(self.config)
+            build_student(self.config, num_classes=2)
+        yield from missing_supervision(self.config)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         check_train_batch(open_images(None), self.config["batch_size"])
 
     def facts(self) -> Results:
-        """Also what has taught: another teacher of the same name makes another student, and so do other words of it."""
-        return super().facts() | {"num_classes": self.dataset.num_classes} | self.taught_by
+        """Also what is minimised, and what has taught: another teacher, or other words, make another student."""
+        about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
+        return super().facts() | about | self.taught_by
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
@@ -106,6 +107,8 @@ class Training(Algorithm):
         keep_freed_memory(self.device)
         source = self._find_source()
         checkpoint = load_own(source) if source else None
+        if checkpoint:
+            self._check_version(source, checkpoint)
         self._build(checkpoint)
         self._start_or_continue(source, checkpoint)
         self.has_begun = True
@@ -152,18 +155,13 @@ class Training(Algorithm):
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
         config = self.config
         self._open_images(checkpoint)
-        method = find_method(config["method"]).from_config(config, self.dataset.num_classes)
-        self.method = method.to(self.device, memory_format=torch.channels_last)
-        self.model = method.model
-        teacher = getattr(method, "teacher", None)
-        self.taught_by = dict.fromkeys(FINGERPRINTS)
-        if isinstance(teacher, Teacher):
-            self.taught_by |= supervision_fingerprints(config) | {"teacher_fingerprint": teacher.identity}
-        self.optimizer = make_optimizer(self.method, config)
+        self.objective = open_objective(config, self.dataset).to(self.device, memory_format=torch.channels_last)
+        self.model = self.objective.student
+        self.deployed = nn.Sequential(self.objective.input, self.model)  # what is evaluated
+        self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(config)
+        self.optimizer = make_optimizer(self.objective, config)
         kind = GraphedStep if config["cuda_graph"] and self.device.type == "cuda" else TrainStep
-        self.step = kind(self.method, self.optimizer, self.autocast)
-        self.input = self.input_of(self.dataset)
-        self.deployed = nn.Sequential(self.input, self.model)  # from pixels to logits
+        self.step = kind(self.objective, self.optimizer, self.autocast)
         self.train_loader = make_train_loader(
             self.dataset,
             batch_size=config["batch_size"],
@@ -200,7 +198,7 @@ class Training(Algorithm):
     def _continue_from(self, source: Path, checkpoint: dict[str, Any]) -> None:
         self._check_images(source, checkpoint["data"])
         load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.config['config']}")
-        load_strictly(self.method.heads, checkpoint["heads"], source=source, what="the heads of this method")
+        load_strictly(self.objective.losses, checkpoint["losses"], source=source, what="the losses of this experiment")
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
@@ -220,6 +218,15 @@ class Training(Algorithm):
         self.best = settle_files(self.directory, source, checkpoint)
         forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.config["epochs"])
+
+    def _check_version(self, source: Path, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with the unfinished run of an earlier version."""
+        left = source.name == STOPPED or checkpoint["epoch"] < self.config["epochs"]
+        if checkpoint["format"] != FORMAT and left:
+            raise ValueError(
+                f"{source} is of a run of an earlier version ({checkpoint['format']}), which cannot go on here; "
+                "finish it with that version, or start from scratch with checkpoint=0"
+            )
 
     def _check_images(self, source: Path, known: dict[str, Any]) -> None:
         """Refuse classes that are not those so far, and mention images that are others.
@@ -306,7 +313,7 @@ class Training(Algorithm):
             "train": trained,
             "eval": {key: tested[key] for key in ("loss", "top1", "top5")},
             "statistics": self.meter.summary(),
-            "scales": layer_scales(self.method),
+            "scales": layer_scales(self.objective),
         }
         self.history.append(done)
         self.meter = Meter(self.device)
@@ -318,14 +325,15 @@ class Training(Algorithm):
 
     def _train(self, epoch: int) -> dict[str, float]:
         """What is left of a pass over the training images; mean losses and accuracy in percent of the whole of it."""
-        self.method.train()
+        self.objective.train()
+        self.objective.on_epoch(epoch, self.config["epochs"])
         meter, loader = self.meter, self.train_loader
         loader.set_epoch(epoch, skip=meter.num_steps)
         with self._progress_bar(epoch) as bar:
             for batch in self.stop.between(loader):
                 step = meter.num_steps + 1
                 looked_at = step % self.config["disp_step"] == 0 or step == len(loader)
-                result = self.step(self.input(batch.images), batch.labels, with_statistics=looked_at)
+                result = self.step(batch, with_statistics=looked_at)
                 meter.add(result, batch.labels)
                 bar.update(len(batch.labels))
                 if looked_at:
@@ -345,7 +353,7 @@ class Training(Algorithm):
         if not all(map(math.isfinite, means.values())):
             name, step = self.meter.first_non_finite()
             raise self._diverged(name, means[name], f"step {step} of epoch {epoch}")
-        bad = first_non_finite([*self.model.state_dict().items(), *self.method.heads.state_dict().items()])
+        bad = first_non_finite([*self.model.state_dict().items(), *self.objective.losses.state_dict().items()])
         if bad:
             raise self._diverged(*bad, f"epoch {epoch}")
 
@@ -369,7 +377,7 @@ class Training(Algorithm):
     def _state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),
-            "heads": self.method.heads.state_dict(),
+            "losses": self.objective.losses.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
             "epoch": self.epoch,
@@ -424,9 +432,7 @@ class Training(Algorithm):
 
     def _log_epoch(self, done: dict[str, Any]) -> None:
         trained, epochs = done["train"], self.config["epochs"]
-        parts = " ".join(
-            f"{name.removesuffix('_loss')} {trained[name]:.3f}" for name in trained if name.endswith("_loss")
-        )
+        parts = " ".join(f"{name} {trained[name]:.3f}" for name in trained if name not in ("loss", "top1"))
         log.info(
             "epoch %*d/%d  loss %.3f (%s)  train %.2f%%  eval %.2f%%  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
             len(str(epochs)), self.epoch, epochs, trained["loss"], parts, trained["top1"], done["eval"]["top1"],
@@ -473,10 +479,10 @@ class Training(Algorithm):
         return self.seconds_before + time.perf_counter() - self.started
 
 
-def make_optimizer(method: nn.Module, config: dict[str, Any]) -> torch.optim.Optimizer:
-    """SGD over everything in the method that trains, biases, scales and BatchNorm included, as the paper's."""
+def make_optimizer(objective: nn.Module, config: dict[str, Any]) -> torch.optim.Optimizer:
+    """SGD over everything in the objective that trains, biases, scales and BatchNorm included, as the paper's."""
     return torch.optim.SGD(
-        [parameter for parameter in method.parameters() if parameter.requires_grad],
+        [parameter for parameter in objective.parameters() if parameter.requires_grad],
         lr=config["learning_rate"],
         **optimizer_settings(config),
     )

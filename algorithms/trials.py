@@ -19,7 +19,7 @@ from algorithms.base import Config, Results, output_directory, run_directory
 from algorithms.checkpoints import LAST, NEWEST, find_state
 from algorithms.files import save_json
 from algorithms.records import RESULTS, complete_results, log, read_results
-from algorithms.supervision import FINGERPRINTS, supervision_fingerprints
+from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
 from algorithms.weights import load_own
 from settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
 

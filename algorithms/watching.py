@@ -17,11 +17,11 @@ def input_images(loader: Iterable[Batch]) -> Tensor:
     return next(iter(loader)).images[:NUM_IMAGES].cpu()
 
 
-def layer_scales(method: nn.Module) -> dict[str, float]:
+def layer_scales(objective: nn.Module) -> dict[str, float]:
     """The learnt scales by the name of the layer: `<name>_templates`, and `<name>_semantic` of a KD layer. One read."""
     scales = {}
-    for path, module in method.named_modules():
-        name = path.rpartition(".")[2]
+    for path, module in objective.named_modules():
+        name = next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
         if isinstance(module, KDLayer):
             scales |= {f"{name}_templates": module.scores.scale, f"{name}_semantic": module.scale}
         elif isinstance(module, TemplateScores) and name != "scores":  # those of a KD layer are called so

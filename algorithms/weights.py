@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from algorithms.checkpoints import FORMAT, LAST, STOPPED, check_content, load_checkpoint
+from algorithms.checkpoints import LAST, STOPPED, check_content, is_checkpoint, load_checkpoint
 from algorithms.files import check_checksum, describe_value, is_dense, load_json, load_tensors
 from algorithms.records import PROGRESS, RESULTS
 
@@ -126,9 +126,9 @@ def read_published(path: Path) -> Weights:
         raise ValueError(
             f"{path} is no checkpoint: its tensor {odd!r} is {describe_value(state[odd])}, not dense numbers"
         )
-    if content.get("format") == FORMAT:
+    if is_checkpoint(content):
         check_content(path, content)
-    ours = content if content.get("format") == FORMAT else {}  # a foreign entry of these names may be anything
+    ours = content if is_checkpoint(content) else {}  # a foreign entry of these names may be anything
     state = {name.removeprefix("module."): tensor for name, tensor in entries}
     return Weights(state, path, ours.get("data"), ours.get("config"))
 

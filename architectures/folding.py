@@ -46,7 +46,7 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
             continue
         fused = fuse_conv_bn_eval(modules[before.target], modules[node.target])
         network.set_submodule(before.target, fused)
-        network.set_submodule(node.target, nn.Identity())
+        network.set_submodule(node.target, nn.Identity().eval())
         folded += 1
     return folded
 

@@ -5,7 +5,7 @@ the scores, `kl_div`, 1x1 convolutions on maps, BatchNorm2d, a host read for eve
 it is what one writes first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -78,17 +78,17 @@ def decision_loss(
 
 
 class PlainStep:
-    """One training step of letKD-1 or letKD-2 from the same weights and supervision as a method of ours.
+    """One training step of letKD-1 or letKD-2 from the same weights and supervision as an objective of ours.
 
     Args:
         student: a backbone with `PlainKDLayer`s inside, called for logits and scores.
-        teacher: maps by the names of the layers.
+        teacher: from images to maps by the names of the layers.
         supervision: tensors that `word_loss` and `decision_loss` take, by the same names.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, supervision: Mapping[str, dict[str, Tensor]],
-        optimizer: torch.optim.Optimizer, precision: torch.autocast,
+        self, student: nn.Module, teacher: Callable[[Tensor], Mapping[str, Tensor]],
+        supervision: Mapping[str, dict[str, Tensor]], optimizer: torch.optim.Optimizer, precision: torch.autocast,
     ):  # fmt: skip
         self.student = student
         self.teacher = teacher
@@ -101,14 +101,14 @@ class PlainStep:
         with self.precision:
             maps = self.teacher(images)
             logits, scores = self.student.forward_with_scores(images)
-        losses = {"cls_loss": F.cross_entropy(logits.float(), labels)}
+        losses = {"ce": F.cross_entropy(logits.float(), labels)}
         figures = {}
         if "penultimate" in scores:
-            losses["quest_loss"], figures = word_loss(
+            losses["words"], figures = word_loss(
                 scores["penultimate"], maps["penultimate"], **self.supervision["penultimate"]
             )
         if "intermediate" in scores:
-            losses["sub_loss"] = decision_loss(
+            losses["decisions"] = decision_loss(
                 scores["intermediate"], maps["intermediate"], labels, **self.supervision["intermediate"]
             )
         loss = sum(losses.values())

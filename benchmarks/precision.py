@@ -18,29 +18,37 @@ from torch import Tensor
 
 from algorithms import check_options
 from algorithms.base import choose_device, device_name
-from algorithms.letkd import INTERMEDIATE, PENULTIMATE, LetKD
-from architectures import Input
-from dataloaders import load_dataset, make_eval_loader
+from algorithms.teaching import open_objective
+from dataloaders import Batch, load_dataset, make_eval_loader
+from distillation.losses.decisions import Decisions
+from distillation.losses.words import Words
+from distillation.objective import Objective
 from main_classification import check_updates, default_config
 
 Sums = dict[str, float]
 
 
 @torch.inference_mode()
-def compare(method: LetKD, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def compare(objective: Objective, batch: Batch) -> dict[str, Tensor]:
     """For a batch, (P,) each: whether a word or sub-class changed, and the total variation of the targets."""
-    exact = method.teacher(images)
+    images = objective.teacher.input(batch.images)
+    exact = objective.teacher(images)
     with torch.autocast(images.device.type, dtype=torch.bfloat16):
-        rounded = {name: map_BCHW.float() for name, map_BCHW in method.teacher(images).items()}
+        rounded = objective.teacher(images)
+
+    def maps(loss: Words | Decisions) -> list[Tensor]:
+        return [loss.teacher_map(taught).float() for taught in (exact, rounded)]
+
     found = {}
-    if method.codebook is not None:
-        words = [maps[PENULTIMATE] for maps in (exact, rounded)]
-        found["words changed"] = torch.ne(*map(method.codebook.hard_assignment, words))
-        found["words, total variation"] = _variation(*map(method.codebook.soft_assignment, words))
-    if method.subclasses is not None:
-        rows = [method.subclasses.assign(maps[INTERMEDIATE], labels) for maps in (exact, rounded)]
+    if "words" in objective.losses:
+        words = objective.losses["words"]
+        found["words changed"] = torch.ne(*map(words.codebook.hard_assignment, maps(words)))
+        found["words, total variation"] = _variation(*map(words.codebook.soft_assignment, maps(words)))
+    if "decisions" in objective.losses:
+        decisions = objective.losses["decisions"]
+        rows = [decisions.subclasses.assign(map_BCHW, batch.labels) for map_BCHW in maps(decisions)]
         found["sub-classes changed"] = torch.ne(*rows)
-        found["decisions, total variation"] = _variation(*(method.subclasses.decisions[index] for index in rows))
+        found["decisions, total variation"] = _variation(*(decisions.subclasses.decisions[index] for index in rows))
     return found
 
 
@@ -58,14 +66,13 @@ def measure(config: dict[str, Any]) -> Sums:
         num_workers=config["num_workers"],
     )
     device = choose_device(config["cuda"])
-    method = LetKD.from_config(config, dataset.num_classes).to(device, memory_format=torch.channels_last).eval()
+    objective = open_objective(config, dataset).to(device, memory_format=torch.channels_last).eval()
     sums: Sums = {}
     num_patches = 0
-    method_input = Input(dataset.mean, dataset.std).to(device)
     for batch in make_eval_loader(
         dataset, "eval", batch_size=config["batch_size"], device=device, num_workers=config["num_workers"]
     ):
-        found = compare(method, method_input(batch.images), batch.labels)
+        found = compare(objective, batch)
         for name, values_P in found.items():
             sums[name] = sums.get(name, 0.0) + values_P.double().sum().item()
         num_patches += len(values_P)
@@ -76,7 +83,7 @@ def read_config(words: list[str]) -> dict[str, Any]:
     """The checked configuration of an experiment with options `key=value`, as the entry reads them."""
     updates = {key: _value(text) for key, text in (word.split("=", 1) for word in words)}
     config = default_config(updates["config"])
-    check_updates(updates, config)
+    updates = check_updates(updates, config)
     check_options(config | updates)
     return config | updates
 

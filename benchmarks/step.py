@@ -1,4 +1,4 @@
-"""Time of a training step against the plain formulation, on random images of CIFAR-100's size.
+"""Time of a training step against the plain formulation, on random pixels of CIFAR-100's size.
 
     python -m benchmarks.step                                    all rows
     python -m benchmarks.step --pairs RN56_RN20 --precisions fp32 --repeats 20
@@ -12,6 +12,7 @@ large product in the row's precision, measured right before it: counted operatio
 
 import argparse
 import datetime
+import functools
 import itertools
 import math
 import multiprocessing
@@ -30,17 +31,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms.base import computes_bfloat16
 from algorithms.host_memory import keep_freed_memory
-from algorithms.letkd import LetKD
 from algorithms.meter import Meter
 from algorithms.step import GraphedStep, TrainStep
-from algorithms.supervision import Teacher
 from algorithms.training import make_optimizer
 from architectures import Input, create_model
-from architectures.folding import fold_batch_norm_
 from benchmarks.plain import PlainKDLayer, PlainStep
-from dataloaders import Dataset, make_train_loader
+from dataloaders import Batch, Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
-from letkd import Codebook, FrozenTaps, Student, SubclassTargets, to_patches
+from distillation.build import build_student, fold_teacher_
+from distillation.losses import Data, Loss
+from distillation.losses.ce import CrossEntropy
+from distillation.losses.decisions import Decisions
+from distillation.losses.words import Words
+from distillation.objective import Objective, Teacher
+from distillation.signals import Network, Wanted, measured
+from letkd import Codebook, Student, SubclassTargets, pool_map, to_patches
 
 PAIRS = {
     "RN56_RN20": ("resnet56", "resnet20"),
@@ -51,6 +56,7 @@ METHODS = ("letKD-1", "letKD-2")
 PRECISIONS = ("fp32", "bf16")
 NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, NUM_COMPONENTS = 100, 4096, 8, 60  # the paper's
 BATCH, IMAGE_SIZE = 64, 32
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
 LEARNING_RATE = 0.01
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,7 +64,7 @@ COLUMNS = (
     "pair", "method", "precision", "plain", "letKD", "ratio", "img/s", "matrix work", "large product", "copy", "limit",
     "share of the limit", "losses differ",
 )  # fmt: skip
-LOSSES = ("cls_loss", "quest_loss", "sub_loss")
+LOSSES = ("ce", "words", "decisions")
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Case:
     def config(self) -> dict[str, Any]:
         """The keys of an experiment that building a student and its optimiser reads."""
         return {
+            "method": self.method,
             "student": PAIRS[self.pair][1],
             "penultimate": True,
             "intermediate": self.method == "letKD-2",
@@ -91,24 +98,25 @@ class Case:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def build_method(case: Case) -> LetKD:
-    """A method with random weights and supervision made of random patches; the same for the same case."""
+def build_objective(case: Case) -> Objective:
+    """An objective with random weights and supervision made of random patches; the same for the same case."""
     torch.manual_seed(0)
-    student = LetKD.build_model(case.config, NUM_CLASSES)
+    student = measured(build_student(case.config, NUM_CLASSES), IMAGE_SIZE)
     network = create_model(PAIRS[case.pair][0], num_classes=NUM_CLASSES).train()
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
         for _ in range(10):  # BatchNorm learns the scale of the maps
             network(images)
-    taps = {name: getattr(network, name) for name in student.layers}
-    pooling = {name: getattr(student.backbone, name).reduction // tap.reduction for name, tap in taps.items()}
-    teacher = Teacher(FrozenTaps(network, {name: tap.path for name, tap in taps.items()}), pooling, "random")
-    maps = teacher(images)
-    subclasses = None
+    input_ = Input(MEAN, STD)
+    teacher = Teacher(measured(network, IMAGE_SIZE).reading(Wanted(maps=tuple(student.layers))), input_, "random")
+    maps = pooled_maps(student, teacher, images)
+    data = Data(num_images=BATCH, num_classes=NUM_CLASSES)
+    losses: dict[str, Loss] = {"ce": CrossEntropy()}
+    decisions = None
     if "intermediate" in maps:
-        num_targets, channels = NUM_CLASSES * NUM_SUBCLASSES, taps["intermediate"].channels
+        num_targets, channels = NUM_CLASSES * NUM_SUBCLASSES, teacher.network.outline.place("intermediate").channels
         scalings = torch.randn(channels, NUM_COMPONENTS) / channels**0.5
-        subclasses = SubclassTargets(
+        decisions = SubclassTargets(
             scalings_CL=scalings,
             xbar_C=to_patches(maps["intermediate"]).mean(dim=0),
             centers_ML=_some_patches(maps["intermediate"], num_targets) @ scalings,
@@ -116,8 +124,16 @@ def build_method(case: Case) -> LetKD:
             num_subclasses=NUM_SUBCLASSES,
         )
     codebook = Codebook(_some_patches(maps["penultimate"], NUM_WORDS))
-    coefficients = {f"{name}_coef": 1.0 for name in LOSSES}
-    return LetKD(student, teacher, codebook, subclasses, coefficients)
+    losses["words"] = Words.build(student, teacher.network, data, codebook=codebook)
+    if decisions is not None:
+        losses["decisions"] = Decisions.build(student, teacher.network, data, decisions=decisions)
+    return Objective(student, input_, losses, dict.fromkeys(losses, 1.0), teacher)
+
+
+def pooled_maps(student: Network, teacher: Teacher, images: Tensor) -> dict[str, Tensor]:
+    """The maps that the teacher returns, by place, at the student's grid."""
+    maps = teacher(images).maps
+    return {place: pool_map(found, student.pooling_of(teacher.network, place)) for place, found in maps.items()}
 
 
 def _some_patches(map_BCHW: Tensor, number: int) -> Tensor:
@@ -127,28 +143,30 @@ def _some_patches(map_BCHW: Tensor, number: int) -> Tensor:
 
 
 # A step returns how to read its figures, so that reading them is timed only where the step itself does it.
-StepFunction = Callable[[Tensor, Tensor], Callable[[], dict[str, float]]]
+StepFunction = Callable[[Batch], Callable[[], dict[str, float]]]
 
 
 def make_plain_step(case: Case) -> StepFunction:
-    method = build_method(case)
-    layers = {name: PlainKDLayer(layer) for name, layer in method.model.layers.items()}
+    objective = build_objective(case)
+    layers = {name: PlainKDLayer(layer) for name, layer in objective.student.layers.items()}
     backbone = create_model(case.config["student"], num_classes=NUM_CLASSES)
-    backbone.load_state_dict(method.model.backbone.state_dict())
+    backbone.load_state_dict(objective.student.backbone.state_dict())
     student = Student(backbone, layers, {name: getattr(backbone, name).path for name in layers}).to(case.device)
-    method.to(case.device)
-    supervision = {"penultimate": {"centroids_KC": method.codebook.centroids}}
-    if method.subclasses is not None:
+    objective.to(case.device)
+    supervision = {"penultimate": {"centroids_KC": objective.losses["words"].codebook.centroids}}
+    if "decisions" in objective.losses:
+        subclasses = objective.losses["decisions"].subclasses
         supervision["intermediate"] = {
-            "weight_LC": method.subclasses.weight,
-            "offset_L": method.subclasses.offset,
-            "centers_NSL": method.subclasses.centers,
-            "decisions_MM": method.subclasses.decisions,
+            "weight_LC": subclasses.weight,
+            "offset_L": subclasses.offset,
+            "centers_NSL": subclasses.centers,
+            "decisions_MM": subclasses.decisions,
         }
-    plain = PlainStep(student, method.teacher, supervision, make_optimizer(student, case.config), case.autocast())
+    teacher = functools.partial(pooled_maps, objective.network, objective.teacher)
+    plain = PlainStep(student, teacher, supervision, make_optimizer(student, case.config), case.autocast())
 
-    def step(images: Tensor, labels: Tensor) -> Callable[[], dict[str, float]]:
-        figures = plain(images, labels)
+    def step(batch: Batch) -> Callable[[], dict[str, float]]:
+        figures = plain(objective.input(batch.images).contiguous(), batch.labels)
         return lambda: figures
 
     return step
@@ -157,15 +175,15 @@ def make_plain_step(case: Case) -> StepFunction:
 def make_our_step(case: Case) -> StepFunction:
     """The step of `algorithms.training.Training`, which reads its meter at the end of a log interval."""
     device = torch.device(case.device)
-    method = build_method(case)
-    fold_batch_norm_(method.teacher.taps.network, kept=method.teacher.taps.paths.values())
-    method = method.to(device, memory_format=torch.channels_last).train()
+    objective = build_objective(case)
+    fold_teacher_(objective.teacher)
+    objective = objective.to(device, memory_format=torch.channels_last).train()
     kind = GraphedStep if case.device == "cuda" else TrainStep
-    train = kind(method, make_optimizer(method, case.config), case.autocast)
+    train = kind(objective, make_optimizer(objective, case.config), case.autocast)
 
-    def step(images: Tensor, labels: Tensor) -> Callable[[], dict[str, float]]:
+    def step(batch: Batch) -> Callable[[], dict[str, float]]:
         meter = Meter(device)
-        meter.add(train(images, labels), labels)
+        meter.add(train(batch), batch.labels)
         return meter.means
 
     return step
@@ -183,18 +201,19 @@ def work(side: str, case: Case, threads: int, connection: Connection) -> None:
     """A process that builds one side and takes a step whenever it is told to; answers with seconds and figures."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator).to(case.device)
-    labels = torch.randint(NUM_CLASSES, (BATCH,), generator=generator).to(case.device)
+    pixels_BHWC = torch.randint(256, (BATCH, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(NUM_CLASSES, (BATCH,), generator=generator)
+    tensors = (pixels_BHWC.permute(0, 3, 1, 2), labels, torch.arange(BATCH))
+    batch = Batch(*(values.to(case.device) for values in tensors))
     make = {"plain": make_plain_step, "ours": make_our_step}[side]
     if side == "ours":
-        keep_freed_memory(images.device)  # as training does
-        images = images.to(memory_format=torch.channels_last)
+        keep_freed_memory(batch.labels.device)  # as training does
         counted = make(case)  # thrown away afterwards: the timed steps begin where the plain ones do
-        connection.send(count_operations(lambda: counted(images, labels)))
+        connection.send(count_operations(lambda: counted(batch)))
     step = make(case)
     while _is_asked(connection):
         start = time.perf_counter()
-        read = step(images, labels)
+        read = step(batch)
         if case.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start

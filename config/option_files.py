@@ -15,6 +15,8 @@ OPTION_VALUES = "must be a text, a finite number, True, False, None, or a list o
 def load_options(path: Path) -> dict[str, Any]:
     """Read options from a JSON or YAML file: names, and behind each what `is_option_value` accepts.
 
+    Options of a loss are called dkd.nckd, or stand together behind its name: {"dkd": {"nckd": 8.0}}.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is of another kind, damaged, or holds something else; names the file, and the option.
@@ -35,11 +37,23 @@ def load_options(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not options by name, like {{'epochs': 5}}")
     for name, value in content.items():
-        if not isinstance(name, str) or not name.isidentifier():
+        if not _is_name(name):
             raise ValueError(f"{path}: {reprlib.repr(name)} is no name of an option")
-        if not is_option_value(value):
+        if not is_option_value(value) and not _is_group(value):
             raise ValueError(f"{path}: {name}={reprlib.repr(value)} {OPTION_VALUES}")
     return content
+
+
+def _is_name(name: Any) -> bool:
+    """Whether an option can be called so: epochs, and dkd.nckd where it is one of a loss."""
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
+def _is_group(value: Any) -> bool:
+    """Whether these are options of a loss by name, {"nckd": 8.0}."""
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(_is_name(name) and is_option_value(part) for name, part in value.items())
 
 
 def _once_each(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

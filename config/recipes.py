@@ -31,6 +31,14 @@ TORCHVISION_WEIGHTS = {
     "torchvision/resnet34": ("resnet34-b627a593.pth", 73.31),
     "torchvision/resnet50": ("resnet50-0676ba61.pth", 76.13),
 }
+# What options of losses are called in the recipes, which are older than losses by name.
+PUBLISHED_NAMES = {
+    "ce.weight": "cls_loss_coef",
+    "words.weight": "quest_loss_coef",
+    "decisions.weight": "sub_loss_coef",
+    "fitnet.weight": "hint_loss_coef",
+    "fitnet.hint": "hint",
+}
 # Students of another family than their teacher's: half its resolution, and a lower learning rate.
 CROSS_ARCHITECTURE_STUDENTS = ("shufflenetv1", "shufflenetv2", "mobilenetv2")
 CROSS_ARCHITECTURE_LEARNING_RATE = 0.01
@@ -115,6 +123,40 @@ def classification(
     }
 
 
+def taught(
+    *,
+    teacher: str,
+    student: str,
+    dataset: str,
+    teacher_experiment: str | None = None,
+    supervision: str | None = None,
+    num_words: int | None = None,
+    learning_rate: float | None = None,
+    **options: Any,
+) -> Config:
+    """A student and its teacher, whatever it learns from it: the method and its options come on top.
+
+    Args:
+        teacher_experiment: None for the one of the published name.
+        supervision, num_words: of a pair's codebook, which `letkd1` reads alone.
+        learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
+        options: of `protocol`.
+    """
+    pair = _pair(teacher, student, dataset, teacher_experiment)
+    return pair | protocol(dataset=dataset, learning_rate=learning_rate or _learning_rate(student), **options)
+
+
+def _pair(teacher: str, student: str, dataset: str, teacher_experiment: str | None) -> Config:
+    return {
+        "teacher": teacher,  # train, pictures: a name that `architectures` knows
+        "student": student,  # a name that `architectures` knows
+        "teacher_experiment": teacher_experiment  # train, pictures: what trains the teacher
+        or f"{dataset}.{TEACHERS[teacher].experiment}",
+        "teacher_weights": None,  # train, pictures: a file, instead of what that experiment trained or was published
+        "published_weights": _published_weights(teacher, dataset),
+    }
+
+
 def quest(**options: Any) -> Config:
     """The student predicts the teacher's words; its features pass unchanged. Options of `letkd1` but the alphas."""
     config = letkd1(**options) | {"method": "QuEST"}
@@ -138,21 +180,15 @@ def letkd1(
     """A KD layer at the penultimate map, supervised by the teacher's words.
 
     Args:
-        teacher_experiment: None for the one of the published name.
         supervision: None for the teacher's own, or for cross-architecture students the one that pools its maps.
-        learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
-        options: of `protocol`.
+        teacher_experiment, learning_rate, options: of `taught`.
     """
-    teacher_experiment = teacher_experiment or f"{dataset}.{TEACHERS[teacher].experiment}"
+    pair = _pair(teacher, student, dataset, teacher_experiment)
     return {
         "method": "letKD-1",
-        "teacher": teacher,  # train, pictures: a name that `architectures` knows
-        "student": student,  # a name that `architectures` knows
-        "teacher_experiment": teacher_experiment,  # train, pictures: what trains the teacher
-        "teacher_weights": None,  # train, pictures: a file, instead of what that experiment trained or was published
-        "published_weights": _published_weights(teacher, dataset),
+        **pair,
         "supervision": supervision  # train, pictures: the experiment whose codebook and decision scores are used
-        or teacher_experiment + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""),
+        or pair["teacher_experiment"] + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""),
         "codebook": None,  # train, pictures: a file, instead of the one below experiments/VQ/<supervision>
         "penultimate": True,  # whether there is a KD layer at the penultimate map
         "intermediate": False,  # whether there is one after the first block of the last stage

@@ -9,12 +9,13 @@ stands before a colon in it are the jobs that read the option, where not all do:
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import main_classification
 from config import recipes
+from distillation.losses import find_loss, list_losses
 
 PAGE = Path(__file__).with_name("options.md")
 SOURCES = (Path(main_classification.__file__), Path(recipes.__file__))
@@ -116,7 +117,33 @@ Every experiment has its own defaults, which `print_config` shows. Here they are
 {" or else of ".join(f"`{EXAMPLES[kind]}`" for kind in SHOWN)}.
 
 {_table(second)}
+
+## Options of losses
+
+`config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD`, an experiment of one method or of a sum of methods, has those of its
+losses, and train reads them. A weight is what a term of the sum is multiplied by. That of cross-entropy is the
+published one where a method stands alone, and a pair with published values of its own has those. The published
+experiments call some options otherwise; either name is understood.
+
+{_table(list(_of_losses()))}
 """
+
+
+def _of_losses() -> Iterator[tuple[str, ...]]:
+    """Weights and options of every loss, in the order of summation."""
+    yield "option", "default", "meaning", "published name"
+    for loss in map(find_loss, list_losses()):
+        for term, weight in loss.terms.items():
+            yield _of_loss(loss.weight_option(term), float(weight), f"weight of the term `{loss.term_name(term)}`")
+        for field in loss.options():
+            choices = ", ".join(map(str, field.metadata.get("choices", ())))
+            meaning = field.metadata["help"] + (f": {choices}" if choices else "")
+            yield _of_loss(f"{loss.key}.{field.name}", field.default, meaning)
+
+
+def _of_loss(option: str, default: Any, meaning: str) -> tuple[str, ...]:
+    published = recipes.PUBLISHED_NAMES.get(option)
+    return f"`{option}`", _written(default), meaning, f"`{published}`" if published else ""
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

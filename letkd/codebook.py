@@ -29,8 +29,9 @@ class Codebook(nn.Module):
         if centroids_KC.ndim != 2:
             raise ValueError(f"a codebook has shape (words, channels), this one {tuple(centroids_KC.shape)}")
         self.temperature = temperature
-        self.register_buffer("centroids", centroids_KC.detach().clone())
-        self.register_buffer("bias", -centroids_KC.detach().square().sum(dim=1))
+        # Not in a state dict: a codebook has a file of its own.
+        self.register_buffer("centroids", centroids_KC.detach().clone(), persistent=False)
+        self.register_buffer("bias", -centroids_KC.detach().square().sum(dim=1), persistent=False)
 
     @property
     def num_words(self) -> int:

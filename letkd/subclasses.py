@@ -47,11 +47,17 @@ class SubclassTargets(nn.Module):
                 f"for S = {num_subclasses}"
             )
         scalings_CL = scalings_CL[:, :num_components]
-        self.register_buffer("weight", scalings_CL.T.detach().float().contiguous())
-        self.register_buffer("offset", -(xbar_C @ scalings_CL).detach().float())
-        self.register_buffer("centers", centers_ML.detach().float().view(-1, num_subclasses, num_components).clone())
-        self.register_buffer("decisions", decisions_MM.detach().float().clone())
-        self.register_buffer("negative_entropy", -torch.special.entr(self.decisions).sum(dim=1))
+        centers_NSL = centers_ML.detach().float().view(-1, num_subclasses, num_components).clone()
+        decisions_MM = decisions_MM.detach().float().clone()
+        frozen = {
+            "weight": scalings_CL.T.detach().float().contiguous(),
+            "offset": -(xbar_C @ scalings_CL).detach().float(),
+            "centers": centers_NSL,
+            "decisions": decisions_MM,
+            "negative_entropy": -torch.special.entr(decisions_MM).sum(dim=1),
+        }
+        for name, tensor in frozen.items():
+            self.register_buffer(name, tensor, persistent=False)  # decisions have a file of their own
 
     @property
     def num_targets(self) -> int:

@@ -18,6 +18,7 @@ def write_report(
     experiments: dict[str, Config],
     *,
     command: str,
+    composed: Callable[[str], Config | None] = lambda name: None,
     unreadable: Mapping[str, str] = MappingProxyType({}),
     refresh: int | None = None,
 ) -> Report:
@@ -26,6 +27,8 @@ def write_report(
     Args:
         root: the `localpath` of the runs.
         experiments: all experiments of config/ and their options before anything is overridden, by name.
+        composed: the same of a sum of methods that has no module in config/, asked for those that have been run; None
+            for what is no experiment.
         command: the command line that this is, for the page.
         unreadable: files of config/ that cannot be loaded, and why.
         refresh: the page loads itself again every so many seconds.
@@ -35,7 +38,13 @@ def write_report(
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no directory {root}; localpath= names the one with the outputs of runs")
-    own: Callable[[str], Config | None] = experiments.get
+    experiments = dict(experiments)
+
+    def own(name: str) -> Config | None:
+        if name not in experiments and (config := composed(name)) is not None:
+            experiments[name] = config
+        return experiments.get(name)
+
     found = collect(root, own)
     found.damaged += [Damaged(Path(file), error) for file, error in unreadable.items()]
     report = build(found, experiments)

@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from objective_tools import batch_of
 
 import main_classification
-from algorithms import find_method, supervision
+from algorithms import teaching
 from algorithms.base import output_directory
 from algorithms.step import descend
 from algorithms.training import make_optimizer
 from algorithms.weights import Weights
 from architectures import TappedNetwork, create_model, list_models
 from config import recipes
-from dataloaders import list_datasets
+from dataloaders import Dataset, ImageTensors, list_datasets
+from distillation import build, prepared
 
 ROOT = Path(main_classification.__file__).parent
 MINE = "mine"  # config/mine/ belongs to whoever works here
@@ -31,15 +33,16 @@ PUBLISHED = json.loads((Path(__file__).parent / "golden" / "experiments.json").r
 
 # --- imports ---------------------------------------------------------------------------------------------------------
 
-OURS = {"config", "letkd", "architectures", "dataloaders", "algorithms", "main_classification"}
+OURS = {"config", "letkd", "architectures", "dataloaders", "distillation", "algorithms", "main_classification"}
 OURS |= {"documents", "settings", "download_cifar100_teacher", "reporting"}
 MAY_IMPORT = {
-    "config": set(),
+    "config": {"distillation"},
     "letkd": set(),
     "architectures": set(),
     "dataloaders": set(),
-    "algorithms": {"letkd", "architectures", "dataloaders", "documents", "settings"},
-    "reporting": {"letkd", "architectures", "dataloaders", "documents", "settings", "algorithms"},
+    "distillation": {"letkd", "architectures", "dataloaders", "documents", "settings", "config", "algorithms"},
+    "algorithms": {"letkd", "architectures", "dataloaders", "documents", "settings", "config", "distillation"},
+    "reporting": {"letkd", "architectures", "dataloaders", "documents", "settings", "algorithms", "distillation"},
     "examples": {"letkd"},
 }
 
@@ -203,6 +206,9 @@ def test_all_published_experiments_are_here():
 # --- a step of every experiment --------------------------------------------------------------------------------------
 
 NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, IDENTITY = 3, 16, 2, "the teacher of these tests"
+IMAGES = ImageTensors(torch.zeros(2, 16, 16, 3, dtype=torch.uint8), torch.tensor([0, 2]))
+HALVES = (0.5, 0.5, 0.5)
+MADE_UP = Dataset("made up", ("a", "b", "c"), 16, HALVES, HALVES, padding=0, flip=False, train=IMAGES)
 
 
 @functools.cache
@@ -225,20 +231,21 @@ def with_supervision(tmp_path, monkeypatch):
             config["subclasses_per_class"] = NUM_SUBCLASSES
         network = random_teacher(config["teacher"])
         weights = Weights(network.state_dict(), tmp_path / "teacher.pth")
-        monkeypatch.setattr(supervision, "find_weights", lambda **_: weights)
-        monkeypatch.setattr(supervision, "fingerprint", lambda _: IDENTITY)
+        monkeypatch.setattr(teaching, "find_weights", lambda **_: weights)
+        for module in (build, prepared):
+            monkeypatch.setattr(module, "fingerprint", lambda _: IDENTITY)
         places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
         made = main_classification.default_config(config["supervision"])
-        record = supervision.supervision_record(made, weights)
+        record = prepared.supervision_record(made, weights)
         centroids = torch.zeros(NUM_WORDS, network.penultimate.channels)
-        supervision.save_codebook(
-            supervision.codebook_path(places["kmeans"], NUM_WORDS),
+        prepared.save_codebook(
+            prepared.codebook_path(places["kmeans"], NUM_WORDS),
             centroids,
             record | {"tap": network.penultimate.path},
         )
         if "subclasses_per_class" in config:
             tap, rows = network.intermediate, NUM_CLASSES * NUM_SUBCLASSES
-            path = supervision.decisions_path(
+            path = prepared.decisions_path(
                 places["LDA"], tap.path, num_subclasses=NUM_SUBCLASSES, num_components=config["lda_components"]
             )
             shapes = {
@@ -248,7 +255,7 @@ def with_supervision(tmp_path, monkeypatch):
                 "prototypes": (rows, 2),
                 "decisions": (rows, rows),
             }
-            supervision.save_decisions(
+            prepared.save_decisions(
                 path, {key: torch.zeros(shape) for key, shape in shapes.items()}, record | {"tap": tap.path}
             )
         return config
@@ -258,26 +265,26 @@ def with_supervision(tmp_path, monkeypatch):
 
 def take_a_step(config: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    method = find_method(config["method"]).from_config(config, NUM_CLASSES).train()
-    images, labels = torch.randn(2, 3, 16, 16), torch.tensor([0, 2])
-    step = method(images, labels, with_statistics=True)
+    objective = teaching.open_objective(config, MADE_UP).train()
+    pixels, labels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8), torch.tensor([0, 2])
+    step = objective(batch_of(pixels, labels), with_statistics=True)
     assert step.loss.isfinite() and step.logits.shape == (2, NUM_CLASSES)
     assert all(value.isfinite().all() for value in (step.terms | step.statistics).values())
     num_terms = {"classification": 1, "QuEST": 2, "letKD-1": 2, "letKD-2": 3}
     num_terms["FitNet"] = 4 if config.get("supervised") else 2
     assert len(step.terms) == num_terms[config["method"]]
-    first = next(method.model.parameters())
+    first = next(objective.student.parameters())
     before = first.detach().clone()
-    descend(make_optimizer(method, config), step.loss)
+    descend(make_optimizer(objective, config), step.loss)
     assert not torch.equal(first, before)
     with torch.inference_mode():
-        assert method.model.eval()(images).shape == (2, NUM_CLASSES)
+        assert objective.student.eval()(objective.input(pixels)).shape == (2, NUM_CLASSES)
 
 
 @pytest.mark.parametrize("name", different(PAIRS, "teacher", "student", "method", "penultimate", "supervised"))
 def test_a_pair_takes_a_step_and_evaluates(name, with_supervision):
     config = with_supervision(name)
-    assert list(supervision.missing_supervision(config)) == []
+    assert list(teaching.missing_supervision(config)) == []
     take_a_step(config)
 
 

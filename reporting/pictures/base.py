@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from algorithms.base import Config, Requirement, Results
 from algorithms.evaluation import Evaluation
 from algorithms.files import save_json
-from algorithms.methods import Method
 from algorithms.records import log
-from algorithms.supervision import missing_supervision
+from algorithms.teaching import missing_supervision
 from architectures import Input
 from dataloaders import Dataset
+from distillation.objective import Objective
 from reporting.pictures.style import save_figure, style
 from settings import name_of_changes
 
@@ -52,7 +52,7 @@ class Picture(Evaluation):
     dataset: Dataset
     input: Input  # stands in front of student and teacher
     model: nn.Module
-    method: Method  # with supervision alone
+    objective: Objective  # with supervision alone
 
     def __init__(self, config: Config, command: str):
         super().__init__(config)
@@ -92,8 +92,8 @@ class Picture(Evaluation):
         self.input = self.input_of(self.dataset)
         self.changes = self._changes(weights, self.dataset)
         if self.needs_supervision:
-            self.method = self._open_method(weights, self.dataset.num_classes)
-            self.model = self.method.model
+            self.objective = self._open_objective(weights, self.dataset)
+            self.model = self.objective.student
         else:
             self.model = self._open_model(weights, self.dataset.num_classes).eval()
         log.info("picture of %s", weights.source)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.base import Config
-from algorithms.letkd import INTERMEDIATE
-from algorithms.supervision import supervises
+from distillation.build import INTERMEDIATE
+from distillation.expressions import supervises
 from letkd import KDLayer
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import active_layers, look_inside, measure_use

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.base import Config
-from algorithms.letkd import INTERMEDIATE, PENULTIMATE
 from architectures import Input
 from dataloaders import Batch
+from distillation.build import INTERMEDIATE, PENULTIMATE
 from letkd import KDLayer, Student
 
 PLACES = (INTERMEDIATE, PENULTIMATE)  # in the order in which an image meets them

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from algorithms.base import Config
-from algorithms.letkd import INTERMEDIATE
-from algorithms.supervision import supervises
+from distillation.build import INTERMEDIATE
+from distillation.expressions import supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.style import (
     PALE,
@@ -72,7 +72,7 @@ class Subclasses(Picture):
         rows[0, 2].set_title("decision row of the outlined patch")
         height, width = examples[0].subclasses_HW.shape
         own = [f"{100 * example.decision_NS[example.label].sum():.0f} %" for example in examples]
-        place = self.method.teacher.taps.network.intermediate.path
+        place = self.objective.teacher.network.outline.place(INTERMEDIATE).path
         caption = (
             f"{self.images_shown.capitalize()} of {self.dataset.name} as {config['teacher']}, the teacher of "
             f"{config['config']}, sees them at {place} ({height} x {width} patches, the student's grid). "
@@ -88,9 +88,9 @@ class Subclasses(Picture):
     def examples(self, indices: Tensor) -> list[Example]:
         """The images at these indices."""
         images, labels = self.images_at(indices)
-        maps_BCHW = self.method.teacher(self.input(images))[INTERMEDIATE]
+        loss, taught = self.objective.losses["decisions"], self.objective.teacher(self.input(images))
+        maps_BCHW, decisions = loss.teacher_map(taught), loss.subclasses
         grid = maps_BCHW.shape[2:]
-        decisions = self.method.subclasses
         rows_BHW = decisions.assign(maps_BCHW, labels).view(-1, *grid).cpu()
         decisions_MM = decisions.decisions.cpu()
         num_subclasses = self.config["subclasses_per_class"]

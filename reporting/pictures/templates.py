@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.base import Config
-from algorithms.letkd import PENULTIMATE
-from algorithms.supervision import supervises
+from distillation.build import PENULTIMATE
+from distillation.expressions import supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import LayerView, active_layers, look_inside, measure_use
 from reporting.pictures.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from algorithms.base import Config
 from algorithms.checkpoints import load_checkpoint
-from algorithms.letkd import PENULTIMATE
-from algorithms.methods import Method
-from algorithms.supervision import supervises
-from letkd import Student
+from distillation.build import PENULTIMATE
+from distillation.expressions import supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.style import PALETTE, new_figure
 
@@ -83,24 +81,18 @@ class Usage(Picture):
     @torch.inference_mode()
     def count(self) -> tuple[Tensor, Tensor, Tensor]:
         """Patches with each word (K,), by the teacher's nearest and by the student's best, and the share that agree."""
-        num_words = self.method.codebook.num_words
+        words = self.objective.losses["words"]
+        num_words = words.codebook.num_words
         teacher_K = torch.zeros(num_words, dtype=torch.int64, device=self.device)
         student_K, agreeing = torch.zeros_like(teacher_K), torch.zeros_like(teacher_K[0])
         for batch in self.loader(self.dataset, self.split):
             images = self.input(batch.images)
-            nearest_P = self.method.codebook.hard_assignment(self.method.teacher(images)[PENULTIMATE])
-            best_P = word_scores(self.method, images).argmax(dim=1)
+            nearest_P = words.codebook.hard_assignment(words.teacher_map(self.objective.teacher(images)))
+            best_P = words.scores(self.objective.network(images)).argmax(dim=1)
             teacher_K += torch.bincount(nearest_P, minlength=num_words)
             student_K += torch.bincount(best_P, minlength=num_words)
             agreeing += (nearest_P == best_P).sum()
         return teacher_K.cpu(), student_K.cpu(), (agreeing / teacher_K.sum()).cpu()
-
-
-def word_scores(method: Method, images: Tensor) -> Tensor:
-    """The student's scores (P, K) of the teacher's words, from its KD layer or, in QuEST, from the predictor."""
-    if isinstance(method.model, Student):
-        return method.model.forward_with_scores(images)[1][PENULTIMATE]
-    return method.heads["predictor"](method.model.forward_features(images))
 
 
 def perplexity(counts_K: np.ndarray) -> float:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from algorithms.base import data_facts
 from algorithms.checkpoints import BEST, LAST, kept_epoch, save_checkpoint
-from algorithms.methods import find_method
 from dataloaders import Dataset
+from distillation.build import build_student
 
 SMALL = {"num_words": 16, "subclasses_per_class": 2}
 
@@ -44,7 +44,7 @@ def leave_training(config: dict[str, Any], dataset: Dataset, folder: str = "") -
         folder: that of a trial, in the experiment's directory.
     """
     torch.manual_seed(0)
-    model = find_method(config["method"]).build_model(config, dataset.num_classes)
+    model = build_student(config, dataset.num_classes)
     directory = Path(config["localpath"], *config["config"].split("."), folder)
     images = normalized(dataset.eval.images[:64].permute(0, 3, 1, 2) / 255, dataset)
     epochs = {1: kept_epoch(directory, 1), 2: directory / BEST, 3: directory / LAST}

@@ -6,25 +6,25 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from objective_tools import batch_of, letkd_of
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from algorithms.base import computes_bfloat16
-from algorithms.letkd import LetKD
 from algorithms.meter import Meter
 from algorithms.step import WARM_UP_STEPS, GraphedStep, TrainStep
-from algorithms.supervision import Teacher
 from algorithms.training import make_optimizer
 from architectures import Input, create_model
 from dataloaders import load_dataset, make_train_loader
-from letkd import Codebook, FrozenTaps, KDLayer, Student, SubclassTargets
+from distillation.objective import Objective
+from letkd import Codebook, KDLayer, Student, SubclassTargets
 
 PROTOCOL = {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 NUM_WORDS, NUM_SUBCLASSES = 16, 2
 
 
 @pytest.fixture
-def training() -> LetKD:
+def training() -> Objective:
     torch.manual_seed(0)
     teacher, backbone = create_model("resnet8", num_classes=10), create_model("resnet8", num_classes=10)
     num_targets = 10 * NUM_SUBCLASSES
@@ -35,36 +35,30 @@ def training() -> LetKD:
         decisions_MM=torch.randn(num_targets, num_targets).softmax(dim=1),
         num_subclasses=NUM_SUBCLASSES,
     )
-    return LetKD(
-        Student(
-            backbone,
-            {"penultimate": KDLayer(64, NUM_WORDS), "intermediate": KDLayer(64, num_targets)},
-            {"penultimate": "layer3", "intermediate": "layer3.0"},
-        ),
-        Teacher(
-            FrozenTaps(teacher, {"penultimate": "layer3", "intermediate": "layer3.0"}),
-            {"penultimate": 1, "intermediate": 1},
-            "test",
-        ),
-        Codebook(torch.randn(NUM_WORDS, 64)),
-        subclasses,
-        {"cls_loss_coef": 1.0, "quest_loss_coef": 1.0, "sub_loss_coef": 1.0},
-    ).train()
+    student = Student(
+        backbone,
+        {"penultimate": KDLayer(64, NUM_WORDS), "intermediate": KDLayer(64, num_targets)},
+        {"penultimate": "layer3", "intermediate": "layer3.0"},
+    )
+    return letkd_of(student, teacher, Codebook(torch.randn(NUM_WORDS, 64)), subclasses, image_size=16).train()
 
 
 def test_channels_last_changes_nothing_but_the_layout(training):
     images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
     twin = copy.deepcopy(training).to(memory_format=torch.channels_last)
-    plain, channels_last = training(images, labels), twin(images.to(memory_format=torch.channels_last), labels)
+    plain, channels_last = (
+        training(batch_of(images, labels)),
+        twin(batch_of(images.to(memory_format=torch.channels_last), labels)),
+    )
     torch.testing.assert_close(channels_last.loss, plain.loss, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_keeps_the_supervision_in_float32(training):
     images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        reduced = training(images, labels)
-    plain = training(images, labels)
-    assert reduced.logits.dtype == torch.bfloat16
+        reduced = training(batch_of(images, labels))
+    plain = training(batch_of(images, labels))
+    assert reduced.logits.dtype == torch.float32  # as losses read them
     assert {term.dtype for term in reduced.terms.values()} == {torch.float32}
     for name, term in plain.terms.items():
         assert reduced.terms[name].item() == pytest.approx(term.item(), rel=0.02), name
@@ -118,9 +112,9 @@ def test_a_step_reads_nothing_back(training, enabled):
     )
     meter = Meter(torch.device("cpu"))
     images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
-    meter.add(step(images, labels), labels)  # the optimiser makes its buffers
+    meter.add(step(batch_of(images, labels)), labels)  # the optimiser makes its buffers
     with host_reads() as reads:
-        meter.add(step(images, labels), labels)
+        meter.add(step(batch_of(images, labels)), labels)
     assert reads == {"_local_scalar_dense": 2}
     with host_reads() as reads:
         meter.means()
@@ -147,7 +141,7 @@ def gpu() -> torch.device:
 def test_gpu_agrees_with_cpu(training, gpu):
     images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
     twin = copy.deepcopy(training).to(gpu)
-    on_cpu, on_gpu = training(images, labels), twin(images.to(gpu), labels.to(gpu))
+    on_cpu, on_gpu = training(batch_of(images, labels)), twin(batch_of(images.to(gpu), labels.to(gpu)))
     for name, term in on_cpu.terms.items():
         assert on_gpu.terms[name].item() == pytest.approx(term.item(), rel=1e-3), name
     on_cpu.loss.backward()
@@ -165,7 +159,7 @@ def test_an_epoch_never_waits_for_the_host(training, gpu, kind, enabled):
     """But a graph while it is recorded, once for each learning rate."""
     training.to(gpu)
     dataset = load_dataset("digits")
-    student_input = Input(dataset.mean, dataset.std).to(gpu)
+    training.input = Input(dataset.mean, dataset.std).to(gpu)
     batches = iter(make_train_loader(dataset, batch_size=64, device="cuda", seed=0))
     step = kind(
         training,
@@ -175,11 +169,11 @@ def test_an_epoch_never_waits_for_the_host(training, gpu, kind, enabled):
     meter = Meter(gpu)
     for _ in range(WARM_UP_STEPS + 1):  # the epoch's random numbers are copied here, and a graph is recorded
         batch = next(batches)
-        meter.add(step(student_input(batch.images), batch.labels), batch.labels)
+        meter.add(step(batch), batch.labels)
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
-            meter.add(step(student_input(batch.images), batch.labels), batch.labels)
+            meter.add(step(batch), batch.labels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert meter.means()["loss"] > 0
@@ -200,9 +194,9 @@ def test_a_recorded_distillation_step_trains_as_a_plain_one(training, gpu, enabl
         meter = Meter(gpu)
         for images, labels in batches:  # nothing is read in between: order must come from the streams alone
             labels = labels.to(gpu)  # noqa: PLW2901
-            meter.add(step(images.to(gpu), labels), labels)
+            meter.add(step(batch_of(images.to(gpu), labels)), labels)
         means.append(meter.means())
-        trained.append(method.model.state_dict())
+        trained.append(method.student.state_dict())
     assert means[1] == pytest.approx(means[0], rel=0.02 if enabled else 1e-3)
     for name, tensor in trained[0].items():
         scale = tensor.abs().max().item()

@@ -30,10 +30,10 @@ from algorithms.export import (
     largest_difference,
     shorter_side,
 )
-from algorithms.letkd import LetKD
 from architectures import create_model, mobilenetv2, shufflenetv1, shufflenetv2
 from dataloaders import Dataset, load_dataset
 from dataloaders.decoding import fit_square
+from distillation.build import build_student
 from letkd import KDLayer, Student
 
 NUM_CLASSES = 3
@@ -121,9 +121,9 @@ def make_student(network: str, *, with_layers: bool, alpha: float = 0.7) -> nn.M
     images = normalize(smooth_images(16, SIZE))
     if not with_layers:
         return pretend_training_(create_model(network, num_classes=NUM_CLASSES), images)
-    config = {"student": network, "penultimate": True, "intermediate": True, **SMALL}
+    config = {"method": "letKD-2", "student": network, "penultimate": True, "intermediate": True, **SMALL}
     alphas = {"alpha_penultimate": alpha, "alpha_intermediate": 1.5 * alpha}
-    return pretend_training_(LetKD.build_model(config | alphas, NUM_CLASSES), images)
+    return pretend_training_(build_student(config | alphas, NUM_CLASSES), images)
 
 
 def trace_student(student: nn.Module, network: str) -> ExportedProgram:

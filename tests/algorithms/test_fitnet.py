@@ -1,26 +1,34 @@
 """FitNet: a hint beside a student alone, or one with KD layers, supervised or not."""
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from objective_tools import Prepared, batch_of
 
-from algorithms.fitnet import FitNet
-from algorithms.letkd import LetKD
-from algorithms.methods import find_method
 from algorithms.step import descend
-from algorithms.supervision import missing_supervision, save_codebook, save_decisions
+from algorithms.teaching import missing_supervision, open_objective
 from algorithms.training import make_optimizer
 from algorithms.weights import fingerprint
 from architectures import create_model
-from config.recipes import fitnet
-from letkd import Student
+from config.recipes import fitnet, letkd2
+from dataloaders import Batch, Dataset, ImageTensors
+from distillation.build import build_student
+from distillation.objective import Objective
+from distillation.prepared import save_codebook, save_decisions
+from letkd import Student, pool_map
 
+SIZE = 16
 NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, NUM_COMPONENTS = 4, 6, 2, 3
 NUM_TARGETS = NUM_CLASSES * NUM_SUBCLASSES
 LAYERS = {"penultimate": True, "intermediate": True}
+DATASET = Dataset(
+    "digits", tuple("abcd"), SIZE, mean=(0.5,) * 3, std=(0.25,) * 3, padding=2, flip=False,
+    train=ImageTensors(torch.zeros(4, SIZE, SIZE, 3, dtype=torch.uint8), torch.arange(4)),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +56,10 @@ def files(tmp_path_factory) -> dict[str, str]:
 def configure(files, tmp_path):
     """The recipe's configuration; the supervision's files are known only where `supervised` asks for them."""
 
-    def configure(student: str = "resnet8", **options: Any) -> dict[str, Any]:
-        config = fitnet(
+    def configure(
+        student: str = "resnet8", recipe: Callable[..., dict[str, Any]] = fitnet, **options: Any
+    ) -> dict[str, Any]:
+        config = recipe(
             dataset="digits",
             teacher="resnet8x4",
             student=student,
@@ -59,21 +69,30 @@ def configure(files, tmp_path):
             lda_components=NUM_COMPONENTS,
             **options,
         )
-        known = files if config["supervised"] else {"teacher_weights": files["teacher_weights"]}
-        return config | known | {"localpath": str(tmp_path), "data_dir": None}
+        known = files if config.get("supervised", True) else {"teacher_weights": files["teacher_weights"]}
+        return config | known | {"localpath": str(tmp_path), "data_dir": None, "seed": 0}
 
     return configure
 
 
-def build(config: dict[str, Any]) -> FitNet:
+def build(config: dict[str, Any]) -> Objective:
+    """Of images that are normalised already, which student and teacher share."""
     torch.manual_seed(1)
-    return find_method("FitNet").from_config(config, NUM_CLASSES)
+    objective = open_objective(config, DATASET)
+    assert objective.shares_input
+    objective.input = Prepared()
+    return objective
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> Batch:
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(4, 3, 16, 16, generator=generator), torch.arange(4)
+    return batch_of(torch.randn(4, 3, SIZE, SIZE, generator=generator), torch.arange(4))
+
+
+def part_names(names: Iterable[str]) -> set[str]:
+    """The parts of the losses that these tensors belong to."""
+    return {".".join(name.split(".")[:2]) for name in names}
 
 
 def alone(network: torch.nn.Module) -> torch.nn.Module:
@@ -84,94 +103,101 @@ def alone(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def test_the_hint_is_the_mean_squared_error_of_the_regressed_map(configure, batch, files):
-    images, labels = batch
-    method = build(configure(hint="penultimate")).train()
-    features = alone(method.model).forward_features(images)
+    images, labels = batch.images, batch.labels
+    objective = build(configure(hint="penultimate")).train()
+    features = alone(objective.student).forward_features(images)
     teacher = create_model("resnet8x4", num_classes=NUM_CLASSES).eval()
     teacher.load_state_dict(torch.load(files["teacher_weights"])["model"])
-    regressed = torch.einsum("bchw,dc->bdhw", features, method.heads["regressor"][0].weight[:, :, 0, 0])
+    regressed = torch.einsum("bchw,dc->bdhw", features, objective.losses["fitnet"].regressor[0].weight[:, :, 0, 0])
     variance, mean = torch.var_mean(regressed, dim=(0, 2, 3), keepdim=True, correction=0)
     normalized = (regressed - mean) / (variance + 1e-5).sqrt()  # a new BatchNorm's scale is 1 and its shift 0
-    hint_loss = (normalized - teacher.forward_features(images)).square().mean()
-    step = method(images, labels)
-    torch.testing.assert_close(step.terms["hint_loss"], hint_loss.detach())
-    cls_loss = F.cross_entropy(step.logits, labels)
-    assert set(step.terms) == {"cls_loss", "hint_loss"}
-    torch.testing.assert_close(step.loss, cls_loss + 100 * hint_loss)
+    hint = (normalized - teacher.forward_features(images)).square().mean()
+    step = objective(batch)
+    torch.testing.assert_close(step.terms["fitnet"], hint.detach())
+    ce = F.cross_entropy(step.logits, labels)
+    assert set(step.terms) == {"ce", "fitnet"}
+    torch.testing.assert_close(step.loss, ce + 100 * hint)
 
 
 def test_the_hint_is_read_behind_the_kd_layer(configure, batch):
-    images, labels = batch
-    method = build(configure(**LAYERS, hint="intermediate")).train()
-    features = alone(method.model.backbone).forward_features(images)  # of resnet8, the intermediate map too
-    layer = copy.deepcopy(method.model.layers["intermediate"])
-    seen = method.heads["regressor"](layer(features)[0])
-    expected = F.mse_loss(seen, method.teacher(images)["intermediate"])
-    torch.testing.assert_close(method(images, labels).terms["hint_loss"], expected.detach())
+    objective = build(configure(**LAYERS, hint="intermediate")).train()
+    features = alone(objective.student.backbone).forward_features(batch.images)  # of resnet8, the intermediate map too
+    layer = copy.deepcopy(objective.student.layers["intermediate"])
+    seen = objective.losses["fitnet"].regressor(layer(features)[0])
+    expected = F.mse_loss(seen, objective.teacher(batch.images).maps["intermediate"])
+    torch.testing.assert_close(objective(batch).terms["fitnet"], expected.detach())
     assert not torch.allclose(layer(features)[0], features)
 
 
 def test_the_intermediate_map_is_the_default_and_the_teacher_is_pooled_to_the_students_grid(configure, batch):
-    images, labels = batch
-    method = build(configure(student="shufflenetv1"))
-    teacher = method.teacher.taps.network
-    ratio = method.model.intermediate.reduction // teacher.intermediate.reduction
-    assert ratio == 2
-    pooled = method.teacher(images)
-    assert list(pooled) == ["intermediate"]
-    grid = 16 // method.model.intermediate.reduction
-    assert pooled["intermediate"].shape == (4, teacher.intermediate.channels, grid, grid)
-    assert method(images, labels).terms["hint_loss"] > 0
+    objective = build(configure(student="shufflenetv1"))
+    loss, teacher = objective.losses["fitnet"], objective.teacher.network.module
+    assert loss.pooling == objective.student.intermediate.reduction // teacher.intermediate.reduction == 2
+    maps = objective.teacher(batch.images).maps
+    assert list(maps) == ["intermediate"]
+    grid = SIZE // objective.student.intermediate.reduction
+    assert pool_map(maps["intermediate"], loss.pooling).shape == (4, teacher.intermediate.channels, grid, grid)
+    regressed = loss.regressor(objective.network(batch.images).maps["intermediate"])
+    assert regressed.shape == (4, teacher.intermediate.channels, grid, grid)
+    assert objective(batch).terms["fitnet"] > 0
 
 
 def test_a_student_alone_is_deployed_as_it_is_published(configure):
-    method = build(configure())
+    objective = build(configure())
     expected = create_model("resnet8", num_classes=NUM_CLASSES).state_dict()
-    assert list(method.model.state_dict()) == list(expected)
-    assert {name.partition(".")[0] for name in method.heads.state_dict()} == {"regressor"}
+    assert list(objective.student.state_dict()) == list(expected)
+    assert part_names(objective.losses.state_dict()) == {"fitnet.regressor"}
 
 
 def test_layers_without_supervision_need_no_files_and_learn_from_the_other_losses(configure, batch):
     config = configure(**LAYERS)
-    method = build(config).train()
-    assert isinstance(method.model, Student) and list(method.model.layers) == ["penultimate", "intermediate"]
-    assert method.codebook is None and method.subclasses is None
-    step = method(*batch, with_statistics=True)
-    assert set(step.terms) == {"cls_loss", "hint_loss"}
+    objective = build(config).train()
+    student = objective.student
+    assert isinstance(student, Student) and list(student.layers) == ["penultimate", "intermediate"]
+    assert list(objective.losses) == ["ce", "fitnet"]
+    step = objective(batch, with_statistics=True)
+    assert set(step.terms) == {"ce", "fitnet"}
     step.loss.backward()
-    assert all(layer.scores.templates.grad.any() for layer in method.model.layers.values())
+    assert all(layer.scores.templates.grad.any() for layer in student.layers.values())
 
 
 def test_supervision_adds_the_losses_of_letkd(configure, batch):
     config = configure(**LAYERS, supervised=True)
-    step = build(config).train()(*batch, with_statistics=True)
-    torch.manual_seed(1)
-    letkd = LetKD.from_config(config, NUM_CLASSES).train()(*batch, with_statistics=True)
-    assert set(step.terms) == {"cls_loss", "quest_loss", "sub_loss", "hint_loss"}
+    step = build(config).train()(batch, with_statistics=True)
+    letkd = build(configure(recipe=letkd2)).train()(batch, with_statistics=True)
+    assert set(step.terms) == {"ce", "words", "decisions", "fitnet"}
+    assert set(letkd.terms) == {"ce", "words", "decisions"}
     torch.testing.assert_close({name: step.terms[name] for name in letkd.terms}, letkd.terms)
-    torch.testing.assert_close(step.loss, letkd.loss + 100 * step.terms["hint_loss"])
+    torch.testing.assert_close(step.loss, letkd.loss + 100 * step.terms["fitnet"])
     assert set(step.statistics) == set(letkd.statistics) != set()
 
 
 @pytest.mark.parametrize("options", [{}, LAYERS, LAYERS | {"supervised": True}, {"intermediate": True}])
 def test_a_step_changes_what_trains_and_nothing_frozen(options, configure, batch):
     config = configure(**options)
-    method = build(config).train()
-    before = {name: value.clone() for name, value in method.state_dict().items()}
-    descend(make_optimizer(method, config), method(*batch).loss)
-    changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
-    trainable = {name for name, value in method.named_parameters() if value.requires_grad}
+    objective = build(config).train()
+
+    def state() -> dict[str, torch.Tensor]:
+        teacher = objective.teacher.network.module.state_dict()
+        own = objective.state_dict() | dict(objective.named_buffers())  # supervision is not saved
+        return own | {f"teacher.{name}": value for name, value in teacher.items()}
+
+    before = {name: value.clone() for name, value in state().items()}
+    descend(make_optimizer(objective, config), objective(batch).loss)
+    changed = {name for name, value in state().items() if not torch.equal(value, before[name])}
+    trainable = {name for name, value in objective.named_parameters() if value.requires_grad}
     assert trainable <= changed
-    assert {name.partition(".")[0] for name in changed} == {"model", "heads"}
+    of_losses = {name.removeprefix("losses.") for name in changed if not name.startswith("student.")}
+    assert part_names(of_losses) == {"fitnet.regressor"}
 
 
 def test_evaluation_needs_the_configuration_alone(configure, batch):
     config = configure(**LAYERS, supervised=True)
-    method = build(config).eval()
-    deployed = find_method("FitNet").build_model(config, NUM_CLASSES).eval()
-    deployed.load_state_dict(method.model.state_dict())
-    method(*batch)
-    torch.testing.assert_close(deployed(batch[0]), method.model(batch[0]))
+    objective = build(config).eval()
+    deployed = build_student(config, NUM_CLASSES).eval()
+    deployed.load_state_dict(objective.student.state_dict())
+    objective(batch)
+    torch.testing.assert_close(deployed(batch.images), objective.student(batch.images))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from algorithms import check_options, run_trials
 from algorithms.checkpoints import load_checkpoint, save_checkpoint
 from algorithms.files import save_json
 from algorithms.records import read_results, save_results
-from algorithms.supervision import FINGERPRINTS
+from algorithms.teaching import FINGERPRINTS
 from algorithms.weights import check_belongs, check_fit
 from settings import changed_network, name_of_changes
 from tests.algorithms.training_tools import configure, train
@@ -280,7 +280,7 @@ def test_numbers_of_another_precision_are_taken(dtype):
 
 
 ODD_VALUES = {"missing": None, "a text": "odd", "a list": [None], "a number": -3.5, "a dictionary": {"odd": [1]}}
-ENTRIES = ("model", "heads", "optimizer", "random", "epoch", "epochs", "best", "history", "seconds", "config", "data")
+ENTRIES = ("model", "losses", "optimizer", "random", "epoch", "epochs", "best", "history", "seconds", "config", "data")
 
 
 @pytest.mark.parametrize("odd", ODD_VALUES)

@@ -13,8 +13,8 @@ from training_tools import STEPS, PowerFailure, differences, outcome, read_curve
 from algorithms.checkpoints import load_checkpoint
 from algorithms.files import load_json
 from algorithms.meter import Meter
-from algorithms.methods import Step
 from dataloaders import load_dataset, make_train_loader
+from distillation.objective import Step
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -32,7 +32,7 @@ def test_every_epoch_has_its_figures(directory):
     assert [done["epoch"] for done in history] == [1, 2, 3]
     assert [done["learning_rate"] for done in history] == pytest.approx([0.05, 0.005, 0.005])
     for done in history:
-        assert set(done["train"]) == {"loss", "cls_loss", "quest_loss", "sub_loss", "top1"}
+        assert set(done["train"]) == {"loss", "ce", "words", "decisions", "top1"}
         assert set(done["eval"]) == {"loss", "top1", "top5"}
         assert done["seconds"] > STEPS * 64 / done["images_per_second"] > 0
     assert history[-1]["eval"]["top1"] == results["top1"]

@@ -15,9 +15,9 @@ import main_classification
 from algorithms.base import data_facts
 from algorithms.checkpoints import BEST, LAST, save_checkpoint
 from algorithms.linear_probe import LinearProbe
-from algorithms.methods import find_method
 from architectures import Input, create_model
 from dataloaders import Dataset, load_dataset, make_eval_loader
+from distillation.build import build_student
 
 TRAINED = {"mode": "train", "top1": 12.5, "evaluations": {"last": {"top1": 12.5}}}
 
@@ -44,7 +44,7 @@ def trained(tmp_path, dataset):
             main_classification.default_config(name) | small | {"localpath": str(tmp_path), "cuda": False} | updates
         )
         torch.manual_seed(0)
-        model = find_method(config["method"]).build_model(config, num_classes=10).eval()
+        model = build_student(config, num_classes=10).eval()
         content = {"model": model.state_dict(), "epoch": 1, "epochs": 1, "data": data_facts(dataset)}
         directory = Path(tmp_path, *name.split("."))
         save_checkpoint(directory / LAST, content)

@@ -4,17 +4,19 @@ import copy
 
 import pytest
 import torch
+from objective_tools import batch_of
 from torch import nn
 
-from algorithms.methods import Step
 from algorithms.step import WARM_UP_STEPS, GraphedStep, TrainStep
+from dataloaders import Batch
+from distillation.objective import Step
 
 NUM_STEPS = WARM_UP_STEPS + 6
 NEW_RATE_AT, STATISTICS_AT = WARM_UP_STEPS + 2, WARM_UP_STEPS + 4
 
 
-class TinyMethod(nn.Module):
-    """A convolution, BatchNorm and a linear layer with a cross-entropy."""
+class TinyObjective(nn.Module):
+    """A convolution, BatchNorm and a linear layer with a cross-entropy, and a term that reads the index."""
 
     def __init__(self):
         super().__init__()
@@ -22,10 +24,11 @@ class TinyMethod(nn.Module):
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
         )
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor, *, with_statistics: bool = False) -> Step:
-        logits = self.model(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        return Step(loss, logits, {"cls_loss": loss.detach()}, {"mean": logits.mean()} if with_statistics else {})
+    def forward(self, batch: Batch, *, with_statistics: bool = False) -> Step:
+        logits = self.model(batch.images)
+        loss = nn.functional.cross_entropy(logits, batch.labels)
+        terms = {"ce": loss.detach(), "index": batch.index.sum()}
+        return Step(loss, logits, terms, {"logit/mean": logits.mean()} if with_statistics else {})
 
 
 class Replaying(GraphedStep):
@@ -43,11 +46,11 @@ class Replaying(GraphedStep):
         return function
 
 
-def train(kind: type[TrainStep], method: TinyMethod, device: str) -> tuple[list[float], TinyMethod, TrainStep]:
+def train(kind: type[TrainStep], objective: TinyObjective, device: str) -> tuple[list[float], TinyObjective, TrainStep]:
     """Losses of a few steps, one of them at a new learning rate and one with statistics."""
-    method = copy.deepcopy(method).to(device)
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    step = kind(method, optimizer, lambda: torch.autocast(device, enabled=False))
+    objective = copy.deepcopy(objective).to(device)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    step = kind(objective, optimizer, lambda: torch.autocast(device, enabled=False))
     generator = torch.Generator().manual_seed(1)
     losses = []
     for number in range(NUM_STEPS):
@@ -55,11 +58,13 @@ def train(kind: type[TrainStep], method: TinyMethod, device: str) -> tuple[list[
             optimizer.param_groups[0]["lr"] = 0.01
         images = torch.randn(8, 3, 6, 6, generator=generator).to(device)
         labels = torch.randint(5, (8,), generator=generator).to(device)
-        result = step(images, labels, with_statistics=number == STATISTICS_AT)
+        batch = batch_of(images, labels)._replace(index=torch.arange(number, number + 8, device=device))
+        result = step(batch, with_statistics=number == STATISTICS_AT)
+        assert result.terms["index"].item() == 28 + 8 * number
         assert not result.loss.requires_grad
         assert bool(result.statistics) == (number == STATISTICS_AT)
         losses.append(result.loss.item())
-    return losses, method, step
+    return losses, objective, step
 
 
 @pytest.mark.parametrize(
@@ -69,20 +74,20 @@ def test_recorded_steps_train_as_plain_ones(kind, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     torch.manual_seed(0)
-    method = TinyMethod()
-    losses, trained, _ = train(TrainStep, method, device)
-    losses_recorded, trained_recorded, _ = train(kind, method, device)
+    objective = TinyObjective()
+    losses, trained, _ = train(TrainStep, objective, device)
+    losses_recorded, trained_recorded, _ = train(kind, objective, device)
     assert losses_recorded == pytest.approx(losses, rel=1e-5)
     for name, tensor in trained.state_dict().items():
         torch.testing.assert_close(trained_recorded.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_a_new_learning_rate_is_recorded_anew_and_nothing_else():
-    _, _, step = train(Replaying, TinyMethod(), "cpu")
+    _, _, step = train(Replaying, TinyObjective(), "cpu")
     assert step.num_recorded == 2
 
 
 def test_another_batch_shape_is_recorded_anew():
-    _, _, step = train(Replaying, TinyMethod(), "cpu")
-    step(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long))
+    _, _, step = train(Replaying, TinyObjective(), "cpu")
+    step(batch_of(torch.randn(4, 3, 6, 6), torch.zeros(4, dtype=torch.long)))
     assert step.num_recorded == 3

@@ -11,22 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from objective_tools import batch_of, open_networks, pooled_maps
 from PIL import Image
 
 import main_classification
-from algorithms import KMeansCodebook, features, find_method
+from algorithms import KMeansCodebook, features
 from algorithms.files import load_tensors, save_tensors
-from algorithms.supervision import (
-    Teacher,
-    missing_supervision,
-    open_codebook,
-    open_subclasses,
-    open_teacher,
-    teacher_weights,
-)
+from algorithms.teaching import missing_supervision, open_objective, teacher_weights
 from algorithms.weights import fingerprint, read_published
 from architectures import create_model
 from config.recipes import letkd2
+from dataloaders import Dataset, load_dataset
+from distillation.objective import Teacher
+from distillation.prepared import open_codebook, open_subclasses
+from distillation.signals import Network
 from letkd import Codebook, SubclassTargets
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -35,6 +33,7 @@ ARTIFACTS = Path(__file__).parents[3] / "shared" / "reference" / "authors_artifa
 NUM_PATCHES = 1024  # 256 images, 2 x 2 patches
 CODEBOOK = "VQ/digits/RN8/codebook_K16.pth"
 DECISIONS = "LDA/digits/RN8/decisions_layer3.0_S2_L60.pth"
+PIXELS = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def configure(name: str, localpath: Path, **updates: Any) -> dict[str, Any]:
@@ -56,11 +55,18 @@ def pair(localpath: Path, **updates: Any) -> dict[str, Any]:
     return configure("digits.RN14_RN8.letKD-2", localpath, **updates)
 
 
-def open_all(config: dict[str, Any], num_classes: int = 10) -> tuple[Teacher, Codebook, SubclassTargets]:
+def digits(config: dict[str, Any]) -> Dataset:
+    return load_dataset("digits", **{key: config[key] for key in ("image_size", "mean", "std")})
+
+
+def open_pair(config: dict[str, Any]) -> tuple[Network, Teacher]:
+    return open_networks(config, digits(config))
+
+
+def open_all(config: dict[str, Any]) -> tuple[Teacher, Codebook, SubclassTargets]:
     """The supervision of a letKD-2 run, read from its files."""
-    student = create_model(config["student"], num_classes=num_classes)
-    teacher = open_teacher(config, num_classes, student, maps=["penultimate", "intermediate"])
-    return teacher, open_codebook(config, teacher), open_subclasses(config, teacher, num_classes)
+    student, teacher = open_pair(config)
+    return teacher, open_codebook(config, student, teacher), open_subclasses(config, student, teacher)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +113,12 @@ def test_our_files_come_back_as_they_were_written(folder):
 def test_a_teacher_with_other_weights_is_refused(folder):
     config = pair(folder)
     run("digits.RN8", folder, epochs=1, seed=1)
-    teacher = open_teacher(config, 10, create_model("resnet8"), maps=["penultimate", "intermediate"])
+    networks = open_pair(config)
     with pytest.raises(ValueError, match="another teacher") as caught:
-        open_codebook(config, teacher)
+        open_codebook(config, *networks)
     assert str(folder / CODEBOOK) in refusal(caught)
     with pytest.raises(ValueError, match="another teacher") as caught:
-        open_subclasses(config, teacher, 10)
+        open_subclasses(config, *networks)
     assert str(folder / DECISIONS) in refusal(caught)
     with pytest.raises(ValueError, match="another teacher") as caught:
         main_classification.run_config(config)
@@ -182,12 +188,12 @@ def test_other_lda_components_are_refused(folder):
 
 def test_a_chosen_file_is_refused_with_the_option_that_chose_it(folder):
     """The command makes the standard file: without that word the same refusal would come again."""
-    teacher, _, _ = open_all(pair(folder))
+    networks = open_pair(pair(folder))
     for option, name in (("codebook", CODEBOOK), ("decisions", DECISIONS)):
         for chosen in (None, str(folder / name)):
             config = pair(folder, image_size=16, **{option: chosen})
             with pytest.raises(ValueError, match="another image_size") as caught:
-                open_codebook(config, teacher) if option == "codebook" else open_subclasses(config, teacher, 10)
+                (open_codebook if option == "codebook" else open_subclasses)(config, *networks)
             assert refusal(caught).endswith(f"; leave out {option}= to use the standard file") == bool(chosen)
 
 
@@ -314,9 +320,9 @@ def test_the_authors_decision_scores_load_and_train(suffix, folder):
     ]
     for found, array in expected:
         np.testing.assert_allclose(found.numpy(), array, rtol=1e-5, atol=1e-5)
-    method = find_method("letKD-2").from_config(config, num_classes=10).train()
-    step = method(torch.randn(4, 3, 8, 8), torch.arange(4))
-    assert step.loss.isfinite() and step.terms["sub_loss"] > 0
+    objective = open_objective(config, digits(config)).train()
+    step = objective(batch_of(PIXELS, torch.arange(4)))
+    assert step.loss.isfinite() and step.terms["decisions"] > 0
 
 
 def test_the_authors_files_are_taken_with_a_notice(folder, capsys):
@@ -380,17 +386,18 @@ def test_the_files_that_the_authors_published_load(teacher, supervision, suffix,
     np.save(place / f"final_scores_8{suffix}.npy", scores)
     experiment = letkd2(dataset="CIFAR100", teacher=teacher, student=student, supervision=supervision)
     config = main_classification.OPTIONS | experiment | {"localpath": str(tmp_path), "teacher_weights": str(weights)}
-    network = create_model(student, num_classes=100)
-    opened = open_teacher(config, 100, network, maps=["penultimate", "intermediate"])
-    subclasses = open_subclasses(config, opened, 100)
+    classes = tuple(map(str, range(100)))
+    dataset = Dataset("CIFAR100", classes, 32, mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
+    networks = open_networks(config, dataset)
+    subclasses = open_subclasses(config, *networks)
     assert subclasses.num_targets == 800 and subclasses.centers.shape == (100, 8, 60)
     images = torch.randn(2, 3, 32, 32)
-    maps = opened(images)
+    maps = pooled_maps(*networks, images)
     side = 8 if student == "resnet20" else 4
     assert maps["penultimate"].shape[2:] == maps["intermediate"].shape[2:] == (side, side)
     assert subclasses.assign(maps["intermediate"], torch.tensor([3, 99])).shape == (2 * side**2,)
     if teacher == "resnet56":
-        assert open_codebook(config, opened).centroids.shape == (4096, 64)
+        assert open_codebook(config, *networks).centroids.shape == (4096, 64)
 
 
 # --- files that are refused ------------------------------------------------------------------------------------------
@@ -522,15 +529,16 @@ def test_pooling_follows_from_the_networks(folder):
         open_all(pair(folder, **cross))
     run("digits.RN8", folder, kmeans=16, downscale=2)
     run("digits.RN8", folder, LDA=5, downscale=2)
-    teacher, _, _ = open_all(pair(folder, **cross))
-    assert teacher.pooling == {"penultimate": 2, "intermediate": 2}
-    images = torch.randn(4, 3, 8, 8)
-    assert {name: found.shape for name, found in teacher(images).items()} == {
+    config = pair(folder, **cross)
+    objective = open_objective(config, digits(config)).train()
+    losses = {key: objective.losses[key] for key in ("words", "decisions")}
+    assert {loss.place: loss.pooling for loss in losses.values()} == {"penultimate": 2, "intermediate": 2}
+    taught = objective.teacher(objective.teacher.input(PIXELS))
+    assert {loss.place: loss.teacher_map(taught).shape for loss in losses.values()} == {
         "penultimate": (4, 64, 1, 1),
         "intermediate": (4, 64, 1, 1),
     }
-    method = find_method("letKD-2").from_config(pair(folder, **cross), num_classes=10).train()
-    assert method(images, torch.arange(4)).loss.isfinite()
+    assert objective(batch_of(PIXELS, torch.arange(4))).loss.isfinite()
     assert load_tensors(folder / CODEBOOK)["record"]["patches"] == NUM_PATCHES // 4
     with pytest.raises(ValueError, match="another downscale"):
         open_all(pair(folder))
@@ -546,7 +554,8 @@ def test_a_teacher_coarser_than_the_student_is_refused(folder):
     weights = folder / "shuffle.pth"
     torch.save({"model": create_model("shufflenetv1", num_classes=10).state_dict()}, weights)
     config = pair(folder, teacher="shufflenetv1", teacher_experiment="none", teacher_weights=str(weights))
-    with pytest.raises(ValueError, match="shufflenetv1 is coarser than that of resnet8"):
+    told = r"map of shufflenetv1 \(1 x 1\) is no whole multiple of that of resnet8 \(2 x 2\)"
+    with pytest.raises(ValueError, match=told):
         open_all(config)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_tools import batch_of
 from torch import nn
 from training_tools import (
     METHODS,
@@ -30,14 +31,15 @@ from algorithms.base import HOLD_OUT_SEED
 from algorithms.checkpoints import load_checkpoint, save_checkpoint
 from algorithms.evaluation import evaluate
 from algorithms.files import load_tensors
-from algorithms.methods import Step, find_method
 from algorithms.records import save_progress, set_up_console
 from algorithms.step import descend
+from algorithms.teaching import open_objective
 from algorithms.training import Meter, Training, learning_rate, make_optimizer
 from algorithms.weights import fingerprint
 from architectures import Input, create_model
 from config.recipes import protocol
-from dataloaders import hold_out, load_dataset, make_eval_loader
+from dataloaders import Batch, hold_out, load_dataset, make_eval_loader
+from distillation.objective import Objective, Step
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -353,8 +355,8 @@ def test_the_meter_is_the_plain_mean():
     meter, correct, totals = Meter(torch.device("cpu")), 0, defaultdict(float)
     for size in (64, 64, 32):
         logits, labels = torch.randn(size, 10, generator=generator), torch.randint(10, (size,), generator=generator)
-        terms = {name: torch.rand((), generator=generator) for name in ("cls_loss", "quest_loss")}
-        meter.add(Step(sum(terms.values()), logits, terms), labels)
+        terms = {name: torch.rand((), generator=generator) for name in ("ce", "words")}
+        meter.add(Step(sum(terms.values()), logits, terms, {}), labels)
         correct += (logits.argmax(dim=1) == labels).sum().item()
         totals["loss"] += sum(terms.values()).item()
         for name, value in terms.items():
@@ -365,12 +367,12 @@ def test_the_meter_is_the_plain_mean():
 
 @pytest.mark.parametrize(
     ("disp_step", "first"),
-    [(1, "predictor.templates became nan in epoch 2"), (1000, "quest_loss became nan in step 3 of epoch 2")],
+    [(1, "words.predictor.0.templates became nan in epoch 2"), (1000, "words became nan in step 3 of epoch 2")],
     ids=["looked at every step", "looked at at the end"],
 )
 def test_what_is_not_finite_first_stops_the_run_and_the_last_good_epoch_is_kept(disp_step, first, folder, monkeypatch):
     def spoil() -> None:  # two steps later all losses are nan, and all weights
-        job.method.heads["predictor"].templates.data[0, 0] = math.nan
+        job.objective.losses["words"].predictor[0].templates.data[0, 0] = math.nan
 
     job = Training(configure("QuEST", folder, epochs=3, milestones=[1], disp_step=disp_step))
     stop_at(monkeypatch, STEPS + 2, spoil)
@@ -410,69 +412,73 @@ def test_an_evaluation_that_is_not_finite_stops_the_run(folder, monkeypatch):
 # --- what trains -----------------------------------------------------------------------------------------------------
 
 
-def frozen(method: nn.Module) -> dict[str, torch.Tensor]:
-    """Everything of a method that belongs to the teacher."""
-    trained = ("model.", "heads.")
-    return {name: tensor for name, tensor in method.state_dict().items() if not name.startswith(trained)}
+def frozen(objective: Objective) -> dict[str, torch.Tensor]:
+    """Everything that belongs to the teacher: itself, and what was made from it."""
+    if objective.teacher is None:
+        return {}
+    saved = objective.state_dict()
+    made = {name: tensor for name, tensor in objective.losses.named_buffers() if f"losses.{name}" not in saved}
+    return made | {f"teacher.{name}": value for name, value in objective.teacher.network.module.state_dict().items()}
 
 
 @pytest.fixture
-def build(supervision):
-    def build(name: str) -> nn.Module:
+def build(supervision, few_digits):
+    def build(name: str, **updates: Any) -> Objective:
         torch.manual_seed(0)
-        config = configure(name, supervision)
-        return find_method(name).from_config(config, num_classes=10)
+        config = configure(name, supervision, **updates)
+        return open_objective(config, load_dataset("digits", image_size=8))
 
     return build
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
+    pixels = torch.randint(256, (8, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return batch_of(pixels, torch.arange(8))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_reach_every_trainable_parameter_and_no_frozen_one(name, build, batch):
-    method = build(name).train()
-    trainable = {key for key, value in method.named_parameters() if value.requires_grad}
-    deployed = {f"model.{key}" for key, _ in method.model.named_parameters()}
-    assert trainable == deployed | {f"heads.{key}" for key, _ in method.heads.named_parameters()}
-    method(*batch).loss.backward()
-    reached = {key for key, value in method.named_parameters() if value.grad is not None and value.grad.any()}
+    objective = build(name).train()
+    trainable = {key for key, value in objective.named_parameters() if value.requires_grad}
+    deployed = {f"student.{key}" for key, _ in objective.student.named_parameters()}
+    assert trainable == deployed | {f"losses.{key}" for key, _ in objective.losses.named_parameters()}
+    objective(batch).loss.backward()
+    reached = {key for key, value in objective.named_parameters() if value.grad is not None and value.grad.any()}
     assert reached == trainable
+    assert not any(value.requires_grad for value in frozen(objective).values())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_changes_what_trains_and_nothing_frozen(name, build, batch):
-    method = build(name).train()
-    before = {key: value.clone() for key, value in method.state_dict().items()}
-    optimizer = make_optimizer(method, protocol(dataset="digits"))
+    objective = build(name).train()
+    before = {key: value.clone() for key, value in (objective.state_dict() | frozen(objective)).items()}
+    optimizer = make_optimizer(objective, protocol(dataset="digits"))
     optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert optimized == {id(parameter) for parameter in method.parameters() if parameter.requires_grad}
-    descend(optimizer, method(*batch).loss)
-    after = method.state_dict()
-    assert [key for key in frozen(method) if not torch.equal(after[key], before[key])] == []
-    still = [key for key, value in method.named_parameters() if value.requires_grad and torch.equal(value, before[key])]
-    assert still == []
+    assert optimized == {id(parameter) for parameter in objective.parameters() if parameter.requires_grad}
+    descend(optimizer, objective(batch).loss)
+    assert [key for key, value in frozen(objective).items() if not torch.equal(value, before[key])] == []
+    trainable = {key: value for key, value in objective.named_parameters() if value.requires_grad}
+    assert [key for key, value in trainable.items() if torch.equal(value, before[key])] == []
 
 
 @pytest.mark.parametrize("name", METHODS[1:])
 def test_the_teacher_stays_in_eval_mode(name, build):
-    method = build(name).train()
-    assert method.model.training
-    assert frozen(method), "a distillation method holds its teacher"
-    assert not any(module.training for module in method.teacher.taps.modules())
+    objective = build(name).train()
+    assert objective.student.training
+    assert frozen(objective), "what distils holds its teacher"
+    assert not any(module.training for module in objective.teacher.network.module.modules())
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_checkpoints_hold_what_is_deployed_and_what_trains_beside_it(name, folder):
+def test_checkpoints_hold_what_is_deployed_and_what_trains_beside_it(name, folder, few_digits):
     directory = train(name, folder, epochs=1)
     content = load_tensors(directory / "last.pth")
-    method = find_method(name).from_config(configure(name, folder), num_classes=10)
-    assert list(content["model"]) == list(method.model.state_dict())
-    assert list(content["heads"]) == list(method.heads.state_dict())
-    assert (list(content["heads"]) != []) == (name == "QuEST")
+    objective = open_objective(configure(name, folder), load_dataset("digits", image_size=8))
+    assert list(content["model"]) == list(objective.student.state_dict())
+    assert list(content["losses"]) == list(objective.losses.state_dict())
+    assert (list(content["losses"]) != []) == (name == "QuEST")
     assert content["epoch"] == content["epochs"] == 1
     assert content["config"]["config"] == configure(name, folder)["config"]
     assert content["data"]["image_size"] == 8 and len(content["data"]["classes"]) == 10
@@ -481,16 +487,15 @@ def test_checkpoints_hold_what_is_deployed_and_what_trains_beside_it(name, folde
 @pytest.mark.parametrize(
     ("name", "coefficient", "term"),
     [
-        ("letKD-2", "cls_loss_coef", "cls_loss"),
-        ("letKD-2", "quest_loss_coef", "quest_loss"),
-        ("letKD-2", "sub_loss_coef", "sub_loss"),
-        ("letKD-1", "quest_loss_coef", "quest_loss"),
-        ("QuEST", "quest_loss_coef", "quest_loss"),
+        ("letKD-2", "cls_loss_coef", "ce"),
+        ("letKD-2", "quest_loss_coef", "words"),
+        ("letKD-2", "sub_loss_coef", "decisions"),
+        ("letKD-1", "quest_loss_coef", "words"),
+        ("QuEST", "quest_loss_coef", "words"),
     ],
 )
-def test_the_loss_is_the_weighted_sum_of_its_terms(name, coefficient, term, supervision, batch):
-    config = configure(name, supervision, **{coefficient: 3.0})
-    step = find_method(name).from_config(config, num_classes=10).train()(*batch)
+def test_the_loss_is_the_weighted_sum_of_its_terms(name, coefficient, term, build, batch):
+    step = build(name, **{coefficient: 3.0}).train()(batch)
     expected = sum(value.item() for value in step.terms.values()) + 2 * step.terms[term].item()
     assert math.isclose(step.loss.item(), expected, rel_tol=1e-5)
 

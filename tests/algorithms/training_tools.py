@@ -65,7 +65,7 @@ def differences(first: Any, second: Any, name: str = "") -> list[str]:
 def state(path: Path) -> dict[str, Any]:
     """What must be the same in equal runs."""
     content = load_tensors(path)
-    return {key: content[key] for key in ("model", "heads", "optimizer", "random", "epoch", "best")}
+    return {key: content[key] for key in ("model", "losses", "optimizer", "random", "epoch", "best")}
 
 
 def accuracies(directory: Path) -> dict[str, Any]:

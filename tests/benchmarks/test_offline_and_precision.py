@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from objective_tools import batch_of
 
 from architectures import create_model
-from benchmarks import offline, precision
+from benchmarks import offline, precision, step
 
 
 @pytest.fixture
@@ -19,6 +20,7 @@ def figures(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+TINY = {"NUM_WORDS": 32, "NUM_CLASSES": 5, "NUM_SUBCLASSES": 2, "NUM_COMPONENTS": 4, "BATCH": 8}
 SMALL = ["--words", "16", "--iterations", "3", "--faiss-iterations", "2"]
 
 
@@ -52,3 +54,23 @@ def test_options_are_read_as_the_entry_reads_them():
         precision.read_config(["config=digits.RN14_RN8.letKD-2", "num_word=16"])
     with pytest.raises(ValueError, match="num_words"):
         precision.read_config(["config=digits.RN14_RN8.letKD-2", "num_words=many"])
+
+
+@pytest.mark.parametrize("method", step.METHODS)
+def test_rounding_of_the_teacher_is_seen_in_its_targets(monkeypatch, method):
+    for name, value in TINY.items():
+        monkeypatch.setattr(step, name, value)
+    monkeypatch.setitem(step.PAIRS, "tiny", ("resnet14", "resnet8"))
+    objective = step.build_objective(step.Case("tiny", method, "fp32", "cpu")).eval()
+    pixels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+    found = precision.compare(objective, batch_of(pixels, torch.arange(8) % 5))
+    expected = ["words changed", "words, total variation"]
+    if method == "letKD-2":
+        expected += ["sub-classes changed", "decisions, total variation"]
+    assert list(found) == expected
+    for values_P in found.values():
+        assert values_P.shape == (8 * 8 * 8,)
+        assert ((values_P >= 0) & (values_P <= 1 + 1e-6)).all()
+    assert found["words, total variation"].any(), "bfloat16 moves every soft target a little"
+    if method == "letKD-2":  # another row where the sub-class is another one, and the same row elsewhere
+        assert torch.equal(found["sub-classes changed"], found["decisions, total variation"] > 0)

@@ -65,7 +65,7 @@ def test_commands_are_accepted_by_the_entry(page):
         if f"config/{experiment.replace('.', '/')}.py" in WRITTEN:
             continue  # `test_docs_commands` runs it
         defaults = main_classification.default_config(experiment)
-        main_classification.check_updates(updates, defaults)
+        updates = main_classification.check_updates(updates, defaults)
         if command.name == "run":
             check_options(defaults | updates)
             main_classification.make_algorithm(defaults | updates)

@@ -139,7 +139,7 @@ def outcome(directory: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"curves": curves(directory), "results": results(directory)}
     for name in ("last.pth", "best.pth"):
         content = load_tensors(directory / name)
-        found[name] = {key: content[key] for key in ("model", "heads", "optimizer", "random", "epoch", "best")}
+        found[name] = {key: content[key] for key in ("model", "losses", "optimizer", "random", "epoch", "best")}
     return found
 
 

@@ -23,16 +23,20 @@ from fault_tools import (
     run_here,
     short_and_long,
 )
+from objective_tools import open_networks
 
 import main_classification
 from algorithms.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
 from algorithms.files import OUR_FORMATS, checksum_path, load_json, load_tensors, save_checksum, save_json, save_tensors
 from algorithms.prediction import open_export
 from algorithms.records import PROGRESS, RESULTS
-from algorithms.supervision import DECISION_TENSORS, Teacher, open_codebook, open_subclasses, open_teacher
 from algorithms.trials import TRIALS
 from algorithms.weights import read_published
 from architectures import create_model
+from dataloaders import load_dataset
+from distillation.objective import Teacher
+from distillation.prepared import DECISION_TENSORS, open_codebook, open_subclasses
+from distillation.signals import Network
 
 NUM_CLASSES = 10
 
@@ -44,9 +48,9 @@ def pair(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def teacher(pair: dict[str, Any]) -> Teacher:
-    student = create_model(pair["student"], num_classes=NUM_CLASSES)
-    return open_teacher(pair, NUM_CLASSES, student, maps=["penultimate", "intermediate"])
+def networks(pair: dict[str, Any]) -> tuple[Network, Teacher]:
+    """Its student and its teacher."""
+    return open_networks(pair, load_dataset(pair["dataset"], image_size=pair["image_size"]))
 
 
 def refusal(path: Path, read: Callable[[], Any]) -> str:
@@ -73,19 +77,19 @@ def test_a_damaged_checkpoint_is_refused(name, number, folder):
 
 
 @short_and_long("number", 20, 200)
-def test_a_damaged_codebook_is_refused(number, folder, pair, teacher):
+def test_a_damaged_codebook_is_refused(number, folder, pair, networks):
     path = folder / CODEBOOK
     for damaged in damages(path.read_bytes(), number, seed=2):
         path.write_bytes(damaged)
-        refusal(path, lambda: open_codebook(pair, teacher))
+        refusal(path, lambda: open_codebook(pair, *networks))
 
 
 @short_and_long("number", 20, 200)
-def test_damaged_decision_scores_are_refused(number, folder, pair, teacher):
+def test_damaged_decision_scores_are_refused(number, folder, pair, networks):
     path = folder / DECISIONS
     for damaged in damages(path.read_bytes(), number, seed=3):
         path.write_bytes(damaged)
-        refusal(path, lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+        refusal(path, lambda: open_subclasses(pair, *networks))
 
 
 @short_and_long("number", 20, 200)
@@ -163,15 +167,15 @@ def test_a_damaged_teacher_with_its_checksum_beside_it_is_refused(number, folder
 
 
 @short_and_long("number", 20, 200)
-def test_a_damaged_codebook_of_the_authors_is_at_most_refused(number, folder, pair, teacher):
+def test_a_damaged_codebook_of_the_authors_is_at_most_refused(number, folder, pair, networks):
     path = folder / CODEBOOK
     path = path.rename(path.with_name("vector_quantizer_kmeansK16_net_epoch_"))
     network = {"_embedding.weight": load_tensors(path)["centroids"]}
     torch.save({"epoch": "*", "network": network, "metric": None}, path)
-    open_codebook(pair, teacher)
+    open_codebook(pair, *networks)
     for damaged in damages(path.read_bytes(), number, seed=7):
         path.write_bytes(damaged)
-        read_or_refuse(path, lambda: open_codebook(pair, teacher))
+        read_or_refuse(path, lambda: open_codebook(pair, *networks))
 
 
 @pytest.fixture
@@ -189,30 +193,30 @@ def arrays(folder: Path) -> dict[str, Path]:
 
 @short_and_long("number", 20, 200)
 @pytest.mark.parametrize("key", DECISION_TENSORS)
-def test_a_damaged_array_of_the_authors_is_at_most_refused(key, number, arrays, pair, teacher):
+def test_a_damaged_array_of_the_authors_is_at_most_refused(key, number, arrays, pair, networks):
     path = arrays[key]
-    open_subclasses(pair, teacher, NUM_CLASSES)
+    open_subclasses(pair, *networks)
     for damaged in damages(path.read_bytes(), number, seed=8):
         path.write_bytes(damaged)
         try:
-            open_subclasses(pair, teacher, NUM_CLASSES)
+            open_subclasses(pair, *networks)
         except ValueError as error:  # of shapes that do not belong together, the scores are named
             assert str(path.parent) in str(error) and "\n" not in str(error), error
 
 
-def test_numbers_that_are_not_finite_are_refused(folder, arrays, pair, teacher):
+def test_numbers_that_are_not_finite_are_refused(folder, arrays, pair, networks):
     for key in DECISION_TENSORS:
         whole = np.load(arrays[key])
         spoiled = whole.copy()
         spoiled.flat[-1] = np.nan
         np.save(arrays[key], spoiled)
-        assert "not finite" in refusal(arrays[key], lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+        assert "not finite" in refusal(arrays[key], lambda: open_subclasses(pair, *networks))
         np.save(arrays[key], whole)
     path = folder / CODEBOOK
     content = load_tensors(path)
     content["centroids"][3, 5] = torch.inf
     save_tensors(path, content)
-    assert "not finite" in refusal(path, lambda: open_codebook(pair, teacher))
+    assert "not finite" in refusal(path, lambda: open_codebook(pair, *networks))
 
 
 # --- claims: refused before memory is taken for them -----------------------------------------------------------------
@@ -297,37 +301,37 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_codebook_that_claims_too_much_is_refused_first(claim, folder, pair, teacher, modest):
+def test_a_codebook_that_claims_too_much_is_refused_first(claim, folder, pair, networks, modest):
     path = folder / CODEBOOK
     path.write_bytes(claim())
-    refusal(path, lambda: open_codebook(pair, teacher))
+    refusal(path, lambda: open_codebook(pair, *networks))
 
 
-def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused_first(folder, pair, teacher, request):
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused_first(folder, pair, networks, request):
     path = folder / CODEBOOK
     path.write_bytes(a_bomb())
     request.getfixturevalue("modest")  # making the bomb took more
-    assert "unpacks to more than it holds" in refusal(path, lambda: open_codebook(pair, teacher))
+    assert "unpacks to more than it holds" in refusal(path, lambda: open_codebook(pair, *networks))
 
 
-def test_an_array_that_claims_too_much_is_refused_first(arrays, pair, teacher, modest):
+def test_an_array_that_claims_too_much_is_refused_first(arrays, pair, networks, modest):
     path = arrays["centers"]
     whole = path.read_bytes()
     claim = whole.replace(b"(20, 9), }" + b" " * 12, b"(20000000000, 9), }   ")
     assert claim != whole and len(claim) == len(whole)
     path.write_bytes(claim)
-    refusal(path, lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+    refusal(path, lambda: open_subclasses(pair, *networks))
 
 
-def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, teacher, modest):
+def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, networks, modest):
     """Not damage but another program's work: the checksum fits."""
     path = folder / CODEBOOK
     content = load_tensors(path)
     save_tensors(path, content | {"centroids": torch.ones(1).expand(CLAIMED_ROWS, 64)})
-    assert "words, not num_words=16" in refusal(path, lambda: open_codebook(pair, teacher))
+    assert "words, not num_words=16" in refusal(path, lambda: open_codebook(pair, *networks))
     save_tensors(path, {key: value for key, value in content.items() if key != "centroids"})
     assert str(content["format"]).startswith(OUR_FORMATS)
-    assert "no tensor 'centroids'" in refusal(path, lambda: open_codebook(pair, teacher))
+    assert "no tensor 'centroids'" in refusal(path, lambda: open_codebook(pair, *networks))
 
 
 @pytest.mark.parametrize(
@@ -342,10 +346,10 @@ def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, teache
         ({"centers": torch.ones(40, 9), "decisions": torch.ones(40, 40)}, "40 sub-classes; this run has 20"),
     ],
 )
-def test_decision_scores_of_other_shapes_are_refused(change, complaint, folder, pair, teacher, modest):
+def test_decision_scores_of_other_shapes_are_refused(change, complaint, folder, pair, networks, modest):
     path = folder / DECISIONS
     save_tensors(path, load_tensors(path) | change)
-    assert complaint in refusal(path, lambda: open_subclasses(pair, teacher, NUM_CLASSES))
+    assert complaint in refusal(path, lambda: open_subclasses(pair, *networks))
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused(folder, capsys):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from architectures import create_model
-from letkd import FrozenTaps, Student, attach, load_supervision, make_supervision
+from letkd import Student, attach, load_supervision, make_supervision
 
 NUM_CLASSES = 3
 IMAGES = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -104,9 +104,8 @@ def test_layers_have_the_type_of_the_network(supervision):
 
 
 def test_losses_are_those_of_the_framework():
-    """The same teacher, student and supervision inside `LetKD`: the same logits, terms and gradients."""
-    from algorithms.letkd import LetKD
-    from algorithms.supervision import Teacher
+    """The same teacher, student and supervision inside an `Objective`: the same logits, terms and gradients."""
+    from objective_tools import batch_of, letkd_of
 
     torch.manual_seed(0)
     images = torch.randn(12, 3, 16, 16)
@@ -124,22 +123,20 @@ def test_losses_are_those_of_the_framework():
         },
         {"penultimate": "layer3", "intermediate": "layer3.0"},
     )
-    taps = FrozenTaps(copy.deepcopy(teacher), {"penultimate": "layer3", "intermediate": "layer3.0"})
-    method = LetKD(
-        theirs,
-        Teacher(taps, {"penultimate": 1, "intermediate": 1}, "the same"),
-        made["layer3"].module(),
-        made["layer3.0"].module(),
-        {"cls_loss_coef": 1, "quest_loss_coef": 1, "sub_loss_coef": 1},
-    )
-    step = method(images, labels)
+    words, decisions = made["layer3"].module(), made["layer3.0"].module()
+    objective = letkd_of(theirs, copy.deepcopy(teacher), words, decisions, image_size=16)
+    assert {place: found.path for place, found in objective.teacher.network.maps.items()} == {
+        "penultimate": "layer3",
+        "intermediate": "layer3.0",
+    }
+    step = objective(batch_of(images, labels))
     logits, terms = student.forward_with_losses(images, labels)
     assert torch.equal(logits, step.logits)
-    assert terms == {"layer3": step.terms["quest_loss"], "layer3.0": step.terms["sub_loss"]}
+    assert terms == {"layer3": step.terms["words"], "layer3.0": step.terms["decisions"]}
     assert student.distillation_loss(images, labels).keys() == terms.keys()
     (F.cross_entropy(logits, labels) + sum(terms.values())).backward()
     step.loss.backward()
-    for ours, other in zip(student.parameters(), method.model.parameters(), strict=True):
+    for ours, other in zip(student.parameters(), objective.student.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, other.grad)
 
 

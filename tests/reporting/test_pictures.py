@@ -12,12 +12,13 @@ import pytest
 import sklearn.datasets
 import torch
 import torch.nn.functional as F
+from objective_tools import open_networks, pooled_maps
 from PIL import Image
 
 import dataloaders.digits
 import main_classification
-from algorithms.supervision import open_codebook, open_subclasses, open_teacher
-from letkd import KDLayer, Student
+from distillation.prepared import open_codebook, open_subclasses
+from letkd import KDLayer
 from reporting.pictures import PICTURES, Picture, embedding, subclasses, templates
 from reporting.pictures import style as look
 from reporting.pictures.confusion import draw_matrix, list_pairs, worst_pairs
@@ -25,7 +26,7 @@ from reporting.pictures.embedding import neighbours_of_own_class, semantic_vecto
 from reporting.pictures.layers import active_layers, look_inside, measure_use
 from reporting.pictures.subclasses import draw_decision, regions, typical_cell
 from reporting.pictures.templates import draw_heat
-from reporting.pictures.usage import perplexity, shares, word_scores
+from reporting.pictures.usage import perplexity, shares
 
 NUM_TRAIN, NUM_EVAL, NUM_WORDS, NUM_SUBCLASSES = 256, 128, 16, 2
 FAST = ("image_size=8", "cuda=False")
@@ -165,6 +166,7 @@ def test_the_network_sees_images_in_the_precision_of_the_run(name, opened, monke
             found.add(output.dtype)
 
     picture = opened(name, (*LETKD2, "precision=bf16"))
+    monkeypatch.setattr(picture, "open", lambda: None)  # it is open, and measuring outlines is no seeing of images
     with torch.nn.modules.module.register_module_forward_hook(record):
         picture.run()
     assert found == {torch.bfloat16}
@@ -224,9 +226,10 @@ def test_subclasses_are_the_teachers_and_the_histogram_is_its_decision_row(opene
     picture = opened("subclasses")
     indices = picture.draw_lots(4, 4)
     images, labels = picture.images_at(indices)
-    teacher = open_teacher(picture.config, 10, picture.model.backbone, maps=PLACES)
-    decisions = open_subclasses(picture.config, teacher, 10)
-    rows_BHW = decisions.assign(teacher(picture.input(images))["intermediate"], labels).view(4, 2, 2)
+    networks = open_networks(picture.config, picture.dataset, maps=PLACES)
+    decisions = open_subclasses(picture.config, *networks)
+    maps = pooled_maps(*networks, picture.input(images))
+    rows_BHW = decisions.assign(maps["intermediate"], labels).view(4, 2, 2)
     for example, label, rows_HW in zip(picture.examples(indices), labels.tolist(), rows_BHW, strict=True):
         assert example.label == label
         np.testing.assert_array_equal(example.subclasses_HW, rows_HW.numpy() - label * NUM_SUBCLASSES)
@@ -352,18 +355,21 @@ def test_neighbours_of_separate_classes_are_of_the_same_class():
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [LETKD2, QUEST], ids=["letKD-2", "QuEST"])
-def test_the_use_of_words_is_counted_over_all_patches(words, opened):
+@pytest.mark.parametrize(
+    ("words", "keys"), [(LETKD2, ["words", "decisions"]), (QUEST, ["words"])], ids=["letKD-2", "QuEST"]
+)
+def test_the_use_of_words_is_counted_over_all_patches(words, keys, opened):
+    """Nothing is built of the losses that have no part in a picture, like the cross-entropy."""
     picture = opened("usage", words)
     images, _ = all_images(picture)
-    backbone = picture.model.backbone if isinstance(picture.model, Student) else picture.model
-    teacher = open_teacher(picture.config, 10, backbone, maps=["penultimate"])
-    centroids = open_codebook(picture.config, teacher).centroids
-    patches = teacher(images)["penultimate"].permute(0, 2, 3, 1).reshape(-1, centroids.shape[1])
+    networks = open_networks(picture.config, picture.dataset, maps=["penultimate"])
+    centroids = open_codebook(picture.config, *networks).centroids
+    patches = pooled_maps(*networks, images)["penultimate"].permute(0, 2, 3, 1).reshape(-1, centroids.shape[1])
     nearest = torch.cdist(patches.double(), centroids.double()).argmin(dim=1)
     with torch.inference_mode():
-        best = word_scores(picture.method, images).argmax(dim=1)
+        best = picture.objective.losses["words"].scores(picture.objective.network(images)).argmax(dim=1)
     teacher_K, student_K, agreement = picture.count()
+    assert set(picture.objective.losses) == set(keys)
     assert teacher_K.sum() == student_K.sum() == NUM_EVAL * 4
     assert torch.equal(teacher_K, torch.bincount(nearest, minlength=NUM_WORDS))
     assert torch.equal(student_K, torch.bincount(best, minlength=NUM_WORDS))

@@ -860,6 +860,57 @@ def test_every_published_pair_is_an_experiment():
     assert {variant["experiment"] for variant in tables.PUBLISHED["variants"]} <= set(NAMES)
 
 
+# --- sums of methods -------------------------------------------------------------------------------------------------
+
+SUM = f"{PAIR}.letKD-2+FitNet"
+
+
+def put_sum(tree: Tree, top1: float, **facts: Any) -> Path:
+    own = main_classification.load_experiment(SUM)
+    facts["options"] = own | facts.get("options", {})
+    return tree.put(SUM, top1, method=own["method"], dataset=own["dataset"], epochs=own["epochs"], **facts)
+
+
+def test_a_sum_of_methods_is_a_column_of_its_pair(tree):
+    tree.put("CIFAR100.resnetv1.RN56", 72.0)
+    tree.put("CIFAR100.resnetv1.RN20", 69.0)
+    put_sum(tree, 74.25, data_dir=None)
+    written = tree.write(composed=main_classification.composed_config)
+    cell = written.cell("letKD-2+FitNet")
+    assert cell.experiment == SUM and [group.statistic("top1").mean for group in cell.groups] == [74.25]
+    assert cell.is_measured and cell.published is None
+    assert written.cell("teacher").experiment == "CIFAR100.resnetv1.RN56" and written.cell("teacher").has_runs
+    assert written.cell("student").experiment == "CIFAR100.resnetv1.RN20" and written.cell("student").has_runs
+    assert cell.command == f"python main_classification.py with config={SUM} prepare=True localpath={tree.root}"
+    assert cell.groups[0].marks == []
+    written.says("letKD-2+FitNet")
+
+
+def test_other_options_of_a_loss_stand_apart(tree):
+    for seed, (top1, weight) in enumerate([(74.0, 100.0), (76.0, 100.0), (60.0, 50.0)]):
+        put_sum(tree, top1, options={"hint_loss_coef": weight}, seed=seed, place=f"{SUM.replace('.', '/')}/seed{seed}")
+    own, other = tree.write(composed=main_classification.composed_config).cell("letKD-2+FitNet").groups
+    assert (own.marks, own.statistic("top1").mean) == ([], 75.0)
+    assert (other.marks, other.statistic("top1").mean) == (["hint_loss_coef=50.0 (own: 100.0)"], 60.0)
+
+
+def test_an_unfinished_sum_goes_on_by_its_own_command(tree):
+    path = put_sum(tree, None, state="stopped", epoch=3, updated="2026-01-01T00:00:00+00:00", seed=2)
+    path.rename(path.with_name(collect.PROGRESS))
+    cell = tree.write(composed=main_classification.composed_config).cell("letKD-2+FitNet")
+    (command,) = cell.continuations.values()
+    assert f"config={SUM} seed=2 checkpoint=-1" in command
+
+
+def test_a_sum_of_a_method_that_is_gone_is_shown_and_marked(tree):
+    name = f"{PAIR}.letKD-2+Gone"
+    tree.put(name, 74.0, options=main_classification.load_experiment(f"{PAIR}.letKD-2") | {"method": "letKD-2+Gone"},
+             dataset="CIFAR100", method="letKD-2+Gone")  # fmt: skip
+    written = tree.write(composed=main_classification.composed_config)
+    (group,) = written.cell("letKD-2+Gone").groups
+    assert group.marks == [collect.GONE]
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """QuEST, ResNet-20 -> ResNet-8, your own images."""
 
+from config.ImageFolder.RN20_RN8 import pair
 from config.recipes import quest
 
-config = quest(dataset="ImageFolder", teacher="resnet20", student="resnet8", teacher_experiment="ImageFolder.RN20")
+config = quest(**pair)

@@ -1,5 +1,6 @@
 """letKD-1, ResNet-20 -> ResNet-8, your own images."""
 
+from config.ImageFolder.RN20_RN8 import pair
 from config.recipes import letkd1
 
-config = letkd1(dataset="ImageFolder", teacher="resnet20", student="resnet8", teacher_experiment="ImageFolder.RN20")
+config = letkd1(**pair)

@@ -1,5 +1,6 @@
 """letKD-2, ResNet-20 -> ResNet-8, your own images."""
 
+from config.ImageFolder.RN20_RN8 import pair
 from config.recipes import letkd2
 
-config = letkd2(dataset="ImageFolder", teacher="resnet20", student="resnet8", teacher_experiment="ImageFolder.RN20")
+config = letkd2(**pair)

@@ -1,10 +1,6 @@
 """QuEST, ResNet-34 -> ResNet-18, ImageNet. Published: 71.67 top-1, 90.67 top-5. Ours: not measured yet."""
 
-from config.recipes import IMAGENET_PROTOCOL, quest
+from config.ImageNet.RN34_RN18 import pair
+from config.recipes import quest
 
-config = quest(
-    teacher="torchvision/resnet34",
-    student="torchvision/resnet18",
-    teacher_experiment="ImageNet.RN34",
-    **IMAGENET_PROTOCOL,
-)
+config = quest(**pair)

@@ -1,5 +1,6 @@
 """QuEST, ResNet-14 -> ResNet-8, handwritten digits."""
 
-from config.recipes import DIGITS_PAIR, quest
+from config.digits.RN14_RN8 import pair
+from config.recipes import quest
 
-config = quest(**DIGITS_PAIR)
+config = quest(**pair)

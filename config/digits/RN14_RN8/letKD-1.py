@@ -1,5 +1,6 @@
 """letKD-1, ResNet-14 -> ResNet-8, handwritten digits."""
 
-from config.recipes import DIGITS_PAIR, letkd1
+from config.digits.RN14_RN8 import pair
+from config.recipes import letkd1
 
-config = letkd1(**DIGITS_PAIR)
+config = letkd1(**pair)

@@ -1,5 +1,6 @@
 """letKD-2, ResNet-14 -> ResNet-8, handwritten digits."""
 
-from config.recipes import DIGITS_PAIR, letkd2
+from config.digits.RN14_RN8 import pair
+from config.recipes import letkd2
 
-config = letkd2(**DIGITS_PAIR)
+config = letkd2(**pair)

@@ -1,5 +1,6 @@
 """QuEST, ResNet-20 -> ResNet-8, CIFAR-10. Not in the paper; the CIFAR-100 protocol."""
 
+from config.CIFAR10.resnetv1.RN20_RN8 import pair
 from config.recipes import quest
 
-config = quest(dataset="CIFAR10", teacher="resnet20", student="resnet8", teacher_experiment="CIFAR10.resnetv1.RN20")
+config = quest(**pair)

@@ -1,5 +1,6 @@
 """QuEST, ResNet-32x4 -> ShuffleNetV2, CIFAR-100. Published: 77.09. Ours: not measured yet."""
 
+from config.CIFAR100.cross_model.RN32x4_SNv2 import pair
 from config.recipes import quest
 
-config = quest(dataset="CIFAR100", teacher="resnet32x4", student="shufflenetv2")
+config = quest(**pair)

@@ -1,5 +1,6 @@
 """QuEST, WRN-40-2 -> WRN-16-2, Tiny-ImageNet. Published: 59.86. Ours: not measured yet."""
 
 from config.recipes import quest
+from config.TinyImageNet.WRN.WRN40w2_WRN16w2 import pair
 
-config = quest(dataset="TinyImageNet", teacher="wrn_40_2", student="wrn_16_2")
+config = quest(**pair)

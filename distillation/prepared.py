@@ -1,4 +1,4 @@
-"""The teacher and what was made from it: finding the files, reading ours and the authors', and saying what is missing.
+"""What was made from a teacher: finding the files, reading ours and the authors', and naming the jobs that make them.
 
 Files, below <localpath>, for a supervision experiment A.B.C:
 
@@ -14,22 +14,26 @@ The authors' files have no record and are taken as they are.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from algorithms.base import OutdatedError, Requirement, output_directory
 from algorithms.files import describe_value, first_line, is_dense, load_tensors, save_tensors
 from algorithms.records import log
-from algorithms.weights import UnfinishedError, Weights, find_weights, fingerprint, load_strictly
-from architectures import Tap, TappedNetwork, create_model, fold_batch_norm_
+from algorithms.weights import Weights, fingerprint
+from architectures import Place, TappedNetwork, create_model
 from dataloaders import outline_dataset
-from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map
+from distillation.expressions import losses_of
+from distillation.losses import find_loss
+from distillation.objective import Teacher
+from distillation.signals import Network
+from letkd import Codebook, SubclassTargets
 from settings import PREPARATION
 
 Config = dict[str, Any]
@@ -40,53 +44,6 @@ DECISION_TENSORS = ("scalings", "xbar", "centers", "decisions")  # (C, R), (C,),
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
 ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
-
-# What a run records of what has taught it, and what that is.
-FINGERPRINTS = {
-    "teacher_fingerprint": "the teacher's weights",
-    "codebook_fingerprint": "the codebook",
-    "decisions_fingerprint": "the decision scores",
-}
-
-
-class Teacher(nn.Module):
-    """A frozen teacher's maps at the student's resolution.
-
-    Args:
-        taps: returns maps by name.
-        pooling: by the same names, the side of the window that brings each map to the student's grid.
-        identity: fingerprint of the weights, which supervision must have been made from.
-    """
-
-    def __init__(self, taps: FrozenTaps, pooling: dict[str, int], identity: str):
-        super().__init__()
-        self.taps = taps
-        self.pooling = pooling
-        self.identity = identity
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {name: pool_map(found, self.pooling[name]) for name, found in self.taps(images).items()}
-
-
-def missing_supervision(config: Config) -> Iterator[Requirement]:
-    """What a distillation run needs and cannot find, in the order in which it has to be made.
-
-    Raises:
-        FileNotFoundError: a file that the command chooses is not there.
-    """
-    for option in ("codebook", "decisions"):
-        if config.get(option) and not Path(config[option]).is_file():
-            raise FileNotFoundError(f"{option}={config[option]}: no file {config[option]}")
-    yield from missing_weights(
-        config,
-        network=config["teacher"],
-        experiment=config["teacher_experiment"],
-        chosen=config["teacher_weights"],
-    )
-    if supervises(config, "penultimate") and _find_codebook(config) is None:
-        yield _codebook_job(config)
-    if supervises(config, "intermediate") and _find_decisions(config) is None:
-        yield _decisions_job(config)
 
 
 def _codebook_job(config: Config) -> Requirement:
@@ -105,69 +62,15 @@ def _decisions_job(config: Config) -> Requirement:
     return Requirement(what, config["supervision"], made_from | settings | {"LDA": stage})
 
 
-def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
-    """The weights of a network trained alone, if they are not there or not finished; a chosen file must be there."""
-    directory = output_directory(config["localpath"], experiment, "train")
-    published = config["published_weights"]
-    try:
-        find_weights(experiment=experiment, directory=directory, chosen=chosen, published=published)
-    except FileNotFoundError as error:
-        if chosen:
-            raise
-        yield Requirement(first_line(error), experiment, {"network": network}, published and Path(published))
-    except UnfinishedError as error:
-        what, _, _ = str(error).partition(";")
-        yield Requirement(what, experiment, {"network": network, "epochs": error.epochs, "checkpoint": -1})
-
-
-def teacher_weights(config: Config) -> Weights:
-    """The teacher's weights of a distillation run."""
-    experiment = config["teacher_experiment"]
-    directory = output_directory(config["localpath"], experiment, "train")
-    return find_weights(
-        experiment=experiment,
-        directory=directory,
-        chosen=config["teacher_weights"],
-        published=config["published_weights"],
-    )
-
-
-def open_teacher(config: Config, num_classes: int, student: nn.Module, *, maps: list[str]) -> Teacher:
-    """The frozen teacher of a distillation run.
-
-    Args:
-        student: the backbone whose grid the maps are pooled to.
-        maps: "penultimate", "intermediate" or both.
-
-    Raises:
-        ValueError: the weights do not fit, or the teacher's grid is not a multiple of the student's.
-    """
-    weights = teacher_weights(config)
-    log.info("teacher    %s from %s", config["teacher"], weights.source)
-    network = create_model(config["teacher"], num_classes=num_classes)
-    load_strictly(network, weights.state, source=weights.source, what=f"{config['teacher']} with {num_classes} classes")
-    network.to(memory_format=torch.channels_last)
-    taps: dict[str, Tap] = {name: getattr(network, name) for name in maps}
-    pooling = {}
-    for name, tap in taps.items():
-        ratio, rest = divmod(getattr(student, name).reduction, tap.reduction)
-        if rest or not ratio:
-            raise ValueError(f"the {name} map of {config['teacher']} is coarser than that of {config['student']}")
-        pooling[name] = ratio
-    paths = {name: tap.path for name, tap in taps.items()}
-    fold_batch_norm_(network, kept=paths.values())
-    return Teacher(FrozenTaps(network, paths), pooling, fingerprint(weights.state))
-
-
-def open_codebook(config: Config, teacher: Teacher) -> Codebook:
-    """The teacher's words."""
+def open_codebook(config: Config, student: Network, teacher: Teacher) -> Codebook:
+    """The teacher's words, for a student with these maps."""
     path, centroids, content = _read_codebook(config)
     if content.get("format") == CODEBOOK_FORMAT:
-        _check_record(path, content, config, teacher, "penultimate")
+        _check_record(path, content, config, student, teacher, "penultimate")
         log.info("codebook   %s", path)
     else:
         log.info("codebook   %s, the authors': no record of the teacher that made it", path)
-    channels = teacher.taps.network.penultimate.channels
+    channels = teacher.network.outline.place("penultimate").channels
     if centroids.ndim != 2:
         raise ValueError(f"{path} holds words of shape {tuple(centroids.shape)}, not (words, channels)")
     if centroids.shape[0] != config["num_words"]:
@@ -201,27 +104,19 @@ def _read_decisions(config: Config) -> tuple[Path, dict[str, Tensor], dict[str, 
     return path, {name: _tensor(content, name, path) for name in DECISION_TENSORS}, content
 
 
-def open_subclasses(config: Config, teacher: Teacher, num_classes: int) -> SubclassTargets:
-    """The teacher's sub-class decisions."""
+def open_subclasses(config: Config, student: Network, teacher: Teacher) -> SubclassTargets:
+    """The teacher's sub-class decisions, for a student with these maps."""
     path, tensors, content = _read_decisions(config)
     if content is None:
         log.info("decisions  %s, the authors': no record of the teacher that made them", path)
     else:
-        _check_record(path, content, config, teacher, "intermediate")
+        _check_record(path, content, config, student, teacher, "intermediate")
         log.info("decisions  %s", path)
     num_subclasses = config["subclasses_per_class"]
-    _check_decisions(path, tensors, config["teacher"], teacher.taps.network.intermediate, num_classes * num_subclasses)
+    outline = teacher.network.outline
+    place, num_targets = outline.place("intermediate"), outline.num_classes * num_subclasses
+    _check_decisions(path, tensors, config["teacher"], place, num_targets)
     return SubclassTargets(*(tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
-
-
-def supervision_fingerprints(config: Config) -> dict[str, str]:
-    """Of FINGERPRINTS, those of what a distillation run would be taught by now, over the numbers alone."""
-    found = {"teacher_fingerprint": fingerprint(teacher_weights(config).state)}
-    if supervises(config, "penultimate"):
-        found["codebook_fingerprint"] = fingerprint({"centroids": _read_codebook(config)[1]})
-    if supervises(config, "intermediate"):
-        found["decisions_fingerprint"] = fingerprint(_read_decisions(config)[1])
-    return found
 
 
 def codebook_path(directory: Path, num_words: int) -> Path:
@@ -259,13 +154,6 @@ def _outline_images(config: Config, known: dict[str, Any]) -> dict[str, Any]:
     return outline_dataset(config["dataset"], data_dir=config["data_dir"], **prepared)
 
 
-def supervises(config: Config, place: str) -> bool:
-    """Whether an experiment's teacher supervises the scores at a place, "penultimate" or "intermediate"."""
-    if not config.get("supervised", True):
-        return False
-    return bool(config.get(place, config["method"] == "QuEST" and place == "penultimate"))
-
-
 def _find_codebook(config: Config) -> Path | None:
     if config["codebook"]:
         return Path(config["codebook"])
@@ -297,12 +185,12 @@ def _first_file(candidates: list[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _expected_record(config: Config, teacher: Teacher, place: str) -> dict[str, Any]:
+def _expected_record(config: Config, student: Network, teacher: Teacher, place: str) -> dict[str, Any]:
     """What the record of a file must say for this run."""
     expected = {
         "teacher": teacher.identity,
-        "tap": getattr(teacher.taps.network, place).path,
-        "downscale": teacher.pooling[place],
+        "tap": teacher.network.outline.place(place).path,
+        "downscale": student.pooling_of(teacher.network, place),
         "dataset": config["dataset"],
         "val_split": config["val_split"],
     }
@@ -311,7 +199,9 @@ def _expected_record(config: Config, teacher: Teacher, place: str) -> dict[str, 
     return expected | _outline_images(config, known={})
 
 
-def _check_record(path: Path, content: dict[str, Any], config: Config, teacher: Teacher, place: str) -> None:
+def _check_record(
+    path: Path, content: dict[str, Any], config: Config, student: Network, teacher: Teacher, place: str
+) -> None:
     """Compare the record of a file with this run; what an older file does not say yet is not compared.
 
     Raises:
@@ -321,7 +211,7 @@ def _check_record(path: Path, content: dict[str, Any], config: Config, teacher: 
     record = content.get("record")
     if not isinstance(record, dict):
         raise ValueError(f"{path} is damaged: it has no record of what made it")
-    expected = _expected_record(config, teacher, place)
+    expected = _expected_record(config, student, teacher, place)
     others = [key for key, value in expected.items() if key in record and not _agree(record[key], value)]
     if not others:
         return
@@ -361,15 +251,15 @@ def _numbers(tensor: Tensor, name: str, path: Path) -> Tensor:
     return tensor
 
 
-def _check_decisions(path: Path, tensors: dict[str, Tensor], name: str, tap: Tap, num_targets: int) -> None:
-    """Refuse decision scores of other shapes than those of teacher `name` at `tap`, or that are not finite."""
+def _check_decisions(path: Path, tensors: dict[str, Tensor], name: str, place: Place, num_targets: int) -> None:
+    """Refuse decision scores of other shapes than those of teacher `name` at `place`, or that are not finite."""
     scalings, xbar, centers, decisions = (tuple(tensors[key].shape) for key in DECISION_TENSORS)
     belong = len(xbar) == 1 and len(scalings) == len(centers) == 2 and decisions == 2 * centers[:1]
     if not belong or scalings[0] != xbar[0] or scalings[1] < centers[1]:
         shapes = ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in DECISION_TENSORS)
         raise ValueError(f"{path} holds no decision scores: shapes that do not belong together ({shapes})")
-    if xbar[0] != tap.channels:
-        raise ValueError(f"{path} was made from maps of {xbar[0]} channels; {name} has {tap.channels}")
+    if xbar[0] != place.channels:
+        raise ValueError(f"{path} was made from maps of {xbar[0]} channels; {name} has {place.channels}")
     if centers[0] != num_targets:
         raise ValueError(f"{path} has {centers[0]} sub-classes; this run has {num_targets}")
     for tensor in tensors.values():
@@ -412,3 +302,40 @@ def _read_array(path: Path) -> Tensor:
     array = torch.from_numpy(mapped.astype(np.float64))
     _check_finite(path, array)
     return array
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A kind of file that losses are built from.
+
+    Args:
+        what: it is called in messages.
+        find: the file of a run, or None.
+        job: what makes it.
+        open: reads it for a student and a teacher.
+        numbers: the tensors in it, whose fingerprint a run records.
+    """
+
+    what: str
+    find: Callable[[Config], Path | None]
+    job: Callable[[Config], Requirement]
+    open: Callable[[Config, Network, Teacher], Any]
+    numbers: Callable[[Config], dict[str, Tensor]]
+
+
+# By the name under which a loss is built from it; an option of that name chooses another file.
+PREPARED = {
+    "codebook": Prepared(
+        "the codebook", _find_codebook, _codebook_job, open_codebook,
+        lambda config: {"centroids": _read_codebook(config)[1]},
+    ),
+    "decisions": Prepared(
+        "the decision scores", _find_decisions, _decisions_job, open_subclasses,
+        lambda config: _read_decisions(config)[1],
+    ),
+}  # fmt: skip
+
+
+def prepared_of(config: Config) -> list[str]:
+    """Names of the files that the losses of an experiment are built from."""
+    return [name for key in losses_of(config) for name in find_loss(key).prepared]

@@ -1,0 +1,3 @@
+"""ResNet-32x4 -> ShuffleNetV2, CIFAR-100: what all methods of the pair share."""
+
+pair = {"dataset": "CIFAR100", "teacher": "resnet32x4", "student": "shufflenetv2"}

@@ -1,0 +1,3 @@
+"""ResNet-56 -> ResNet-20, CIFAR-100: what all methods of the pair share."""
+
+pair = {"dataset": "CIFAR100", "teacher": "resnet56", "student": "resnet20"}

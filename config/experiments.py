@@ -1,0 +1,157 @@
+"""Experiments by name.
+
+`config=A.B.C` is the module config/A/B/C.py where there is one. Otherwise the last part is a method or a sum of methods
+for a pair: the package config/A/B/ holds a dictionary `pair`, and `A.B.letKD-2+DKD` needs no file of its own. What a
+method brings is asked of `distillation`, which takes a second to import and is left alone where there is a module.
+"""
+
+import copy
+import difflib
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import config
+from config import recipes
+
+Config = dict[str, Any]
+
+ALONE = "classification"
+# Recipes of the methods that have options beside those of losses: what a sum with one of them is made of.
+OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}
+
+
+class NoExperimentError(ValueError):
+    """A module below config/ that only helps others."""
+
+
+def list_experiments() -> list[str]:
+    """Names of all experiments that have a module below config/."""
+    root = Path(config.__path__[0])
+    files = (path.relative_to(root) for path in root.glob("*/**/*.py"))
+    return sorted(".".join(path.with_suffix("").parts) for path in files if path.name != "__init__.py")
+
+
+def load_experiment(name: str) -> Config:
+    """The dictionary of an experiment.
+
+    Raises:
+        ValueError: there is no such experiment; names the nearest.
+    """
+    module = _module(name)
+    if _is_experiment(module):
+        return copy.deepcopy(module.config)
+    if module is not None and name in list_experiments():
+        raise NoExperimentError(f"{config_file(name)} is no experiment: it holds no dictionary `config`")
+    return _composed(*_split(name))
+
+
+def canonical_name(name: str) -> str:
+    """The name of an experiment with its methods in canonical order: A.B.DKD+letKD-2 is A.B.letKD-2+DKD.
+
+    Raises:
+        ValueError: there is no such experiment; names the nearest.
+    """
+    if _is_experiment(_module(name)) or name in list_experiments():
+        return name
+    prefix, methods = _split(name)
+    return f"{prefix}.{'+'.join(methods)}"
+
+
+def config_file(name: str) -> str:
+    """Where the module of an experiment is."""
+    return f"config/{name.replace('.', '/')}.py"
+
+
+def _module(name: str) -> ModuleType | None:
+    """The module or package config.<name>; None where there is none."""
+    if not isinstance(name, str) or not all(name.split(".")):
+        return None
+    module = f"config.{name}"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        return None
+
+
+def _is_experiment(module: ModuleType | None) -> bool:
+    return isinstance(getattr(module, "config", None), dict)
+
+
+def _pair_of(module: ModuleType | None) -> Config | None:
+    """The dictionary `pair` of a package."""
+    pair = getattr(module, "pair", None) if hasattr(module, "__path__") else None
+    return pair if isinstance(pair, dict) else None
+
+
+def _split(name: str) -> tuple[str, list[str]]:
+    """The longest prefix that is a pair, and the methods behind it in canonical order."""
+    if _pair_of(_module(name)):
+        example = next((own for own in list_experiments() if own.startswith(f"{name}.")), f"{name}.letKD-2")
+        raise ValueError(f"config={name} is a pair, and a method is missing behind it; try config={example}")
+    parts = str(name).split(".")
+    for end in range(len(parts) - 1, 0, -1) if all(parts) else ():
+        prefix, expression = ".".join(parts[:end]), ".".join(parts[end:])
+        module = _module(prefix)
+        if _pair_of(module):
+            return prefix, _summands(prefix, expression)
+        if _is_experiment(module) and module.config.get("method") == ALONE:
+            _summands(prefix, expression)
+            raise ValueError(f"{expression} needs a teacher, and {prefix} is a network alone")
+    raise ValueError(unknown("config", str(name), list_experiments()))
+
+
+def _summands(prefix: str, expression: str) -> list[str]:
+    """The methods of an expression behind a pair, in canonical order.
+
+    Raises:
+        ValueError: one is missing or unknown, or they do not make a sum.
+    """
+    from distillation.expressions import list_methods, summands
+
+    known = list_methods()
+    names = expression.split("+")
+    for number, name in enumerate(names):
+        if name and name not in known:
+            if not (near := _nearest(name, known)):
+                raise ValueError(f"unknown method {name!r} in {f'{prefix}.{expression}'!r}; known: {', '.join(known)}")
+            meant = (f"{prefix}.{'+'.join([*names[:number], other, *names[number + 1 :]])}" for other in near)
+            raise ValueError(f"unknown method {name!r}; did you mean config={' or '.join(map(repr, meant))}?")
+    return summands(expression)
+
+
+def _composed(prefix: str, methods: list[str]) -> Config:
+    """The dictionary of a sum of methods for a pair.
+
+    Options of the paper's methods are those of the pair's own module, where it has one; the losses bring their own, by
+    their published names where they have such.
+    """
+    from distillation.expressions import default_options
+
+    pair = _pair_of(_module(prefix))
+    of_the_paper = next((method for method in methods if method in OF_THE_PAPER), None)
+    module = _module(f"{prefix}.{of_the_paper}")
+    if of_the_paper is None:
+        found = recipes.taught(**pair)
+    else:
+        found = copy.deepcopy(module.config) if _is_experiment(module) else OF_THE_PAPER[of_the_paper](**pair)
+    options = {"ce.weight": 1.0} | default_options(methods, found["teacher"], found["student"])
+    if "cls_loss_coef" in found:
+        del options["ce.weight"]  # which has this name there
+    published = {key: name for key, name in recipes.PUBLISHED_NAMES.items() if key != "ce.weight"}
+    return found | {published.get(key, key): value for key, value in options.items()} | {"method": "+".join(methods)}
+
+
+def unknown(kind: str, name: str, known: list[str]) -> str:
+    """What is said of a name that does not exist."""
+    if near := _nearest(name, known):
+        return f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"unknown {kind} {name!r}; known: {', '.join(known)}"
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    lower = {choice.lower(): choice for choice in known}
+    return [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]

@@ -1,0 +1,143 @@
+"""From the options of an experiment to its student, and to the objective that trains it."""
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from algorithms.records import log
+from algorithms.weights import Weights, fingerprint, load_strictly
+from architectures import Input, create_model, fold_batch_norm_, outline
+from dataloaders import Dataset
+from distillation.expressions import ALONE, PAPER, losses_of, option_of, weights_of
+from distillation.losses import Data, Loss, find_loss
+from distillation.objective import Objective, Teacher, union
+from distillation.prepared import PREPARED
+from distillation.signals import Network, measured
+from letkd import KDLayer, Student
+
+Config = dict[str, Any]
+
+PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"
+MEASURED_SIZE = 32  # of the image that channels are measured by, where the size of the images plays no part
+
+
+def build_student(config: Config, num_classes: int) -> nn.Module:
+    """The deployable network of an experiment, freshly drawn: alone, or with the KD layers of its options.
+
+    It needs neither teacher nor supervision: what it is follows from the options.
+
+    Raises:
+        ValueError: unknown network, or a method of KD layers without any.
+    """
+    if config["method"] == ALONE:
+        return create_model(config["network"], num_classes=num_classes)
+    backbone = create_model(config["student"], num_classes=num_classes)
+    sizes = {
+        place: size
+        for place, size in (
+            (PENULTIMATE, config.get("num_words")),
+            (INTERMEDIATE, num_classes * config.get("subclasses_per_class", 0)),
+        )
+        if config.get(place)
+    }
+    if not sizes:
+        if layered := [method for method in config["method"].split("+") if method in PAPER and method != "QuEST"]:
+            raise ValueError(
+                f"penultimate=False and intermediate=False leave {layered[0]} no KD layer; use a network alone instead"
+            )
+        return backbone
+    found = outline(backbone, MEASURED_SIZE, config["student"])
+    places = {place: found.place(place) for place in sizes}
+    layers = {place: KDLayer(places[place].channels, size, config[f"alpha_{place}"]) for place, size in sizes.items()}
+    return Student(backbone, layers, {name: place.path for name, place in places.items()})
+
+
+def build_objective(
+    config: Config, dataset: Dataset, teacher_weights: Weights | None, keys: Collection[str] | None = None
+) -> Objective:
+    """What a training step computes. The student is drawn first, from the random numbers as they are; nothing else is.
+
+    Args:
+        teacher_weights: None where no loss reads a teacher.
+        keys: of the losses; None for all that the experiment has.
+
+    Raises:
+        ValueError: networks, weights or supervision do not fit the losses or each other.
+        FileNotFoundError: a file of the supervision is not there.
+    """
+    name = config["network"] if config["method"] == ALONE else config["student"]
+    module = build_student(config, dataset.num_classes)
+    student = measured(module, dataset.image_size, name)
+    input_ = Input(dataset.mean, dataset.std)
+    teacher = None
+    if teacher_weights is not None:
+        log.info("teacher    %s from %s", config["teacher"], teacher_weights.source)
+        teacher = open_teacher(config["teacher"], dataset, teacher_weights)
+    keys = losses_of(config) if keys is None else keys
+    losses = {key: build_loss(key, config, dataset, student, teacher) for key in keys}
+    if teacher is not None:
+        teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
+        fold_teacher_(teacher)
+    return Objective(student, input_, losses, weights_of(config), teacher)
+
+
+def open_teacher(name: str, dataset: Dataset, weights: Weights) -> Teacher:
+    """A frozen network with the weights of a file; none of the run's random numbers are drawn.
+
+    Raises:
+        ValueError: the weights do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = create_model(name, num_classes=dataset.num_classes)
+    what = f"{name} with {dataset.num_classes} classes"
+    load_strictly(network, weights.state, source=weights.source, what=what)
+    network.to(memory_format=torch.channels_last)
+    return Teacher(
+        measured(network, dataset.image_size, name), Input(dataset.mean, dataset.std), fingerprint(weights.state)
+    )
+
+
+def fold_teacher_(teacher: Teacher) -> None:
+    """Fold the BatchNorms of a teacher where nothing is read that would change: the last step, after all are built."""
+    network = teacher.network
+    places = [*network.maps.values(), *network.preact.values()]
+    kept = [path for place in places for path in (place.path, place.norm) if path]
+    fold_batch_norm_(network.module, kept=kept)
+
+
+def build_loss(key: str, config: Config, dataset: Dataset, student: Network, teacher: Teacher | None) -> Loss:
+    """A loss for two networks, drawn under a seed of its own: another loss beside it changes nothing.
+
+    Raises:
+        ValueError: an option is none of its choices, or as `Loss.build`.
+    """
+    cls = find_loss(key)
+    options = {field.name: option_of(config, f"{key}.{field.name}", field.default) for field in cls.options()}
+    for field in cls.options():
+        _check_choice(field.name, options[field.name], field.metadata.get("choices"))
+    options |= {name: PREPARED[name].open(config, student, teacher) for name in cls.prepared}
+    num_images = None if dataset.train is None else len(dataset.train)
+    data = Data(num_images, dataset.num_classes)
+    with _drawn_from(config["seed"], key):
+        return cls.build(student, teacher and teacher.network, data, **options)
+
+
+def _check_choice(name: str, value: Any, choices: Collection[Any] | None) -> None:
+    if choices is not None and value not in choices:
+        near = difflib.get_close_matches(str(value), map(str, choices), n=1)
+        suggestion = f" did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {name} {value!r};{suggestion} known: {', '.join(map(str, choices))}")
+
+
+@contextmanager
+def _drawn_from(seed: int, name: str) -> Iterator[None]:
+    """The context in which random numbers follow from a seed and a name."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=4).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest, "little"))
+        yield

@@ -1,0 +1,35 @@
+"""Losses, one file a method; every file of this folder is imported, so that a new one needs no other line."""
+
+import importlib
+import pkgutil
+
+from distillation.losses.base import (
+    Connector,
+    Data,
+    LogitLoss,
+    Loss,
+    Needs,
+    divergence,
+    find_loss,
+    list_losses,
+    option,
+    register_loss,
+    warm_up,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "Connector",
+    "Data",
+    "LogitLoss",
+    "Loss",
+    "Needs",
+    "divergence",
+    "find_loss",
+    "list_losses",
+    "option",
+    "register_loss",
+    "warm_up",
+]

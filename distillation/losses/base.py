@@ -1,0 +1,264 @@
+"""What a distillation loss is, and losses by name.
+
+A loss is a module that takes outputs and never calls a network: it says which signals of student and teacher it reads,
+and returns its terms, unweighted. What trains in it (connectors) are parameters, what it remembers (memory banks and
+their counters) are buffers: both are saved with a run. A new loss is one file in this folder with a class that
+`register_loss` decorates; `docs/own-method.md` shows one.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataloaders import Batch
+from distillation.signals import Network, Signals, Wanted
+
+WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protocol that they belong to
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an instance of a loss reads.
+
+    Args:
+        whole_batch: the terms are no means over samples, so that parts of a batch give something else than the whole.
+    """
+
+    student: Wanted = dataclasses.field(default_factory=Wanted)
+    teacher: Wanted = dataclasses.field(default_factory=Wanted)
+    whole_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a loss may know of the training data.
+
+    Args:
+        num_images: None where a loss with prepared files is built to be looked at, without the training images.
+    """
+
+    num_images: int | None
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a loss without options."""
+
+
+class Loss(nn.Module):
+    """Base of all losses; a subclass sets the attributes and writes `__init__`, `build` where it needs more, `forward`.
+
+    Attributes:
+        key: what options are called by, and the loss in checkpoints; `register_loss` sets it and `method`.
+        method: the name in expressions, like "DKD"; None for what is only part of methods.
+        terms: what `forward` returns, and the weight of each. A term that is called like the loss is weighted by the
+            option `<key>.weight`, others by `<key>.<term>`.
+        ce: weight of the cross-entropy where the method stands alone.
+        published: weights and options by (teacher, student), where a pair has its own; "ce" is the cross-entropy's.
+        Options: a frozen dataclass made of `option(...)`.
+        needs_teacher: whether it reads the teacher's signals.
+        prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
+        replaces_classifier: whether the student predicts through another classifier than its own.
+        needs: of the instance; set by `__init__`.
+    """
+
+    key: ClassVar[str]
+    method: ClassVar[str | None]
+    terms: ClassVar[Mapping[str, float]]
+    ce: ClassVar[float] = 1.0
+    published: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
+    Options: ClassVar[type] = NoOptions
+    needs_teacher: ClassVar[bool] = True
+    prepared: ClassVar[tuple[str, ...]] = ()
+    replaces_classifier: ClassVar[bool] = False
+    needs: Needs
+
+    @classmethod
+    def term_name(cls, term: str) -> str:
+        """What a term is called among those of a sum: `dkd.nckd`; `kd` where it is called like its loss."""
+        return cls.key if term == cls.key else f"{cls.key}.{term}"
+
+    @classmethod
+    def weight_option(cls, term: str) -> str:
+        """The option that is a term's weight."""
+        return f"{cls.key}.{'weight' if term == cls.key else term}"
+
+    @classmethod
+    def options(cls) -> tuple[dataclasses.Field, ...]:
+        """The fields of its options."""
+        return dataclasses.fields(cls.Options)
+
+    @classmethod
+    def build(cls, student: Network, teacher: Network | None, data: Data, **options: Any) -> "Loss":
+        """An instance for two networks, drawn from the random numbers as they are.
+
+        Args:
+            student, teacher: their outlines have the channels and grids; what of the teacher is needed is copied.
+            options: the fields of `Options`.
+
+        Raises:
+            ValueError: the networks do not have or do not fit what the loss needs; names loss and network.
+        """
+        return cls(**options)
+
+    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
+        """The terms, scalars that are not weighted; 0 that keeps the graph where no sample counts."""
+        raise NotImplementedError
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before the first step of an epoch, and when a run goes on inside one.
+
+        A pure function of both; what changes are 0-dim buffers, filled in place, so that a recorded step sees it.
+
+        Args:
+            epoch: from 1.
+            epochs: of the whole run.
+        """
+
+    def statistics(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
+        """What one wants to see now and then, on the device; names end in how steps are summed up: /mean or /count."""
+        return {}
+
+
+class LogitLoss(Loss):
+    """A loss that compares logits sample by sample: `compare` is all that a subclass writes.
+
+    Args:
+        temperature: what `compare` gets; an option of most subclasses.
+    """
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        self.temperature = temperature
+        self.needs = Needs(student=Wanted(logits=True), teacher=Wanted(logits=True))
+
+    @classmethod
+    def build(cls, student: Network, teacher: Network, data: Data, **options: Any) -> "LogitLoss":
+        one, other = student.outline, teacher.outline
+        if one.num_classes != other.num_classes:
+            raise ValueError(
+                f"{cls.method or cls.key} compares logits class by class: {one.network} has {one.num_classes} classes "
+                f"and {other.network} {other.num_classes}; choose a teacher of the same classes"
+            )
+        return cls(**options)
+
+    def compare(
+        self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor
+    ) -> dict[str, Tensor]:
+        """Every term of every sample, (B,)."""
+        raise NotImplementedError
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
+        values = self.compare(student.logits, teacher.logits, batch.labels, self.temperature)
+        if batch.other_labels is None:
+            return {name: value_B.mean() for name, value_B in values.items()}
+        others = self.compare(student.logits, teacher.logits, batch.other_labels, self.temperature)
+        return {name: torch.lerp(others[name], value_B, batch.share).mean() for name, value_B in values.items()}
+
+
+def divergence(student_BN: Tensor, teacher_BN: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) of every sample, (B,); finite for finite logits."""
+    log_p_BN, log_q_BN = student_BN.log_softmax(dim=1), teacher_BN.log_softmax(dim=1)
+    return F.kl_div(log_p_BN, log_q_BN, reduction="none", log_target=True).sum(dim=1)
+
+
+# --- precision -------------------------------------------------------------------------------------------------------
+
+_NETWORKS_AUTOCAST: ContextVar[bool] = ContextVar("_NETWORKS_AUTOCAST", default=False)
+
+
+@contextmanager
+def loss_precision(device: torch.device) -> Iterator[None]:
+    """The context of losses: autocast is off, and `Connector` knows whether it was on."""
+    if not torch.amp.is_autocast_available(device.type):  # `meta`
+        yield
+        return
+    token = _NETWORKS_AUTOCAST.set(torch.is_autocast_enabled(device.type))
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _NETWORKS_AUTOCAST.reset(token)
+
+
+class Connector(nn.Sequential):
+    """Modules of a loss that train, one behind the other; they run in the precision of the networks."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not _NETWORKS_AUTOCAST.get():
+            return super().forward(features)
+        kind = features.device.type
+        with torch.autocast(kind, dtype=torch.get_autocast_dtype(kind)):
+            return super().forward(features)
+
+
+def warm_up(epoch: int, epochs: int, length: float | None = None) -> float:
+    """min(epoch / length, 1) as the published methods raise their weights.
+
+    Args:
+        epoch: those that count; some methods count from 0.
+        epochs: of the run.
+        length: None for the published 20 of 240 epochs, scaled to the run's; 0 for none.
+    """
+    length = WARM_UP * epochs / WARM_UP_OF if length is None else length
+    return min(epoch / length, 1.0) if length else 1.0
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+def option(default: Any, help: str, **bounds: Any) -> Any:
+    """A field of a loss's `Options`.
+
+    Args:
+        help: what it means, one line without a full stop.
+        bounds: `at_least`, `above`, `choices`, or `optional=type` where None is the default.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, **bounds})
+
+
+# --- losses by name --------------------------------------------------------------------------------------------------
+
+_LOSSES: dict[str, type[Loss]] = {}
+
+
+def register_loss(name: str, *, is_method: bool = True) -> Callable[[type[Loss]], type[Loss]]:
+    """Class decorator: a loss of this name, and a method that is this loss beside the cross-entropy.
+
+    Args:
+        is_method: False for a loss that is only part of methods.
+
+    Raises:
+        ValueError: the name is taken, up to case, which options do not have.
+    """
+
+    def register(cls: type[Loss]) -> type[Loss]:
+        cls.key, cls.method = name.lower(), name if is_method else None
+        if cls.key in _LOSSES:
+            raise ValueError(f"a loss {name!r} is registered already; choose another name")
+        _LOSSES[cls.key] = cls
+        return cls
+
+    return register
+
+
+def find_loss(key: str) -> type[Loss]:
+    """The loss whose options are called `key`."""
+    return _LOSSES[key]
+
+
+def list_losses() -> list[str]:
+    """Keys of all losses in canonical order, which is the order of summation."""
+    return sorted(_LOSSES, key=lambda key: (ORDER.index(key) if key in ORDER else len(ORDER), key))
+
+
+# Ours: the losses of the paper, then those on logits, then those on features. Others follow by name.
+ORDER = ("ce", "words", "decisions", "kd", "dkd", "fitnet", "at", "reviewkd")

@@ -1,0 +1,47 @@
+"""The teacher's sub-class decisions at the intermediate map (letKD-2); `letkd.subclasses` has the targets.
+
+    L = mean over P patches of KL(D[i] || softmax(s)),   i the nearest sub-class of the image's own class
+
+Shapes: scores s (P, N*S) of the KD layer at the place, D (N*S, N*S), P = B * H * W patches at the student's grid.
+"""
+
+from torch import Tensor
+
+from dataloaders import Batch
+from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.signals import Network, Signals, Wanted
+from letkd import SubclassTargets, kl_to_scores, pool_map
+
+INTERMEDIATE = "intermediate"
+
+
+@register_loss("decisions", is_method=False)
+class Decisions(Loss):
+    """Divergence of a KD layer's scores from the teacher's decisions.
+
+    Args:
+        subclasses: the targets.
+        place: of both maps, and of the KD layer.
+        pooling: side of the windows that bring the teacher's map to the student's grid.
+    """
+
+    terms = {"decisions": 1.0}
+    prepared = ("decisions",)
+
+    def __init__(self, subclasses: SubclassTargets, *, place: str, pooling: int):
+        super().__init__()
+        self.subclasses = subclasses
+        self.place, self.pooling = place, pooling
+        self.needs = Needs(student=Wanted(inner=(place,)), teacher=Wanted(maps=(place,)))
+
+    @classmethod
+    def build(cls, student: Network, teacher: Network, data: Data, *, decisions: SubclassTargets) -> "Decisions":
+        return cls(decisions, place=INTERMEDIATE, pooling=student.pooling_of(teacher, INTERMEDIATE))
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
+        targets = self.subclasses.targets(self.teacher_map(teacher), batch.labels)
+        return {"decisions": kl_to_scores(student.inner[self.place], targets)}
+
+    def teacher_map(self, teacher: Signals) -> Tensor:
+        """The teacher's map at the student's grid."""
+        return pool_map(teacher.maps[self.place], self.pooling)

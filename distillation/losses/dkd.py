@@ -1,0 +1,78 @@
+"""Decoupled knowledge distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022).
+
+    tckd = c T^2 mean_B KL(b(u_BN / T) || b(z_BN / T))      b = (p_y, 1 - p_y): the label's class against the others
+    nckd = c T^2 mean_B KL(q(u_BN / T) || q(z_BN / T))      q = softmax over the M = N - 1 other classes
+
+z are the student's logits, u the teacher's, y the labels, c = min(epoch / 20, 1) with epochs from 1. Published, as in
+mdistiller: CE + tckd + beta nckd with T = 4 and beta = 8, 6 or 2 by pair, 8 for all others, its default. The warm-up is
+a step an epoch and weighs both terms, never CE.
+
+mdistiller takes the logarithm of a sum of probabilities, which is -inf or NaN once p_y is 0 or 1 in float32, and drops
+the label's class by adding -1000 to its logit. Here b(x) = softmax(x_y, logsumexp of the others), and the label's class
+is left out by index: the same values, and finite ones for all finite logits.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distillation.losses.base import LogitLoss, divergence, option, register_loss, warm_up
+
+BETA = {
+    8.0: (
+        ("resnet32x4", "resnet8x4"),
+        ("resnet32x4", "shufflenetv1"),
+        ("resnet32x4", "shufflenetv2"),
+        ("resnet50", "mobilenetv2"),
+        ("wrn_40_2", "shufflenetv1"),
+    ),
+    6.0: (("vgg13", "vgg8"), ("vgg13", "mobilenetv2"), ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1")),
+    2.0: (("resnet56", "resnet20"), ("resnet110", "resnet32")),
+}
+
+
+@register_loss("DKD")
+class DKD(LogitLoss):
+    """Divergences of the label's class from the others, and among the others.
+
+    Args:
+        warmup: as in `Options`.
+    """
+
+    terms = {"tckd": 1.0, "nckd": 8.0}
+    published = {pair: {"nckd": beta} for beta, pairs in BETA.items() for pair in pairs}
+
+    @dataclass(frozen=True)
+    class Options:
+        temperature: float = option(4.0, "what both networks' logits are divided by", above=0.0)
+        warmup: float | None = option(
+            None, "epochs over which both terms are raised; None: 20 of 240", optional=float, at_least=0.0
+        )
+
+    def __init__(self, temperature: float, *, warmup: float | None):
+        super().__init__(temperature)
+        self.warmup = warmup
+        self.register_buffer("factor", torch.ones(()))
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        self.factor.fill_(warm_up(epoch, epochs, self.warmup))
+
+    def compare(
+        self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor
+    ) -> dict[str, Tensor]:
+        student_B2, student_BM = decouple(student_BN / temperature, labels_B)
+        teacher_B2, teacher_BM = decouple(teacher_BN / temperature, labels_B)
+        scale = self.factor * temperature**2
+        return {
+            "tckd": scale * divergence(student_B2, teacher_B2),
+            "nckd": scale * divergence(student_BM, teacher_BM),
+        }
+
+
+def decouple(logits_BN: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of the label's class against all others (B, 2), and logits of the others (B, N - 1)."""
+    labels_B1 = labels_B.unsqueeze(1)
+    others_BM = torch.arange(logits_BN.shape[1] - 1, device=logits_BN.device).expand(len(logits_BN), -1)
+    rest_BM = logits_BN.gather(1, others_BM + (others_BM >= labels_B1))
+    return torch.cat([logits_BN.gather(1, labels_B1), rest_BM.logsumexp(dim=1, keepdim=True)], dim=1), rest_BM

@@ -1,0 +1,65 @@
+"""The teacher's words: the soft assignment of its patches to a k-means codebook (letKD-1, letKD-2, QuEST).
+
+    L = mean over P patches of KL(softmax_k(-tau |t - mu_k|^2) || softmax(s))
+
+s (P, K) are the scores of the KD layer at the place or, where the student has none there (QuEST, Jain et al., 2020),
+those of a predictor that is thrown away afterwards. Shapes: t (B, C, H, W) the teacher's map, averaged to the student's
+grid; mu (K, C) the words; P = B * H * W.
+"""
+
+import torch
+from torch import Tensor
+
+from dataloaders import Batch
+from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.signals import Network, Signals, Wanted
+from letkd import Codebook, TemplateScores, kl_to_scores, pool_map
+
+PENULTIMATE = "penultimate"
+
+
+@register_loss("words", is_method=False)
+class Words(Loss):
+    """Divergence of a student's scores from the teacher's words.
+
+    Args:
+        codebook: the words.
+        place: of both maps.
+        pooling: side of the windows that bring the teacher's map to the student's grid.
+        predictor: scores the student's map, where no KD layer does.
+    """
+
+    terms = {"words": 1.0}
+    prepared = ("codebook",)
+
+    def __init__(self, codebook: Codebook, *, place: str, pooling: int, predictor: TemplateScores | None):
+        super().__init__()
+        self.codebook = codebook
+        self.place, self.pooling = place, pooling
+        self.predictor = None if predictor is None else Connector(predictor)
+        student = Wanted(inner=(place,)) if predictor is None else Wanted(maps=(place,))
+        self.needs = Needs(student=student, teacher=Wanted(maps=(place,)))
+
+    @classmethod
+    def build(cls, student: Network, teacher: Network, data: Data, *, codebook: Codebook) -> "Words":
+        has_layer = PENULTIMATE in student.layers
+        channels = student.outline.place(PENULTIMATE).channels
+        predictor = None if has_layer else TemplateScores(channels, codebook.num_words)
+        pooling = student.pooling_of(teacher, PENULTIMATE)
+        return cls(codebook, place=PENULTIMATE, pooling=pooling, predictor=predictor)
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
+        return {"words": kl_to_scores(self.scores(student), self.codebook.targets(self.teacher_map(teacher)))}
+
+    def scores(self, student: Signals) -> Tensor:
+        """The student's scores (P, K) of the words."""
+        return student.inner[self.place] if self.predictor is None else self.predictor(student.maps[self.place])
+
+    def teacher_map(self, teacher: Signals) -> Tensor:
+        """The teacher's map at the student's grid."""
+        return pool_map(teacher.maps[self.place], self.pooling)
+
+    @torch.no_grad()
+    def statistics(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
+        found = self.codebook.statistics(self.teacher_map(teacher), self.scores(student))
+        return {f"{name}/{'mean' if value.ndim == 0 else 'count'}": value for name, value in found.items()}

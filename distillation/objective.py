@@ -1,0 +1,146 @@
+"""What a training step computes: student, teacher and losses in one module.
+
+    loss = sum over terms of weight * term
+
+The terms are those of the losses, in the order of the losses, which is also the order of summation.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from architectures import Input
+from dataloaders import Batch
+from distillation.losses.base import Loss, loss_precision
+from distillation.signals import Network, Signals, Wanted
+
+
+class Step(NamedTuple):
+    """What one training step computes; all tensors stay on the device.
+
+    Attributes:
+        loss: is differentiated.
+        logits: of the student (B, N), float32.
+        terms: by name, not weighted, without a graph.
+        statistics: what is looked at now and then, by name; empty unless asked for.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    terms: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+
+
+class Teacher:
+    """A frozen network that returns its signals: always in eval mode, without gradients.
+
+    No module, so that it is in no state dict and nothing is broadcast; an objective takes it along to a device.
+
+    Args:
+        network: its outline, and the signals that are read.
+        input: what its images go through.
+        identity: fingerprint of its weights, which supervision must have been made from.
+    """
+
+    def __init__(self, network: Network, input: Input, identity: str):
+        network.module.eval().requires_grad_(False)
+        self.network = network
+        self.input = input
+        self.identity = identity
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Signals:
+        return self.network(images)
+
+
+class Objective(nn.Module):
+    """A student and the losses that teach it; called with a batch, it returns a `Step`.
+
+    Args:
+        student: with the signals that it returns.
+        input: what the student's images go through.
+        losses: by key, in canonical order.
+        weights: of the terms by name; every term that the losses return has one.
+        teacher: None where no loss reads it.
+
+    Raises:
+        ValueError: a loss needs a teacher, and there is none.
+    """
+
+    def __init__(
+        self,
+        student: Network,
+        input: Input,
+        losses: Mapping[str, Loss],
+        weights: Mapping[str, float],
+        teacher: Teacher | None = None,
+    ):
+        super().__init__()
+        if teacher is None and (lacking := [key for key, loss in losses.items() if loss.needs_teacher]):
+            raise ValueError(f"{lacking[0]} needs a teacher")
+        needs = [loss.needs for loss in losses.values()]
+        self.student = student.module
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights)
+        self.input = input
+        self.network = student.reading(union(need.student for need in needs) | Wanted(logits=True))
+        self.__dict__["teacher"] = teacher
+        self.shares_input = teacher is not None and teacher.input.key == input.key
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
+        """Device, layout and type of the teacher follow."""
+        if self.teacher is not None:
+            self.teacher.network.module._apply(fn)
+            self.teacher.input._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def describe(self) -> dict[str, Any]:
+        """What is summed, as plain values: the weight of every term, and where every loss reads which maps."""
+        places = {}
+        for key, loss in self.losses.items():
+            sides = {"student": (self.network, loss.needs.student)}
+            if self.teacher is not None:
+                sides["teacher"] = (self.teacher.network, loss.needs.teacher)
+            places[key] = {side: found for side, pair in sides.items() if (found := _places(*pair))}
+        return {"weights": self.weights, "places": {key: found for key, found in places.items() if found}}
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell all losses which epoch begins or goes on, from 1."""
+        for loss in self.losses.values():
+            loss.on_epoch(epoch, epochs)
+
+    def forward(self, batch: Batch, *, with_statistics: bool = False) -> Step:
+        images = self.input(batch.images)
+        taught = None
+        if self.teacher is not None:
+            taught = self.teacher(images if self.shares_input else self.teacher.input(batch.images)).in_float32()
+        student = self.network(images).in_float32()
+        terms, statistics = {}, {}
+        with loss_precision(batch.labels.device):
+            for loss in self.losses.values():
+                terms |= {loss.term_name(name): term for name, term in loss(student, taught, batch).items()}
+            if with_statistics:
+                for loss in self.losses.values():
+                    statistics |= loss.statistics(student, taught, batch)
+            total = sum(self.weights[name] * term for name, term in terms.items())
+        return Step(total, student.logits, {name: term.detach() for name, term in terms.items()}, statistics)
+
+
+def union(wanted: Any) -> Wanted:
+    """What any of several reads."""
+    total = Wanted()
+    for each in wanted:
+        total |= each
+    return total
+
+
+def _places(network: Network, wanted: Wanted) -> dict[str, dict[str, Any]]:
+    """Of the maps that are wanted, and of the scores of layers, by name: module path, channels, grid."""
+    found = {name: network.outline.place(name) for name in (*wanted.maps, *wanted.inner)}
+    found |= {f"before {name}": network.outline.before(name) for name in wanted.preact}
+    return {
+        name: {"path": place.path, "channels": place.channels, "grid": list(place.grid)}
+        for name, place in found.items()
+    }

@@ -1,0 +1,206 @@
+"""What a network says of a batch: its signals, and which of them a loss reads.
+
+Everything is as the network computes it, maps are (B, C, H, W); a loss pools and resizes for itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures import Outline, Place, outline
+from letkd import Student
+from letkd.taps import submodule
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which signals of a network are read.
+
+    Args:
+        maps, preact: names of places in the network's outline: a map, and the map before its last activation.
+        inner: names of layers inside a student whose scores are read.
+    """
+
+    logits: bool = False
+    pooled: bool = False
+    head: bool = False
+    maps: tuple[str, ...] = ()
+    preact: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+
+    def __or__(self, other: "Wanted") -> "Wanted":
+        """What either reads."""
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Wanted(
+            **{
+                name: tuple(dict.fromkeys(one + two)) if isinstance(one, tuple) else one or two
+                for name, (one, two) in pairs.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier as a function of pooled vectors (B, C): logits (B, N)."""
+
+    weight: Tensor  # (N, C)
+    bias: Tensor | None
+
+    def __call__(self, pooled_BC: Tensor) -> Tensor:
+        return F.linear(pooled_BC, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What was wanted of a network for a batch; the rest is None or not there.
+
+    Attributes:
+        logits: (B, N); in a loss float32, and so is `pooled`.
+        pooled: (B, C), what enters the classifier.
+        maps: (B, C, H, W) by the name of the place, behind the layers that a student has there.
+        preact: likewise, before the place's last activation.
+        inner: scores (P, K) of a student's KD layers by name, P = B * H * W.
+        head: the classifier; a teacher's is frozen, and gradients pass to its input.
+    """
+
+    logits: Tensor | None = None
+    pooled: Tensor | None = None
+    maps: Mapping[str, Tensor] = None
+    preact: Mapping[str, Tensor] = None
+    inner: Mapping[str, Tensor] = None
+    head: Head | None = None
+
+    def in_float32(self) -> "Signals":
+        """Logits and pooled vectors in float32 at least; maps keep their type until a loss sums them."""
+        wide = {
+            name: value.float()
+            for name in ("logits", "pooled")
+            if (value := getattr(self, name)) is not None and value.dtype in (torch.bfloat16, torch.float16)
+        }
+        return replace(self, **wide) if wide else self
+
+
+class Network:
+    """A network and where its maps are; called with prepared images (B, 3, H, W), it returns signals.
+
+    Args:
+        module: images to logits; a `Student` may have KD layers.
+        outline: of the network, or of the student's backbone.
+        wanted: the signals that a call returns.
+
+    Raises:
+        ValueError: the outline has no such place.
+    """
+
+    def __init__(self, module: nn.Module, outline: Outline, wanted: Wanted = Wanted(logits=True)):
+        self.module = module
+        self.outline = outline
+        self.wanted = wanted
+        self.backbone = backbone_of(module)
+        self.maps = {name: outline.place(name) for name in wanted.maps}
+        self.preact = {name: outline.before(name) for name in wanted.preact}
+        for place in (*self.maps.values(), *self.preact.values()):
+            activation = submodule(self.backbone, place.path)
+            if place.is_input and hasattr(activation, "inplace"):
+                activation.inplace = False  # it would overwrite what is read
+
+    @property
+    def layers(self) -> Mapping[str, nn.Module]:
+        """The KD layers in it, by the names of their places."""
+        return self.module.layers if isinstance(self.module, Student) else {}
+
+    def pooling_of(self, teacher: "Network", place: str) -> int:
+        """Side of the windows over which the teacher's map at a place is averaged, to have this network's grid.
+
+        Raises:
+            ValueError: the teacher's grid is no multiple of this one's; names both.
+        """
+        own, other = (network.outline.place(place).grid for network in (self, teacher))
+        ratio = other[0] // own[0]
+        if not ratio or other != tuple(ratio * side for side in own):
+            names = (f"{network.outline.network} ({height} x {width})" for network, (height, width) in (
+                (teacher, other), (self, own)))  # fmt: skip
+            raise ValueError("the {} map of {} is no whole multiple of that of {}".format(place, *names))
+        return ratio
+
+    def reading(self, wanted: Wanted) -> "Network":
+        """The same network, of which other signals are read."""
+        return Network(self.module, self.outline, wanted)
+
+    def __call__(self, images: Tensor) -> Signals:
+        wanted = self.wanted
+        places = {("maps", name): place for name, place in self.maps.items()}
+        places |= {("preact", name): place for name, place in self.preact.items()}
+        if wanted.pooled:
+            places["pooled", ""] = Place(self.outline.head, self.outline.num_features, (), is_input=True)
+        with self._recording(places) as found:
+            logits, inner = self._run(images)
+        by_kind: dict[str, dict[str, Tensor]] = {"maps": {}, "preact": {}, "pooled": {}}
+        for kind, name in places:
+            by_kind[kind][name] = found[kind, name]
+        return Signals(
+            logits=logits if wanted.logits else None,
+            pooled=by_kind["pooled"].get(""),
+            maps=by_kind["maps"],
+            preact=by_kind["preact"],
+            inner=inner,
+            head=self._head() if wanted.head else None,
+        )
+
+    def _run(self, images: Tensor) -> tuple[Tensor | None, Mapping[str, Tensor]]:
+        """Logits, and scores of the KD layers; without logits where nothing behind the maps is wanted."""
+        if self.wanted.inner:
+            return self.module.forward_with_scores(images)
+        if self.wanted.logits or self.wanted.pooled:
+            return self.module(images), {}
+        getattr(self.backbone, "forward_features", self.module)(images)
+        return None, {}
+
+    @contextmanager
+    def _recording(self, places: Mapping[Any, Place]) -> Iterator[dict[Any, Tensor]]:
+        """The tensors at places during the block; of a module that is called twice the last call counts."""
+        found: dict[Any, Tensor] = {}
+        with ExitStack() as stack:
+            for key, place in places.items():
+                module = submodule(self.backbone, place.path)
+                register = module.register_forward_pre_hook if place.is_input else module.register_forward_hook
+                stack.enter_context(register(_keep(found, key, place)))
+            yield found
+
+    def _head(self) -> Head:
+        linear = submodule(self.backbone, self.outline.head)
+        return Head(linear.weight, linear.bias)
+
+
+def measured(module: nn.Module, image_size: int, name: str | None = None) -> Network:
+    """A network with its outline, KD layers included; nothing of it is changed.
+
+    Args:
+        module: images to logits; a `Student` may have KD layers.
+        image_size, name: as `outline` takes them.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()  # KD layers are not among the modules of the backbone, and would move their running statistics
+    try:
+        return Network(module, outline(backbone_of(module), image_size, name))
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _keep(found: dict[Any, Tensor], key: Any, place: Place) -> Callable[..., None]:
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+        tensor = inputs[0] if place.is_input else output
+        found[key] = tensor.clone() if place.changed_later else tensor
+
+    return keep
+
+
+def backbone_of(module: nn.Module) -> nn.Module:
+    """The network without its KD layers."""
+    return module.backbone if isinstance(module, Student) else module

@@ -1,0 +1,87 @@
+"""AT against golden values and against loops over positions."""
+
+import math
+
+import pytest
+import torch
+from loss_tools import DATA, Golden, batch, network_of
+
+from distillation.losses.at import AT
+from distillation.signals import Signals
+
+
+def value(students, teachers, p=2.0):
+    """The term for lists of maps, shallow to deep."""
+    loss = AT.build(network_of(students), network_of(teachers), DATA, p=p)
+    seen = Signals(maps=dict(zip(loss.needs.student.maps, students, strict=True)))
+    taught = Signals(maps=dict(zip(loss.needs.teacher.maps, teachers, strict=True)))
+    return loss(seen, taught, batch(torch.zeros(len(students[0]), dtype=torch.int64)))["at"]
+
+
+def test_golden_values_of_the_last_stage():
+    golden = Golden("at")
+    assert AT.Options().p == golden["const/p"]
+    student = golden.variable("input/student_map_2")
+    loss = value([student], [golden["input/teacher_map_2"]])
+    golden.compare("loss/stage2", loss)
+    golden.compare_gradients("sum", loss, {"student_map_2": student})
+    golden.assert_all_compared()
+
+
+def test_all_golden_values():
+    golden = Golden("at", whole=True)
+    students = [golden.variable(f"input/student_map_{stage}") for stage in range(3)]
+    teachers = [golden[f"input/teacher_map_{stage}"] for stage in range(3)]
+    for stage, (student, teacher) in enumerate(zip(students, teachers, strict=True)):
+        golden.compare(f"loss/stage{stage}", value([student], [teacher]))
+    loss = value(students, teachers)
+    golden.compare("loss/sum", loss)
+    golden.compare_gradients("sum", loss, {f"student_map_{stage}": student for stage, student in enumerate(students)})
+    assert AT.terms["at"] == golden["const/weight"]
+    golden.compare("loss/weighted", AT.terms["at"] * loss)
+    for case, size, other in (("student_larger", "larger", "smaller"), ("teacher_larger", "smaller", "larger")):
+        student = golden.variable(f"input/student_map_{size}")
+        loss = value([student], [golden[f"input/teacher_map_{other}"]])
+        golden.compare(f"loss/{case}", loss)
+        golden.compare_gradients(case, loss, {f"student_map_{size}": student})
+    golden.assert_all_compared()
+
+
+def pooled(image, height, width):
+    """Adaptive average of a list of rows, window by window."""
+    rows, columns = len(image), len(image[0])
+
+    def window(index, count, size):
+        return range(index * size // count, -(-(index + 1) * size // count))
+
+    def mean(row, column):
+        inside = [image[r][c] for r in window(row, height, rows) for c in window(column, width, columns)]
+        return sum(inside) / len(inside)
+
+    return [[mean(row, column) for column in range(width)] for row in range(height)]
+
+
+def attention(maps, grid, p):
+    """Of one sample (C, h, w) as a flat list."""
+    maps = [pooled(image, *grid) for image in maps.tolist()]
+    energy = [sum(abs(image[r][c]) ** p for image in maps) / len(maps) for r in range(grid[0]) for c in range(grid[1])]
+    norm = math.sqrt(sum(x * x for x in energy))
+    return [x / norm for x in energy]
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize(
+    ("grid", "teacher_grid", "common"),
+    [((4, 4), (4, 4), (4, 4)), ((4, 4), (8, 8), (4, 4)), ((7, 6), (4, 3), (4, 3)), ((2, 6), (4, 3), (2, 3))],
+)
+def test_mean_over_positions_of_normalised_energies(grid, teacher_grid, common, p):
+    torch.manual_seed(0)
+    students, teachers = [torch.randn(2, 3, *grid)], [torch.randn(2, 5, *teacher_grid)]
+    students.append(torch.randn(2, 4, 3, 3))
+    teachers.append(torch.randn(2, 4, 3, 3))
+    expected = 0.0
+    for student, teacher, size in zip(students, teachers, (common, (3, 3)), strict=True):
+        for one, other in zip(student, teacher, strict=True):
+            pairs = zip(attention(one, size, p), attention(other, size, p), strict=True)
+            expected += sum((a - b) ** 2 for a, b in pairs) / (size[0] * size[1]) / 2
+    assert value(students, teachers, p).item() == pytest.approx(expected, rel=1e-4)

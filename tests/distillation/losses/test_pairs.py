@@ -1,0 +1,37 @@
+"""Losses on maps between networks of different families, by their tables of stages."""
+
+import pytest
+import torch
+from loss_tools import DATA, batch
+
+from architectures import Input, create_model, outline
+from distillation.losses import find_loss
+from distillation.objective import Objective, Teacher, union
+from distillation.signals import Network
+
+PAIRS = [("wrn_16_1", "shufflenetv1"), ("vgg8", "mobilenetv2"), ("shufflenetv2", "resnet8")]
+
+
+def network(name):
+    module = create_model(name, num_classes=10)
+    return Network(module, outline(module, 32, name))
+
+
+@pytest.mark.parametrize(("teacher_name", "student_name"), PAIRS)
+def test_a_step_teaches_every_parameter(teacher_name, student_name):
+    torch.manual_seed(0)
+    pixels = Input((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    student, teacher = network(student_name), network(teacher_name)
+    losses, weights = {}, {}
+    for cls in map(find_loss, ("ce", "kd", "dkd", "at", "reviewkd")):
+        losses[cls.key] = cls.build(student, teacher, DATA, **{field.name: field.default for field in cls.options()})
+        weights |= {cls.term_name(term): weight for term, weight in cls.terms.items()}
+    wanted = union(loss.needs.teacher for loss in losses.values())
+    objective = Objective(student, pixels, losses, weights, Teacher(teacher.reading(wanted), pixels, "test"))
+    objective.on_epoch(2, 240)
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    step = objective(batch(torch.arange(4))._replace(images=images))
+    step.loss.backward()
+    assert list(step.terms) == ["ce", "kd", "dkd.tckd", "dkd.nckd", "at", "reviewkd"]
+    assert all(term.isfinite() and term > 0 for term in step.terms.values())
+    assert all(parameter.grad is not None for parameter in objective.parameters())

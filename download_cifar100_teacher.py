@@ -114,8 +114,9 @@ def check_checkpoint(path: Path, architecture: str, num_classes: int = 100) -> N
     """
     import torch
 
-    from algorithms.weights import check_fit, read_published
     from architectures import create_model
+    from engine.weights import read_published
+    from storage.state_dicts import check_fit
 
     with torch.device("meta"):  # nothing is allocated
         expected = create_model(architecture, num_classes=num_classes).state_dict()
@@ -235,7 +236,7 @@ def download(url: str, part: Path, label: str, use: Callable[[Path], None], pati
 
 def keep(file: Path, teacher: Teacher, directory: Path) -> None:
     """Check a complete file and move it to its place in one step; then its checksum follows."""
-    from algorithms.files import checksum_path, save_checksum
+    from storage.tensor_files import checksum_path, save_checksum
 
     check_checkpoint(file, teacher.architecture)
     target = checkpoint_path(teacher, directory)

@@ -71,7 +71,7 @@ from config.experiments import (
 )
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
 from config.recipes import PUBLISHED_NAMES
-from documents import first_line
+from storage.documents import first_line
 
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
     from sacred.observers import MongoObserver
@@ -334,7 +334,7 @@ def _check_flags(options: Config) -> None:
     if options.get("--capture") not in (None, *CAPTURE_MODES):
         raise ValueError(f"--capture={options['--capture']} must be {', '.join(CAPTURE_MODES)}")
     if options.get("--enforce_clean"):
-        from algorithms.records import code_version
+        from engine.records import code_version
 
         version = code_version()
         if version is None or version["dirty"]:
@@ -434,7 +434,7 @@ def _check_method(config: Config) -> None:
 def run_config(config: Config) -> Config:
     """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
     from algorithms import check_options, run_trials, wanted_seeds
-    from algorithms.stopping import lost_stops_again
+    from engine.stopping import lost_stops_again
 
     check_options(config)
     with lost_stops_again():
@@ -562,8 +562,8 @@ def run(_config: Config) -> Config:
 def predict(_config: Config) -> None:
     """Print the classes of images=FILE, FOLDER or PATTERN; top=5, format=json, export_file=FILE.onnx."""
     from algorithms import Prediction, check_options, prediction_table
-    from algorithms.stopping import lost_stops_again
     from dataloaders.image_files import shown
+    from engine.stopping import lost_stops_again
 
     config = _plain(_config)
     check_options(config)
@@ -584,7 +584,7 @@ def draw_picture(name: str, config: Config) -> Config:
         ValueError: the experiment lacks what the picture shows; names the nearest that have it.
     """
     from algorithms import check_options, set_up_console
-    from algorithms.stopping import lost_stops_again
+    from engine.stopping import lost_stops_again
     from reporting.pictures import PICTURES
 
     set_up_console()

@@ -1,17 +1,18 @@
 """Jobs on experiments: train, evaluate, make a codebook, make decision scores."""
 
-from algorithms.base import Algorithm, OutdatedError, Requirement, output_directory
-from algorithms.codebook import KMeansCodebook
-from algorithms.decision_scores import LDAScores
-from algorithms.evaluation import Evaluation
+from algorithms.base import Algorithm
+from algorithms.evaluate import Evaluation
 from algorithms.export import Export
-from algorithms.linear_probe import LinearProbe
+from algorithms.kmeans import KMeansCodebook
+from algorithms.lda import LDAScores
 from algorithms.options import check_options
-from algorithms.prediction import Prediction, prediction_table
-from algorithms.preparation import Preparation, Step
-from algorithms.records import set_up_console
-from algorithms.training import Training
+from algorithms.predict import Prediction, prediction_table
+from algorithms.prepare import Preparation, Step
+from algorithms.probe import LinearProbe
+from algorithms.train import Training
 from algorithms.trials import run_trials, wanted_seeds
+from engine.records import set_up_console
+from results.places import OutdatedError, Requirement, output_directory
 
 __all__ = [
     "Algorithm",

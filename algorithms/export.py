@@ -5,7 +5,7 @@
     <either>.json                                   its metadata once more, its size and its hash
 
 The network takes `images` (batch, 3, S, S) float32, RGB in 0..1, any number of them, to `logits` (batch, N).
-Normalisation and KD layers are inside, BatchNorm is folded where it can be (`algorithms.deployment`). The file says
+Normalisation and KD layers are inside, BatchNorm is folded where it can be (`distillation.deployment`). The file says
 what `Export.metadata` lists: ONNX in `metadata_props`, whose values are JSON; pt2 in the extra file `metadata.json`.
 """
 
@@ -25,17 +25,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms.base import Config, Results, device_name
-from algorithms.complexity import count_multiply_adds
-from algorithms.deployment import deploy, trace
-from algorithms.evaluation import Evaluation, count_parameters, result_name
-from algorithms.files import first_line, save_json, write_atomically
-from algorithms.records import environment, log, now, update_results
-from algorithms.weights import Weights, fingerprint
+from algorithms.base import Config, Results
+from algorithms.evaluate import Evaluation, result_name
 from architectures import Input, create_model
 from dataloaders import Dataset
 from dataloaders.decoding import MAX_RESIDENT_SIZE
-from letkd import Student
+from distillation.complexity import count_multiply_adds, count_parameters
+from distillation.deployment import deploy, trace
+from distillation.signals import backbone_of
+from engine.numerics import device_name
+from engine.records import environment, log, now, update_results
+from storage.state_dicts import Weights, fingerprint
+from storage.tensor_files import first_line, save_json, write_atomically
 
 FORMAT = "letkd-export-1"
 FOLDER = "export"
@@ -197,7 +198,7 @@ class Export(Evaluation):
         return self.config.get("network") or self.config["student"]
 
     def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
-        has_layers = isinstance(model, Student)
+        has_layers = backbone_of(model) is not model
         backbone = create_model(self._network_name(), num_classes=dataset.num_classes) if has_layers else None
         # ONNX has no memory formats: what is fast in channels_last would only be more transpositions there.
         memory_format = torch.contiguous_format if self.config["export"] == "onnx" else torch.channels_last

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.base import Algorithm, Requirement
-from algorithms.records import log, progress_bar
+from algorithms.base import Algorithm
 from algorithms.teaching import missing_weights
-from algorithms.weights import UnfinishedError, Weights, find_weights, load_strictly
 from architectures import Tap, TappedNetwork, create_model
 from dataloaders import Dataset
+from engine.records import log, progress_bar
+from engine.weights import UnfinishedError, find_weights
 from letkd import LDA, FrozenTaps, pool_map, to_patches
+from results.places import Requirement
+from storage.state_dicts import Weights, load_strictly
 
 
 class OfflineAlgorithm(Algorithm):

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from algorithms.base import output_directory
-from algorithms.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
-from algorithms.records import CURVES, LOCK, LOG, PROGRESS, RESULTS
 from algorithms.trials import TRIALS
 from distillation.expressions import bounds_of
 from distillation.prepared import codebook_path
-from settings import seed_of
+from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
+from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS
+from results.places import output_directory
+from results.settings import seed_of
 
 AT_LEAST = {
     "epochs": 1,

@@ -4,15 +4,15 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from algorithms.base import Requirement, output_directory
-from algorithms.files import first_line
-from algorithms.weights import UnfinishedError, Weights, find_weights, fingerprint
 from dataloaders import Dataset
 from distillation.build import build_objective
-from distillation.expressions import losses_of
-from distillation.losses import find_loss
+from distillation.expressions import needs_teacher
 from distillation.objective import Objective
 from distillation.prepared import PREPARED, prepared_of
+from engine.weights import UnfinishedError, find_weights
+from results.places import Requirement, output_directory
+from storage.state_dicts import Weights, fingerprint
+from storage.tensor_files import first_line
 
 Config = dict[str, Any]
 
@@ -30,7 +30,7 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
     for option in PREPARED:
         if config.get(option) and not Path(config[option]).is_file():
             raise FileNotFoundError(f"{option}={config[option]}: no file {config[option]}")
-    if not has_teacher(config):
+    if not needs_teacher(config):
         return
     yield from missing_weights(
         config,
@@ -41,11 +41,6 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
     for name in prepared_of(config):
         if PREPARED[name].find(config) is None:
             yield PREPARED[name].job(config)
-
-
-def has_teacher(config: Config) -> bool:
-    """Whether a loss of the experiment reads a teacher."""
-    return any(find_loss(key).needs_teacher for key in losses_of(config))
 
 
 def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
@@ -77,7 +72,7 @@ def teacher_weights(config: Config) -> Weights:
 
 def supervision_fingerprints(config: Config) -> dict[str, str]:
     """Of FINGERPRINTS, those of what a distillation run would be taught by now, over the numbers alone."""
-    if not has_teacher(config):
+    if not needs_teacher(config):
         return {}
     found = {"teacher_fingerprint": fingerprint(teacher_weights(config).state)}
     return found | {f"{name}_fingerprint": fingerprint(PREPARED[name].numbers(config)) for name in prepared_of(config)}
@@ -89,4 +84,4 @@ def open_objective(config: Config, dataset: Dataset, keys: Collection[str] | Non
     Args:
         keys: of the losses; None for all that the experiment has.
     """
-    return build_objective(config, dataset, teacher_weights(config) if has_teacher(config) else None, keys)
+    return build_objective(config, dataset, teacher_weights(config) if needs_teacher(config) else None, keys)

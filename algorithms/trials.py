@@ -5,8 +5,8 @@
 
 Only the experiment is repeated: its teacher and supervision are shared, and made with seed 0. A trial that is finished
 is left alone and one that was broken off goes on, so the same command does what is left after any stop. A trial that
-stands there with other settings is refused, where they bear on its result (`settings.py`), and so are trials that
-other weights of the teacher, other words or other decisions have taught, as far as their results say it.
+stands there with other settings is refused, where they bear on its result (`results/settings.py`), and so are trials
+that other weights of the teacher, other words or other decisions have taught, as far as their results say it.
 """
 
 import statistics
@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from algorithms.base import Config, Results, output_directory, run_directory
-from algorithms.checkpoints import LAST, NEWEST, find_state
-from algorithms.files import save_json
-from algorithms.records import RESULTS, complete_results, log, read_results
+from algorithms.base import Config, Results
 from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
-from algorithms.weights import load_own
-from settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
+from engine.checkpoints import LAST, NEWEST, find_state
+from engine.records import RESULTS, complete_results, log, read_results
+from engine.weights import load_own
+from results.places import output_directory, run_directory
+from results.settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
+from storage.tensor_files import save_json
 
 TRIALS = "trials.json"
 TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from algorithms import check_options
-from algorithms.base import choose_device, device_name
 from algorithms.teaching import open_objective
 from dataloaders import Batch, load_dataset, make_eval_loader
 from distillation.losses.decisions import Decisions
 from distillation.losses.words import Words
 from distillation.objective import Objective
+from engine.numerics import choose_device, device_name
 from main_classification import check_updates, default_config
 
 Sums = dict[str, float]

@@ -29,11 +29,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms.base import computes_bfloat16
-from algorithms.host_memory import keep_freed_memory
-from algorithms.meter import Meter
-from algorithms.step import GraphedStep, TrainStep
-from algorithms.training import make_optimizer
 from architectures import Input, create_model
 from benchmarks.plain import PlainKDLayer, PlainStep
 from dataloaders import Batch, Dataset, make_train_loader
@@ -45,6 +40,11 @@ from distillation.losses.decisions import Decisions
 from distillation.losses.words import Words
 from distillation.objective import Objective, Teacher
 from distillation.signals import Network, Wanted, measured
+from engine.host_memory import keep_freed_memory
+from engine.meter import Meter
+from engine.numerics import computes_bfloat16
+from engine.optimization import make_optimizer
+from engine.step import GraphedStep, TrainStep
 from letkd import Codebook, Student, SubclassTargets, pool_map, to_patches
 
 PAIRS = {
@@ -173,7 +173,7 @@ def make_plain_step(case: Case) -> StepFunction:
 
 
 def make_our_step(case: Case) -> StepFunction:
-    """The step of `algorithms.training.Training`, which reads its meter at the end of a log interval."""
+    """The step of `algorithms.train.Training`, which reads its meter at the end of a log interval."""
     device = torch.device(case.device)
     objective = build_objective(case)
     fold_teacher_(objective.teacher)

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from algorithms.records import log
-from algorithms.weights import Weights, fingerprint, load_strictly
 from architectures import Input, create_model, fold_batch_norm_, outline
 from dataloaders import Dataset
 from distillation.expressions import ALONE, PAPER, losses_of, option_of, weights_of
@@ -19,6 +17,8 @@ from distillation.objective import Objective, Teacher, union
 from distillation.prepared import PREPARED
 from distillation.signals import Network, measured
 from letkd import KDLayer, Student
+from storage.documents import log
+from storage.state_dicts import Weights, fingerprint, load_strictly
 
 Config = dict[str, Any]
 

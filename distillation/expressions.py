@@ -96,6 +96,11 @@ def losses_of(config: Config) -> list[str]:
     return [key for key in list_losses() if key in keys]
 
 
+def needs_teacher(config: Config) -> bool:
+    """Whether a loss of an experiment reads a teacher."""
+    return any(find_loss(key).needs_teacher for key in losses_of(config))
+
+
 def option_of(config: Config, name: str, default: Any = None) -> Any:
     """The option `<loss>.<name>` of a configuration, whichever of its names it has there."""
     return config.get(name, config.get(PUBLISHED_NAMES.get(name), default))

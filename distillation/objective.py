@@ -15,6 +15,7 @@ from architectures import Input
 from dataloaders import Batch
 from distillation.losses.base import Loss, loss_precision
 from distillation.signals import Network, Signals, Wanted
+from letkd import KDLayer, TemplateScores
 
 
 class Step(NamedTuple):
@@ -105,6 +106,18 @@ class Objective(nn.Module):
                 sides["teacher"] = (self.teacher.network, loss.needs.teacher)
             places[key] = {side: found for side, pair in sides.items() if (found := _places(*pair))}
         return {"weights": self.weights, "places": {key: found for key, found in places.items() if found}}
+
+    def scales(self) -> dict[str, float]:
+        """The learnt scales by the name of their layer: `<name>_templates`, `<name>_semantic` of a KD layer."""
+        scales = {}
+        for path, module in self.named_modules():
+            name = next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
+            if isinstance(module, KDLayer):
+                scales |= {f"{name}_templates": module.scores.scale, f"{name}_semantic": module.scale}
+            elif isinstance(module, TemplateScores) and name != "scores":  # those of a KD layer are called so
+                scales[f"{name}_templates"] = module.scale
+        values = torch.cat([scale.detach() for scale in scales.values()]).tolist() if scales else []
+        return dict(zip(scales, values, strict=True))
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
         """Tell all losses which epoch begins or goes on, from 1."""

@@ -23,10 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.base import OutdatedError, Requirement, output_directory
-from algorithms.files import describe_value, first_line, is_dense, load_tensors, save_tensors
-from algorithms.records import log
-from algorithms.weights import Weights, fingerprint
 from architectures import Place, TappedNetwork, create_model
 from dataloaders import outline_dataset
 from distillation.expressions import losses_of
@@ -34,7 +30,11 @@ from distillation.losses import find_loss
 from distillation.objective import Teacher
 from distillation.signals import Network
 from letkd import Codebook, SubclassTargets
-from settings import PREPARATION
+from results.places import OutdatedError, Requirement, output_directory
+from results.settings import PREPARATION
+from storage.documents import log
+from storage.state_dicts import Weights, fingerprint
+from storage.tensor_files import describe_value, first_line, is_dense, load_tensors, save_tensors
 
 Config = dict[str, Any]
 
@@ -334,6 +334,11 @@ PREPARED = {
         lambda config: _read_decisions(config)[1],
     ),
 }  # fmt: skip
+
+
+def supervised_losses(config: Config) -> list[str]:
+    """Keys of the losses of an experiment that are built from such files."""
+    return [key for key in losses_of(config) if find_loss(key).prepared]
 
 
 def prepared_of(config: Config) -> list[str]:

@@ -16,9 +16,9 @@ import math
 from dataclasses import dataclass
 
 from reporting import curves
-from reporting.collect import Run
 from reporting.html import Html, join, tag
 from reporting.tables import METHODS, STUDENT, TEACHER, Cell, Section, Statistic
+from results.collect import Run
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 26

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from reporting.collect import Run
+from results.collect import Run
 
 LABELS = {
     "eval top1": "Top-1, evaluation images (%)",

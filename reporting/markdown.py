@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from reporting import words
 from reporting.charts import column_title
-from reporting.collect import SUPERVISION
 from reporting.tables import PUBLISHED, Cell, Group, Report, Section, marks_of
+from results.collect import SUPERVISION
 
 
 def render(report: Report, *, made: str) -> str:

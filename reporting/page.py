@@ -10,7 +10,6 @@ from typing import Any
 
 from reporting import words
 from reporting.charts import NUM_STYLES, Series, accuracy_strips, column_title, learning_curves, other_style, style_of
-from reporting.collect import SUPERVISION, Picture, Run
 from reporting.html import Html, join, tag
 from reporting.tables import (
     PUBLISHED,
@@ -25,7 +24,8 @@ from reporting.tables import (
     scope_of,
     shown,
 )
-from settings import SEEDS
+from results.collect import SUPERVISION, Picture, Run
+from results.settings import SEEDS
 
 HERE = Path(__file__).parent
 STYLE, SCRIPT = HERE / "page.css", HERE / "page.js"

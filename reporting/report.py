@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from documents import write_atomically
 from reporting import markdown, page
-from reporting.collect import Config, Damaged, collect
 from reporting.tables import Report, build
+from results.collect import Config, Damaged, collect
+from storage.documents import write_atomically
 
 FOLDER = "report"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reporting.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
-from settings import FOLDER_DATASETS, bearing
+from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
+from results.settings import FOLDER_DATASETS, bearing
 
 TEACHER, STUDENT = "teacher", "student"
 METHODS = ("QuEST", "letKD-1", "letKD-2")

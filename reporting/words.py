@@ -4,8 +4,8 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from reporting.collect import Config, Run
 from reporting.tables import Cell, Group, Published, Statistic, Variant, marks_of
+from results.collect import Config, Run
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 MARK = "◇"  # before whatever does not follow the experiment as it stands in config/

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import download_cifar100_teacher as zoo
-from algorithms import files
 from architectures import create_model
+from storage import tensor_files as files
 
 TINY_ZOO = (
     zoo.Teacher("resnet8_vanilla", "resnet8", 60.0, 83_892),

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import main_classification
-from algorithms import records
 from config.option_files import load_options
-from documents import load_json
+from engine import records
+from storage.documents import load_json
 
 ROOT = Path(main_classification.__file__).parent
 ENTRY = [sys.executable, "main_classification.py"]

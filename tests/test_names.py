@@ -16,7 +16,7 @@ from config import experiments, recipes
 from distillation.expressions import losses_of, weights_of
 from distillation.losses import Loss, base, option, register_loss
 from main_classification import canonical_name, check_updates, default_config, load_experiment, nested
-from settings import changed_network, changed_settings
+from results.settings import changed_network, changed_settings
 
 ROOT = Path(main_classification.__file__).parent
 PAIR = "digits.RN14_RN8"

@@ -11,10 +11,11 @@ from PIL import Image
 
 import algorithms
 import main_classification
-from algorithms import base, features
-from algorithms.preparation import TRAINING_OPTIONS
-from algorithms.stopping import lost_stops_again
+from algorithms import features
+from algorithms.prepare import TRAINING_OPTIONS
 from config.recipes import protocol
+from engine import numerics
+from engine.stopping import lost_stops_again
 
 PAIR = "ImageFolder.RN20_RN8.letKD-2"
 
@@ -52,7 +53,7 @@ def prepare(images, tmp_path, capsys):
 
 
 def test_a_missing_gpu_is_said_once(prepare, monkeypatch):
-    base._say_no_gpu.cache_clear()
+    numerics._say_no_gpu.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     _, out, _ = prepare("cuda=True", "batch_size=8", "num_words=16")
     assert "step 4 of 4" in out and out.count("no GPU here") == 1

@@ -14,14 +14,14 @@ from objective_tools import batch_of
 
 import main_classification
 from algorithms import teaching
-from algorithms.base import output_directory
-from algorithms.step import descend
-from algorithms.training import make_optimizer
-from algorithms.weights import Weights
 from architectures import TappedNetwork, create_model, list_models
 from config import recipes
 from dataloaders import Dataset, ImageTensors, list_datasets
 from distillation import build, prepared
+from engine.optimization import make_optimizer
+from engine.step import descend
+from results.places import output_directory
+from storage.state_dicts import Weights
 
 ROOT = Path(main_classification.__file__).parent
 MINE = "mine"  # config/mine/ belongs to whoever works here
@@ -33,18 +33,23 @@ PUBLISHED = json.loads((Path(__file__).parent / "golden" / "experiments.json").r
 
 # --- imports ---------------------------------------------------------------------------------------------------------
 
-OURS = {"config", "letkd", "architectures", "dataloaders", "distillation", "algorithms", "main_classification"}
-OURS |= {"documents", "settings", "download_cifar100_teacher", "reporting"}
+OURS = {"config", "letkd", "architectures", "dataloaders", "storage", "results", "engine", "distillation"}
+OURS |= {"algorithms", "reporting", "main_classification", "download_cifar100_teacher"}
+BELOW = {"config", "letkd", "architectures", "dataloaders", "storage", "results"}
 MAY_IMPORT = {
-    "config": {"distillation"},
+    "config": {"distillation"},  # where a sum of methods is asked for
     "letkd": set(),
     "architectures": set(),
-    "dataloaders": set(),
-    "distillation": {"letkd", "architectures", "dataloaders", "documents", "settings", "config", "algorithms"},
-    "algorithms": {"letkd", "architectures", "dataloaders", "documents", "settings", "config", "distillation"},
-    "reporting": {"letkd", "architectures", "dataloaders", "documents", "settings", "algorithms", "distillation"},
+    "dataloaders": {"storage"},
+    "storage": set(),
+    "results": {"storage"},
+    "engine": BELOW - {"letkd", "config"},
+    "distillation": BELOW,
+    "algorithms": BELOW | {"engine", "distillation"},
+    "reporting": BELOW | {"engine", "distillation", "algorithms"},
     "examples": {"letkd"},
 }
+WITH_LETKD = {"features.py", "kmeans.py", "lda.py", "probe.py"}  # the jobs that are the paper's own
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -71,12 +76,37 @@ def test_a_folder_imports_only_what_it_may(folder):
     } == {}
 
 
+def imported_modules(path: Path) -> set[str]:
+    """Modules that a file imports, and what it imports from them, by their whole names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_only_the_jobs_of_the_paper_know_its_method_and_no_job_knows_a_loss():
+    for path in source_files("algorithms"):
+        known = {name for name in imported_modules(path) if f"{name}.".startswith(("letkd.", "distillation.losses."))}
+        assert not known or path.name in WITH_LETKD, path
+
+
+def test_a_loss_imports_no_other_method():
+    """What losses share is in `base.py` and `maps.py`."""
+    for path in source_files("distillation/losses"):
+        shared = {"distillation.losses.base", "distillation.losses.maps"}
+        others = {name for name in imported_modules(path) if name.startswith("distillation.losses.")}
+        assert path.name == "__init__.py" or all(any(name.startswith(room) for room in shared) for name in others), path
+
+
 def test_the_method_needs_torch_and_numpy_only():
     allowed = {"letkd", "torch", "numpy", "faiss"} | sys.stdlib_module_names
     assert {name for path in source_files("letkd") for name in imported(path)} <= allowed
 
 
-@pytest.mark.parametrize("module", ["documents.py", "settings.py"])
+@pytest.mark.parametrize("module", ["storage/documents.py", "results/settings.py"])
 def test_results_are_read_with_the_standard_library_alone(module):
     assert set(imported(ROOT / module)) <= sys.stdlib_module_names
 

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from algorithms.base import Config, Requirement, Results
-from algorithms.evaluation import Evaluation
-from algorithms.files import save_json
-from algorithms.records import log
+from algorithms.base import Config, Results
+from algorithms.evaluate import Evaluation
 from algorithms.teaching import missing_supervision
 from architectures import Input
 from dataloaders import Dataset
 from distillation.objective import Objective
+from engine.records import log
 from reporting.pictures.style import save_figure, style
-from settings import name_of_changes
+from results.places import Requirement
+from results.settings import name_of_changes
+from storage.tensor_files import save_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from algorithms.files import write_atomically
+from storage.tensor_files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

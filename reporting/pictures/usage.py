@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from algorithms.base import Config
-from algorithms.checkpoints import load_checkpoint
 from distillation.build import PENULTIMATE
 from distillation.expressions import supervises
+from engine.checkpoints import load_checkpoint
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.style import PALETTE, new_figure
 

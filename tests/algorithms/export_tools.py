@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.base import data_facts
-from algorithms.checkpoints import BEST, LAST, kept_epoch, save_checkpoint
 from dataloaders import Dataset
+from dataloaders.facts import data_facts
 from distillation.build import build_student
+from engine.checkpoints import BEST, LAST, kept_epoch, save_checkpoint
 
 SMALL = {"num_words": 16, "subclasses_per_class": 2}
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms.complexity import count_multiply_adds
 from architectures import create_model
+from distillation.complexity import count_multiply_adds
 from letkd import KDLayer, Student
 
 RESNET20 = 40_818_944  # at 32 x 32, 100 classes: 442,368 + 14,155,776 + 2 * (12,976,128 + 131,072) + 6,400

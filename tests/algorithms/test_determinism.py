@@ -11,10 +11,10 @@ from PIL import Image
 from training_tools import differences, outcome, train
 
 import main_classification
-from algorithms import training
-from algorithms.base import set_numerics
-from algorithms.files import load_json
+from algorithms import train as training
+from engine.numerics import set_numerics
 from letkd.losses import full_precision
+from storage.tensor_files import load_json
 
 VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -81,7 +81,7 @@ def test_supervision_keeps_float32_in_one_job_after_another():
 
 
 def test_what_a_run_prepares_is_deterministic_as_well():
-    from algorithms.base import Requirement
+    from results.places import Requirement
 
     config = main_classification.default_config("digits.RN14_RN8.letKD-1") | {"deterministic": True}
     command = main_classification.command_for(Requirement("", "digits.RN14"), config)

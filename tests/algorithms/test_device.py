@@ -10,13 +10,13 @@ from objective_tools import batch_of, letkd_of
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from algorithms.base import computes_bfloat16
-from algorithms.meter import Meter
-from algorithms.step import WARM_UP_STEPS, GraphedStep, TrainStep
-from algorithms.training import make_optimizer
 from architectures import Input, create_model
 from dataloaders import load_dataset, make_train_loader
 from distillation.objective import Objective
+from engine.meter import Meter
+from engine.numerics import computes_bfloat16
+from engine.optimization import make_optimizer
+from engine.step import WARM_UP_STEPS, GraphedStep, TrainStep
 from letkd import Codebook, KDLayer, Student, SubclassTargets
 
 PROTOCOL = {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}

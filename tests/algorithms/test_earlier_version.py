@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import main_classification
-from algorithms.checkpoints import EARLIER_FORMAT, FORMAT, load_checkpoint
-from algorithms.files import load_tensors
 from algorithms.teaching import open_objective
 from dataloaders import load_dataset
+from engine.checkpoints import EARLIER_FORMAT, FORMAT, load_checkpoint
 from reporting.report import write_report
+from storage.tensor_files import load_tensors
 
 LEFT = Path(__file__).parent.parent / "data" / "d8ec9c1"
 TAUGHT = {"teacher": "resnet8", "teacher_experiment": "digits.RN8", "supervision": "digits.RN8", "num_words": 8}

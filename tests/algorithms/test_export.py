@@ -20,7 +20,6 @@ from torch.export import ExportedProgram
 
 import main_classification
 from algorithms import export
-from algorithms.deployment import OPERATORS, DeployedKDLayer, deploy, fold_batch_norms, trace
 from algorithms.export import (
     CHECKED_BATCHES,
     TOLERANCE,
@@ -34,6 +33,7 @@ from architectures import create_model, mobilenetv2, shufflenetv1, shufflenetv2
 from dataloaders import Dataset, load_dataset
 from dataloaders.decoding import fit_square
 from distillation.build import build_student
+from distillation.deployment import OPERATORS, DeployedKDLayer, deploy, fold_batch_norms, trace
 from letkd import KDLayer, Student
 
 NUM_CLASSES = 3

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from algorithms import checkpoints
-from algorithms.checkpoints import (
+from engine import checkpoints
+from engine.checkpoints import (
     NEWEST,
     find_checkpoint,
     find_state,
@@ -24,8 +24,8 @@ from algorithms.checkpoints import (
     save_last,
     set_aside,
 )
-from algorithms.files import load_json, load_tensors, save_json, save_tensors
-from algorithms.records import Curves, exclusive, log, log_file, save_results, set_up_console, update_results
+from engine.records import Curves, exclusive, log, log_file, save_results, set_up_console, update_results
+from storage.tensor_files import load_json, load_tensors, save_json, save_tensors
 
 CONTENT = {"format": "letkd-test-1", "weights": torch.arange(300.0), "names": ["a", "b"], "epoch": 3}
 NUM_DAMAGES = 200

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from objective_tools import Prepared, batch_of
 
-from algorithms.step import descend
 from algorithms.teaching import missing_supervision, open_objective
-from algorithms.training import make_optimizer
-from algorithms.weights import fingerprint
 from architectures import create_model
 from config.recipes import fitnet, letkd2
 from dataloaders import Batch, Dataset, ImageTensors
 from distillation.build import build_student
 from distillation.objective import Objective
 from distillation.prepared import save_codebook, save_decisions
+from engine.optimization import make_optimizer
+from engine.step import descend
 from letkd import Student, pool_map
+from storage.state_dicts import fingerprint
 
 SIZE = 16
 NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, NUM_COMPONENTS = 4, 6, 2, 3

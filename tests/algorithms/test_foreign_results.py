@@ -8,12 +8,13 @@ import torch
 
 import main_classification
 from algorithms import check_options, run_trials
-from algorithms.checkpoints import load_checkpoint, save_checkpoint
-from algorithms.files import save_json
-from algorithms.records import read_results, save_results
 from algorithms.teaching import FINGERPRINTS
-from algorithms.weights import check_belongs, check_fit
-from settings import changed_network, name_of_changes
+from engine.checkpoints import load_checkpoint, save_checkpoint
+from engine.records import read_results, save_results
+from engine.weights import check_belongs
+from results.settings import changed_network, name_of_changes
+from storage.state_dicts import check_fit
+from storage.tensor_files import save_json
 from tests.algorithms.training_tools import configure, train
 
 

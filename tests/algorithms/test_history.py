@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from training_tools import STEPS, PowerFailure, differences, outcome, read_curves, read_events, stop_at, train
 
-from algorithms.checkpoints import load_checkpoint
-from algorithms.files import load_json
-from algorithms.meter import Meter
 from dataloaders import load_dataset, make_train_loader
 from distillation.objective import Step
+from engine.checkpoints import load_checkpoint
+from engine.meter import Meter
+from storage.tensor_files import load_json
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 

@@ -12,12 +12,12 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 import main_classification
-from algorithms.base import data_facts
-from algorithms.checkpoints import BEST, LAST, save_checkpoint
-from algorithms.linear_probe import LinearProbe
+from algorithms.probe import LinearProbe
 from architectures import Input, create_model
 from dataloaders import Dataset, load_dataset, make_eval_loader
+from dataloaders.facts import data_facts
 from distillation.build import build_student
+from engine.checkpoints import BEST, LAST, save_checkpoint
 
 TRAINED = {"mode": "train", "top1": 12.5, "evaluations": {"last": {"top1": 12.5}}}
 

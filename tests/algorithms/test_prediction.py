@@ -15,11 +15,11 @@ from PIL import Image
 
 import main_classification
 from algorithms import export
-from algorithms.checkpoints import BEST, LAST
-from algorithms.prediction import Prediction, find_images
+from algorithms.predict import Prediction, find_images
 from architectures import create_model
 from dataloaders import Dataset, load_dataset
 from dataloaders.decoding import fit_square
+from engine.checkpoints import BEST, LAST
 
 NAME = "digits.RN8"
 WORDS = ("cuda=False", "num_workers=0")

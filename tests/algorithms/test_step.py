@@ -7,9 +7,9 @@ import torch
 from objective_tools import batch_of
 from torch import nn
 
-from algorithms.step import WARM_UP_STEPS, GraphedStep, TrainStep
 from dataloaders import Batch
 from distillation.objective import Step
+from engine.step import WARM_UP_STEPS, GraphedStep, TrainStep
 
 NUM_STEPS = WARM_UP_STEPS + 6
 NEW_RATE_AT, STATISTICS_AT = WARM_UP_STEPS + 2, WARM_UP_STEPS + 4

@@ -14,8 +14,8 @@ from PIL import Image
 from training_tools import STEPS, differences, outcome, stop_at
 
 import main_classification
-from algorithms.checkpoints import load_checkpoint
-from algorithms.files import load_json
+from engine.checkpoints import load_checkpoint
+from storage.tensor_files import load_json
 
 
 def started(argv: list[str]) -> multiprocessing.Process:
@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_before_it_began_begins_anew(few_digits, monkeypa
         raise KeyboardInterrupt
 
     capsys.readouterr()
-    monkeypatch.setattr("algorithms.training.set_aside", interrupt)
+    monkeypatch.setattr("algorithms.train.set_aside", interrupt)
     assert main_classification.main([*words, "seed=1"]) == 130
     assert capsys.readouterr().err == f"stopped; go on with: python {shlex.join(words)} seed=1\n"
     assert (tmp_path / "digits/RN8/last.pth").read_bytes() == earlier

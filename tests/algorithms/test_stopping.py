@@ -13,10 +13,11 @@ import pytest
 import torch
 from training_tools import STEPS, PowerFailure, configure, differences, outcome, stop_at, train
 
-from algorithms import checkpoints, training
-from algorithms.checkpoints import load_checkpoint
-from algorithms.stopping import Stopped, StopRequest
-from algorithms.training import Training
+from algorithms import train as training
+from algorithms.train import Training
+from engine import checkpoints
+from engine.checkpoints import load_checkpoint
+from engine.stopping import Stopped, StopRequest
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 

@@ -16,16 +16,17 @@ from PIL import Image
 
 import main_classification
 from algorithms import KMeansCodebook, features
-from algorithms.files import load_tensors, save_tensors
 from algorithms.teaching import missing_supervision, open_objective, teacher_weights
-from algorithms.weights import fingerprint, read_published
 from architectures import create_model
 from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
 from distillation.objective import Teacher
 from distillation.prepared import open_codebook, open_subclasses
 from distillation.signals import Network
+from engine.weights import read_published
 from letkd import Codebook, SubclassTargets
+from storage.state_dicts import fingerprint
+from storage.tensor_files import load_tensors, save_tensors
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 

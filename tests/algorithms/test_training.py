@@ -26,20 +26,21 @@ from training_tools import (
     train,
 )
 
-from algorithms import training
+from algorithms import train as training
 from algorithms.base import HOLD_OUT_SEED
-from algorithms.checkpoints import load_checkpoint, save_checkpoint
-from algorithms.evaluation import evaluate
-from algorithms.files import load_tensors
-from algorithms.records import save_progress, set_up_console
-from algorithms.step import descend
 from algorithms.teaching import open_objective
-from algorithms.training import Meter, Training, learning_rate, make_optimizer
-from algorithms.weights import fingerprint
+from algorithms.train import Meter, Training
 from architectures import Input, create_model
 from config.recipes import protocol
 from dataloaders import Batch, hold_out, load_dataset, make_eval_loader
 from distillation.objective import Objective, Step
+from engine.accuracy import evaluate
+from engine.checkpoints import load_checkpoint, save_checkpoint
+from engine.optimization import learning_rate, make_optimizer
+from engine.records import save_progress, set_up_console
+from engine.step import descend
+from storage.state_dicts import fingerprint
+from storage.tensor_files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -62,7 +63,7 @@ def test_two_seeds_differ_in_initial_weights_and_in_order(folder, monkeypatch):
         seen["weights"].append(optimizer.param_groups[0]["params"][0].detach().clone())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("algorithms.step.descend", watch)
+    monkeypatch.setattr("engine.step.descend", watch)
     for seed in (0, 1):
         job = Training(configure("classification", folder, epochs=1, seed=seed))
         with pytest.raises(KeyboardInterrupt):
@@ -396,7 +397,7 @@ def test_a_weight_that_is_not_finite_is_named_though_the_losses_are(name, value,
         job.model.state_dict()[name].flatten()[0] = value  # in the last step of an epoch, behind its loss
 
     job = Training(configure("letKD-2", folder, epochs=1, milestones=[], batch_size=256))
-    monkeypatch.setattr("algorithms.step.descend", break_it)
+    monkeypatch.setattr("engine.step.descend", break_it)
     with pytest.raises(FloatingPointError, match=rf"\A{name} became {value} in epoch 1; no epoch was good "):
         job.run()
     assert not (job.directory / "last.pth").exists()

@@ -5,10 +5,10 @@ import pytest
 import torch
 from objective_tools import batch_of, letkd_of
 
-from algorithms.step import descend
-from algorithms.training import make_optimizer
 from architectures import TappedNetwork, create_model
 from distillation.objective import Objective, Step
+from engine.optimization import make_optimizer
+from engine.step import descend
 from letkd import Codebook, KDLayer, Student, SubclassTargets
 
 NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES, NUM_COMPONENTS, BATCH = 10, 64, 8, 9, 8

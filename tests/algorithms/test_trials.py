@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import main_classification
-import settings
 from algorithms import check_options, run_trials
-from algorithms.base import run_directory
-from algorithms.checkpoints import NEWEST, load_checkpoint, save_checkpoint
-from algorithms.files import load_json, save_json
-from algorithms.records import RESULTS, save_results
 from algorithms.trials import TRIALS, format_summary
+from engine.checkpoints import NEWEST, load_checkpoint, save_checkpoint
+from engine.records import RESULTS, save_results
+from results import settings
+from results.places import run_directory
+from storage.tensor_files import load_json, save_json
 
 NAME = "digits.RN8"
 
@@ -165,7 +165,7 @@ def test_a_folder_that_was_moved_away_is_no_trial(name, config, folder):
 
 
 def test_every_option_of_the_entry_is_placed():
-    """A new option bears on results until `settings.py` says that it does not."""
+    """A new option bears on results until `results/settings.py` says that it does not."""
     assert set(settings.bearing(main_classification.OPTIONS)) == {"precision", "ksubset"}
 
 

@@ -12,8 +12,8 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import main_classification
-from algorithms.files import load_tensors
-from algorithms.step import descend
+from engine.step import descend
+from storage.tensor_files import load_tensors
 
 FAST = {"image_size": 8, "cuda": False}
 PAIR = {
@@ -101,7 +101,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[], None] 
             how()
         descend(optimizer, loss)
 
-    monkeypatch.setattr("algorithms.step.descend", watched)
+    monkeypatch.setattr("engine.step.descend", watched)
 
 
 def read_curves(directory: Path) -> dict[str, list[tuple[int, float]]]:

@@ -30,7 +30,7 @@ import dataloaders.digits
 import main_classification
 from algorithms import export, methods
 from architectures import registry
-from documents import load_json
+from storage.documents import load_json
 
 DOCS = ROOT / "docs"
 OWN_METHOD = DOCS / "own-method.md"

@@ -21,7 +21,7 @@ import torch
 
 import dataloaders.digits
 import main_classification
-from algorithms.files import load_tensors
+from storage.tensor_files import load_tensors
 
 ROOT = Path(main_classification.__file__).parent
 FAST = ("image_size=8", "cuda=False")

@@ -26,17 +26,25 @@ from fault_tools import (
 from objective_tools import open_networks
 
 import main_classification
-from algorithms.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
-from algorithms.files import OUR_FORMATS, checksum_path, load_json, load_tensors, save_checksum, save_json, save_tensors
-from algorithms.prediction import open_export
-from algorithms.records import PROGRESS, RESULTS
+from algorithms.predict import open_export
 from algorithms.trials import TRIALS
-from algorithms.weights import read_published
 from architectures import create_model
 from dataloaders import load_dataset
 from distillation.objective import Teacher
 from distillation.prepared import DECISION_TENSORS, open_codebook, open_subclasses
 from distillation.signals import Network
+from engine.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
+from engine.records import PROGRESS, RESULTS
+from engine.weights import read_published
+from storage.tensor_files import (
+    OUR_FORMATS,
+    checksum_path,
+    load_json,
+    load_tensors,
+    save_checksum,
+    save_json,
+    save_tensors,
+)
 
 NUM_CLASSES = 10
 

@@ -15,8 +15,8 @@ from fault_tools import CODEBOOK, DECISIONS, PAIR, RUN, SMALL, TEACHER
 
 import download_cifar100_teacher
 import main_classification
-from algorithms.checkpoints import save_checkpoint
-from algorithms.files import load_json, load_tensors
+from engine.checkpoints import save_checkpoint
+from storage.tensor_files import load_json, load_tensors
 
 # What commands write, and a command that writes it anew. `checkpoint=-1` goes on for an epoch.
 GO_ON = (*PAIR, "epochs=3", "milestones=[1]", "checkpoint=-1")

@@ -41,8 +41,8 @@ from fault_tools import (
 import download_cifar100_teacher as zoo
 import main_classification
 from algorithms import export
-from algorithms.files import load_json, load_tensors
 from architectures import create_model
+from storage.tensor_files import load_json, load_tensors
 
 NEVER = -1
 FILE_OPERATIONS = [(os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "hardlink_to"), (Path, "unlink")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fault_tools import FAST, fewer_digits, run_here, short_and_long
 
-from algorithms.training import Training
+from algorithms.train import Training
 
 ALLOWED_GROWTH_MIB = 16  # an epoch that kept one batch of activations would take more
 ALLOWED_FILES = ALLOWED_THREADS = 2  # the recorder's thread of every few seconds, and the file that it writes

@@ -11,7 +11,7 @@ import pytest
 from fault_tools import CODEBOOK, DECISIONS, PAIR
 
 import main_classification
-from algorithms.files import load_tensors, save_tensors
+from storage.tensor_files import load_tensors, save_tensors
 
 OTHERS = {
     "teacher": "0" * 64, "tap": "layer1.0", "downscale": 2, "dataset": "CIFAR10", "val_split": 100, "image_size": 16,

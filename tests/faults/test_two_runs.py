@@ -14,7 +14,7 @@ import pytest
 from fault_tools import TEACHER, end, fork, run_here, start
 
 import main_classification
-from algorithms.records import exclusive
+from engine.records import exclusive
 
 ENDLESS = (*TEACHER, "epochs=100000", "milestones=[]")
 NEW = (*TEACHER, "epochs=1", "milestones=[]")

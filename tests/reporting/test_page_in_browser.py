@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import main_classification
-from documents import save_json
-from reporting.collect import PICTURES, PROGRESS, RESULTS
 from reporting.report import write_report
+from results.collect import PICTURES, PROGRESS, RESULTS
+from storage.documents import save_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

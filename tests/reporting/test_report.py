@@ -18,11 +18,13 @@ from sacred.arg_parser import get_config_updates
 
 import config
 import main_classification
-from algorithms import base, check_options, records, trials
-from documents import save_json
-from reporting import charts, collect, curves, tables
+from algorithms import check_options, trials
+from engine import records
+from reporting import charts, curves, tables
 from reporting.html import VOID, Html, tag
 from reporting.report import write_report
+from results import collect, places
+from storage.documents import save_json
 
 ROOT = Path(main_classification.__file__).parent
 OWN, _ = main_classification.default_configs()
@@ -558,7 +560,7 @@ def test_facts_of_another_kind_are_damage(tree, facts, error):
     assert written.report.sections[0].groups[0].statistic("top1") == (96.0, None, 1)
 
 
-@pytest.mark.parametrize("mode", base.OUTPUT_FOLDERS)
+@pytest.mark.parametrize("mode", places.OUTPUT_FOLDERS)
 def test_what_any_job_writes_is_read(tree, mode):
     tree.put("digits.RN8", None if mode == "export" else 96.0, mode=mode)
     collection = tree.write().report.collection
@@ -838,8 +840,8 @@ def test_text_is_escaped_and_markup_is_not():
 def test_names_of_files_are_those_that_runs_write():
     assert (collect.RESULTS, collect.PROGRESS) == (records.RESULTS, records.PROGRESS)
     assert collect.TRIALS == trials.TRIALS
-    assert set(base.OUTPUT_FOLDERS) == collect.MODES
-    folders = {mode: folder for mode, folder in base.OUTPUT_FOLDERS.items() if folder}
+    assert set(places.OUTPUT_FOLDERS) == collect.MODES
+    folders = {mode: folder for mode, folder in places.OUTPUT_FOLDERS.items() if folder}
     assert {mode: folders[mode] for mode in collect.SUPERVISION} == collect.SUPERVISION
 
 

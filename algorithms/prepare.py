@@ -17,16 +17,19 @@ from typing import Any
 
 import torch
 
-from algorithms.base import Algorithm, Config, Requirement, device_name, set_numerics
+from algorithms.base import Algorithm, Config
 from algorithms.features import OfflineAlgorithm
-from algorithms.files import load_json
-from algorithms.records import PROGRESS, RESULTS, duration, log
-from algorithms.step import descend
 from algorithms.teaching import open_objective
-from algorithms.training import Training, make_optimizer
+from algorithms.train import Training
 from algorithms.trials import wanted_seeds
 from dataloaders import Batch, Dataset, ImageFiles
-from settings import JOBS, changed_settings
+from engine.numerics import device_name, set_numerics
+from engine.optimization import make_optimizer
+from engine.records import PROGRESS, RESULTS, duration, log
+from engine.step import descend
+from results.places import Requirement
+from results.settings import JOBS, changed_settings
+from storage.tensor_files import load_json
 
 TRAINING_OPTIONS = (
     "epochs", "batch_size", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay",

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from documents import first_line, load_json, save_json, write_atomically
+from storage.documents import first_line, load_json, save_json, write_atomically
 
 __all__ = ["first_line", "load_json", "load_tensors", "save_json", "save_tensors", "write_atomically"]
 

@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from algorithms.base import Results
-from algorithms.checkpoints import (
+from engine.checkpoints import (
     BEST,
     LAST,
     PREVIOUS,
@@ -20,8 +19,10 @@ from algorithms.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from algorithms.records import RESULTS, log, read_results, update_results
-from settings import MEASUREMENTS
+from engine.records import RESULTS, log, read_results, update_results
+from results.settings import MEASUREMENTS
+
+Results = dict[str, Any]
 
 NO_BEST = {"top1": -1.0, "epoch": 0}  # before the first epoch is done
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from algorithms.records import duration, log, save_results
 from architectures import Tap
 from distillation.prepared import decisions_path, save_decisions, supervision_record
+from engine.records import duration, log, save_results
 from letkd import LDA, decision_matrix, fit_subclasses
 from letkd.checks import at
 

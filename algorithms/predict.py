@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from algorithms.base import Results, data_facts, set_numerics
-from algorithms.evaluation import Evaluation
+from algorithms.base import Results
+from algorithms.evaluate import Evaluation
 from algorithms.export import FORMAT, aligned, open_onnx
-from algorithms.files import load_json
 from architectures import Input
 from dataloaders.decoding import ImageError, Reader, SquarePixels
+from dataloaders.facts import data_facts
 from dataloaders.image_files import count_unused, counted, images_below, shown, visible, why_unused
+from engine.numerics import set_numerics
+from storage.tensor_files import load_json
 
 WILDCARDS = "*?["
 

@@ -39,9 +39,9 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from algorithms.files import load_json, save_json
-from documents import names_file
-from settings import MEASUREMENTS
+from results.settings import MEASUREMENTS
+from storage.documents import names_file
+from storage.tensor_files import load_json, save_json
 
 log = logging.getLogger("letKD.run")
 

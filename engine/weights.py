@@ -1,74 +1,15 @@
 """Network weights: loading them strictly, finding a teacher's, telling two sets of them apart."""
 
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from algorithms.checkpoints import LAST, STOPPED, check_content, is_checkpoint, load_checkpoint
-from algorithms.files import check_checksum, describe_value, is_dense, load_json, load_tensors
-from algorithms.records import PROGRESS, RESULTS
-
-SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A state dict and where it came from."""
-
-    state: dict[str, Tensor]
-    source: Path
-    data: dict[str, Any] | None = None  # classes, image size and normalisation it was trained with, where known
-    config: dict[str, Any] | None = None  # and the options
-
-
-def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
-    """Compare names, shapes and kinds of tensors of a state dict with those of the network it is meant for.
-
-    Args:
-        expected: state dict of that network, on any device, `meta` too.
-        source: file it came from, for the error.
-        what: the network, for the error.
-
-    Raises:
-        ValueError: tensors are missing, unexpected, of another shape, or of a kind that cannot be copied; names them.
-    """
-    common = [name for name in expected if name in state]
-    odd = {name: complaint for name in common if (complaint := _oddity(state[name], expected[name]))}
-    problems = {
-        "missing": [name for name in expected if name not in state],
-        "unexpected": [name for name in state if name not in expected],
-        "other shapes": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in state and name not in odd and state[name].shape != tensor.shape
-        ],
-        "no dense numbers of that kind": [f"{name} ({complaint})" for name, complaint in odd.items()],
-    }
-    complaints = "; ".join(f"{problem}: {_some(names)}" for problem, names in problems.items() if names)
-    if complaints:
-        raise ValueError(f"{source} does not hold {what}: {complaints}")
-
-
-def _oddity(value: Any, expected: Tensor) -> str | None:
-    """What makes something no tensor that a network can take for one of its own; None where it is one."""
-    if not is_dense(value):
-        return describe_value(value)
-    kind, wanted = (
-        "floating-point" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole"
-        for tensor in (value, expected)
-    )
-    return None if kind == wanted else f"{value.dtype} instead of {expected.dtype}"
-
-
-def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path | str, what: str) -> None:
-    """Load a state dict that must fit exactly; arguments and errors as in `check_fit`."""
-    check_fit(module.state_dict(), state, source=source, what=what)
-    module.load_state_dict(state)
+from engine.checkpoints import LAST, STOPPED, check_content, is_checkpoint, load_checkpoint
+from engine.records import PROGRESS, RESULTS
+from storage.state_dicts import Weights, fingerprint
+from storage.tensor_files import check_checksum, describe_value, is_dense, load_json, load_tensors
 
 
 class UnfinishedError(ValueError):
@@ -177,18 +118,3 @@ def check_belongs(path: Path, checkpoint: dict[str, Any]) -> None:
             f"{path} is not of the run that {record} tells of ({differs}); put that run's own file in its place, "
             f"or move {record.name} away"
         )
-
-
-def fingerprint(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes: equal for equal weights, wherever they were stored."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(names[:SHOWN_NAMES]) + more

@@ -13,10 +13,10 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from algorithms.base import Results
-from algorithms.evaluation import Evaluation, result_name
-from algorithms.records import log, progress_bar, update_results
+from algorithms.evaluate import Evaluation, result_name
 from dataloaders import Dataset
 from distillation.build import INTERMEDIATE
+from engine.records import log, progress_bar, update_results
 from letkd import Student
 from letkd.taps import submodule
 

@@ -8,7 +8,6 @@ One process trains on one device. For one process a GPU, wrap `self.objective` (
 loader a rank, and let rank 0 alone keep records: nothing else here knows how many processes there are.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,18 +18,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from algorithms.base import (
-    Algorithm,
-    Requirement,
-    Results,
-    computes_bfloat16,
-    data_facts,
-    image_facts,
-    say_other_images,
-)
-from algorithms.checkpoints import (
+from algorithms.base import Algorithm, Results, say_other_images
+from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
+from dataloaders import Dataset, check_train_batch, make_train_loader
+from dataloaders.facts import data_facts, image_facts
+from distillation.build import build_student
+from distillation.complexity import count_multiply_adds, count_parameters
+from engine.accuracy import accuracies, evaluate
+from engine.checkpoints import (
     BEST,
-    FORMAT,
     LAST,
     STOPPED,
     find_state,
@@ -43,11 +39,11 @@ from algorithms.checkpoints import (
     save_last,
     set_aside,
 )
-from algorithms.complexity import count_multiply_adds
-from algorithms.evaluation import accuracies, count_parameters, evaluate
-from algorithms.host_memory import keep_freed_memory
-from algorithms.meter import Meter, Step
-from algorithms.records import (
+from engine.host_memory import keep_freed_memory
+from engine.meter import Meter, Step
+from engine.numerics import computes_bfloat16
+from engine.optimization import learning_rate, load_optimizer, make_optimizer, optimizer_settings
+from engine.records import (
     RESULTS,
     Curves,
     duration,
@@ -58,18 +54,15 @@ from algorithms.records import (
     save_progress,
     update_results,
 )
-from algorithms.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
-from algorithms.step import GraphedStep, TrainStep
-from algorithms.stopping import Stopped, StopRequest
-from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
-from algorithms.watching import first_non_finite, input_images, layer_scales
-from algorithms.weights import fingerprint, is_dense, load_own, load_strictly
-from dataloaders import Dataset, check_train_batch, make_train_loader
-from distillation.build import build_student
-from settings import PREPARATION, changed_settings
-
-# What must not change within an epoch.
-ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
+from engine.resume import check_classes, check_options, check_version
+from engine.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
+from engine.step import GraphedStep, TrainStep
+from engine.stopping import Stopped, StopRequest
+from engine.watching import first_non_finite, input_images
+from engine.weights import load_own
+from results.places import Requirement
+from results.settings import PREPARATION
+from storage.state_dicts import fingerprint, load_strictly
 
 
 class Training(Algorithm):
@@ -108,7 +101,7 @@ class Training(Algorithm):
         source = self._find_source()
         checkpoint = load_own(source) if source else None
         if checkpoint:
-            self._check_version(source, checkpoint)
+            check_version(source, checkpoint, epochs=self.config["epochs"])
         self._build(checkpoint)
         self._start_or_continue(source, checkpoint)
         self.has_begun = True
@@ -196,7 +189,8 @@ class Training(Algorithm):
             log.info("starting from scratch: the earlier run is now in %s", backup)
 
     def _continue_from(self, source: Path, checkpoint: dict[str, Any]) -> None:
-        self._check_images(source, checkpoint["data"])
+        check_classes(source, checkpoint["data"]["classes"], self.dataset.classes, dataset=self.dataset.name)
+        say_other_images(checkpoint["data"], self.data)
         load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.config['config']}")
         load_strictly(self.objective.losses, checkpoint["losses"], source=source, what="the losses of this experiment")
         with names_entry(source, "optimizer"):
@@ -209,7 +203,7 @@ class Training(Algorithm):
         self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]
         self.images_per_second = checkpoint["images_per_second"]
-        self._check_changes(source, checkpoint)
+        self._say_changes(source, checkpoint)
         # A run whose first epochs another teacher has taught must not pass for one of the present teacher.
         self.taught_by = {key: checkpoint.get(key) for key in FINGERPRINTS}
         if source.name == STOPPED:
@@ -219,55 +213,10 @@ class Training(Algorithm):
         forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.config["epochs"])
 
-    def _check_version(self, source: Path, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with the unfinished run of an earlier version."""
-        left = source.name == STOPPED or checkpoint["epoch"] < self.config["epochs"]
-        if checkpoint["format"] != FORMAT and left:
-            raise ValueError(
-                f"{source} is of a run of an earlier version ({checkpoint['format']}), which cannot go on here; "
-                "finish it with that version, or start from scratch with checkpoint=0"
-            )
-
-    def _check_images(self, source: Path, known: dict[str, Any]) -> None:
-        """Refuse classes that are not those so far, and mention images that are others.
-
-        Raises:
-            ValueError: names the first class that is another; its images would train as the other one.
-        """
-        pairs = enumerate(itertools.zip_longest(known["classes"], self.dataset.classes))
-        first = next((f"class {n} was {was!r} and is {now!r}" for n, (was, now) in pairs if was != now), None)
-        if first:
-            raise ValueError(
-                f"{source} was trained on {len(known['classes'])} classes, {self.dataset.name} now has "
-                f"{self.dataset.num_classes}; {first}: give the folders their names again, or start from scratch"
-            )
-        say_other_images(known, self.data)
-
-    def _check_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
-        """Mention other settings than those so far, and refuse those that make no sense.
-
-        What is left of an epoch must be what is left of the same epoch, and results that no epoch with these settings
-        has led to must not claim them.
-        """
-        earlier = checkpoint["config"]
-        changed = changed_settings(earlier, self.config)
-        if self.config["seed"] != earlier["seed"]:
-            changed["seed"] = (earlier["seed"], self.config["seed"])
-        if source.name == STOPPED:
-            for key in ORDER_KEYS:
-                if self.config[key] != earlier.get(key, self.config[key]):
-                    raise ValueError(
-                        f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
-                        f"{key}={self.config[key]!r}; begin that epoch again with checkpoint={self.epoch}"
-                    )
-        if self.epoch >= self.config["epochs"] and not self._results_of_these_epochs():
-            for key, (before, now) in changed.items():
-                if key != "epochs":
-                    raise ValueError(
-                        f"no epoch is left to train with {key}={now!r}: {source} is epoch {self.epoch}, trained with "
-                        f"{key}={before!r}; leave it out"
-                    )
-        names = list(changed)
+    def _say_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
+        """Mention what is otherwise than in the epochs so far."""
+        is_recorded = bool(self._results_of_these_epochs())
+        names = check_options(source, checkpoint, self.config, is_recorded=is_recorded)
         for key, name in FINGERPRINTS.items():
             if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
                 names.append(name)
@@ -313,7 +262,7 @@ class Training(Algorithm):
             "train": trained,
             "eval": {key: tested[key] for key in ("loss", "top1", "top5")},
             "statistics": self.meter.summary(),
-            "scales": layer_scales(self.objective),
+            "scales": self.objective.scales(),
         }
         self.history.append(done)
         self.meter = Meter(self.device)
@@ -477,36 +426,3 @@ class Training(Algorithm):
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
-
-
-def make_optimizer(objective: nn.Module, config: dict[str, Any]) -> torch.optim.Optimizer:
-    """SGD over everything in the objective that trains, biases, scales and BatchNorm included, as the paper's."""
-    return torch.optim.SGD(
-        [parameter for parameter in objective.parameters() if parameter.requires_grad],
-        lr=config["learning_rate"],
-        **optimizer_settings(config),
-    )
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state dict whose tensors must have the shapes of what they belong to, which torch does not compare.
-
-    Raises:
-        ValueError: they have not.
-    """
-    optimizer.load_state_dict(state)
-    for parameter, entries in optimizer.state.items():
-        for name, value in entries.items():
-            if value is not None and (not is_dense(value.cpu()) or value.shape != parameter.shape):
-                raise ValueError(f"{name} of shape {tuple(value.shape)} for a tensor of {tuple(parameter.shape)}")
-
-
-def optimizer_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer takes from the configuration and keeps through all epochs."""
-    return {key: config[key] for key in ("momentum", "nesterov", "weight_decay")}
-
-
-def learning_rate(config: dict[str, Any], epoch: int) -> float:
-    """The step schedule: `learning_rate * lr_factor ** (milestones passed)` in epoch 1, 2, ..."""
-    passed = sum(epoch > milestone for milestone in config["milestones"])
-    return config["learning_rate"] * config["lr_factor"] ** passed

@@ -7,9 +7,9 @@ import torch
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from algorithms.records import duration, log, progress_bar, save_results
 from architectures import Tap
 from distillation.prepared import codebook_path, save_codebook, supervision_record
+from engine.records import duration, log, progress_bar, save_results
 from letkd import KMeans
 from letkd.kmeans import NUM_ITERATIONS
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from documents import first_line, load_json
-from settings import MEASUREMENTS, TOP_K, changed_measurement, changed_settings, seed_of
+from results.settings import MEASUREMENTS, TOP_K, changed_measurement, changed_settings, seed_of
+from storage.documents import first_line, load_json
 
 Config = dict[str, Any]
 

@@ -15,6 +15,7 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from distillation.signals import backbone_of
 from letkd import KDLayer
 
 
@@ -38,3 +39,12 @@ def count_multiply_adds(model: nn.Module, image_size: int) -> dict[str, int]:
     with torch.no_grad():
         network(torch.empty(1, 3, image_size, image_size, device="meta"))
     return {"multiply_adds": totals.total(), "multiply_adds_without_kd_layers": totals["backbone"]}
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Trainable parameters of the deployed network, and of it without KD layers."""
+    backbone = backbone_of(model)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_without_kd_layers": sum(parameter.numel() for parameter in backbone.parameters()),
+    }

@@ -35,9 +35,9 @@ from typing import Any
 
 import torch
 
-from algorithms.files import describe_value, is_dense, load_tensors, save_tensors
-from algorithms.records import CURVES, PROGRESS, RESULTS, log
-from documents import first_line, flush_names, write_atomically
+from engine.records import CURVES, PROGRESS, RESULTS, log
+from storage.documents import first_line, flush_names, write_atomically
+from storage.tensor_files import describe_value, is_dense, load_tensors, save_tensors
 
 FORMAT, EARLIER_FORMAT = "letkd-checkpoint-2", "letkd-checkpoint-1"
 EARLIER_HEADS = {"predictor.": "words.predictor.0.", "regressor.": "fitnet.regressor."}  # and what they are now

@@ -1,87 +1,29 @@
 """Accuracy of a deployed network: no teacher, no supervision, only the student."""
 
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from algorithms.base import Algorithm, Results, data_facts, image_facts, say_other_images
-from algorithms.checkpoints import (
-    BEST,
-    LAST,
-    NEWEST,
-    PREVIOUS,
-    STOPPED,
-    find_checkpoint,
-    load_best,
-    load_checkpoint,
-)
-from algorithms.complexity import count_multiply_adds
-from algorithms.records import log, read_results, update_results
+from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.teaching import open_objective
-from algorithms.weights import Weights, find_weights, load_own, load_strictly
-from dataloaders import Batch, Dataset
+from dataloaders import Dataset
+from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_student
-from distillation.expressions import ALONE, losses_of
-from distillation.losses import find_loss
+from distillation.complexity import count_multiply_adds, count_parameters
+from distillation.expressions import ALONE
 from distillation.objective import Objective
-from letkd import Student
-from settings import PREPARATION, TOP_K, changed_network, name_of_changes
+from distillation.prepared import supervised_losses
+from engine.accuracy import accuracies, evaluate
+from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
+from engine.records import log, read_results, update_results
+from engine.weights import find_weights, load_own
+from results.settings import PREPARATION, changed_network, name_of_changes
+from storage.state_dicts import Weights, load_strictly
 
 PUBLISHED_TOLERANCE = 0.5  # percent
 OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of a run's checkpoints
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autocast) -> dict[str, float]:
-    """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
-
-    The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
-    min(5, N) classes.
-    """
-    was_training = model.training
-    model.eval()
-    start = time.perf_counter()
-    counts = None
-    num_images = 0
-    for batch in loader:
-        with autocast:
-            logits = model(batch.images)
-        logits = logits.float()
-        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum").double()
-        of_batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
-        counts = of_batch if counts is None else counts + of_batch
-        num_images += len(batch.labels)
-    top1, top5, loss = counts.tolist()
-    seconds = time.perf_counter() - start
-    model.train(was_training)
-    return {
-        "top1": 100 * top1 / num_images,
-        "top5": 100 * top5 / num_images,
-        "loss": loss / num_images,
-        "images_per_second": num_images / seconds,
-        "seconds": seconds,
-    }
-
-
-def accuracies(measured: dict[str, float], num_classes: int) -> str:
-    """What is printed of accuracies: among as few classes as `top5` takes, it is 100 % of anything and says nothing."""
-    top5 = f", {measured['top5']:.2f}% top-{TOP_K}" if num_classes > TOP_K else ""
-    return f"{measured['top1']:.2f}% top-1{top5}"
-
-
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Trainable parameters of the deployed network, and of it without KD layers."""
-    backbone = model.backbone if isinstance(model, Student) else model
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "parameters_without_kd_layers": sum(parameter.numel() for parameter in backbone.parameters()),
-    }
 
 
 def result_name(measured: Results) -> str:
@@ -202,7 +144,7 @@ class Evaluation(Algorithm):
 
         Without the training images, which other losses may have to know.
         """
-        supervised = [key for key in losses_of(self.config) if find_loss(key).prepared]
+        supervised = supervised_losses(self.config)
         objective = open_objective(self.config, dataset, supervised)
         what = f"the network of {self.config['config']} with {dataset.num_classes} classes"
         load_strictly(objective.student, weights.state, source=weights.source, what=what)

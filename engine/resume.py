@@ -1,0 +1,82 @@
+"""What may go on from a checkpoint: the same classes, and options with which the epochs so far still make sense."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints import FORMAT, STOPPED
+from results.settings import changed_settings
+
+Config = dict[str, Any]
+
+# What must not change within an epoch.
+ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
+
+
+def check_version(source: Path, checkpoint: dict[str, Any], *, epochs: int) -> None:
+    """Refuse to go on with the unfinished run of an earlier version.
+
+    Args:
+        epochs: that the run shall have.
+
+    Raises:
+        ValueError: it is of an earlier version, and something is left to train.
+    """
+    is_left = source.name == STOPPED or checkpoint["epoch"] < epochs
+    if checkpoint["format"] != FORMAT and is_left:
+        raise ValueError(
+            f"{source} is of a run of an earlier version ({checkpoint['format']}), which cannot go on here; "
+            "finish it with that version, or start from scratch with checkpoint=0"
+        )
+
+
+def check_classes(source: Path, earlier: Sequence[str], present: Sequence[str], *, dataset: str) -> None:
+    """Refuse classes that are not those so far: their images would train as others.
+
+    Args:
+        dataset: what messages call the present ones.
+
+    Raises:
+        ValueError: names the first class that is another.
+    """
+    pairs = enumerate(itertools.zip_longest(earlier, present))
+    first = next((f"class {n} was {was!r} and is {now!r}" for n, (was, now) in pairs if was != now), None)
+    if first:
+        raise ValueError(
+            f"{source} was trained on {len(earlier)} classes, {dataset} now has {len(present)}; {first}: "
+            "give the folders their names again, or start from scratch"
+        )
+
+
+def check_options(source: Path, checkpoint: dict[str, Any], config: Config, *, is_recorded: bool) -> list[str]:
+    """Refuse options with which going on makes no sense; returns the names of others that have changed.
+
+    What is left of an epoch must be what is left of the same epoch, and results that no epoch with these options has
+    led to must not claim them.
+
+    Args:
+        is_recorded: whether the results of these very epochs are there.
+
+    Raises:
+        ValueError: names the option and both values.
+    """
+    earlier, epoch = checkpoint["config"], checkpoint["epoch"]
+    changed = changed_settings(earlier, config)
+    if config["seed"] != earlier["seed"]:
+        changed["seed"] = (earlier["seed"], config["seed"])
+    if source.name == STOPPED:
+        for key in ORDER_KEYS:
+            if config[key] != earlier.get(key, config[key]):
+                raise ValueError(
+                    f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
+                    f"{key}={config[key]!r}; begin that epoch again with checkpoint={epoch}"
+                )
+    if epoch >= config["epochs"] and not is_recorded:
+        for key, (before, now) in changed.items():
+            if key != "epochs":
+                raise ValueError(
+                    f"no epoch is left to train with {key}={now!r}: {source} is epoch {epoch}, trained with "
+                    f"{key}={before!r}; leave it out"
+                )
+    return list(changed)

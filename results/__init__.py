@@ -1,0 +1,1 @@
+"""What a result is of, where it is, and collecting results; without torch."""

@@ -1,0 +1,45 @@
+"""Where the outputs of experiments are, and what makes those that are missing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Config = dict[str, Any]
+
+
+# Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
+OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "export": "", "kmeans": "VQ", "LDA": "LDA"}
+
+
+def output_directory(localpath: str, experiment: str, mode: str) -> Path:
+    """The directory of one experiment's outputs in one mode."""
+    return Path(localpath, OUTPUT_FOLDERS[mode], *experiment.split("."))
+
+
+def run_directory(config: Config, mode: str) -> Path:
+    """The directory of a run's outputs: its experiment's, or that of a trial in there, where `seeds` is one seed."""
+    directory = output_directory(config["localpath"], config["config"], mode)
+    return directory / f"seed{config['seeds'][0]}" if len(config["seeds"]) == 1 else directory
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something a job needs that is not there, and what makes it.
+
+    `published` is the file that would serve, where there is one; otherwise the job is `experiment` with `options`. What
+    an option is called where the user gave it, if it has another name there, is in `given_as`.
+    """
+
+    what: str
+    experiment: str
+    options: dict[str, Any] = field(default_factory=dict)
+    published: Path | None = None
+    given_as: dict[str, str] = field(default_factory=dict)
+
+
+class OutdatedError(ValueError):
+    """A file was made from something else than what this run has; `remedy` makes it again."""
+
+    def __init__(self, message: str, remedy: Requirement):
+        super().__init__(message)
+        self.remedy = remedy

@@ -1,0 +1,1 @@
+"""Files: whole or absent, checked, and loading that runs no code."""

@@ -687,7 +687,7 @@ def test_long_courses_are_thinned_and_keep_their_ends(tree):
 def test_the_page_of_many_long_runs_stays_small(tree):
     """200 runs of 240 epochs are to stay below 8 MB, so 20 below 0.8."""
     recorded = {
-        "train": ("loss", "cls_loss", "quest_loss", "sub_loss", "top1"),
+        "train": ("loss", "ce", "words", "decisions", "top1"),
         "eval": ("loss", "top1", "top5"),
         "statistics": ("perplexity", "dead_words", "mean_max_assignment", "word_accuracy"),
         "scales": ("penultimate scores", "penultimate values", "intermediate scores", "intermediate values"),

@@ -1,6 +1,8 @@
-"""Fixtures every test folder shares: the golden tensors and their deterministic inputs."""
+"""Fixtures test folders share: the golden tensors and their deterministic inputs, few digits, and a small teacher."""
 
 import importlib.util
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +14,7 @@ import torch
 torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"
+NUM_TRAIN, NUM_EVAL = 256, 128  # few digits
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,3 +42,38 @@ def fill() -> ModuleType:
 def method_golden() -> dict[str, np.ndarray]:
     with np.load(GOLDEN / "method.npz") as archive:
         return dict(archive)
+
+
+@pytest.fixture(scope="module")
+def few_digits() -> Iterator[None]:
+    """The data set `digits` has 256 training and 128 evaluation images: an epoch is four steps of 64."""
+    import sklearn.datasets
+
+    import dataloaders.digits
+
+    whole = sklearn.datasets.load_digits()
+    part = slice(NUM_TRAIN + NUM_EVAL)
+    few = type(whole)(**whole | {key: whole[key][part] for key in ("data", "images", "target")})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", lambda: few)
+        patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
+        yield
+
+
+@pytest.fixture(scope="module")
+def supervision(tmp_path_factory, few_digits) -> Path:
+    """A teacher of one epoch with its codebook and decision scores."""
+    from training_tools import train
+
+    folder = tmp_path_factory.mktemp("supervision")
+    train("classification", folder, epochs=1)
+    train("classification", folder, kmeans=16)
+    train("classification", folder, LDA=5, subclasses_per_class=2)
+    return folder
+
+
+@pytest.fixture
+def folder(supervision, tmp_path) -> Path:
+    """A copy of `supervision` to train in."""
+    shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
+    return tmp_path

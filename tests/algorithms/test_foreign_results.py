@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_tools import configure, train
 
 import main_classification
 from algorithms import check_options, run_trials
@@ -15,7 +16,6 @@ from engine.weights import check_belongs
 from results.settings import changed_network, name_of_changes
 from storage.state_dicts import check_fit
 from storage.tensor_files import save_json
-from tests.algorithms.training_tools import configure, train
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from distillation.losses.base import (
     register_loss,
     warm_up,
 )
+from distillation.signals import Wanted
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -26,6 +27,7 @@ __all__ = [
     "LogitLoss",
     "Loss",
     "Needs",
+    "Wanted",
     "divergence",
     "find_loss",
     "list_losses",

@@ -21,12 +21,12 @@ from training_tools import STEPS, differences, outcome, stop_at
 
 import main_classification
 from algorithms import export
-from algorithms.checkpoints import load_checkpoint
 from algorithms.teaching import open_objective
 from dataloaders import Batch, load_dataset
 from distillation.losses import Connector, Data, Loss, Needs, base, list_losses, option, register_loss, warm_up
 from distillation.objective import Objective
 from distillation.signals import Network, Signals, Wanted
+from engine.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 

@@ -6,7 +6,6 @@ pictures are laid out but not painted. What needs CIFAR-100 and the like is left
 
 import importlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -23,13 +22,14 @@ from docs_tools import ROOT, Command, entry_commands, programs, title
 from PIL import Image
 from torch import nn
 
-import algorithms
 import architectures
 import config
 import dataloaders.digits
+import distillation.losses
 import main_classification
-from algorithms import export, methods
+from algorithms import export
 from architectures import registry
+from distillation.losses import base
 from storage.documents import load_json
 
 DOCS = ROOT / "docs"
@@ -41,7 +41,7 @@ HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
 NUM_TRAIN, NUM_EVAL = 256, 64  # digits
 SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1}
 FEWER = {"num_words": 16, "val_split": 4, "mongo": None}  # instead of what a command says; no server is here
-PACKAGES = {"algorithms": algorithms, "architectures": architectures, "config": config}
+PACKAGES = {"architectures": architectures, "config": config, "distillation.losses": distillation.losses}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,9 +81,9 @@ def follow(workplace, tmp_path, monkeypatch) -> Iterator:
     """Writes the programs of a page, where the project finds them, and runs its commands; nothing of it stays."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
-    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
+    monkeypatch.setattr(base, "_LOSSES", dict(base._LOSSES))
     for name, package in PACKAGES.items():
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / name)])
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path.joinpath(*name.split(".")))])
     before = set(sys.modules)
 
     def follow(page: Path) -> list[Command]:
@@ -154,33 +154,36 @@ def test_an_exported_student_is_used_as_the_page_says(follow, capsys):
 
 
 def test_what_the_pages_write_is_found_by_the_project(tmp_path):
-    """A network by itself, a method when its name is in the import that the page tells to extend."""
-    for package in ("architectures", "algorithms", "config", "dataloaders", "letkd"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    """A network and a loss by themselves: a file each in its folder."""
+    for package in ROOT.glob("*/__init__.py"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package.parent, tmp_path / package.parent.name, ignore=ignored)
     for module in ROOT.glob("*.py"):
         shutil.copy(module, tmp_path)
     for name in ("own-network.md", "own-method.md"):
         write_programs(DOCS / name, tmp_path)
-    (added,) = re.findall(r"Add `(\w+)` to the first import of `algorithms/__init__.py`", OWN_METHOD.read_text())
-    importer = tmp_path / "algorithms" / "__init__.py"
-    line = next(line for line in importer.read_text().splitlines() if "import" in line)
-    importer.write_text(importer.read_text().replace(line, line.replace(" import ", f" import {added}, ", 1)))
     script = (
-        "from algorithms import find_method\n"
         "from architectures import create_model\n"
-        "print(find_method('KD').__module__, type(create_model('tinynet', num_classes=2)).__module__)"
+        "from distillation.losses import find_loss\n"
+        "print(find_loss('direction').__module__, type(create_model('tinynet', num_classes=2)).__module__)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["algorithms.logits", "architectures.tinynet"], done.stderr
+    assert done.stdout.split() == ["distillation.losses.direction", "architectures.tinynet"], done.stderr
 
 
-def test_the_method_of_the_page_distils(follow, capsys):
+def test_the_loss_of_the_page_is_short_and_distils(follow):
+    """Alone and in a sum, with the options and weights that the page says."""
+    ((file, program),) = programs(OWN_METHOD)
+    assert file == "distillation/losses/direction.py" and len(program.splitlines()) < 30
     follow(OWN_METHOD)
-    trained = load_json(Path("experiments/mine/RN14_RN8/KD/results.json"))
-    assert trained["method"] == "KD" and trained["history"][0]["train"]["kd_loss"] > 0
-    assert trained["parameters"] == trained["parameters_without_kd_layers"]
-    assert main_classification.main(["main_classification.py", "with", "config=mine.RN14_RN8.KD", "kmeans=8"]) == 1
-    assert capsys.readouterr().err.endswith("use config=digits.RN14\n")
+    place = Path("experiments/digits/RN14_RN8")
+    alone, summed = (load_json(place / name / "results.json") for name in ("Direction", "letKD-2+Direction"))
+    assert alone["objective"]["weights"] == {"ce": 1.0, "direction": 2.0} and alone["options"]["direction.hidden"] == 32
+    assert list(summed["objective"]["weights"]) == ["ce", "words", "decisions", "direction"]
+    for results in (alone, summed):
+        assert 0 < results["history"][0]["train"]["direction"] < 1
+    assert alone["parameters"] == alone["parameters_without_kd_layers"]
+    assert summed["evaluations"] and "Direction" in Path("experiments/report/report.md").read_text()
 
 
 def test_the_student_outside_the_framework_learns():

@@ -105,8 +105,6 @@ def class_labels(labels_B: Any, batch: int, num_classes: int) -> Tensor:
     labels_B = label_tensor(labels_B, batch)
     inside = ((labels_B >= 0) & (labels_B < num_classes)).all()
     message = f"{LABELS}, 0 to {num_classes - 1}"
-    if labels_B.is_meta:
-        return labels_B
     try:
         torch._assert_async(inside, message)
     except RuntimeError as error:  # of a CPU, which does not wait

@@ -12,7 +12,7 @@ The targets belong to the teacher: no gradient reaches them.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,18 @@ class SoftTargets(Protocol):
         ...
 
 
+def autocast_is_on(device: torch.device) -> bool:
+    """Whether autocast chooses the types of products; on `meta` there is none."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """The context in which a device computes in the types that it is given."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """The context of all supervision: distances in bfloat16 or TensorFloat-32 would choose other words."""
@@ -37,7 +49,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     before = products.fp32_precision  # reads what was set in the older ways too, which do not read this one
     products.fp32_precision = "ieee"
     try:
-        with torch.autocast(device.type, enabled=False):
+        with no_autocast(device):
             yield
     finally:
         products.fp32_precision = before

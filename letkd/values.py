@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from letkd.chunks import chunk_length, row_chunks
-from letkd.losses import full_precision
+from letkd.losses import autocast_is_on, full_precision
 from letkd.products import add_product_over_rows, multiply, sum_over_rows
 
 COSINE_EPS = 1e-12
@@ -305,7 +305,6 @@ def _values(
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     """What autocast would run a product with `x` in."""
-    device = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    if x.dtype != torch.float64 and autocast_is_on(x.device):
+        return torch.get_autocast_dtype(x.device.type)
     return x.dtype

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dataloaders import Batch
 from distillation.signals import Network, Signals, Wanted
+from letkd.losses import autocast_is_on, no_autocast
 
 WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protocol that they belong to
 
@@ -178,12 +179,9 @@ _NETWORKS_AUTOCAST: ContextVar[bool] = ContextVar("_NETWORKS_AUTOCAST", default=
 @contextmanager
 def loss_precision(device: torch.device) -> Iterator[None]:
     """The context of losses: autocast is off, and `Connector` knows whether it was on."""
-    if not torch.amp.is_autocast_available(device.type):  # `meta`
-        yield
-        return
-    token = _NETWORKS_AUTOCAST.set(torch.is_autocast_enabled(device.type))
+    token = _NETWORKS_AUTOCAST.set(autocast_is_on(device))
     try:
-        with torch.autocast(device.type, enabled=False):
+        with no_autocast(device):
             yield
     finally:
         _NETWORKS_AUTOCAST.reset(token)

@@ -1,23 +1,32 @@
 """Objectives that tests put together themselves, and batches of made-up images."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from algorithms.teaching import teacher_weights
-from architectures import Input, TappedNetwork
-from dataloaders import Batch, Dataset
-from distillation.build import build_student, fold_teacher_, open_teacher
-from distillation.expressions import PLACES
+from architectures import Input, TappedNetwork, create_model
+from dataloaders import Batch, Dataset, load_dataset
+from distillation.build import build_objective, build_student, fold_teacher_, open_teacher
+from distillation.expressions import ALONE, PLACES, list_methods
 from distillation.losses import Loss
 from distillation.losses.ce import CrossEntropy
 from distillation.losses.decisions import Decisions
 from distillation.losses.words import Words
 from distillation.objective import Objective, Teacher, union
+from distillation.prepared import PREPARED
 from distillation.signals import Network, Wanted, measured
 from letkd import Codebook, SubclassTargets, pool_map
+from main_classification import default_config
+from storage.state_dicts import Weights
+
+SUM = "letKD-2+DKD+AT"
+IMAGE_SIZE, NUM_CLASSES, NUM_WORDS, SUBCLASSES_PER_CLASS = 8, 10, 16, 2
 
 
 class Prepared(Input):
@@ -81,3 +90,41 @@ def pooled_maps(student: Network, teacher: Teacher, images: Tensor) -> dict[str,
     """The maps that the teacher returns, at the student's grid; of prepared images."""
     maps = teacher(images).maps
     return {place: pool_map(found, student.pooling_of(teacher.network, place)) for place, found in maps.items()}
+
+
+def every_method() -> list[str]:
+    """All registered methods, a network alone, and a sum."""
+    return [ALONE, *list_methods(), SUM]
+
+
+def objective_of_method(method: str) -> Objective:
+    """Of any expression, with its default options, as training builds it; teacher and supervision are drawn."""
+    name = "digits.RN8" if method == ALONE else f"digits.RN14_RN8.{method}"
+    config = default_config(name) | {"image_size": IMAGE_SIZE}
+    teacher = None
+    if method != ALONE:
+        config |= {"teacher": "resnet8", "num_words": NUM_WORDS}
+        config |= {"subclasses_per_class": SUBCLASSES_PER_CLASS} if "subclasses_per_class" in config else {}
+        teacher = Weights(create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
+    dataset = load_dataset("digits", splits=("train",), image_size=IMAGE_SIZE)
+    drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses}
+    kinds = {
+        key: SimpleNamespace(open=lambda config, student, teacher, draw=draw: draw()) for key, draw in drawn.items()
+    }
+    with patch.dict(PREPARED, kinds):
+        return build_objective(config, dataset, teacher)
+
+
+def drawn_codebook(channels: int = 64) -> Codebook:
+    return Codebook(torch.randn(NUM_WORDS, channels))
+
+
+def drawn_subclasses(channels: int = 64) -> SubclassTargets:
+    num_targets = NUM_CLASSES * SUBCLASSES_PER_CLASS
+    return SubclassTargets(
+        scalings_CL=torch.randn(channels, NUM_CLASSES - 1) / 8,
+        xbar_C=torch.zeros(channels),
+        centers_ML=torch.randn(num_targets, NUM_CLASSES - 1),
+        decisions_MM=torch.randn(num_targets, num_targets).softmax(dim=1),
+        num_subclasses=SUBCLASSES_PER_CLASS,
+    )

@@ -1,46 +1,45 @@
 """Where a step runs must not change what it computes, and on a GPU it must not wait for the host."""
 
 import copy
-from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 import torch
-from objective_tools import batch_of, letkd_of
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from device_tools import Replaying, host_reads, never_waiting
+from objective_tools import (
+    IMAGE_SIZE,
+    batch_of,
+    drawn_codebook,
+    drawn_subclasses,
+    every_method,
+    letkd_of,
+    objective_of_method,
+)
 
 from architectures import Input, create_model
-from dataloaders import load_dataset, make_train_loader
+from dataloaders import Batch, load_dataset, make_train_loader
+from distillation.losses import Loss
+from distillation.losses.base import Needs
 from distillation.objective import Objective
 from engine.meter import Meter
 from engine.numerics import computes_bfloat16
 from engine.optimization import make_optimizer
 from engine.step import WARM_UP_STEPS, GraphedStep, TrainStep
-from letkd import Codebook, KDLayer, Student, SubclassTargets
+from letkd import KDLayer, Student
 
 PROTOCOL = {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-NUM_WORDS, NUM_SUBCLASSES = 16, 2
 
 
 @pytest.fixture
 def training() -> Objective:
     torch.manual_seed(0)
     teacher, backbone = create_model("resnet8", num_classes=10), create_model("resnet8", num_classes=10)
-    num_targets = 10 * NUM_SUBCLASSES
-    subclasses = SubclassTargets(
-        scalings_CL=torch.randn(64, 9) / 8,
-        xbar_C=torch.zeros(64),
-        centers_ML=torch.randn(num_targets, 9),
-        decisions_MM=torch.randn(num_targets, num_targets).softmax(dim=1),
-        num_subclasses=NUM_SUBCLASSES,
-    )
+    codebook, subclasses = drawn_codebook(), drawn_subclasses()
     student = Student(
         backbone,
-        {"penultimate": KDLayer(64, NUM_WORDS), "intermediate": KDLayer(64, num_targets)},
+        {"penultimate": KDLayer(64, codebook.num_words), "intermediate": KDLayer(64, subclasses.num_targets)},
         {"penultimate": "layer3", "intermediate": "layer3.0"},
     )
-    return letkd_of(student, teacher, Codebook(torch.randn(NUM_WORDS, 64)), subclasses, image_size=16).train()
+    return letkd_of(student, teacher, codebook, subclasses, image_size=16).train()
 
 
 def test_channels_last_changes_nothing_but_the_layout(training):
@@ -64,61 +63,103 @@ def test_bfloat16_keeps_the_supervision_in_float32(training):
         assert reduced.terms[name].item() == pytest.approx(term.item(), rel=0.02), name
 
 
-class Operations(TorchDispatchMode):
-    """Counts the operations that wait for the device: reading a value, or a result whose shape depends on one."""
+class IndexSum(Loss):
+    """A whole number that the batch alone tells, as a term that weighs nothing."""
 
-    WAITING = ("_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "is_nonzero", "equal")
+    terms = {"index": 0.0}  # noqa: RUF012
+    key, method, needs_teacher = "index", None, False
 
-    def __init__(self, counts):
+    def __init__(self) -> None:
         super().__init__()
-        self.counts = counts
+        self.needs = Needs()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if name in self.WAITING:
-            self.counts[name] += 1
-        return func(*args, **(kwargs or {}))
+    def forward(self, student, teacher, batch):
+        return {"index": batch.index.sum()}
 
 
-class Methods(TorchFunctionMode):
-    """Counts what takes a tensor to the host as a whole, which is no operation on a CPU."""
-
-    WAITING = ("tolist", "cpu", "numpy")
-
-    def __init__(self, counts):
-        super().__init__()
-        self.counts = counts
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", None) in self.WAITING:
-            self.counts[func.__name__] += 1
-        return func(*args, **(kwargs or {}))
+def with_index(method: str) -> Objective:
+    """The objective of a method and, last, what its steps saw of the batch."""
+    torch.manual_seed(0)
+    objective = objective_of_method(method).train()
+    objective.losses["index"] = IndexSum()
+    objective.weights |= IndexSum.terms
+    objective.on_epoch(1, 4)
+    return objective
 
 
-@contextmanager
-def host_reads():
-    counts = Counter()
-    with Operations(counts), Methods(counts):
-        yield counts
+def batches_on(device: str, number: int) -> list[Batch]:
+    """Batches of 8 images, each of others of a split."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for first in range(0, 8 * number, 8):
+        pixels = torch.randint(256, (8, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(10, (8,), generator=generator)
+        batch = Batch(pixels.permute(0, 3, 1, 2), labels, torch.arange(first, first + 8))
+        found.append(Batch(*(value if value is None else value.to(device) for value in batch)))
+    return found
 
 
-@pytest.mark.parametrize("enabled", [False, True], ids=["fp32", "bf16"])
-def test_a_step_reads_nothing_back(training, enabled):
-    """But that on a CPU each of the two divergences looks at the factor of its gradient, which is free there."""
-    step = TrainStep(
-        training,
-        make_optimizer(training, PROTOCOL),
-        lambda: torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled),
-    )
-    meter = Meter(torch.device("cpu"))
-    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8)
-    meter.add(step(batch_of(images, labels)), labels)  # the optimiser makes its buffers
-    with host_reads() as reads:
-        meter.add(step(batch_of(images, labels)), labels)
-    assert reads == {"_local_scalar_dense": 2}
-    with host_reads() as reads:
-        meter.means()
-    assert reads == {"tolist": 1}
+def step_of(kind: type[TrainStep], objective: Objective, device: str, *, bfloat16: bool) -> TrainStep:
+    def autocast() -> torch.autocast:
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=bfloat16)
+
+    return kind(objective, make_optimizer(objective, PROTOCOL), autocast)
+
+
+on_gpu = pytest.mark.gpu
+BOTH = pytest.mark.parametrize("bfloat16", [False, True], ids=["fp32", "bf16"])
+
+
+@BOTH
+@pytest.mark.parametrize("method", every_method())
+@pytest.mark.parametrize(
+    ("kind", "device"),
+    [
+        (Replaying, "cpu"),
+        pytest.param(TrainStep, "cuda", marks=on_gpu),
+        pytest.param(GraphedStep, "cuda", marks=on_gpu),
+    ],
+)
+def test_a_step_reads_nothing_back(kind, device, method, bfloat16):
+    """But that on a CPU each divergence of scores looks at the factor of its gradient, which is free there."""
+    objective = with_index(method).to(device, memory_format=torch.channels_last)
+    step, meter = step_of(kind, objective, device, bfloat16=bfloat16), Meter(torch.device(device))
+    before = WARM_UP_STEPS + 1  # the optimiser makes its buffers, and a graph is recorded
+    batches = batches_on(device, before + 2)
+    for batch in batches[:before]:
+        meter.add(step(batch), batch.labels)
+    divergences = len({"words", "decisions"} & set(objective.losses))
+    with never_waiting(device, free=2 * divergences):
+        for batch in batches[before:]:
+            meter.add(step(batch), batch.labels)
+    if device == "cpu":
+        with host_reads() as reads:
+            meter.means()
+        assert reads == {"tolist": 1}
+    assert meter.means()["index"] == sum(batch.index.sum().item() for batch in batches) / len(batches)
+
+
+@BOTH
+@pytest.mark.parametrize("method", every_method())
+@pytest.mark.parametrize(("kind", "device"), [(Replaying, "cpu"), pytest.param(GraphedStep, "cuda", marks=on_gpu)])
+def test_a_recorded_distillation_step_trains_as_a_plain_one(kind, device, method, bfloat16):
+    """On a CPU bit for bit; nothing is read in between, so that on a GPU order must come from the streams alone."""
+    objective = with_index(method)
+    batches = batches_on(device, WARM_UP_STEPS + 3)
+    means, trained = [], []
+    for each in (TrainStep, kind):
+        own = copy.deepcopy(objective).to(device, memory_format=torch.channels_last)
+        step, meter = step_of(each, own, device, bfloat16=bfloat16), Meter(torch.device(device))
+        for batch in batches:
+            meter.add(step(batch), batch.labels)
+        means.append(meter.means())
+        trained.append(own.student.state_dict() | own.losses.state_dict())
+    differ, tolerance = (0.0, 0.0) if device == "cpu" else (0.02, 0.1) if bfloat16 else (1e-3, 0.01)
+    assert means[1] == pytest.approx(means[0], rel=differ, abs=0)
+    assert means[0]["index"] == sum(batch.index.sum().item() for batch in batches) / len(batches)
+    for name, tensor in trained[0].items():
+        scale = tensor.abs().max().item()
+        torch.testing.assert_close(trained[1][name], tensor, rtol=0, atol=tolerance * scale, msg=name)
 
 
 def test_computes_bfloat16_is_what_the_processor_says(monkeypatch):
@@ -177,27 +218,3 @@ def test_an_epoch_never_waits_for_the_host(training, gpu, kind, enabled):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert meter.means()["loss"] > 0
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("enabled", [False, True], ids=["fp32", "bf16"])
-def test_a_recorded_distillation_step_trains_as_a_plain_one(training, gpu, enabled):
-    batches = [(torch.randn(8, 3, 16, 16), torch.randint(10, (8,))) for _ in range(WARM_UP_STEPS + 5)]
-    means, trained = [], []
-    for kind in (TrainStep, GraphedStep):
-        method = copy.deepcopy(training).to(gpu)
-        step = kind(
-            method,
-            make_optimizer(method, PROTOCOL),
-            lambda: torch.autocast("cuda", dtype=torch.bfloat16, enabled=enabled),
-        )
-        meter = Meter(gpu)
-        for images, labels in batches:  # nothing is read in between: order must come from the streams alone
-            labels = labels.to(gpu)  # noqa: PLW2901
-            meter.add(step(batch_of(images.to(gpu), labels)), labels)
-        means.append(meter.means())
-        trained.append(method.student.state_dict())
-    assert means[1] == pytest.approx(means[0], rel=0.02 if enabled else 1e-3)
-    for name, tensor in trained[0].items():
-        scale = tensor.abs().max().item()
-        torch.testing.assert_close(trained[1][name], tensor, rtol=0, atol=(0.1 if enabled else 0.01) * scale, msg=name)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from device_tools import Replaying
 from objective_tools import batch_of
 from torch import nn
 
@@ -29,21 +30,6 @@ class TinyObjective(nn.Module):
         loss = nn.functional.cross_entropy(logits, batch.labels)
         terms = {"ce": loss.detach(), "index": batch.index.sum()}
         return Step(loss, logits, terms, {"logit/mean": logits.mean()} if with_statistics else {})
-
-
-class Replaying(GraphedStep):
-    """A graph as far as the CPU has one: replaying is running again."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.num_recorded = 0
-
-    def _beside(self, function):
-        return function()
-
-    def _record(self, function):
-        self.num_recorded += 1
-        return function
 
 
 def train(kind: type[TrainStep], objective: TinyObjective, device: str) -> tuple[list[float], TinyObjective, TrainStep]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from device_tools import OnMeta
 from loss_tools import DATA, batch, network, signals, tensors_of
 
 from architectures import list_models
@@ -56,15 +57,17 @@ def test_returns_its_terms_and_every_parameter_gets_a_gradient(key):
 
 @pytest.mark.parametrize("key", FREE)
 def test_no_tensor_is_read_back_or_left_on_the_cpu(key):
-    with torch.device("meta"), loss_precision(torch.device("meta")):
-        loss, student, teacher = pair(key)
-        loss.on_epoch(1, 240)
-        seen = signals(student, loss.needs.student, grad=True)
+    loss, student, teacher = pair(key)
+    loss.to("meta")
+    with torch.device("meta"):
+        seen, taught = signals(student, loss.needs.student, grad=True), signals(teacher, loss.needs.teacher)
         mixed = {"other_labels": torch.zeros(8, dtype=torch.int64), "share": torch.rand(8)}
         given = batch(torch.zeros(8, dtype=torch.int64), **mixed)
-        terms = loss(seen, signals(teacher, loss.needs.teacher), given)
-    total = sum(terms.values())
-    total.backward()
+    with OnMeta(), loss_precision(torch.device("meta")):
+        loss.on_epoch(1, 240)
+        terms = loss(seen, taught, given)
+        total = sum(terms.values())
+        total.backward()
     assert total.device.type == "meta"
 
 

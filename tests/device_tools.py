@@ -57,6 +57,8 @@ class OnMeta(TorchDispatchMode):
             devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)}
             if len(devices) > 1:
                 raise RuntimeError(f"tensors on {' and '.join(sorted(devices))}")
+            if _looks_for_places(name, args):
+                raise RuntimeError("a mask as index: the places where it is true are looked for")
         except (RuntimeError, NotImplementedError) as error:
             place = _place()
             exempt = self.exempt.get((place, name))
@@ -78,6 +80,12 @@ def _place() -> str:
     return "a test"
 
 
+def _looks_for_places(name: str, args: tuple) -> bool:
+    """Whether an operation indexes by a mask."""
+    indices = tree_leaves(args[1]) if name in {"index", "index_put", "index_put_"} else []
+    return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in indices)
+
+
 class Operations(TorchDispatchMode):
     """Counts the operations that wait for the device: reading a value, or a result whose shape depends on one."""
 
@@ -89,7 +97,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name in self.WAITING:
+        if name in self.WAITING or _looks_for_places(name, args):
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -127,7 +135,7 @@ def never_waiting(device: str, *, free: int = 0) -> Iterator[None]:
     if device == "cpu":
         with host_reads() as reads:
             yield
-        assert reads == Counter(_local_scalar_dense=free)
+        assert reads == Counter(_local_scalar_dense=free), f"the host reads {dict(reads)}"
         return
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -188,8 +188,9 @@ def test_decision_scores():
         lambda x: x.sum() > 0 or None,
         lambda x: x.tolist(),
         lambda x: x[x > 0],
+        lambda x: x.index_put_((x > 0,), x[0]),
     ],
-    ids=["product", "sum", "copy", "item", "truth", "list", "mask"],
+    ids=["product", "sum", "copy", "item", "truth", "list", "mask", "fill"],
 )
 def test_what_would_be_wrong_is_noticed(wrong):
     with pytest.raises(AssertionError, match=" in a test: "), OnMeta():

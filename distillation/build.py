@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures import Input, create_model, fold_batch_norm_, outline
+from architectures import Input, Tap, create_model, fold_batch_norm_
 from dataloaders import Dataset
 from distillation.expressions import ALONE, PAPER, losses_of, option_of, weights_of
 from distillation.losses import Data, Loss, find_loss
@@ -23,7 +23,6 @@ from storage.state_dicts import Weights, fingerprint, load_strictly
 Config = dict[str, Any]
 
 PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"
-MEASURED_SIZE = 32  # of the image that channels are measured by, where the size of the images plays no part
 
 
 def build_student(config: Config, num_classes: int) -> nn.Module:
@@ -51,10 +50,9 @@ def build_student(config: Config, num_classes: int) -> nn.Module:
                 f"penultimate=False and intermediate=False leave {layered[0]} no KD layer; use a network alone instead"
             )
         return backbone
-    found = outline(backbone, MEASURED_SIZE, config["student"])
-    places = {place: found.place(place) for place in sizes}
-    layers = {place: KDLayer(places[place].channels, size, config[f"alpha_{place}"]) for place, size in sizes.items()}
-    return Student(backbone, layers, {name: place.path for name, place in places.items()})
+    taps: dict[str, Tap] = {place: getattr(backbone, place) for place in sizes}
+    layers = {place: KDLayer(taps[place].channels, size, config[f"alpha_{place}"]) for place, size in sizes.items()}
+    return Student(backbone, layers, {place: tap.path for place, tap in taps.items()})
 
 
 def build_objective(

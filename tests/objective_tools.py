@@ -1,5 +1,6 @@
 """Objectives that tests put together themselves, and batches of made-up images."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,13 +107,17 @@ def objective_of_method(method: str) -> Objective:
         config |= {"teacher": "resnet8", "num_words": NUM_WORDS}
         config |= {"subclasses_per_class": SUBCLASSES_PER_CLASS} if "subclasses_per_class" in config else {}
         teacher = Weights(create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
-    dataset = load_dataset("digits", splits=("train",), image_size=IMAGE_SIZE)
     drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses}
     kinds = {
         key: SimpleNamespace(open=lambda config, student, teacher, draw=draw: draw()) for key, draw in drawn.items()
     }
     with patch.dict(PREPARED, kinds):
-        return build_objective(config, dataset, teacher)
+        return build_objective(config, small_digits(), teacher)
+
+
+@functools.cache
+def small_digits() -> Dataset:
+    return load_dataset("digits", splits=("train",), image_size=IMAGE_SIZE)
 
 
 def drawn_codebook(channels: int = 64) -> Codebook:

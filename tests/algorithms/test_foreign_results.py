@@ -308,7 +308,7 @@ ACCEPTED = {("history", "missing"), ("seconds", "a number"), ("epochs", "missing
 
 ODD_PLACES = [
     *((("model", "conv1.weight"), odd) for odd in ODD_TENSORS if odd not in ("whole", "bool", "complex", "nested")),
-    (("heads", "odd"), "list"),
+    (("losses", "odd"), "list"),
     (("history", 0, "train", "loss"), "sparse"),
     (("history", 0, "epoch"), "complex"),
     (("config", "momentum"), "meta"),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from architectures import Input, create_model
 from dataloaders import Batch
+from distillation.losses import Loss
 from engine.accuracy import evaluate
 from engine.meter import Meter
 from engine.optimization import make_optimizer
@@ -62,10 +63,8 @@ def alike(counts_N: Tensor, **kwargs: object) -> Tensor:
 # --- what is exempt --------------------------------------------------------------------------------------------------
 
 EPOCH = [Exempt("engine.meter.means", "_to_copy", "an epoch's means are read once, at its end", on_the_cpu)]
-WORDS_SEEN = [
-    Exempt("letkd.codebook.statistics", "bincount", "every disp_step steps; no kernel: " + DEPENDS, counted),
-    Exempt("engine.meter.look", "_to_copy", "what is looked at is read, every disp_step steps", on_the_cpu),
-]
+LOOKS = [Exempt("engine.meter.look", "_to_copy", "what is looked at is read, every disp_step steps", on_the_cpu)]
+WORDS_SEEN = [Exempt("letkd.codebook.statistics", "bincount", "every disp_step steps; no kernel: " + DEPENDS, counted)]
 EVALUATION = [Exempt("engine.accuracy.evaluate", "_to_copy", "the counts are read once, at the end", on_the_cpu)]
 KMEANS = [
     Exempt("letkd.kmeans.fit", "_to_copy", "the first centroids are drawn on the CPU, the same for every device"),
@@ -121,8 +120,8 @@ def batch_on_meta(size: int = 8, *, mixed: bool = False) -> Batch:
 def test_a_step_of_every_method(method):
     objective = objective_of_method(method).train().to(META, memory_format=torch.channels_last)
     step = TrainStep(objective, make_optimizer(objective, PROTOCOL), nullcontext)
-    has_words = "words" in objective.losses
-    with on_meta(EPOCH + (WORDS_SEEN if has_words else [])):
+    shown = [key for key, loss in objective.losses.items() if type(loss).statistics is not Loss.statistics]
+    with on_meta(EPOCH + (LOOKS if shown else []) + (WORDS_SEEN if "words" in shown else [])):
         meter = Meter(META)
         objective.on_epoch(1, 4)
         for batch in (batch_on_meta(), batch_on_meta(mixed=True)):  # the first makes the optimiser's buffers
@@ -130,7 +129,7 @@ def test_a_step_of_every_method(method):
             meter.add(result, batch.labels)
         meter.look(result.statistics)
         meter.means()
-    assert bool(result.statistics) == has_words
+    assert bool(result.statistics) == bool(shown)
     tensors = [*objective.parameters(), *objective.buffers(), *result.terms.values()]
     assert {tensor.device for tensor in tensors} == {META}
     assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import test_on_meta
 import torch
 import torch.nn.functional as F
 from sacred.arg_parser import get_config_updates
@@ -151,6 +152,11 @@ def test_a_loss_of_ones_own_is_trained_and_recorded(mine, whole):
     losses = load_checkpoint(directory(whole) / "last.pth")["losses"]
     assert losses["mine.bank"].shape == (NUM_IMAGES, 64) and losses["mine.bank"].any(dim=1).all()
     assert losses["mine.steps"] == EPOCHS * STEPS and losses["mine.factor"] == EPOCHS / 4
+
+
+def test_its_step_leaves_nothing_on_the_cpu_and_reads_nothing(mine):
+    """What is asked of every registered method."""
+    test_on_meta.test_a_step_of_every_method("letKD-2+Mine")
 
 
 def terminate() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 import dataloaders.digits
 import main_classification
 from architectures import create_model
+from engine import numerics
 
 ROOT = Path(main_classification.__file__).parent
 PYTHON_MAIN = "python main_classification.py with "
@@ -411,6 +412,7 @@ def test_an_unreadable_image_is_named(extra, command, images, tmp_path):
 
 
 def test_without_a_gpu_the_run_goes_on_and_says_so(command, tree, monkeypatch):
+    numerics._say_no_gpu.cache_clear()  # it is said once a process
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     outcome = command("config=digits.RN8", "image_size=8", "cuda=True", "evaluate=True")
     assert outcome.status == 0 and "no GPU" in outcome.out

@@ -1,5 +1,6 @@
 """A run is also recorded in a MongoDB where `mongo` says: by sacred and pymongo as they are, in a server of our own."""
 
+import contextlib
 import socketserver
 import struct
 import sys
@@ -43,6 +44,10 @@ class Connection(socketserver.StreamRequestHandler):
     server: Server
 
     def handle(self) -> None:
+        with contextlib.suppress(TimeoutError, ConnectionError):  # of a client that has gone
+            self.answer()
+
+    def answer(self) -> None:
         while header := self.rfile.read(HEADER.size):
             length, number, _, kind = HEADER.unpack(header)
             body = self.rfile.read(length - HEADER.size)

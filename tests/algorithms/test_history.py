@@ -136,8 +136,8 @@ def test_going_back_forgets_the_history_of_the_epochs_left_behind(folder):
 def test_counts_are_added_up_over_the_epoch():
     meter = Meter(torch.device("cpu"))
     for counts in ([3, 0, 0, 1], [0, 0, 2, 5]):
-        meter.add(Step(torch.tensor(1.0), torch.eye(2), {}), torch.tensor([0, 1]))
-        statistics: dict[str, Tensor] = {"perplexity": torch.tensor(2.0), "words": torch.tensor(counts)}
+        meter.add(Step(torch.tensor(1.0), torch.eye(2), {}, {}), torch.tensor([0, 1]))
+        statistics: dict[str, Tensor] = {"perplexity/mean": torch.tensor(2.0), "words/count": torch.tensor(counts)}
         assert meter.look(statistics) == {"perplexity": 2.0}
         restored = Meter(torch.device("cpu"))
         restored.restore(meter.state())

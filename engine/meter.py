@@ -68,6 +68,8 @@ class Meter:
         by_reduction: dict[str, dict[str, Tensor]] = {reduction: {} for reduction in REDUCTIONS}
         for name, value in statistics.items():
             plain, _, reduction = name.rpartition("/")
+            if reduction not in REDUCTIONS:
+                raise ValueError(f"the statistic {name!r} must end in how it is summed up: /{' or /'.join(REDUCTIONS)}")
             by_reduction[reduction][plain] = value
         scalars = by_reduction["mean"]
         values = torch.stack([value.float() for value in scalars.values()]).tolist() if scalars else []

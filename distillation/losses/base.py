@@ -26,15 +26,10 @@ WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protoc
 
 @dataclass(frozen=True)
 class Needs:
-    """What an instance of a loss reads.
-
-    Args:
-        whole_batch: the terms are no means over samples, so that parts of a batch give something else than the whole.
-    """
+    """What an instance of a loss reads of each network."""
 
     student: Wanted = dataclasses.field(default_factory=Wanted)
     teacher: Wanted = dataclasses.field(default_factory=Wanted)
-    whole_batch: bool = False
 
 
 @dataclass(frozen=True)

@@ -143,3 +143,8 @@ def test_counts_are_added_up_over_the_epoch():
         restored.restore(meter.state())
         meter = restored
     assert meter.summary() == {"perplexity": 2.0, "dead_words": 1}
+
+
+def test_a_statistic_says_how_it_is_summed_up():
+    with pytest.raises(ValueError, match="'perplexity' must end in how it is summed up: /mean or /count"):
+        Meter(torch.device("cpu")).look({"perplexity": torch.tensor(2.0)})

@@ -1,7 +1,7 @@
 """Supervision belongs to its teacher: each fact that is compared, changed alone, is refused with the remedy.
 
 The facts are changed in the file. That another one in the run is refused as well, and other images of a folder, is
-asked in tests/algorithms/test_supervision.py.
+asked in tests/distillation/test_supervision.py.
 """
 
 import shlex

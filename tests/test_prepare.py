@@ -20,14 +20,6 @@ from engine.stopping import lost_stops_again
 PAIR = "ImageFolder.RN20_RN8.letKD-2"
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c():
-    """Ctrl-C interrupts here, though the tests be a job of a shell that lets them ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """40 training images of 8 x 8 in two classes."""

@@ -1,7 +1,6 @@
 """Fixtures of the fault tests: few digits, and a finished letKD-2 run with its teacher and supervision to break."""
 
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,14 +8,6 @@ import pytest
 from fault_tools import PAIR, SMALL, TEACHER, fewer_digits, run_here, start
 
 FEW = (256, 128)  # training and evaluation digits: an epoch is four steps of 64
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C interrupts here and in what is started, though the tests be a job of a shell that lets them ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")

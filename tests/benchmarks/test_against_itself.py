@@ -74,7 +74,7 @@ def test_bits_of_an_equal_tree_are_equal_and_of_another_are_not(clone):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_of_a_comparison_that_is_stopped(clone, tmp_path, monkeypatch, ctrl_c, number):
+def test_nothing_is_left_of_a_comparison_that_is_stopped(clone, tmp_path, monkeypatch, number):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))

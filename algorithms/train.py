@@ -54,7 +54,7 @@ from engine.records import (
     save_progress,
     update_results,
 )
-from engine.resume import check_classes, check_options, check_version
+from engine.resume import check_classes, check_method, check_options, check_version
 from engine.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
 from engine.step import GraphedStep, TrainStep
 from engine.stopping import Stopped, StopRequest
@@ -102,6 +102,7 @@ class Training(Algorithm):
         checkpoint = load_own(source) if source else None
         if checkpoint:
             check_version(source, checkpoint, epochs=self.config["epochs"])
+            check_method(source, checkpoint, method=self.config["method"])
         self._build(checkpoint)
         self._start_or_continue(source, checkpoint)
         self.has_begun = True

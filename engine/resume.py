@@ -1,4 +1,4 @@
-"""What may go on from a checkpoint: the same classes, and options with which the epochs so far still make sense."""
+"""What may go on from a checkpoint: the same method and classes, and options with which its epochs still make sense."""
 
 import itertools
 from collections.abc import Sequence
@@ -28,6 +28,20 @@ def check_version(source: Path, checkpoint: dict[str, Any], *, epochs: int) -> N
         raise ValueError(
             f"{source} is of a run of an earlier version ({checkpoint['format']}), which cannot go on here; "
             "finish it with that version, or start from scratch with checkpoint=0"
+        )
+
+
+def check_method(source: Path, checkpoint: dict[str, Any], *, method: str) -> None:
+    """Refuse to go on with the run of another sum of methods, also where no tensor in it tells.
+
+    Raises:
+        ValueError: names both.
+    """
+    earlier = checkpoint["config"]["method"]
+    if earlier != method:
+        raise ValueError(
+            f"{source} is of a run of {earlier}, and this is one of {method}; choose its experiment, config=, or start "
+            "from scratch with checkpoint=0"
         )
 
 

@@ -230,6 +230,16 @@ def test_the_order_of_a_sum_is_the_same_run(folder, tmp_path_factory):
     assert differences(outcome(first), outcome(second)) == []
 
 
+def test_a_run_of_another_sum_is_not_gone_on_with(folder, capsys):
+    """Also where no loss of either has a tensor that would tell."""
+    assert command("KD", folder, epochs=1) == 0
+    directory(folder, "KD").rename(directory(folder, "AT"))
+    capsys.readouterr()
+    assert command("AT", folder, "checkpoint=-1") == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "last.pth is of a run of KD, and this is one of AT; choose its experiment" in error
+
+
 @pytest.fixture
 def drawn(all_losses, folder) -> Callable[[str], Objective]:
     """The objective of a sum before its first step."""

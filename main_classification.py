@@ -321,7 +321,12 @@ experiment.configurations.append(_configuration)
 
 @experiment.config_hook
 def _observe(config: Config, command_name: str, logger: logging.Logger) -> Config:
-    """Every run is recorded below <localpath>/sacred, unless sacred was told otherwise, and where `mongo` says."""
+    """Every run is recorded below <localpath>/sacred, unless sacred was told otherwise, and where `mongo` says.
+
+    One whose options cannot work leaves nothing.
+    """
+    if command_name == run.__name__:
+        check_run(_plain(config))
     experiment.observers = [FileStorageObserver(Path(config["localpath"]) / "sacred")]
     if config["mongo"] is not None and command_name == run.__name__:
         experiment.observers.append(mongo_observer(config["mongo"]))
@@ -375,11 +380,11 @@ def mongo_observer(address: str) -> "MongoObserver":
     return MongoObserver(client=client, db_name=database)
 
 
-def make_algorithm(config: Config) -> "Algorithm":
+def find_job(config: Config) -> "type[Algorithm]":
     """The job that a configuration asks for.
 
     Raises:
-        ValueError: it asks for several.
+        ValueError: it asks for several, or an option is not for it.
     """
     from algorithms import Evaluation, Export, KMeansCodebook, LDAScores, LinearProbe, Training
 
@@ -394,7 +399,24 @@ def make_algorithm(config: Config) -> "Algorithm":
             f"{wanted[0]} needs a network alone, and {config['config']} is a {config['method']} pair; "
             f"use config={config.get('supervision', config['teacher_experiment'])}"
         )
-    return (jobs[wanted[0]] if wanted else Training)(config)
+    return jobs[wanted[0]] if wanted else Training
+
+
+def make_algorithm(config: Config) -> "Algorithm":
+    """The job that a configuration asks for; errors as `find_job`."""
+    return find_job(config)(config)
+
+
+def check_run(config: Config) -> None:
+    """Refuse options that cannot work, alone or with others.
+
+    Raises:
+        ValueError: names the first.
+    """
+    from algorithms import check_options
+
+    check_options(config)
+    find_job(config)
 
 
 def check_command(job: str, config: Config) -> None:

@@ -210,6 +210,25 @@ def test_options_of_losses_have_the_bounds_that_the_losses_say(updates, error):
 
 
 @pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("tiny.far=-1", "tiny.far=-1 must be at least 0"),
+        ("tiny.length=x", "tiny.length='x' must be of type float, or None"),
+        ("tiny.kind=har", "tiny.kind='har' must be soft or hard"),
+        ("hint=layer9", "hint='layer9' must be penultimate or intermediate"),
+        ("method=Tiny", f"method=Tiny does not fit {PAIR}.FitNet+Tiny; choose its experiment"),
+        ("kmeans=8", f"kmeans needs a network alone, and {PAIR}.FitNet+Tiny is a FitNet+Tiny pair"),
+        ("evaluate=True export=pt2", "evaluate and export are different jobs"),
+        ("testset=True", "testset=True concerns evaluate and probe and pictures only"),
+    ],
+)  # fmt: skip
+def test_an_option_that_cannot_work_is_one_line_and_leaves_nothing(words, error, command, tmp_path):
+    status, out, err = command(f"config={PAIR}.Tiny+FitNet", *words.split(), name=None)
+    assert (status, out) == (1, "") and err.startswith(f"error: {error}") and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("name", "method", "fits"),
     [
         ("letKD-2+FitNet", "FitNet+letKD-2", True),

@@ -22,7 +22,7 @@ from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
 from dataloaders import Dataset, check_train_batch, make_train_loader
 from dataloaders.facts import data_facts, image_facts
-from distillation.build import build_student
+from distillation.build import build_student, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from engine.accuracy import accuracies, evaluate
 from engine.checkpoints import (
@@ -76,7 +76,9 @@ class Training(Algorithm):
         yield from missing_supervision(self.config)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
-        check_train_batch(open_images(None), self.config["batch_size"])
+        dataset = open_images(None)
+        check_train_batch(dataset, self.config["batch_size"])
+        check_networks(self.config, dataset)
 
     def facts(self) -> Results:
         """Also what is minimised, and what has taught: another teacher, or other words, make another student."""

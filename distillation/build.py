@@ -125,6 +125,27 @@ def build_loss(key: str, config: Config, dataset: Dataset, student: Network, tea
         return cls.build(student, teacher and teacher.network, data, **options)
 
 
+def check_networks(config: Config, dataset: Dataset) -> None:
+    """Refuse networks that do not fit the losses or each other, before there are weights of a teacher.
+
+    Losses that are built from files are not asked: these are made from the teacher.
+
+    Raises:
+        ValueError: as `build_loss`.
+    """
+    losses = {key: find_loss(key) for key in losses_of(config)}
+    keys = [key for key, loss in losses.items() if loss.needs_teacher and not loss.prepared]
+    if not keys:
+        return
+    with torch.random.fork_rng(devices=[]):
+        student = measured(build_student(config, dataset.num_classes), dataset.image_size, config["student"])
+        network = create_model(config["teacher"], num_classes=dataset.num_classes)
+    untrained = measured(network, dataset.image_size, config["teacher"])
+    teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
+    for key in keys:
+        build_loss(key, config, dataset, student, teacher)
+
+
 def _check_choice(name: str, value: Any, choices: Collection[Any] | None) -> None:
     if choices is not None and value not in choices:
         near = difflib.get_close_matches(str(value), map(str, choices), n=1)

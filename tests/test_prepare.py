@@ -95,6 +95,14 @@ def test_what_a_later_step_would_refuse_is_refused_before_the_first(words, reaso
     assert not list(tmp_path.rglob("*.pth"))
 
 
+def test_networks_that_do_not_fit_a_loss_are_refused_before_the_first(prepare, tmp_path, short_teacher):
+    name = "ImageFolder.RN20_RN8.AT"
+    status, _, error = prepare("batch_size=8", "image_size=8", "student=mobilenetv2", config=name)
+    stages = "mobilenetv2 has stage1, stage2, stage3, stage4 and resnet20 stage1, stage2, stage3"
+    assert status == 1 and error.startswith(f"error: {name}: AT compares networks stage by stage: {stages};")
+    assert not list(tmp_path.rglob("*.pth"))
+
+
 def test_the_job_alone_names_its_own_option(prepare, short_teacher):
     status, _, error = prepare("kmeans=4096", config="ImageFolder.RN20")
     assert status == 1 and "kmeans=4096 is more than the 160 patches" in error

@@ -150,10 +150,13 @@ def union(wanted: Any) -> Wanted:
 
 
 def _places(network: Network, wanted: Wanted) -> dict[str, dict[str, Any]]:
-    """Of the maps that are wanted, and of the scores of layers, by name: module path, channels, grid."""
+    """Of the maps that are wanted, and of the scores of layers, by name: module path, channels, grid; likewise of the
+    pooled vector, whose path is that of the classifier which it enters.
+    """
     found = {name: network.outline.place(name) for name in (*wanted.maps, *wanted.inner)}
     found |= {f"before {name}": network.outline.before(name) for name in wanted.preact}
-    return {
+    pooled = {"pooled": {"path": network.outline.head, "channels": network.outline.num_features}}
+    return (pooled if wanted.pooled else {}) | {
         name: {"path": place.path, "channels": place.channels, "grid": list(place.grid)}
         for name, place in found.items()
     }

@@ -73,6 +73,16 @@ def test_a_deep_copy_is_whole_and_shares_nothing(objective, batch):
     assert objective(batch).terms["ce"] != twin(batch).terms["ce"]
 
 
+def test_tells_where_every_loss_reads_what():
+    found = objective_of_method("ReviewKD").describe()
+    assert found["weights"] == {"ce": 1.0, "reviewkd": 5.0} and list(found["places"]) == ["reviewkd"]
+    student, teacher = (found["places"]["reviewkd"][side] for side in ("student", "teacher"))
+    assert list(student) == ["pooled", "stage1", "stage2", "stage3"]
+    assert list(teacher) == ["pooled", "before stage1", "before stage2", "before stage3"]
+    assert [place["channels"] for place in student.values()] == [64, 16, 32, 64]
+    assert student["stage3"]["grid"] == [IMAGE_SIZE // 4] * 2 and "grid" not in student["pooled"]
+
+
 @pytest.fixture
 def one_process(tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)

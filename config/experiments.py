@@ -118,7 +118,8 @@ def _summands(prefix: str, expression: str) -> list[str]:
         if name and name not in known:
             if not (near := _nearest(name, known)):
                 raise ValueError(f"unknown method {name!r} in {f'{prefix}.{expression}'!r}; known: {', '.join(known)}")
-            meant = (f"{prefix}.{'+'.join([*names[:number], other, *names[number + 1 :]])}" for other in near)
+            rest = [next(iter(_nearest(other, known)), other) for other in names]
+            meant = (f"{prefix}.{'+'.join([*rest[:number], other, *rest[number + 1 :]])}" for other in near)
             raise ValueError(f"unknown method {name!r}; did you mean config={' or '.join(map(repr, meant))}?")
     return summands(expression)
 

@@ -138,6 +138,7 @@ REFUSED = [
     (f"{PAIR}.+letKD-2", "+letKD-2: a method is missing before '+letKD-2'"),
     (f"{PAIR}.letKD-2+FitNt", f"unknown method 'FitNt'; did you mean config='{PAIR}.letKD-2+FitNet'?"),
     (f"{PAIR}.fitnet", f"unknown method 'fitnet'; did you mean config='{PAIR}.FitNet'"),
+    (f"{PAIR}.fitnet + letKD-2", f"unknown method 'fitnet '; did you mean config='{PAIR}.FitNet+letKD-2'"),
     (f"{PAIR}.letKD-2+xyzzy", f"unknown method 'xyzzy' in '{PAIR}.letKD-2+xyzzy'; known: letKD-1, letKD-2, QuEST, "),
     (f"{PAIR}.classification", "unknown method 'classification'"),
     (f"{PAIR}.FitNet+FitNet", "FitNet+FitNet: FitNet is there twice"),

@@ -32,13 +32,14 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
             raise FileNotFoundError(f"{option}={config[option]}: no file {config[option]}")
     if not needs_teacher(config):
         return
+    names = prepared_of(config)
     yield from missing_weights(
         config,
         network=config["teacher"],
         experiment=config["teacher_experiment"],
         chosen=config["teacher_weights"],
     )
-    for name in prepared_of(config):
+    for name in names:
         if PREPARED[name].find(config) is None:
             yield PREPARED[name].job(config)
 

@@ -342,5 +342,16 @@ def supervised_losses(config: Config) -> list[str]:
 
 
 def prepared_of(config: Config) -> list[str]:
-    """Names of the files that the losses of an experiment are built from."""
-    return [name for key in losses_of(config) for name in find_loss(key).prepared]
+    """Names of the files that the losses of an experiment are built from.
+
+    Raises:
+        ValueError: the experiment has no options of such a file.
+    """
+    wanted = [(key, name) for key in losses_of(config) for name in find_loss(key).prepared]
+    for key, name in wanted:
+        if name not in config:
+            raise ValueError(
+                f"{key} is built from {PREPARED[name].what}, of which {config['method']} has no options; sum it with "
+                "letKD-1, letKD-2 or QuEST for a codebook, with letKD-2 for decisions"
+            )
+    return [name for _, name in wanted]

@@ -230,6 +230,16 @@ def test_an_option_that_cannot_work_is_one_line_and_leaves_nothing(words, error,
 
 
 @pytest.mark.parametrize(
+    ("made", "method"), [("codebook", "Tiny"), ("decisions", "Tiny"), ("decisions", "letKD-1+Tiny")]
+)
+def test_a_loss_of_a_file_without_its_options_is_one_line(made, method, tiny, command, monkeypatch):
+    monkeypatch.setattr(tiny, "prepared", (made,))
+    status, _, err = command(f"config={PAIR}.{method}", "cuda=False", name=None)
+    assert status == 1 and err.count("\n") == 1
+    assert err.startswith("error: tiny is built from the ") and f"of which {method} has no options; sum it with" in err
+
+
+@pytest.mark.parametrize(
     ("name", "method", "fits"),
     [
         ("letKD-2+FitNet", "FitNet+letKD-2", True),

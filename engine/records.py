@@ -13,10 +13,12 @@ two, which `checkpoint=-1` puts right.
 `history` in both has a dictionary for each epoch:
 
     epoch, learning_rate, images_per_second, seconds
-    train       means of the losses by name, and top1
+    train       means of the loss and its terms by name, and top1
     eval        loss, top1, top5
-    statistics  of the method, means over the steps that were looked at: perplexity, ... (empty without a codebook)
+    statistics  of the losses, means over the steps that were looked at: perplexity, ... (empty where none has any)
     scales      of the KD layers, at the end of the epoch (empty without such layers)
+
+and `objective` in both has what is minimised: the weight of every term by name, and the places where losses read maps.
 """
 
 import datetime

@@ -1,4 +1,4 @@
-"""Network weights: loading them strictly, finding a teacher's, telling two sets of them apart."""
+"""Network weights of a run: finding a teacher's, reading files, and telling those of another run."""
 
 import json
 from pathlib import Path

@@ -325,11 +325,11 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
 
     One whose options cannot work leaves nothing.
     """
-    if command_name == run.__name__:
-        check_run(_plain(config))
     experiment.observers = [FileStorageObserver(Path(config["localpath"]) / "sacred")]
     if config["mongo"] is not None and command_name == run.__name__:
         experiment.observers.append(mongo_observer(config["mongo"]))
+    if command_name == run.__name__:
+        check_run(_plain(config))
     return {}
 
 

@@ -73,10 +73,11 @@ def build_objective(
     student = measured(module, dataset.image_size, name)
     input_ = Input(dataset.mean, dataset.std)
     teacher = None
+    keys = losses_of(config) if keys is None else keys
     if teacher_weights is not None:
         log.info("teacher    %s from %s", config["teacher"], teacher_weights.source)
-        teacher = open_teacher(config["teacher"], dataset, teacher_weights)
-    keys = losses_of(config) if keys is None else keys
+        taught = [key for key in keys if find_loss(key).needs_teacher]
+        teacher = open_teacher(config["teacher"], dataset, teacher_weights, taught)
     losses = {key: build_loss(key, config, dataset, student, teacher) for key in keys}
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
@@ -84,15 +85,18 @@ def build_objective(
     return Objective(student, input_, losses, weights_of(config), teacher)
 
 
-def open_teacher(name: str, dataset: Dataset, weights: Weights) -> Teacher:
+def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection[str]) -> Teacher:
     """A frozen network with the weights of a file; none of the run's random numbers are drawn.
+
+    Args:
+        keys: of the losses that it teaches, for the error.
 
     Raises:
         ValueError: the weights do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         network = create_model(name, num_classes=dataset.num_classes)
-    what = f"{name} with {dataset.num_classes} classes"
+    what = f"{name} with {dataset.num_classes} classes, the teacher of {', '.join(keys)}"
     load_strictly(network, weights.state, source=weights.source, what=what)
     network.to(memory_format=torch.channels_last)
     return Teacher(

@@ -81,7 +81,7 @@ def letkd_of(
 def open_networks(config: dict[str, Any], dataset: Dataset, maps: Sequence[str] = PLACES) -> tuple[Network, Teacher]:
     """An untrained student of an experiment, and its teacher from the file, which returns these maps."""
     student = build_student(config, dataset.num_classes)
-    teacher = open_teacher(config["teacher"], dataset, teacher_weights(config))
+    teacher = open_teacher(config["teacher"], dataset, teacher_weights(config), ["a test"])
     teacher.network = teacher.network.reading(Wanted(maps=tuple(maps)))
     fold_teacher_(teacher)
     return measured(student, dataset.image_size, config["student"]), teacher

@@ -8,9 +8,9 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -937,7 +937,8 @@ def test_watching_writes_again_until_it_is_stopped(words, tree, monkeypatch, cap
         if len(naps) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", sleep)
+    # Its own name alone: threads of other tests sleep too.
+    monkeypatch.setattr(main_classification, "time", SimpleNamespace(sleep=sleep))
     monkeypatch.setitem(main_classification.OPTIONS, "localpath", str(tree.root))
     given = words + [f"localpath={tree.root}"] * ("with" in words)
     assert main_classification.main(["x", "report", *given]) == 0

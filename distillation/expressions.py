@@ -36,9 +36,11 @@ def summands(expression: str) -> list[str]:
         ValueError: a method is missing, unknown, there twice, or two of them cannot be in one sum; names them.
     """
     names = expression.split("+")
+    if not expression:
+        raise ValueError("the name of a method is missing")
     for number, name in enumerate(names):
         if not name:
-            where = f"before '+{names[1]}'" if number == 0 else "after '+'"
+            where = "after '+'" if number else f"before '+{names[1]}'"
             raise ValueError(f"{expression}: a method is missing {where}")
         if name not in list_methods():
             raise ValueError(_unknown(name, known=[*list_methods(), ALONE]))

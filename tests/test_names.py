@@ -13,7 +13,7 @@ import config
 import main_classification
 from algorithms import check_options
 from config import experiments, recipes
-from distillation.expressions import losses_of, weights_of
+from distillation.expressions import losses_of, summands, weights_of
 from distillation.losses import Loss, base, option, register_loss
 from main_classification import canonical_name, check_updates, default_config, load_experiment, nested
 from results.settings import changed_network, changed_settings
@@ -361,3 +361,9 @@ def test_a_published_experiment_needs_no_losses_to_be_loaded():
     )
     process = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True)
     assert process.stdout.splitlines()[-1] == "0 False", process
+
+
+@pytest.mark.parametrize("method", ["", "+", "++", "+DKD", "DKD+", " ", "letKD-2 + DKD", "classification+KD"])
+def test_an_expression_that_is_none_is_refused(method):
+    with pytest.raises(ValueError, match=r"is missing|unknown method"):
+        summands(method)

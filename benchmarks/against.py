@@ -61,8 +61,8 @@ class Size:
     epochs: int = 2
     images: int = 960
     words: int = 4096
-    turns: int = 3  # of either training in an alternation, behind one that is not timed
-    steps: int = 2  # in a turn
+    turns: int = 1  # of either training in an alternation, behind one that is not timed
+    steps: int = 1  # in a turn
 
 
 QUICK = Size(seeds=(0,), epochs=1, images=640, words=64, turns=1, steps=1)

@@ -11,10 +11,11 @@ of the files, and the steps of torch's optimizers.
 Bits: SHA-256 of the values of all tensors, of training on the digits and of codebook and decision scores. Each revision
 makes its own teacher and supervision with its own commands. Names and order of the tensors are free to change.
 
-Speed: ResNet-56 to ResNet-20 on made-up images of CIFAR-100's size, 4096 words. In every alternation each job runs once
-in either revision, and which begins changes. Two trainings run side by side, and only one takes steps at any time. A
-ratio is the median over the alternations of this / older, and its interval that of order statistics: at least 95 %
-whatever the distribution.
+Speed: ResNet-56 to ResNet-20 on made-up images of CIFAR-100's size, 4096 words. A process of either revision does the
+same job, one waits while the other works, and which begins changes with every alternation; after four alternations two
+new processes take over. A ratio is the median over the alternations of this / older, and its interval that of order
+statistics: 95 % whatever the distribution, if the alternations were independent of each other. Those of two processes
+are less so than those of several. Starts are counted once a process, those of all trainings together.
 
 The exit status is 0, 1 where bits differ, 2 after an error, and 130 after Ctrl-C.
 """
@@ -30,10 +31,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +62,10 @@ class Size:
     epochs: int = 2
     images: int = 960
     words: int = 4096
-    turns: int = 1  # of either training in an alternation, behind one that is not timed
-    steps: int = 1  # in a turn
+    turns: int = 4  # of two processes, behind one that is not timed
 
 
-QUICK = Size(seeds=(0,), epochs=1, images=640, words=64, turns=1, steps=1)
+QUICK = Size(seeds=(0,), epochs=1, images=640, words=64, turns=1)
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Side:
 
 Row = tuple[str, str, str, str, str]
 Pair = dict[str, float]  # what was measured of either side, by its name
+Figures = dict[str, list[Pair]]  # an entry an alternation, by what was measured
 
 
 # --- the processes ---------------------------------------------------------------------------------------------------
@@ -241,58 +242,71 @@ def make_inputs(place: Path, num_images: int) -> None:
     torch.save({"model": network.state_dict()}, weights)
 
 
-def measure_job(sides: Iterable[Side], option: str, place: Path) -> dict[str, Pair]:
-    """Seconds of an offline job, without the start of Python and torch, and its peak memory in MiB."""
-    seconds, memory = {}, {}
-    for side in sides:
-        with Commands(side, [f"config={TEACHER} {option}"], place=place) as process:
-            process.reach_mark()
+def take_turns(processes: dict[str, Commands], num_turns: int, *, first: int) -> tuple[list[Pair], list[Pair]]:
+    """Seconds from mark to mark and peak memory in MiB, a pair a turn; one turn goes before them that is not timed.
+
+    Args:
+        processes: by side, each at a mark.
+        first: the number of the first turn; the side that begins changes with it.
+    """
+    seconds, memory = [], []
+    for turn in range(first - 1, first + num_turns):
+        seconds.append({})
+        memory.append({})
+        for name, process in list(processes.items())[:: -1 if turn % 2 else 1]:
             start = time.perf_counter()
-            memory[side.name] = process.go_on() / 1024
-            seconds[side.name] = time.perf_counter() - start
-    return {f"{option}, s": seconds, f"{option}, peak MiB": memory}
+            memory[-1][name] = process.go_on() / 1024
+            seconds[-1][name] = time.perf_counter() - start
+    return seconds[1:], memory[1:]
 
 
-def measure_training(sides: Iterable[Side], command: str, size: Size, place: Path) -> dict[str, Pair]:
-    """Seconds from the start of the process to its first step, milliseconds of a step, and peak memory in MiB."""
-    first, memory = {}, {}
-    turns: dict[str, list[float]] = {side.name: [] for side in sides}
+def measure_job(sides: Iterable[Side], option: str, size: Size, place: Path, *, first: int = 0) -> Figures:
+    """Seconds of an offline job, without the start of Python and torch, and its peak memory in MiB."""
     with ExitStack() as stack:
         processes = {}
         for side in sides:
-            process = processes[side.name] = stack.enter_context(
-                Commands(side, [command], steps=size.steps, place=place)
-            )
+            commands = [f"config={TEACHER} {option}"] * (1 + size.turns)
+            processes[side.name] = stack.enter_context(Commands(side, commands, place=place))
+            processes[side.name].reach_mark()
+        seconds, memory = take_turns(processes, size.turns, first=first)
+    return {f"{option}, s": seconds, f"{option}, peak MiB": memory}
+
+
+def measure_training(sides: Iterable[Side], command: str, size: Size, place: Path, *, first: int = 0) -> Figures:
+    """Seconds from the start of the process to its first step, milliseconds of a step, and peak memory in MiB."""
+    started: Pair = {}
+    with ExitStack() as stack:
+        processes = {}
+        for side in sides:  # each while the other is not there, or waits
+            process = processes[side.name] = stack.enter_context(Commands(side, [command], steps=1, place=place))
             process.reach_mark()
             process.go_on()
-            first[side.name] = time.perf_counter() - process.started
-        for _ in range(1 + size.turns):
-            for name, process in processes.items():
-                start = time.perf_counter()
-                memory[name] = process.go_on() / 1024
-                turns[name].append(time.perf_counter() - start)
-    step = {name: 1000 * statistics.median(seconds[1:]) / size.steps for name, seconds in turns.items()}
-    return {"step, ms": step, "start to first step, s": first, "peak MiB": memory}
+            started[side.name] = time.perf_counter() - process.started
+        seconds, memory = take_turns(processes, size.turns, first=first)
+    steps = [{name: 1000 * value for name, value in pair.items()} for pair in seconds]
+    return {"start to first step, s": [started], "step, ms": steps, "peak MiB": memory}
 
 
-def measure_speed(sides: tuple[Side, Side], alternations: int, size: Size, place: Path) -> dict[str, list[Pair]]:
-    """What every alternation has measured. One goes before them that is not counted: Python compiles modules in it."""
+def measure_speed(sides: tuple[Side, Side], alternations: int, size: Size, place: Path) -> Figures:
+    """What every alternation has measured. The jobs go before them once: Python compiles modules in it."""
     make_inputs(place, size.images)
-    figures: dict[str, list[Pair]] = {}
-    for number in range(alternations + 1):
-        say(f"speed: alternation {number} of {alternations}" if number else "speed: a first one that is not counted")
-        order = sides if number % 2 else sides[::-1]
-        measured = {}
-        for option in (f"kmeans={size.words}", "LDA=5"):  # which the trainings need
-            measured |= measure_job(order, option, place)
+    figures: Figures = defaultdict(list)
+    for option in (f"kmeans={size.words}", "LDA=5"):  # which the trainings need
+        say(f"speed: a first {option} that is not counted")
+        measure_job(sides, option, replace(size, turns=0), place)
+    for first in range(0, alternations, size.turns):
+        part = replace(size, turns=min(size.turns, alternations - first))
+        say(f"speed: alternations {first + 1} to {first + part.turns} of {alternations}")
+        order = sides if first // size.turns % 2 else sides[::-1]
+        for option in (f"kmeans={size.words}", "LDA=5"):
+            for name, pairs in measure_job(order, option, part, place, first=first).items():
+                figures[name] += pairs
         for method in METHODS:
             for precision in PRECISIONS:
                 command = f"config={PAIR}.{method} num_words={size.words} precision={precision}"
-                rows = measure_training(order, command, size, place)
-                measured |= {f"{method} {precision}: {name}": pair for name, pair in rows.items()}
-        if number:
-            for name, pair in measured.items():
-                figures.setdefault(name, []).append(pair)
+                for name, pairs in measure_training(order, command, part, place, first=first).items():
+                    of_all = name.startswith("start")  # there is one a process
+                    figures[f"all trainings: {name}" if of_all else f"{method} {precision}: {name}"] += pairs
     return figures
 
 

@@ -129,7 +129,7 @@ def test_a_process_that_ends_is_an_error_with_its_last_line(sides, tmp_path, mon
     monkeypatch.setattr(against, "WORKER", worker)
     sides[1].outputs.parent.mkdir()
     with pytest.raises(RuntimeError, match=r"^older ended with 1: error: there is no such experiment$"):
-        against.measure_job(sides[1:], "kmeans=16", tmp_path / "place")
+        against.measure_job(sides[1:], "kmeans=16", against.QUICK, tmp_path / "place")
 
 
 # --- revisions -------------------------------------------------------------------------------------------------------

@@ -1,32 +1,48 @@
-"""Pictures as SVG. The first quantity is drawn here and stands without a script; `page.js` adds hovering and switches.
+"""Learning curves and accuracy strips, drawn by matplotlib as SVG inside a page, where style sheets colour them.
 
-A figure has the epochs of all its pictures once, and each picture the values of its series at them, and its axis:
+Learning curves show their first metric without a script. `page.js` draws the others into the same axes, from `data`:
 
-    <figure data-epochs="1 3 5" data-x="44 386 1 5 0">            positions of the first and the last, both, linear
-    <svg data-quantity="eval top1" data-y="204 12 60 80 0">       likewise; 1 at the end for a logarithmic axis
-    <g data-series="0" data-values="60.1 ; 71.2 70.3 72.1">       mean, and lowest and highest of several runs
+    {"epochs": [1, 3, 5], "x": [54, 376], "y": [204, 12],                 pixels of first and last epoch; of both limits
+     "metrics": {"eval top1": {"label": "Top-1 ...", "about": "for screen readers", "digits": 2, "is_log": false,
+                               "limits": [60, 80], "ticks": [[60, "60"], ...],
+                               "series": [[[60.1], null, [71.2, 70.3, 72.1]], ...]}}}    mean, and range of several runs
 
-From the values the script draws the lines of the other quantities when they are asked for.
-
-Text keeps a readable size on a phone: the view is as wide as a small screen and grows little. Series differ in colour,
-in the pattern of their line and in their mark.
+Series differ in colour, in the dashes of their line and in the marker at its end.
 """
 
+import functools
+import io
+import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from markupsafe import Markup
 
 from reporting import curves
-from reporting.html import Html, join, tag
+from reporting.style import FAINT, GRID, INK, MARKERS, PALETTE, style
 from reporting.tables import METHODS, STUDENT, TEACHER, Cell, Section, Statistic
-from results.collect import Run
+from reporting.text import column_title, number
+from results.collect import Config, Run
 
-WIDTH, HEIGHT = 400, 230
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 400, 230  # pixels, as wide as a small screen: text keeps a readable size on a phone
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 26
-SIGN = 6  # half of a series' sign, which is whole at the lowest value too
+MARKER_SIZE = 8
 PAIR, LANE = 30, 16  # heights of a pair's name and of a method below it
-LONG, STEEP = 50, 0.1  # from so many epochs on, this share of them may reach beyond the picture
-NUM_STYLES = 8  # of lines and marks, in page.css
+LONG, STEEP = 50, 0.1  # from so many epochs on, this share of them may lie outside the axes
 ORDER = (TEACHER, STUDENT, *METHODS)
+DASHES = ((), (2, 3), (9, 3, 2, 3), (7, 3), (4, 3), (12, 3), (2, 2, 6, 2), (1, 4))
+NUM_STYLES = len(DASHES)
+SIGNS = dict(zip(MARKERS, "●■▲◆▼✚✖★", strict=False))  # what markers are called in a text
+PUBLISHED_SIGN = "|"
+COLOURS = {colour.lower(): f"var(--s{i})" for i, colour in enumerate(PALETTE)}
+COLOURS |= {INK: "currentColor", FAINT: "var(--quiet)", GRID: "var(--line)"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +55,32 @@ class Series:
     runs: list[Run]
 
 
+@dataclass(frozen=True)
+class Label:
+    """A line of a legend."""
+
+    name: str
+    sign: str
+    style: int | None = None
+    dashes: str = ""
+    key: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with its legend, and for learning curves the names and labels of all metrics, and what they show."""
+
+    title: str
+    key: str
+    svg: Markup
+    legend: list[Label]
+    metrics: dict[str, str] = field(default_factory=dict)
+    data: str = ""
+
+
 def style_of(column: str, position: int = 0) -> int:
-    """The look of a method, the same in every picture; `position` tells those beyond the known ones apart."""
+    """The look of a method, the same in every chart; `position` tells those beyond the known ones apart."""
     return ORDER.index(column) if column in ORDER else other_style(position)
 
 
@@ -49,198 +89,148 @@ def other_style(position: int) -> int:
     return len(ORDER) + position % (NUM_STYLES - len(ORDER))
 
 
-def learning_curves(title: str, key: str, series: list[Series]) -> Html | None:
-    """One figure with a picture for each quantity, the first of which is shown; None where nothing was recorded.
+# --- learning curves -------------------------------------------------------------------------------------------------
+
+
+def learning_curves(title: str, key: str, series: list[Series], *, salt: str) -> Chart | None:
+    """All metrics of these runs; None where nothing was recorded.
 
     Args:
         key: like that of a series.
+        salt: no other chart of the page has it.
     """
     names = curves.quantities([run for one in series for run in one.runs])
     if not names:
         return None
     series = [one for one in series if any(run.courses for run in one.runs)]
     epochs = curves.chosen_epochs([one.runs for one in series])
-    x = Axis(epochs[0], epochs[-1], LEFT, WIDTH - RIGHT)
-    pictures = [_line_picture(name, series, epochs, x, is_first=name == names[0]) for name in names]
-    options = [tag("option", curves.label(name), value=name) for name in names]
+    metrics = {name: _metric(name, series, epochs) for name in names}
+    first = metrics[names[0]]
     legend = [
-        tag(
-            "li",
-            tag(
-                "button", swatch(one.style), tag("span", one.name), type="button", aria_pressed="true", data_key=one.key
-            ),
-            tag("output", _last_value(curves.course(one.runs, names[0], epochs), names[0])),
+        Label(
+            one.name, SIGNS[MARKERS[one.style]], one.style, " ".join(map(str, DASHES[one.style])), one.key,
+            _last_value(values, first["digits"]),
         )
-        for one in series
-    ]
-    return tag(
-        "figure",
-        tag(
-            "figcaption", title, tag("label", "Quantity ", tag("select", options, autocomplete="off"), class_="script")
-        ),
-        tag("p", curves.label(names[0]), class_="quantity"),
-        pictures,
-        tag("p", "last epoch", class_="epoch", aria_live="polite"),
-        tag("ul", legend, class_="legend"),
-        class_="curves",
-        data_key=key,
-        data_epochs=" ".join(map(str, epochs)),
-        data_x=x.data,
-    )
-
-
-def swatch(style: int, *, line: bool = True) -> Html:
-    """A series' mark, on a piece of its line."""
-    piece = tag("line", x1=1, y1=8, x2=33, y2=8, class_="line") if line else None
-    return tag("svg", piece, mark(style, 17, 8), class_=f"swatch s{style}", viewBox="0 0 34 16", aria_hidden="true")
-
-
-def mark(style: int, x: float, y: float) -> Html:
-    """A series' sign at a place."""
-    shapes = {
-        0: "M0-5.5 5 3.5-5 3.5Z",  # triangle
-        2: "M-4-4H4V4H-4Z",  # square
-        3: "M0-5.5 5.5 0 0 5.5-5.5 0Z",  # diamond
-        5: "M0 5.5 5-3.5-5-3.5Z",  # triangle on its tip
-        6: "M-4.5-4.5 4.5 4.5M4.5-4.5-4.5 4.5",  # cross
-        7: "M0-5.5V5.5M-5.5 0H5.5",  # plus
+        for one, values in zip(series, first["series"], strict=True)
+    ]  # fmt: skip
+    svg = _draw_curves(salt, json.dumps({"epochs": epochs, "styles": [one.style for one in series]} | first))
+    pad = _pad(epochs[0], epochs[-1])
+    shift = (WIDTH - LEFT - RIGHT) * pad / (epochs[-1] - epochs[0] + 2 * pad)
+    data = {
+        "epochs": epochs,
+        "x": [LEFT + shift, WIDTH - RIGHT - shift],
+        "y": [HEIGHT - BOTTOM, TOP],
+        "metrics": metrics,
     }
-    at = f"translate({x:.1f} {y:.1f})"
-    if style in shapes:
-        return tag("path", d=shapes[style], transform=at, class_="mark")
-    return tag("circle", r=4.5, transform=at, class_="mark")
+    labels = {name: metric["label"] for name, metric in metrics.items()}
+    return Chart(title, key, svg, legend, labels, json.dumps(data, separators=(",", ":")))
 
 
-class Axis:
-    """Maps values to positions, with round ticks."""
-
-    def __init__(self, low: float, high: float, start: float, end: float, *, logarithmic: bool = False):
-        self.logarithmic = logarithmic and low > 0
-        if self.logarithmic:
-            low, high = math.log10(low), math.log10(high)
-        if high - low < 1e-9 * max(1, abs(high)):
-            pad = abs(high) * 0.1 or 1.0
-            low, high = low - pad, high + pad
-        self.low, self.high, self.start, self.end = low, high, start, end
-
-    def __call__(self, value: float) -> float:
-        value = math.log10(value) if self.logarithmic else value
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    @property
-    def data(self) -> str:
-        """For the script: positions of both ends, and what lies there."""
-        return f"{self.start} {self.end} {self.low:.6g} {self.high:.6g} {int(self.logarithmic)}"
-
-    def ticks(self, count: int) -> list[float]:
-        """About `count` round values within the axis."""
-        if self.logarithmic and self.high - self.low >= 1:
-            return [10.0**n for n in range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1)]
-        low, high = (10**self.low, 10**self.high) if self.logarithmic else (self.low, self.high)
-        rough = (high - low) / count
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
-        first = math.ceil(low / step - 1e-9)
-        return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _line_picture(quantity: str, series: list[Series], epochs: list[int], x: Axis, *, is_first: bool) -> Html:
-    courses = [curves.course(one.runs, quantity, epochs) for one in series]
+def _metric(name: str, series: list[Series], epochs: list[int]) -> Config:
+    """What a chart shows of one metric."""
+    courses = [curves.course(one.runs, name, epochs) for one in series]
     points = [point for course in courses for point in course]
     # The steep beginning of a long training would leave no height for what comes after it.
     begin = epochs[-1] * STEEP if epochs[-1] >= LONG else 0
     later = [point for point in points if point.epoch > begin] or points
     low, high = min(point.low for point in later), max(point.high for point in later)
-    y = Axis(low, high, HEIGHT - BOTTOM - SIGN, TOP, logarithmic=quantity in curves.LOGARITHMIC)
-    lines = [
-        tag(
-            "g",
-            _line(course, x, y) if is_first else (tag("polygon", class_="band"), tag("polyline", class_="line")),
-            mark(one.style, x(course[-1].epoch), y(course[-1].mean)),
-            class_=f"series s{one.style}",
-            data_series=i,
-            data_values=_values(course, epochs),
-        )
-        for i, (one, course) in enumerate(zip(series, courses, strict=True))
-        if course
-    ]
-    told = ", ".join(f"{one.name} {_last_value(course, quantity)}" for one, course in zip(series, courses, strict=True))
-    return tag(
-        "svg",
-        _grid(x, y),
-        tag(
-            "svg",
-            lines,
-            x=LEFT,
-            width=WIDTH - LEFT,
-            height=HEIGHT - BOTTOM + 1,
-            viewBox=f"{LEFT} 0 {WIDTH - LEFT} {HEIGHT - BOTTOM + 1}",
-            overflow="hidden",
-        ),
-        tag("line", y1=TOP, y2=HEIGHT - BOTTOM, class_="cursor", visibility="hidden"),
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        tabindex=0,
-        aria_label=f"{curves.label(quantity)} by epoch, {epochs[0]} to {epochs[-1]}: {told}",
-        data_quantity=quantity,
-        data_label=curves.label(quantity),
-        data_y=y.data,
-        data_digits=2 if quantity in curves.PERCENTAGES else None,
-        hidden=not is_first,
-    )
+    is_log = name in curves.LOGARITHMIC and low > 0
+    if is_log:
+        pad = _pad(math.log10(low), math.log10(high))
+        limits = [low / 10**pad, high * 10**pad]
+    else:
+        pad = _pad(low, high)
+        limits = [low - pad, high + pad]
+    digits = 2 if name in curves.PERCENTAGES else None
+    values = [_values(course, epochs) for course in courses]
+    told = ", ".join(f"{one.name} {_last_value(found, digits)}" for one, found in zip(series, values, strict=True))
+    label = curves.label(name)
+    return {
+        "label": label,
+        "about": f"{label} by epoch, {epochs[0]} to {epochs[-1]}: {told}",
+        "digits": digits,
+        "is_log": is_log,
+        "limits": limits,
+        "ticks": [[value, number(value)] for value in _ticks(*limits, is_log=is_log)],
+        "series": values,
+    }
 
 
-def _grid(x: Axis, y: Axis) -> Html:
-    lines = []
-    for value in y.ticks(5):
-        at = f"{y(value):.1f}"
-        lines.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
-        lines.append(tag("text", number(value), x=LEFT - 6, y=at, dy=".35em", text_anchor="end"))
-    for value in x.ticks(6):
-        if value == int(value):
-            lines.append(tag("text", int(value), x=f"{x(value):.1f}", y=HEIGHT - 8, text_anchor="middle"))
-    return join(lines)
+def _pad(low: float, high: float) -> float:
+    """Room beside the values, so that markers are whole."""
+    return 0.05 * (high - low) or 0.1 * abs(high) or 1.0
 
 
-def _line(course: list[curves.Point], x: Axis, y: Axis) -> Html:
-    """The mean, and around it the range of several runs."""
-    line = " ".join(f"{x(point.epoch):.1f},{y(point.mean):.1f}" for point in course)
-    around = [(x(point.epoch), y(point.high)) for point in course]
-    around += [(x(point.epoch), y(point.low)) for point in reversed(course)]
-    spread = any(point.low < point.high for point in course)
-    band = " ".join(f"{a:.1f},{b:.1f}" for a, b in around) if spread else None
-    return join(tag("polygon", points=band, class_="band"), tag("polyline", points=line, class_="line"))
+def _ticks(low: float, high: float, *, is_log: bool = False) -> list[float]:
+    """About five round values."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    locator = LogLocator(numticks=6) if is_log and high / low >= 10 else MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    return [float(f"{value:.12g}") for value in locator.tick_values(low, high) if low <= value <= high]
 
 
-def _values(course: list[curves.Point], epochs: list[int]) -> str:
-    """What stands in `data-values`: nothing for epochs without a value."""
-    known = {point.epoch: point for point in course}
-    return ";".join(_figures(known[epoch]) if epoch in known else "" for epoch in epochs)
+def _values(course: list[curves.Point], epochs: list[int]) -> list[list[float] | None]:
+    """Four digits of mean, lowest and highest at every epoch; the mean alone where there is no range."""
+    known = {
+        point.epoch: [float(f"{value:.4g}") for value in (point[1:] if point.low < point.high else point[1:2])]
+        for point in course
+    }
+    return [known.get(epoch) for epoch in epochs]
 
 
-def _figures(point: curves.Point) -> str:
-    figures = point[1:] if point.low < point.high else point[1:2]
-    return " ".join(map(number, figures))
-
-
-def _last_value(course: list[curves.Point], quantity: str) -> str:
-    if not course:
+def _last_value(values: list[list[float] | None], digits: int | None) -> str:
+    found = next((value for value in reversed(values) if value), None)
+    if found is None:
         return "none"
-    mean, low, high = (f"{value:.2f}" if quantity in curves.PERCENTAGES else number(value) for value in course[-1][1:])
-    return mean if low == high else f"{mean} ({low} to {high})"
+    mean, *span = (f"{value:.{digits}f}" if digits else number(value) for value in found)
+    return f"{mean} ({span[0]} to {span[1]})" if span else mean
 
 
-def number(value: float) -> str:
-    """Four digits that matter, in as few letters as possible."""
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
+@functools.lru_cache(maxsize=1024)  # a watched report draws the unfinished runs alone
+def _draw_curves(salt: str, shown: str) -> Markup:
+    """The axes with one metric.
+
+    Args:
+        shown: `data`'s entry of the metric, the epochs, and the series' styles, as JSON.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    shown = json.loads(shown)
+    epochs = shown["epochs"]
+    with style(svg_salt=salt):
+        figure, axes = _figure(HEIGHT, left=LEFT, right=RIGHT, bottom=BOTTOM)
+        pad = _pad(epochs[0], epochs[-1])
+        axes.set(xlim=(epochs[0] - pad, epochs[-1] + pad), yscale="log" if shown["is_log"] else "linear")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_yticks(*zip(*shown["ticks"], strict=True))
+        axes.minorticks_off()
+        axes.set_ylim(shown["limits"])
+        axes.grid(axis="y")
+        for i, (look, values) in enumerate(zip(shown["styles"], shown["series"], strict=True)):
+            known = [(epoch, *value) for epoch, value in zip(epochs, values, strict=True) if value]
+            spans = [(epoch, span[0], span[1]) for epoch, _, *span in known if span]
+            empty = (epochs[0], shown["limits"][0])  # the script may move it
+            band = [(x, low) for x, low, _ in spans] + [(x, high) for x, _, high in reversed(spans)]
+            axes.fill(*zip(*band or [empty], strict=True), color=PALETTE[look], alpha=0.15, lw=0, gid=f"band-{i}")
+            axes.plot(
+                *zip(*[point[:2] for point in known] or [empty], strict=True),
+                color=PALETTE[look],
+                linestyle=(0, DASHES[look]) if DASHES[look] else "-",
+                marker=MARKERS[look],
+                markersize=MARKER_SIZE,
+                markevery=[-1],
+                gid=f"line-{i}" if known else f"empty-{i}",
+            )
+        return _inline(figure, shown["about"])
 
 
-def accuracy_strips(section: Section) -> Html | None:
+# --- accuracy strips -------------------------------------------------------------------------------------------------
+
+
+def accuracy_strips(section: Section) -> Chart | None:
     """A lane for each method of each pair: its mean with the standard deviation, and a line at what was published.
 
-    Experiments with settings of their own alone: nothing that would have to be marked.
+    Experiments with their default settings alone: nothing that would have to be marked.
     """
     pairs = []
     for row in section.rows:
@@ -250,66 +240,89 @@ def accuracy_strips(section: Section) -> Html | None:
     lanes = [lane for _, found in pairs for lane in found]
     if len(lanes) < 2:  # nothing to compare
         return None
-    values = [value for _, cell in lanes for value in _reach(cell)]
-    pad = (max(values) - min(values)) * 0.08 or 1.0
-    x = Axis(min(values) - pad, max(values) + pad, LEFT // 4, WIDTH - LEFT // 4)
-    drawn, told, top = [], [], 0
-    for label, found in pairs:
-        drawn.append(tag("text", label, x=LEFT // 4, y=top + 14, class_="pair"))
-        for i, (column, cell) in enumerate(found):
-            drawn.append(_lane(style_of(column, section.columns.index(column)), cell, x, top + PAIR + LANE * i))
-        told.append(label + ": " + ", ".join(f"{column_title(column)} {_mean(cell)}" for column, cell in found))
-        top += PAIR + LANE * len(found)
-    grid = [
-        (
-            tag("line", x1=f"{x(value):.1f}", x2=f"{x(value):.1f}", y1=PAIR - 8, y2=top, class_="grid"),
-            tag("text", number(value), x=f"{x(value):.1f}", y=top + 16, text_anchor="middle"),
-        )
-        for value in x.ticks(5)
-    ]
-    columns = sorted({column for column, _ in lanes}, key=section.columns.index)
-    legend = [(swatch(style_of(name, section.columns.index(name)), line=False), column_title(name)) for name in columns]
-    if any(cell.published for _, cell in lanes):
-        legend.append((_published_swatch(), "published"))
-    return tag(
-        "figure",
-        tag("figcaption", "Top-1 of the last epoch, %"),
-        tag("svg", grid, drawn, viewBox=f"0 0 {WIDTH} {top + BOTTOM}", role="img", aria_label="; ".join(told)),
-        tag("ul", [tag("li", sign, tag("span", name)) for sign, name in legend], class_="legend"),
-        class_="strips",
+    columns = {column: style_of(column, position) for position, column in enumerate(section.columns)}
+    about = "; ".join(
+        label + ": " + ", ".join(f"{column_title(column)} {number(_default_mean(cell).mean)}" for column, cell in found)
+        for label, found in pairs
     )
+    drawn = [(label, [(columns[column], _default_mean(cell), cell.published) for column, cell in found])
+             for label, found in pairs]  # fmt: skip
+    svg = _draw_strips(section.scope.anchor, about, json.dumps(drawn))
+    used = {column for column, _ in lanes}
+    legend = [
+        Label(column_title(column), SIGNS[MARKERS[look]], look) for column, look in columns.items() if column in used
+    ]
+    if any(cell.published for _, cell in lanes):
+        legend.append(Label("published", PUBLISHED_SIGN))
+    return Chart("Top-1 accuracy after the last epoch (%)", "strips", svg, legend)
 
 
-def _protocol_mean(cell: Cell) -> Statistic:
-    return next(group for group in cell.groups if group.is_protocol).statistic("top1")
+def _default_mean(cell: Cell) -> Statistic:
+    return next(group for group in cell.groups if group.is_default).statistic("top1")
 
 
-def _mean(cell: Cell) -> str:
-    return number(_protocol_mean(cell).mean)
+@functools.lru_cache(maxsize=64)
+def _draw_strips(salt: str, about: str, pairs: str) -> Markup:
+    pairs = json.loads(pairs)
+    heights = [PAIR + LANE * len(lanes) for _, lanes in pairs]
+    with style(svg_salt=f"{salt} strips"):
+        figure, axes = _figure(sum(heights) + TOP + BOTTOM, left=LEFT // 4, right=LEFT // 4, bottom=BOTTOM)
+        top = 0
+        for (label, lanes), height in zip(pairs, heights, strict=True):
+            name = {"size": 13, "weight": "bold", "va": "center"}
+            axes.text(0, top + PAIR / 2, label, transform=axes.get_yaxis_transform(), **name)
+            for lane, (look, (mean, std, _), published) in enumerate(lanes):
+                y, colour = top + PAIR + LANE * (lane + 0.5), PALETTE[look]
+                if published:
+                    axes.plot(published[0], y, marker="|", markersize=12, markeredgewidth=2, color=colour)
+                axes.errorbar(mean, y, xerr=std, elinewidth=2.5, ecolor=colour)
+                axes.plot(mean, y, marker=MARKERS[look], markersize=MARKER_SIZE, color=colour)
+            top += height
+        axes.margins(x=0.08)
+        axes.set_ylim(sum(heights) + LANE / 2, 0)
+        ticks = _ticks(*axes.get_xlim())
+        axes.set_xticks(ticks, map(number, ticks))
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        return _inline(figure, about)
 
 
-def _reach(cell: Cell) -> list[float]:
-    """All values that a lane shows."""
-    found = _protocol_mean(cell)
-    std = found.std or 0.0
-    return [found.mean - std, found.mean + std, *([cell.published.top1] if cell.published else [])]
+# --- figures as part of a page ---------------------------------------------------------------------------------------
 
 
-def _lane(style: int, cell: Cell, x: Axis, y: float) -> Html:
-    found = _protocol_mean(cell)
-    low, high = (x(found.mean + sign * (found.std or 0.0)) for sign in (-1, 1))
-    bar = tag("line", x1=f"{low:.1f}", x2=f"{high:.1f}", y1=y, y2=y, class_="deviation") if found.std else None
-    line = None
-    if cell.published:
-        at = f"{x(cell.published.top1):.1f}"
-        line = tag("line", x1=at, x2=at, y1=y - 6, y2=y + 6, class_="published")
-    return tag("g", line, bar, mark(style, x(found.mean), y), class_=f"s{style}")
+def _figure(height: int, *, left: int, right: int, bottom: int) -> "tuple[Figure, Axes]":
+    """A figure of WIDTH x height pixels, and axes in it with this room around them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH / 72, height / 72))  # the SVG of matplotlib has 72 pixels an inch
+    axes = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (TOP + bottom) / height))
+    axes.tick_params(left=False, bottom=False, labelsize=12)
+    for patch in (figure.patch, axes.patch):
+        patch.set_visible(False)  # the page shows through
+    return figure, axes
 
 
-def _published_swatch() -> Html:
-    line = tag("line", x1=17, y1=2, x2=17, y2=14, class_="published")
-    return tag("svg", line, class_="swatch", viewBox="0 0 34 16", aria_hidden="true")
-
-
-def column_title(column: str) -> str:
-    return {TEACHER: "Teacher", STUDENT: "Student alone"}.get(column, column)
+def _inline(figure: "Figure", about: str) -> Markup:
+    """The figure as an element of HTML: colours from the style sheet, no id that another figure may have."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = buffer.getvalue().decode()
+    used = set(re.findall(r'(?:href="|url\()#(\w+)', svg))
+    root = ElementTree.fromstring(svg)
+    root.remove(root.find("{*}defs"))  # a style sheet for all of the page
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": about, "tabindex": "0"}
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        if (name := element.attrib.pop("id", "")) in used:
+            element.set("id", name)
+        elif found := re.fullmatch(r"(line|band|empty)-(\d+)|(ytick)_\d+", name):
+            element.set("class", found[1] or found[3])
+            if found[2]:
+                element.set("data-series", found[2])
+        if colours := element.get("style"):
+            element.set("style", re.sub(r"#[0-9a-f]{6}", lambda found: COLOURS.get(found[0], found[0]), colours))
+        if path := element.get("d"):  # to a tenth of a pixel
+            element.set("d", re.sub(r"(\.\d)\d+|\s+", lambda found: found[1] or " ", path))
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

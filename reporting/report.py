@@ -1,16 +1,25 @@
 """Reads everything below a `localpath` and writes `report/index.html` and `report/report.md` there."""
 
 import datetime
+import re
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
-from reporting import markdown, page
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reporting.content import content_of
 from reporting.tables import Report, build
 from results.collect import Config, Damaged, collect
 from storage.documents import write_atomically
 
 FOLDER = "report"
+# Markdown's own signs; underscores and brackets only where they would be such.
+SPECIAL = re.compile(r"[&<|`*~\\]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
+TEMPLATES = {"index.html": "page.html.j2", "report.md": "report.md.j2"}
 
 
 def write_report(
@@ -48,12 +57,46 @@ def write_report(
     found = collect(root, own)
     found.damaged += [Damaged(Path(file), error) for file, error in unreadable.items()]
     report = build(found, experiments)
+    content = content_of(report)
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
-    texts = {
-        "index.html": page.render(report, made=made, command=command, refresh=refresh),
-        "report.md": markdown.render(report, made=made),
-    }
-    for name, text in texts.items():
-        content = text.encode(errors="backslashreplace")  # names of files in no encoding, and what JSON can hold
-        write_atomically(root / FOLDER / name, lambda file, content=content: file.write(content))
+    for name, template in TEMPLATES.items():
+        shown = {"content": content, "made": made, "command": command, "refresh": refresh}
+        rendered = _environment(template).get_template(template).render(shown)
+        # Some names of files are in no encoding, and JSON can hold what none can.
+        data = rendered.encode(errors="backslashreplace")
+        write_atomically(root / FOLDER / name, lambda file, data=data: file.write(data))
     return report
+
+
+def _environment(template: str) -> Environment:
+    """Where templates escape all that they show, as HTML or as Markdown."""
+    environment = Environment(
+        loader=PackageLoader("reporting"),
+        autoescape=True,
+        finalize=escape_markdown if template.endswith(".md.j2") else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"code": code, "block": code_block}
+    return environment
+
+
+def escape_markdown(value: Any) -> Markup:
+    """Text that is neither markup nor ends a cell or a line; what is markup already stays."""
+    if isinstance(value, Markup):
+        return value
+    escaped = SPECIAL.sub(lambda found: f"&#{ord(found[0])};", str(value))
+    return Markup(re.sub(r"[\x00-\x1f\x7f]", " ", escaped))
+
+
+def code(value: Any) -> Markup:
+    """Markdown in the font of code."""
+    escaped = escape_markdown(value)
+    return Markup(f"`{escaped}`" if escaped == str(value) else f"<code>{escaped}</code>")
+
+
+def code_block(lines: list[str]) -> Markup:
+    """Lines that Markdown shows as they stand: indented ones."""
+    return Markup("\n".join(textwrap.indent(line, "    ", predicate=lambda part: True) for line in lines))

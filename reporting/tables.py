@@ -72,8 +72,8 @@ class Group:
         return self.runs[0].changed
 
     @property
-    def is_protocol(self) -> bool:
-        """Whether these are the experiment's own settings."""
+    def is_default(self) -> bool:
+        """Whether these are the settings of config/."""
         return not self.marks
 
     @property
@@ -106,7 +106,7 @@ class Cell:
     @property
     def is_measured(self) -> bool:
         """Whether the experiment as it stands in config/ has been run."""
-        return any(group.is_protocol for group in self.groups)
+        return any(group.is_default for group in self.groups)
 
     @property
     def lacks_runs(self) -> bool:
@@ -120,7 +120,7 @@ class Cell:
         return measured.mean - published.top1 if published and measured else None
 
     def published_for(self, group: Group) -> Published | None:
-        return self.published if group.is_protocol else published_variant(group)
+        return self.published if group.is_default else published_variant(group)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
         )
         for seeds in settings.values()
     ]
-    return sorted(groups, key=lambda group: (not group.is_protocol, not group.is_trained, len(group.changed)))
+    return sorted(groups, key=lambda group: (not group.is_default, not group.is_trained, len(group.changed)))
 
 
 def published_variant(group: Group) -> Published | None:
@@ -296,7 +296,7 @@ def marks_of(run: Run) -> list[str]:
     """What keeps a run from being the experiment as it stands in config/."""
     if run.apart:
         return [run.apart]
-    return [f"{key}={shown(value)} (own: {shown(own)})" for key, (own, value) in run.changed.items()]
+    return [f"{key}={shown(value)} (default: {shown(own)})" for key, (own, value) in run.changed.items()]
 
 
 def shown(value: Any) -> str:

@@ -15,7 +15,7 @@ from architectures import Input
 from dataloaders import Dataset
 from distillation.objective import Objective
 from engine.records import log
-from reporting.pictures.style import save_figure, style
+from reporting.style import save_figure, style
 from results.places import Requirement
 from results.settings import name_of_changes
 from storage.tensor_files import save_json

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reporting.pictures.base import Drawing, Picture
-from reporting.pictures.style import INK, PALETTE, SHORT, WIDTH, new_figure, shortened
+from reporting.style import INK, PALETTE, SHORT, WIDTH, new_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

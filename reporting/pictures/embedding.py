@@ -17,7 +17,7 @@ from distillation.expressions import supervises
 from letkd import KDLayer
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import active_layers, look_inside, measure_use
-from reporting.pictures.style import INK, MARKERS, PALE, PALETTE, new_figure, shortened
+from reporting.style import INK, MARKERS, PALE, PALETTE, new_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from algorithms.base import Config
 from distillation.build import INTERMEDIATE
 from distillation.expressions import supervises
 from reporting.pictures.base import Drawing, Picture
-from reporting.pictures.style import (
+from reporting.style import (
     PALE,
     PALETTE,
     SHORT,

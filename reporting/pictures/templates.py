@@ -14,7 +14,7 @@ from distillation.build import PENULTIMATE
 from distillation.expressions import supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import LayerView, active_layers, look_inside, measure_use
-from reporting.pictures.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image
+from reporting.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from distillation.build import PENULTIMATE
 from distillation.expressions import supervises
 from engine.checkpoints import load_checkpoint
 from reporting.pictures.base import Drawing, Picture
-from reporting.pictures.style import PALETTE, new_figure
+from reporting.style import PALETTE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -47,8 +47,10 @@ const look = async () => {
         for (const select of page.querySelectorAll("select")) for (const option of select.options) {
             select.value = option.value;
             select.dispatchEvent(new frame.contentWindow.Event("change"));
-            const lines = select.closest("figure").querySelectorAll("svg[data-quantity]:not([hidden]) .line");
-            drawn[option.value] = [...lines].map((line) => line.getAttribute("points"));
+            const figure = select.closest("figure");
+            const lines = [...figure.querySelectorAll(".line > path")].map((line) => line.getAttribute("d"));
+            const ticks = [...figure.querySelectorAll(".ytick text")].map((tick) => tick.textContent);
+            drawn[option.value] = {lines, ticks, ends: figure.querySelectorAll(".line use").length};
         }
         const {problems} = frame.contentWindow;
         told.push({width: frame.clientWidth, folded, unfolded: sticksOut(), drawn, problems});
@@ -59,7 +61,7 @@ const look = async () => {
         const folds = [...frame.contentDocument.querySelectorAll("details")];
         return {
             chosen: figure.querySelector("select").value,
-            shown: figure.querySelector("svg[data-quantity]:not([hidden])").dataset.quantity,
+            shown: figure.querySelector("svg[role]").getAttribute("aria-label").split(" by ")[0],
             hidden: [...figure.querySelectorAll("[aria-pressed=false]")].map((button) => button.dataset.key),
             unfolded: folds.filter((fold) => fold.open).map((fold) => fold.id),
         };
@@ -146,15 +148,17 @@ def test_nothing_sticks_out_and_no_script_fails(place, told):
     assert (found["folded"], found["unfolded"], found["problems"]) == ([], [], [])
 
 
-def test_every_quantity_is_drawn_when_it_is_chosen(told):
+def test_every_metric_is_drawn_when_it_is_chosen(told):
     drawn = told["told"][0]["drawn"]
     assert set(drawn) == {"eval top1", "train top1", "train loss"}
-    for lines in drawn.values():
-        assert lines and all(len(points.split()) == 2 for points in lines)
+    for found in drawn.values():
+        assert found["lines"] and all(len(path.split("L")) == 2 for path in found["lines"])
+        assert found["ends"] == len(found["lines"])
+    assert drawn["train loss"]["ticks"] == ["0.5", "0.6", "0.7", "0.8", "0.9", "1"]
 
 
 def test_a_page_that_loads_itself_again_keeps_what_was_chosen_hidden_and_unfolded(told):
     before = told["before"]
-    assert before["chosen"] == before["shown"] == "train loss" and before["hidden"] == ["student"]
+    assert before["chosen"] == "train loss" and before["shown"] == "Training loss" and before["hidden"] == ["student"]
     assert before["unfolded"] == ["experiment-digits.RN8"]
     assert told["after"] == before and told["problems"] == []

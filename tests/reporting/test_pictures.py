@@ -19,8 +19,8 @@ import dataloaders.digits
 import main_classification
 from distillation.prepared import open_codebook, open_subclasses
 from letkd import KDLayer
+from reporting import style as look
 from reporting.pictures import PICTURES, Picture, embedding, subclasses, templates
-from reporting.pictures import style as look
 from reporting.pictures.confusion import draw_matrix, list_pairs, worst_pairs
 from reporting.pictures.embedding import neighbours_of_own_class, semantic_vectors
 from reporting.pictures.layers import active_layers, look_inside, measure_use

@@ -1,4 +1,4 @@
-"""The look of all pictures: one style, one palette that colour-blind readers can tell apart, and how images are shown.
+"""The look of all charts and pictures: one style, a palette that colour-blind readers can tell apart, and images.
 
 A figure is 7 inches wide and is meant to be read at 700 pixels, where 9 pt are 12.5 pixels high. Colour never stands
 alone: classes have markers too, sub-classes letters, heat maps a contour.
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from storage.tensor_files import write_atomically
+from storage.documents import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 WIDTH = 7.0  # inches
 DPI = 200  # of the PNG: twice the pixels that the report shows
@@ -26,13 +26,14 @@ PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#8C8C8C", "#332288", "#882255",
 )  # fmt: skip
 MARKERS = "os^DvPX*<>"
-INK, FAINT, PALE = "#222222", "#8a8a8a", "#b5b5b5"  # text; axes; what only accompanies
+INK, FAINT, PALE, GRID = "#222222", "#8a8a8a", "#b5b5b5", "#e6e6e6"  # text; axes; what only accompanies; grid lines
 SHORT = 4  # letters of a name that fits unturned below a narrow group
 SMALL_IMAGE = 96  # pixels: up to this size one wants to see them
 STYLE = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,  # TrueType: text stays text
+    "svg.fonttype": "none",  # and so it does here
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 8,
     "text.color": INK,
@@ -46,7 +47,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
@@ -62,8 +63,11 @@ STYLE = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style(svg_salt: str | None = None) -> Iterator[None]:
     """Everything drawn and saved inside has this look.
+
+    Args:
+        svg_salt: decides the ids in an SVG, which is the same each time.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -71,8 +75,10 @@ def style() -> Iterator[None]:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise ValueError("pictures need matplotlib, which is not installed: pip install matplotlib") from None
-    with matplotlib.rc_context(STYLE):
+        raise ValueError(
+            "report and pictures need matplotlib, which is not installed: pip install matplotlib"
+        ) from None
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": svg_salt}):
         yield
 
 
@@ -92,7 +98,7 @@ def save_figure(figure: "Figure", place: Path) -> None:
         write_atomically(place.with_suffix(suffix), save)
 
 
-def as_shown(pixels: Tensor) -> np.ndarray:
+def as_shown(pixels: "Tensor") -> np.ndarray:
     """Pixels (B, 3, H, W) uint8 as `show_image` and `show_faded` take them: (B, H, W, 3) in 0..1."""
     return pixels.permute(0, 2, 3, 1).cpu().numpy() / 255
 

@@ -1,0 +1,140 @@
+"""Numbers and facts as text."""
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+from reporting.tables import STUDENT, TEACHER, Group, Published, Statistic, marks_of
+from results.collect import Config, Run
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+MARK = "◇"  # before settings that are not the defaults
+DEFAULTS = "defaults"
+
+
+def marked(marks: list[str]) -> str:
+    return f"{MARK} {', '.join(marks)}" if marks else ""
+
+
+def column_title(column: str) -> str:
+    return {TEACHER: "Teacher", STUDENT: "Student alone"}.get(column, column)
+
+
+def number(value: float) -> str:
+    """Four digits that matter, in as few letters as possible."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
+
+
+def percent(found: Statistic | None) -> str:
+    """Mean and deviation of accuracies in percent."""
+    if found is None:
+        return "-"
+    return f"{found.mean:.2f}" + (f" ± {found.std:.2f}" if found.std is not None else "")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def num_runs(group: Group) -> str:
+    return plural(group.statistic("top1").count, "run") if group.is_trained else "evaluation only"
+
+
+def published(found: Published) -> str:
+    return percent(Statistic(found.top1, found.std, 1)) + (f" / {found.top5:.2f}" if found.top5 is not None else "")
+
+
+def difference(value: float) -> str:
+    """Percentage points, with a sign that is wide enough to be seen."""
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def best(group: Group) -> str:
+    """The best epoch of a training; with several seeds its mean."""
+    found = group.statistic("best_top1")
+    if not group.is_trained or found is None:
+        return ""
+    epochs = sorted({run.facts["best_epoch"] for run in group.runs if run.facts.get("best_epoch") is not None})
+    if not epochs:
+        return f"best {percent(found)}"
+    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    return f"best {percent(found)} (epoch\N{NO-BREAK SPACE}{span})"
+
+
+def state(run: Run) -> str:
+    """What has become of a run."""
+    done = {"evaluate": "evaluated", "probe": "probed", "export": "exported"}
+    return done.get(run.mode, "finished") if run.finished else progress(run)
+
+
+def progress(run: Run) -> str:
+    """How far an unfinished run is."""
+    facts = run.facts
+    told = f"{facts.get('state', 'unfinished')}, epoch {facts.get('epoch', 0)} of {facts.get('epochs', '?')}"
+    if facts.get("best_top1") is not None and (facts.get("epoch") or 0) > 0:
+        told += f", best so far {facts['best_top1']:.2f}"
+    return told
+
+
+def unfinished(run: Run) -> str:
+    """The same with its seed, where it is a trial."""
+    return f"seed {run.trial}: {progress(run)}" if run.trial is not None else progress(run)
+
+
+def count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def million(value: float | None) -> str:
+    return "-" if value is None else f"{value / 1e6:,.2f} M"
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    """How many times a network without KD layers; nothing where it has none."""
+    return f" ({TIMES}{value / base:.2f})" if value and base and value != base else ""
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds:.1f}\N{NO-BREAK SPACE}s" if seconds < 60 else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def moment(run: Run) -> str:
+    """When its file was written, to the minute, in the time zone it has."""
+    return str(run.facts.get("finished") or run.facts.get("updated") or "-")[:16].replace("T", " ")
+
+
+def commit(run: Run) -> str:
+    found = run.environment.get("commit")
+    if not isinstance(found, dict) or not found.get("id"):
+        return "not recorded"
+    return str(found["id"])[:12] + (", with uncommitted changes" if found.get("dirty") else "")
+
+
+def settings(run: Run) -> str:
+    return marked(marks_of(run)) or DEFAULTS
+
+
+def value(found: Any, form: str = ",.2f") -> str:
+    """A figure of a measurement, or whatever stands in its place."""
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return "-" if found is None else str(found)
+    return f"{found:,}" if isinstance(found, int) else format(found, form)
+
+
+def measured(figures: Config) -> str:
+    """The figures of one measurement; sizes and latencies of exported files have their units."""
+    forms: dict[str, Callable[[Any], str]] = {
+        "bytes": lambda size: f"{size / 1000:,.0f} kB",
+        "milliseconds_batch_1": lambda time: f"{time:.2f} ms for 1 image",
+        "milliseconds_batch_64": lambda time: f"{time:.2f} ms for 64",
+        "largest_difference": lambda found: f"largest difference {value(found, '.1e')}",
+        "changed": lambda changed: f"changed settings: {', '.join(changed)}",
+    }
+    return ", ".join(
+        forms[key](found) if key in forms and found is not None else f"{key.replace('_', ' ')} {value(found)}"
+        for key, found in figures.items()
+    )

@@ -1,4 +1,4 @@
-"""t-SNE of what a KD layer reads, of what it hands on, and of its semantic vectors (van der Maaten & Hinton, 2008).
+"""t-SNE of the input and the output of a KD layer, and of its semantic vectors (van der Maaten & Hinton, 2008).
 
 An image is the mean of its map over the grid. A semantic vector is a column of V as the layer applies it: rows
 normalised over the templates, times scale_v.
@@ -75,11 +75,11 @@ class Embedding(Picture):
         caption = (
             f"t-SNE (perplexity up to {PERPLEXITY}, seed {self.config['seed']}) for {self.config['config']}. Left and "
             f"middle: {num_images} {self.images_shown} of {self.dataset.name}{some}, each the mean over the grid of "
-            f"what the KD layer reads and of what it hands on. The figure below a panel is the share of the "
-            f"{NUM_NEIGHBOURS} nearest images, in the layer's own space and not in the plane, that are of the same "
+            f"the KD layer's input and output. The percentage below a panel is the share of the "
+            f"{NUM_NEIGHBOURS} nearest neighbours in feature space, not in the plane, that are of the same "
             f"class: {changes}. Right: the semantic vectors of the most used templates, marked by class: that of the "
             f"sub-class which supervises the template, or else the class in whose images its mean weight is highest. "
-            f"Axes of t-SNE have no unit, and panels do not share them."
+            f"Axes of t-SNE have no unit and differ between panels."
         )
         return "Features before and behind the KD layers, and their semantic vectors", caption
 

@@ -69,7 +69,7 @@ class Subclasses(Picture):
             draw_patches(patches, example)
             draw_decision(histogram, example, classes, named=number == len(examples) or not few)
         rows[0, 1].set_title("its sub-classes")
-        rows[0, 2].set_title("decision row of the outlined patch")
+        rows[0, 2].set_title("decision scores of the outlined patch")
         height, width = examples[0].subclasses_HW.shape
         own = [f"{100 * example.decision_NS[example.label].sum():.0f} %" for example in examples]
         place = self.objective.teacher.network.outline.place(INTERMEDIATE).path
@@ -77,7 +77,7 @@ class Subclasses(Picture):
             f"{self.images_shown.capitalize()} of {self.dataset.name} as {config['teacher']}, the teacher of "
             f"{config['config']}, sees them at {place} ({height} x {width} patches, the student's grid). "
             f"Middle: every patch has the colour and letter of the nearest of the {config['subclasses_per_class']} "
-            f"sub-classes of the image's class. Right: the decision row of the outlined patch, which supervises the "
+            f"sub-classes of the image's class. Right: the decision scores of the outlined patch, which supervise the "
             f"student there: how the training patches of its sub-class (hatched) fall on the sub-classes of all "
             f"classes. Bars of the image's own class have the colours and letters of its patches; it gets "
             f"{', '.join(own)} from top to bottom."

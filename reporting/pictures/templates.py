@@ -1,4 +1,4 @@
-"""Which templates fire where: the weights of the most used templates over images.
+"""Which templates are active where: the weights of the most used templates over images.
 
 A weight is a = ReLU(BatchNorm(s)) of a KD layer: what one template contributes at one patch.
 """
@@ -57,7 +57,7 @@ class Templates(Picture):
             heat_BHW = views[place].weights_BKHW[:, template].cpu() / use[place].highest_K[template].clamp_min(1e-12)
             for axes, image, heat_HW in zip(row[1:], pixels, heat_BHW, strict=True):
                 draw_heat(axes, image, heat_HW)
-        return Drawing(figure, "Where the most used templates of the student fire", self.caption(views))
+        return Drawing(figure, "Where the most used templates of the student are active", self.caption(views))
 
     def name_of(self, place: str, template: int) -> str:
         """What supervises a template's scores: a sub-class of the teacher's, or a word."""
@@ -77,7 +77,7 @@ class Templates(Picture):
         return (
             f"Weights ReLU(BatchNorm(s)) of {layers} of {self.config['config']} over {self.images_shown} of "
             f"{self.dataset.name}, for the templates that have the largest weight in most patches of all "
-            f"{len(self.labels)} images. A sub-class of a class has a letter; words of the codebook have numbers. "
+            f"{len(self.labels)} images. A sub-class of a class has a letter; visual words have numbers. "
             f"Darker is a higher weight, relative to the template's highest anywhere, smoothed between the centres of "
             f"the patches, whose borders are drawn; contours are at half of the highest."
         )
@@ -99,7 +99,7 @@ def draw_heat(axes: "Axes", pixels: np.ndarray, heat_HW: Tensor) -> None:
     fine_HW = fine[0, 0].clamp(0, 1).numpy()
     show_faded(axes, pixels)
     coloured = colormaps["inferno_r"](fine_HW)
-    coloured[..., 3] = 0.9 * np.sqrt(fine_HW)  # the image shows where nothing fires
+    coloured[..., 3] = 0.9 * np.sqrt(fine_HW)  # the image shows where no template is active
     axes.imshow(coloured, extent=(0, 1, 1, 0), interpolation="bilinear")
     draw_grid(axes, height, width, color=INK, linewidth=0.3, alpha=0.25)
     if fine_HW.max() > CONTOUR:

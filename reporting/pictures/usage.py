@@ -1,7 +1,7 @@
-"""Which words are in use: over training, and by the trained student compared with its teacher.
+"""How the codebook is used: over training, and by the trained student compared with its teacher.
 
-The perplexity of a use of K words is the exponential of its entropy: 1 when all patches have the same word, K when all
-words are equally frequent. A dead word is one that no patch has.
+The perplexity of the use of K visual words is the exponential of its entropy: 1 when all patches are assigned to one
+word, K when all words are equally frequent. A dead word is one to which no patch is assigned.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -44,22 +44,23 @@ class Usage(Picture):
         draw_curve(above, epochs, [done["statistics"]["perplexity"] for done in history], "perplexity")
         draw_curve(below, epochs, [done["statistics"]["dead_words"] for done in history], "dead words")
         above.tick_params(labelbottom=False)
-        above.set_title("words of the training images")
+        above.set_title("codebook usage, training images")
         below.set_xlabel("epoch")
         ranks = figure.add_subplot(grid[:, 1])
         draw_ranks(ranks, teacher_K, student_K)
-        ranks.set_title(f"words of the {self.images_shown}")
+        ranks.set_title(f"codebook usage, {self.images_shown}")
         num_words = len(teacher_K)
         caption = (
-            f"Use of the {num_words} words of {self.config['teacher']} in {self.config['config']}. Left: perplexity of "
-            f"the teacher's nearest words in a training batch, and words that no batch of the epoch had, of the "
-            f"batches that were looked at. Right: share of the patches of all {len(self.labels)} {self.images_shown} "
-            f"of {self.dataset.name} that have each word, most frequent first: the teacher's nearest word and the "
-            f"template with the student's highest score; dots are the student's use of the teacher's words, in the "
-            f"teacher's order. The student gives {100 * float(agreement):.1f} % of the patches their teacher's word."
+            f"Usage of the codebook of {num_words} visual words of {self.config['teacher']} in "
+            f"{self.config['config']}. Left: perplexity of the teacher's assignments in a training batch, and dead "
+            f"words, to which no patch of the epoch's sampled batches is assigned. Right: share of the patches of all "
+            f"{len(self.labels)} {self.images_shown} of {self.dataset.name} that are assigned to each word, most "
+            f"frequent first: for the teacher the nearest word, for the student the template with the highest score; "
+            f"dots are the student's shares in the teacher's order. Student and teacher agree on "
+            f"{100 * float(agreement):.1f} % of the patches."
         )
         title = (
-            f"The student uses {np.count_nonzero(student_K)} of {num_words} words (perplexity "
+            f"The student uses {np.count_nonzero(student_K)} of {num_words} visual words (perplexity "
             f"{perplexity(student_K):.0f}), its teacher {np.count_nonzero(teacher_K)} ({perplexity(teacher_K):.0f})"
         )
         return Drawing(figure, title, caption)
@@ -73,7 +74,7 @@ class Usage(Picture):
         history = load_checkpoint(self.source).get("history", [])
         if not all("dead_words" in done["statistics"] for done in history) or not history:
             raise ValueError(
-                f"{self.directory} has no record of its words over training, which earlier versions did not keep; "
+                f"{self.directory} has no record of codebook usage over training, which earlier versions did not keep; "
                 f"train it again: python main_classification.py with config={self.config['config']}"
             )
         return history
@@ -139,7 +140,7 @@ def draw_ranks(axes: "Axes", teacher_K: np.ndarray, student_K: np.ndarray) -> No
     used = np.concatenate([shares(counts_K)[counts_K > 0] for counts_K in (teacher_K, student_K)])
     span = max(used.max() / used.min(), 10)
     axes.set_ylim(used.min() / span**0.05, used.max() * span**LEGEND_ROOM)
-    axes.set(xlabel="rank of the word", ylabel="share of the patches (%)", xlim=(0, len(ranks) + 1))
+    axes.set(xlabel="rank of the visual word", ylabel="share of the patches (%)", xlim=(0, len(ranks) + 1))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(axis="y", which="major")
     axes.legend(loc="upper right")

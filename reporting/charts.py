@@ -113,7 +113,7 @@ def learning_curves(title: str, key: str, series: list[Series], *, salt: str) ->
         )
         for one, values in zip(series, first["series"], strict=True)
     ]  # fmt: skip
-    svg = _draw_curves(salt, json.dumps({"epochs": epochs, "styles": [one.style for one in series]} | first))
+    svg = draw_curves(salt, json.dumps({"epochs": epochs, "styles": [one.style for one in series]} | first))
     pad = _pad(epochs[0], epochs[-1])
     shift = (WIDTH - LEFT - RIGHT) * pad / (epochs[-1] - epochs[0] + 2 * pad)
     data = {
@@ -187,7 +187,7 @@ def _last_value(values: list[list[float] | None], digits: int | None) -> str:
 
 
 @functools.lru_cache(maxsize=1024)  # a watched report draws the unfinished runs alone
-def _draw_curves(salt: str, shown: str) -> Markup:
+def draw_curves(salt: str, shown: str) -> Markup:
     """The axes with one metric.
 
     Args:
@@ -247,7 +247,7 @@ def accuracy_strips(section: Section) -> Chart | None:
     )
     drawn = [(label, [(columns[column], _default_mean(cell), cell.published) for column, cell in found])
              for label, found in pairs]  # fmt: skip
-    svg = _draw_strips(section.scope.anchor, about, json.dumps(drawn))
+    svg = draw_strips(section.scope.anchor, about, json.dumps(drawn))
     used = {column for column, _ in lanes}
     legend = [
         Label(column_title(column), SIGNS[MARKERS[look]], look) for column, look in columns.items() if column in used
@@ -262,7 +262,8 @@ def _default_mean(cell: Cell) -> Statistic:
 
 
 @functools.lru_cache(maxsize=64)
-def _draw_strips(salt: str, about: str, pairs: str) -> Markup:
+def draw_strips(salt: str, about: str, pairs: str) -> Markup:
+    """The lanes; `pairs` are labels, and each lane's style, mean and published figure, as JSON."""
     pairs = json.loads(pairs)
     heights = [PAIR + LANE * len(lanes) for _, lanes in pairs]
     with style(svg_salt=f"{salt} strips"):

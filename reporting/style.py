@@ -75,9 +75,7 @@ def style(svg_salt: str | None = None) -> Iterator[None]:
     try:
         import matplotlib
     except ModuleNotFoundError:
-        raise ValueError(
-            "report and pictures need matplotlib, which is not installed: pip install matplotlib"
-        ) from None
+        raise ValueError("plots need matplotlib, which is not installed: pip install matplotlib") from None
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": svg_salt}):
         yield
 

@@ -22,7 +22,8 @@ import main_classification
 from algorithms import check_options, trials
 from engine import records
 from reporting import charts, curves, tables
-from reporting.report import write_report
+from reporting.charts import draw_curves, draw_strips
+from reporting.report import code, escape_markdown, write_report
 from results import collect, places
 from storage.documents import save_json
 
@@ -784,6 +785,67 @@ def test_strange_names_stay_text(tree):
     assert sum("alert" in table for table in rows_of_tables(written.markdown)) == 4, "accuracy, costs, costs, runs"
     for table in rows_of_tables(written.markdown):
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("a|b", "a&#124;b"),
+        ("<b>&amp;", "&#60;b>&#38;amp;"),
+        ("`a` *b* ~~c~~", "&#96;a&#96; &#42;b&#42; &#126;&#126;c&#126;&#126;"),
+        ("[a](b)", "[a]&#40;b)"),
+        ("__a__ RN56_RN20", "&#95;&#95;a&#95;&#95; RN56_RN20"),
+        ("a\nb\x00c", "a b c"),
+        (1.5, "1.5"),
+    ],
+)
+def test_markdown_shows_names_as_they_are(name, escaped):
+    assert escape_markdown(name) == escaped
+    assert escape_markdown(escape_markdown(name)) == escaped, "what is markup already stays"
+    assert code(name) == (f"`{escaped}`" if escaped == str(name) else f"<code>{escaped}</code>")
+
+
+def test_a_command_of_several_lines_stays_in_its_block(tree):
+    tree.put("ImageFolder.RN8", options={"data_dir": "a\n<script>"})
+    written = tree.write()
+    assert (
+        "    python main_classification.py with config=ImageFolder.RN20 'data_dir=a\n    <script>'" in written.markdown
+    )
+    assert not any(line.startswith("<script>") for line in written.markdown.splitlines())
+
+
+def test_equal_results_are_drawn_equally(full):
+    def drawn() -> list[str]:
+        draw_curves.cache_clear()
+        draw_strips.cache_clear()
+        return re.findall(r"<svg .*?</svg>", full.write().page, re.DOTALL)
+
+    first = drawn()
+    assert len(first) > 3 and first == drawn()
+
+
+def test_only_what_has_changed_is_drawn_again(tree):
+    for name in ("RN8", "RN14"):
+        tree.put(f"digits.{name}", place=f"{name}/digits/{name}", history=history(90.0))
+    tree.write()
+    drawn = draw_curves.cache_info().misses
+    tree.write()
+    assert draw_curves.cache_info().misses == drawn
+    tree.put("digits.RN8", place="RN8/digits/RN8", history=history(91.0))
+    tree.write()
+    assert draw_curves.cache_info().misses == drawn + 1
+
+
+def test_a_run_without_the_first_metric_is_not_drawn_in_it(tree):
+    tree.put("digits.RN14", history=history(90.0))
+    tree.put("digits.RN8", history=[{"epoch": 1, "train": {"loss": 3.0}}])
+    page = Page(tree.write().page)
+    classes = {
+        found["class"]: found["data-series"] for _, found in page.tags if found.get("class") in ("line", "empty")
+    }
+    assert classes == {"line": "0", "empty": "1"}
+    (curve,) = page.curves
+    assert curve["metrics"]["train loss"]["series"][1] == [[3.0], None, None]
 
 
 def test_supervision_evaluations_and_probes_are_told(full):

@@ -240,18 +240,30 @@ def accuracy_strips(section: Section) -> Chart | None:
     lanes = [lane for _, found in pairs for lane in found]
     if len(lanes) < 2:  # nothing to compare
         return None
-    columns = {column: style_of(column, position) for position, column in enumerate(section.columns)}
-    about = "; ".join(
-        label + ": " + ", ".join(f"{column_title(column)} {number(_default_mean(cell).mean)}" for column, cell in found)
-        for label, found in pairs
-    )
-    drawn = [(label, [(columns[column], _default_mean(cell), cell.published) for column, cell in found])
-             for label, found in pairs]  # fmt: skip
-    svg = draw_strips(section.scope.anchor, about, json.dumps(drawn))
+    looks = {column: style_of(column, position) for position, column in enumerate(section.columns)}
+    heights = [PAIR + LANE * len(found) for _, found in pairs]
+    with style(svg_salt=f"{section.scope.anchor} strips"):
+        figure, axes = _figure(sum(heights) + TOP + BOTTOM, left=LEFT // 4, right=LEFT // 4, bottom=BOTTOM)
+        for i, (label, found) in enumerate(pairs):
+            top = sum(heights[:i]) + PAIR
+            name = {"size": 13, "weight": "bold", "va": "center"}
+            axes.text(0, top - PAIR / 2, label, transform=axes.get_yaxis_transform(), **name)
+            for lane, (column, cell) in enumerate(found):
+                _draw_lane(axes, cell, top + LANE * (lane + 0.5), looks[column])
+        axes.margins(x=0.08)
+        axes.set_ylim(sum(heights) + LANE / 2, 0)
+        ticks = _ticks(*axes.get_xlim())
+        axes.set_xticks(ticks, map(number, ticks))
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        told = (
+            f"{label}: " + ", ".join(f"{column_title(name)} {number(_default_mean(cell).mean)}" for name, cell in found)
+            for label, found in pairs
+        )
+        svg = _inline(figure, "; ".join(told))
     used = {column for column, _ in lanes}
-    legend = [
-        Label(column_title(column), SIGNS[MARKERS[look]], look) for column, look in columns.items() if column in used
-    ]
+    legend = [Label(column_title(name), SIGNS[MARKERS[look]], look) for name, look in looks.items() if name in used]
     if any(cell.published for _, cell in lanes):
         legend.append(Label("published", PUBLISHED_SIGN))
     return Chart("Top-1 accuracy after the last epoch (%)", "strips", svg, legend)
@@ -261,32 +273,12 @@ def _default_mean(cell: Cell) -> Statistic:
     return next(group for group in cell.groups if group.is_default).statistic("top1")
 
 
-@functools.lru_cache(maxsize=64)
-def draw_strips(salt: str, about: str, pairs: str) -> Markup:
-    """The lanes; `pairs` are labels, and each lane's style, mean and published figure, as JSON."""
-    pairs = json.loads(pairs)
-    heights = [PAIR + LANE * len(lanes) for _, lanes in pairs]
-    with style(svg_salt=f"{salt} strips"):
-        figure, axes = _figure(sum(heights) + TOP + BOTTOM, left=LEFT // 4, right=LEFT // 4, bottom=BOTTOM)
-        top = 0
-        for (label, lanes), height in zip(pairs, heights, strict=True):
-            name = {"size": 13, "weight": "bold", "va": "center"}
-            axes.text(0, top + PAIR / 2, label, transform=axes.get_yaxis_transform(), **name)
-            for lane, (look, (mean, std, _), published) in enumerate(lanes):
-                y, colour = top + PAIR + LANE * (lane + 0.5), PALETTE[look]
-                if published:
-                    axes.plot(published[0], y, marker="|", markersize=12, markeredgewidth=2, color=colour)
-                axes.errorbar(mean, y, xerr=std, elinewidth=2.5, ecolor=colour)
-                axes.plot(mean, y, marker=MARKERS[look], markersize=MARKER_SIZE, color=colour)
-            top += height
-        axes.margins(x=0.08)
-        axes.set_ylim(sum(heights) + LANE / 2, 0)
-        ticks = _ticks(*axes.get_xlim())
-        axes.set_xticks(ticks, map(number, ticks))
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        return _inline(figure, about)
+def _draw_lane(axes: "Axes", cell: Cell, y: float, look: int) -> None:
+    mean, std, _ = _default_mean(cell)
+    if cell.published:
+        axes.plot(cell.published.top1, y, marker="|", markersize=12, markeredgewidth=2, color=PALETTE[look])
+    axes.errorbar(mean, y, xerr=std, elinewidth=2.5, ecolor=PALETTE[look])
+    axes.plot(mean, y, marker=MARKERS[look], markersize=MARKER_SIZE, color=PALETTE[look])
 
 
 # --- figures as part of a page ---------------------------------------------------------------------------------------

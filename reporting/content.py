@@ -49,6 +49,7 @@ class Entry:
     command: str = ""
     key: str = ""
     is_code: bool = False
+    is_changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ class Settings:
     places: list[Path]
     facts: dict[str, str]
     command: str
-    changed: dict[str, tuple[str, str]]
-    options: dict[str, str]
+    tables: list[Table]
 
 
 @dataclass(frozen=True)
@@ -269,16 +269,15 @@ def _costs(section: Section) -> Table | None:
     """What networks and trainings cost."""
     rows = [
         _row(
-            Entry(group.experiment, mark=text.marked(group.marks), anchor=_run_anchor(group.runs[0])),
-            device,
+            Entry(group.experiment, [f"on {device}"], text.marked(group.marks), _run_anchor(group.runs[0])),
             *_cost(group),
         )
         for device, groups in section.by_device().items()
         for group in groups
     ]
     columns = (
-        "Experiment", "Device", "Parameters", "without KD layers", "MACs", "without KD layers", "Epochs", "Precision",
-        "Training images/s", "Training time", "Evaluation images/s",
+        "Experiment", "Parameters", "without KD layers", "MACs", "without KD layers", "Epochs", "Precision",
+        "Training img/s", "Training time", "Evaluation img/s",
     )  # fmt: skip
     note = "Means over the runs on one device. MACs are multiply-accumulate operations for one image."
     return Table("Cost", columns, rows, note) if rows else None
@@ -405,7 +404,7 @@ def _settings(runs: list[Run]) -> list[Settings]:
     found: dict[str, Settings] = {}
     for run in sorted(runs, key=lambda run: run.mode in SUPERVISION):
         settings = _settings_of(run)
-        known = found.setdefault(repr((settings.facts, settings.command, settings.changed, settings.options)), settings)
+        known = found.setdefault(repr(settings), settings)
         known.places.append(run.place)
     return list(found.values())
 
@@ -422,12 +421,24 @@ def _settings_of(run: Run) -> Settings:
         "Machine": ", ".join(machine),
         "Versions": ", ".join([f"Python {environment.get('python', '?')}", *versions]),
     }
+    changed = [
+        _row(Entry(key, is_code=True), Entry(shown(new), is_changed=True), shown(own))
+        for key, (own, new) in run.changed.items()
+    ]
+    options = [
+        _row(Entry(key, is_code=True), Entry(shown(value), is_changed=key in run.changed))
+        for key, value in run.options.items()
+        if key not in SEEDS
+    ]
+    tables = [
+        Table("changed settings", ("Changed setting", "This run", "Default"), changed, kind="texts"),
+        Table("settings", ("Setting", "This run"), options, kind="texts options"),
+    ]
     return Settings(
         places=[],
         facts={name: fact for name, fact in facts.items() if fact},
         command=f"python {run.facts['command']}" if run.facts.get("command") else "",
-        changed={key: (shown(new), shown(own)) for key, (own, new) in run.changed.items()},
-        options={key: shown(value) for key, value in run.options.items() if key not in SEEDS},
+        tables=[table for table in tables if table.rows],
     )
 
 

@@ -88,7 +88,7 @@ def count(value: float | None) -> str:
 
 
 def million(value: float | None) -> str:
-    return "-" if value is None else f"{value / 1e6:,.2f} M"
+    return "-" if value is None else f"{value / 1e6:,.2f}\N{NO-BREAK SPACE}M"
 
 
 def ratio(value: float | None, base: float | None) -> str:

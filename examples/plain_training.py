@@ -46,7 +46,7 @@ def cross_entropy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(images), labels)
 
 
-def letkd_loss(student: letkd.AttachedStudent, images: Tensor, labels: Tensor) -> Tensor:
+def letkd_loss(student: letkd.Student, images: Tensor, labels: Tensor) -> Tensor:
     logits, divergences = student.forward_with_losses(images, labels)
     return F.cross_entropy(logits, labels) + sum(divergences.values())
 

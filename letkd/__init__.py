@@ -3,21 +3,20 @@
 Needs torch and numpy only, and nothing else of this project.
 """
 
-from letkd.attached import AttachedStudent, attach
 from letkd.codebook import Codebook
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
-from letkd.layer import KDLayer, TemplateScores
+from letkd.layer import KDLayer, TemplateScores, kd_layer
 from letkd.lda import LDA
 from letkd.losses import kl_to_scores
 from letkd.patches import pool_map, to_map, to_patches
+from letkd.student import Student, attach
 from letkd.subclasses import SubclassTargets
 from letkd.supervision import MapSupervision, Supervision, load_supervision, make_supervision
-from letkd.taps import FrozenTaps, Student
+from letkd.taps import FrozenTaps
 
 __all__ = [
     "LDA",
-    "AttachedStudent",
     "Codebook",
     "FrozenTaps",
     "KDLayer",
@@ -30,6 +29,7 @@ __all__ = [
     "attach",
     "decision_matrix",
     "fit_subclasses",
+    "kd_layer",
     "kl_to_scores",
     "load_supervision",
     "make_supervision",

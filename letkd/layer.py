@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from letkd.maps import Layout, as_map
 from letkd.patches import to_map, to_patches
 from letkd.values import COSINE_EPS, Statistics, values_alone, values_and_scores
 
@@ -72,6 +73,11 @@ class KDLayer(nn.Module):
         self.semantic_vectors = _fan_in_normal(channels, num_templates)
         self.scale = nn.Parameter(torch.tensor([SEMANTIC_SCALE_INIT]))
 
+    @property
+    def num_templates(self) -> int:
+        """K."""
+        return len(self.scores.templates)
+
     def forward(self, features_BCHW: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
         """Output (B, C, H, W) and the scores (P, K) that the teacher supervises.
 
@@ -114,3 +120,38 @@ class KDLayer(nn.Module):
     def _add(self, features_BCHW: Tensor, values_PC: Tensor) -> Tensor:
         # In the type of the features: under autocast the rest of the network would run on a float32 sum otherwise.
         return features_BCHW + self.alpha * to_map(values_PC.to(features_BCHW.dtype), like_BxHW=features_BCHW)
+
+
+class ChannelsLastKDLayer(KDLayer):
+    """A KD layer for maps (B, H, W, C)."""
+
+    def forward(self, map_BHWC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Output (B, H, W, C), and the scores (P, K), as `KDLayer`."""
+        map_BCHW, scores_PK = super().forward(map_BHWC.permute(0, 3, 1, 2), with_scores=with_scores)
+        return map_BCHW.permute(0, 2, 3, 1), scores_PK
+
+
+class TokenKDLayer(nn.Module):
+    """A KD layer for tokens (B, N, C), of which the first `prefix` are no patches and pass unchanged."""
+
+    def __init__(self, layer: KDLayer, prefix: int):
+        super().__init__()
+        self.layer = layer
+        self.prefix = prefix
+
+    @property
+    def num_templates(self) -> int:
+        """K."""
+        return self.layer.num_templates
+
+    def forward(self, tokens_BNC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Output (B, N, C), and the scores (P, K) of the patches, P = B * (N - prefix), as `KDLayer`."""
+        map_BCHW, scores_PK = self.layer(as_map(tokens_BNC, self.prefix), with_scores=with_scores)
+        return torch.cat((tokens_BNC[:, : self.prefix], map_BCHW.flatten(2).mT), dim=1), scores_PK
+
+
+def kd_layer(layout: Layout, num_templates: int, alpha: float = 1.0) -> KDLayer | TokenKDLayer:
+    """A KD layer, freshly drawn, for what a module of this layout returns."""
+    kind = ChannelsLastKDLayer if layout.channels_last else KDLayer
+    layer = kind(layout.channels, num_templates, alpha)
+    return layer if layout.prefix is None else TokenKDLayer(layer, layout.prefix)

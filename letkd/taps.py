@@ -1,8 +1,6 @@
-"""Reading and changing maps inside any torch network, by module path.
+"""Reading maps inside any torch network, by module path.
 
-Forward hooks keep the network as it is: its state dict keeps the names of the published checkpoints, and a network
-without KD layers is the same module. Hooks that read are there while they are wanted and then go. Those that place KD
-layers stay, and are objects, not closures, so that a deep copy of a network carries copies of its KD layers.
+Forward hooks keep the network as it is; they are there while they are wanted and then go.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,38 +41,6 @@ class FrozenTaps(nn.Module):
         return {name: outputs[path][-1] for name, path in self.paths.items()}
 
 
-class Student(nn.Module):
-    """A backbone with KD layers at module paths; called like the backbone, images -> logits.
-
-    Args:
-        backbone: any network; its own state-dict names appear below `backbone.`.
-        layers: KD layers by name; the output of each takes its map's place.
-        paths: module path in the backbone where each layer sits.
-    """
-
-    def __init__(self, backbone: nn.Module, layers: Mapping[str, nn.Module], paths: Mapping[str, str]):
-        super().__init__()
-        self.backbone = backbone
-        self.layers = nn.ModuleDict(layers)
-        self._scores = _Scores()
-        for name, layer in self.layers.items():
-            submodule(backbone, paths[name]).register_forward_hook(_Insert(layer, self._scores, name))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, N)."""
-        return self.backbone(images)
-
-    def forward_with_scores(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, N), and the scores (P, K) of every layer by name."""
-        self._scores.wanted = True
-        try:
-            logits = self.backbone(images)
-            return logits, dict(self._scores)
-        finally:
-            self._scores.wanted = False
-            self._scores.clear()
-
-
 def submodule(network: nn.Module, path: str) -> nn.Module:
     """The module at `path`; ValueError with the paths there are when there is none."""
     try:
@@ -104,22 +70,3 @@ def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, li
     finally:
         for handle in handles:
             handle.remove()
-
-
-class _Scores(dict[str, Tensor]):
-    """Scores of the layers by name, while they are wanted."""
-
-    wanted = False
-
-
-class _Insert:
-    def __init__(self, layer: nn.Module, scores: _Scores, name: str):
-        self.layer = layer
-        self.scores = scores
-        self.name = name
-
-    def __call__(self, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        changed, scores = self.layer(output, with_scores=self.scores.wanted)
-        if self.scores.wanted:
-            self.scores[self.name] = scores
-        return changed

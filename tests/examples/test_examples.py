@@ -41,14 +41,14 @@ def images(tmp_path_factory) -> Path:
 @pytest.fixture
 def divergences(monkeypatch) -> list[float]:
     """What the layers of students diverge by in each step, together."""
-    seen, compute = [], letkd.AttachedStudent.forward_with_losses
+    seen, compute = [], letkd.Student.forward_with_losses
 
     def watched(student: nn.Module, *batch: torch.Tensor) -> tuple:
         logits, terms = compute(student, *batch)
         seen.append(sum(terms.values()).item())
         return logits, terms
 
-    monkeypatch.setattr(letkd.AttachedStudent, "forward_with_losses", watched)
+    monkeypatch.setattr(letkd.Student, "forward_with_losses", watched)
     return seen
 
 

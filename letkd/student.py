@@ -8,69 +8,69 @@ import torch
 from torch import Tensor, nn
 
 from letkd.checks import by_path, is_kind, is_network, real_number, whole_number
-from letkd.layer import KDLayer
+from letkd.inserts import Inserted, has_layers, with_forward_of
+from letkd.layer import KDLayer, TokenKDLayer, kd_layer
 from letkd.losses import SoftTargets, kl_to_scores
-from letkd.maps import Layout, as_map, layouts, unwrapped
+from letkd.maps import Layout, layouts, unwrapped
 from letkd.supervision import MapSupervision, fingerprint
-from letkd.taps import FrozenTaps, Student, _Insert
+from letkd.taps import FrozenTaps
 
 
-class TokenKDLayer(nn.Module):
-    """A KD layer for tokens (B, N, C), of which the first `prefix` are no patches and pass unchanged."""
+class Student(nn.Module):
+    """A network with KD layers: called like the network alone, with the same signature and the same outputs.
 
-    def __init__(self, layer: KDLayer, prefix: int):
-        super().__init__()
-        self.layer = layer
-        self.prefix = prefix
-
-    def forward(self, tokens_BNC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Output (B, N, C), and the scores (P, K) of the patches, P = B * (N - prefix), as `KDLayer`."""
-        map_BCHW, scores_PK = self.layer(as_map(tokens_BNC, self.prefix), with_scores=with_scores)
-        return torch.cat((tokens_BNC[:, : self.prefix], map_BCHW.flatten(2).mT), dim=1), scores_PK
-
-
-class ChannelsLastKDLayer(KDLayer):
-    """A KD layer for maps (B, H, W, C)."""
-
-    def forward(self, map_BHWC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Output (B, H, W, C), and the scores (P, K), as `KDLayer`."""
-        map_BCHW, scores_PK = super().forward(map_BHWC.permute(0, 3, 1, 2), with_scores=with_scores)
-        return map_BCHW.permute(0, 2, 3, 1), scores_PK
-
-
-class AttachedStudent(Student):
-    """A network with KD layers: called like the network alone, and with the same outputs. `attach` makes it.
-
-    Its state dict has the network's names below `backbone.` and those of each KD layer below `layers.` and the module
-    path with `/` for `.`. The teacher is in `guidance`, outside the modules: state_dict, parameters, to and train do
-    not reach it, a deep copy shares it, and `student.guidance = None` lets it go.
+    Its state dict has the network's names below `backbone.` and those of each KD layer below `layers.` and its name,
+    with `/` for `.`. The teacher is in `guidance`, outside the modules: state_dict, parameters, to and train do not
+    reach it, a deep copy shares it, and `student.guidance = None` lets it go.
 
     Args:
-        layers: by module path of the backbone.
-        taps: number of templates by module path; with it `attach` builds the same student without a teacher.
+        backbone: any network.
+        layers: by name; the output of each takes the place of its map.
+        paths: module path in the backbone behind which each layer sits, by name; by default the names are the paths.
+        guidance: what `attach` makes of a teacher and its supervision.
     """
+
+    def __new__(cls, backbone: nn.Module, *_args: Any, **_kwargs: Any) -> "Student":
+        return super().__new__(with_forward_of(backbone, cls))
 
     def __init__(
         self,
         backbone: nn.Module,
         layers: Mapping[str, KDLayer | TokenKDLayer],
-        taps: Mapping[str, int],
-        guidance: "_Guidance | None",
+        paths: Mapping[str, str] | None = None,
+        guidance: "_Guidance | None" = None,
     ):
-        paths = {path.replace(".", "/"): path for path in layers}
-        super().__init__(backbone, {name: layers[path] for name, path in paths.items()}, paths)
-        self.paths = paths
-        self.taps = dict(taps)
+        super().__init__()
+        self.backbone = backbone
+        self.layers = nn.ModuleDict({name.replace(".", "/"): layer for name, layer in layers.items()})
+        self._inserted = Inserted(backbone, layers, paths or {name: name for name in layers})
         self.__dict__["guidance"] = guidance  # nn.Module would register it
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the network returns."""
-        return self.backbone(*args, **kwargs)
+    def __reduce__(self) -> tuple:
+        return _rebuilt, (self.backbone,), self.__getstate__()  # by its name the class would be found without forward
 
-    def forward_with_scores(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """What the network returns, and the scores (P, K) of every layer by module path."""
-        output, scores = super().forward_with_scores(images)
-        return output, {self.paths[name]: found for name, found in scores.items()}
+    @property
+    def paths(self) -> dict[str, str]:
+        """Module path in the backbone behind which each layer sits, by name."""
+        return dict(self._inserted.paths)
+
+    @property
+    def taps(self) -> dict[str, int]:
+        """Number of templates by name; with it `attach` builds the same student without a teacher."""
+        return {name: layer.num_templates for name, layer in zip(self.paths, self.layers.values(), strict=True)}
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._inserted.call(self.backbone, args, kwargs)
+
+    def forward_with_scores(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """What the network returns, and the scores (P, K) of every layer by name."""
+        self._inserted.with_scores = True
+        try:
+            output = self._call(*args, **kwargs)
+            return output, dict(self._inserted.scores)
+        finally:
+            self._inserted.with_scores = False
+            self._inserted.scores.clear()
 
     def forward_with_losses(self, images: Tensor, labels: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """What the network returns for the images, and the mean KL divergence of every supervised layer by module path.
@@ -111,7 +111,7 @@ def attach(
     images: Tensor | None = None,
     channels_last: bool | Mapping[str, bool] | None = None,
     num_prefix_tokens: int | Mapping[str, int] | None = None,
-) -> AttachedStudent:
+) -> Student:
     """Put KD layers behind modules of a network, whose maps are (B, C, H, W), (B, H, W, C) or tokens (B, N, C).
 
     The network becomes part of what is returned and is changed by it; attach a deep copy to keep it as it is. The KD
@@ -147,9 +147,9 @@ def attach(
         real_number(f"alpha of {path!r}", weight)
     num_templates = {path: tap.num_templates if path in supervision else int(tap) for path, tap in taps.items()}
     like = next(model.parameters())
-    layers = {path: _layer(found[path], number, alphas[path]).to(like) for path, number in num_templates.items()}
+    layers = {path: kd_layer(found[path], number, alphas[path]).to(like) for path, number in num_templates.items()}
     guidance = _Guidance(unwrapped(teacher), supervision, temperature) if teacher is not None else None
-    return AttachedStudent(model, layers, num_templates, guidance)
+    return Student(model, layers, guidance=guidance)
 
 
 class _Guidance(nn.Module):
@@ -177,10 +177,9 @@ class _Guidance(nn.Module):
         return guided
 
 
-def _layer(layout: Layout, num_templates: int, alpha: float) -> KDLayer | TokenKDLayer:
-    kind = ChannelsLastKDLayer if layout.channels_last else KDLayer
-    layer = kind(layout.channels, num_templates, alpha)
-    return layer if layout.prefix is None else TokenKDLayer(layer, layout.prefix)
+def _rebuilt(backbone: nn.Module) -> Student:
+    """A student that gets its state from a pickle."""
+    return Student.__new__(Student, backbone)
 
 
 def _check_request(
@@ -197,7 +196,7 @@ def _check_request(
             whole_number(f"{needed} the tap of {path!r}", tap)
     if unwrapped(model) is not model:
         raise ValueError(f"the network is wrapped in {type(model).__name__}; attach first, and wrap the student")
-    if any(isinstance(hook, _Insert) for module in model.modules() for hook in module._forward_hooks.values()):
+    if has_layers(model):
         raise ValueError("the network has KD layers already: name all taps in one call, and attach to a new network")
     if len(sizes := {tap.image_shape for tap in supervision.values()}) > 1:
         raise ValueError(f"the taps were made from images of different sizes: {', '.join(map(str, sorted(sizes)))}")

@@ -1,0 +1,151 @@
+"""Layers behind modules of any network, by forward hooks, also where torch.fx traces it.
+
+Hooks keep the network as it is: its state dict keeps the names of the published checkpoints. They are objects, not
+closures, so that a deep copy or a pickle of a network carries its KD layers.
+
+Two things a tracer must be told. The names of the inputs: torch.fx takes them from the code of `forward`, which
+`with_forward_of` writes. And the layers: torch.fx runs no hook of a module that it does not look into, which is every
+module of torch.nn but Sequential. `Inserted.call` puts them behind such a module too. In the traced graph a layer is a
+call of the layer itself, so that it has its parameters, its modes and its precision there.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import Parameter, Signature
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Proxy, Tracer
+from torch.utils import _pytree as pytree
+
+from letkd.taps import submodule
+
+CALL = {
+    Parameter.POSITIONAL_ONLY: "{0}",
+    Parameter.POSITIONAL_OR_KEYWORD: "{0}",
+    Parameter.VAR_POSITIONAL: "*{0}",
+    Parameter.KEYWORD_ONLY: "{0}={0}",
+    Parameter.VAR_KEYWORD: "**{0}",
+}
+
+
+class Inserted:
+    """Layers that stand behind modules of a network, and which of them ran in its last call.
+
+    Args:
+        layers: by name; called with what the module returned and `with_scores`, they return what takes its place, and
+            scores.
+        paths: module path of the network behind which each stands.
+    """
+
+    def __init__(self, network: nn.Module, layers: Mapping[str, nn.Module], paths: Mapping[str, str]):
+        self.paths = {name: paths[name] for name in layers}
+        self.with_scores = False
+        self.scores: dict[str, Tensor | None] = {}  # of the layers that ran
+        places = {name: submodule(network, path) for name, path in self.paths.items()}  # all exist, then one changes
+        for name, place in places.items():
+            place.register_forward_hook(_Insert(layers[name], self, name))
+
+    def call(self, network: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What the network returns.
+
+        Raises:
+            ValueError: a layer did not run.
+        """
+        self.scores.clear()
+        tracer = next((leaf.tracer for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
+        if tracer is None:
+            output = network(*args, **kwargs)
+        else:
+            with _hooks_of_leaves(tracer):
+                output = network(*args, **kwargs)
+        for name, path in self.paths.items():
+            if name not in self.scores:
+                raise ValueError(
+                    f"the KD layer {name!r} did not run: the module {path!r} was not called, was replaced after the "
+                    "layer was put behind it, or is part of one that is traced as a whole. Change the network first, "
+                    "then attach, and let tracing look into it"
+                )
+        return output
+
+
+class _Insert:
+    def __init__(self, layer: nn.Module, inserted: Inserted, name: str):
+        self.layer = layer
+        self.inserted = inserted
+        self.name = name
+
+    def __call__(self, module: nn.Module, inputs: tuple, output: Tensor | Proxy) -> Tensor | Proxy:
+        with_scores = self.inserted.with_scores
+        if isinstance(output, Proxy):
+            changed, scores = self._traced(output), None
+        else:
+            changed, scores = self.layer(output, with_scores=with_scores)
+        self.inserted.scores[self.name] = scores if with_scores else None
+        return changed
+
+    def _traced(self, output: Proxy) -> Proxy:
+        try:
+            path = output.tracer.path_of_module(self.layer)
+        except NameError:
+            raise ValueError(
+                f"the network has the KD layer {self.name!r}, and is no part of what is traced: trace the student"
+            ) from None
+        return output.tracer.create_proxy("call_module", path, (output,), {"with_scores": False})[0]
+
+
+def has_layers(network: nn.Module) -> bool:
+    """Whether there are layers behind modules of the network."""
+    return any(isinstance(hook, _Insert) for module in network.modules() for hook in module._forward_hooks.values())
+
+
+@contextmanager
+def _hooks_of_leaves(tracer: Tracer) -> Iterator[None]:
+    """Within the block the tracer runs the hooks that insert layers, also of modules that it does not look into."""
+    call_module = tracer.call_module
+
+    def call(module: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        hooks = [hook for hook in module._forward_hooks.values() if isinstance(hook, _Insert)]
+        if not hooks or not tracer.is_leaf_module(module, path := tracer.path_of_module(module)):
+            return call_module(module, forward, args, kwargs)
+        # Its `forward`: a call of the module would run the hooks, and so the layer twice, as long as it has them.
+        output = tracer.create_proxy("get_attr", path, (), {}).forward(*args, **kwargs)
+        for hook in hooks:
+            output = hook(module, args, output)
+        return output
+
+    tracer.call_module = call
+    try:
+        yield
+    finally:
+        tracer.call_module = call_module
+
+
+def with_forward_of(network: nn.Module, cls: type[nn.Module]) -> type[nn.Module]:
+    """A subclass whose `forward` has the signature of the network's and passes all inputs to `_call`.
+
+    torch.fx reads the names of inputs from the code of the class, and torch.export the signature. So each network needs
+    a class, as each `torch.fx.GraphModule` does.
+    """
+    signature = inspect.signature(network.forward)
+    parameters = list(signature.parameters.values())
+    plain = [
+        parameter.replace(annotation=Parameter.empty, default=Parameter.empty if _is_needed(parameter) else None)
+        for parameter in parameters
+    ]
+    head = Signature([Parameter("self", Parameter.POSITIONAL_ONLY), *plain])
+    inputs = ", ".join(CALL[parameter.kind].format(parameter.name) for parameter in parameters)
+    code: dict[str, Any] = {}
+    exec(f"def forward{head}: return self._call({inputs})", code)
+    forward = code["forward"]
+    given = [parameter for parameter in parameters if not _is_needed(parameter)]
+    forward.__defaults__ = tuple(p.default for p in given if p.kind != Parameter.KEYWORD_ONLY) or None
+    forward.__kwdefaults__ = {p.name: p.default for p in given if p.kind == Parameter.KEYWORD_ONLY} or None
+    forward.__annotations__ = dict(getattr(network.forward, "__annotations__", {}))
+    forward.__doc__ = "What the network returns."
+    return type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def _is_needed(parameter: Parameter) -> bool:
+    return parameter.default is Parameter.empty

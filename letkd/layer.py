@@ -7,12 +7,16 @@
 
 Shapes: f (B, C, H, W), templates T (K, C), semantic vectors V (C, K); scores and weights as rows (P, K), P = B*H*W.
 The layer stays in the student at inference: that is how the student uses the teacher's knowledge without the teacher.
-`letkd.values` has the arithmetic.
+`letkd.values` has the arithmetic. Where operations are recorded the formula stands as it is.
+
+BatchNorm is a module of torch that holds its settings: momentum (None for the mean over all batches), eps, affine,
+track_running_stats and its own mode are followed. `convert_sync_batchnorm` makes its statistics those of all ranks.
 """
 
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -85,41 +89,79 @@ class KDLayer(nn.Module):
             with_scores: False where nobody compares them: then a deployed layer never holds them, and None is returned.
 
         Raises:
-            ValueError: in training mode, for a single patch: it has no batch statistics.
+            ValueError: a single patch has no statistics where those of the batch are used, as in training.
         """
         if self.alpha == 0:
             return features_BCHW, self.scores(features_BCHW) if with_scores else None
-        if self.bn.training:
-            return self._train(features_BCHW)
         operands = self._operands(features_BCHW)
-        running = Statistics(self.bn.running_mean, self.bn.running_var)
-        if not with_scores:
-            return self._add(features_BCHW, values_alone(*operands, eps=self.bn.eps, running=running)), None
-        values_PC, scores_PK, _ = values_and_scores(*operands, eps=self.bn.eps, running=running)
-        return self._add(features_BCHW, values_PC), scores_PK
-
-    def _train(self, features_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        if features_BCHW[:, 0].numel() == 1:
-            raise ValueError(f"a KD layer trains on more than one patch, not on a map {tuple(features_BCHW.shape)}")
-        values_PC, scores_PK, batch = values_and_scores(*self._operands(features_BCHW), eps=self.bn.eps, running=None)
-        self._track(batch, num_patches=len(scores_PK))
-        return self._add(features_BCHW, values_PC), scores_PK
+        is_batch = self.bn.training or self.bn.running_mean is None
+        if _is_traced(features_BCHW) or (torch.is_grad_enabled() and not is_batch and not with_scores):
+            values_PC, scores_PK = self._formula(*operands[:3])
+        elif is_batch:
+            values_PC, scores_PK = self._of_batch(operands)
+        else:
+            running = Statistics(self.bn.running_mean, self.bn.running_var)
+            if with_scores:
+                values_PC, scores_PK, *_ = values_and_scores(*operands, eps=self.bn.eps, running=running)
+            else:
+                values_PC, scores_PK = values_alone(*operands, eps=self.bn.eps, running=running), None
+        return self._add(features_BCHW, values_PC), scores_PK if with_scores else None
 
     def _operands(self, features_BCHW: Tensor) -> tuple[Tensor, ...]:
         unit_PC, templates_KC = self.scores.unit_patches(features_BCHW), self.scores.scaled_templates()
         semantic_CK = self.scale * F.normalize(self.semantic_vectors, dim=1, eps=COSINE_EPS)
-        return unit_PC, templates_KC, semantic_CK, self.bn.weight, self.bn.bias
+        gamma_K, beta_K = self.bn.weight, self.bn.bias
+        if gamma_K is None:
+            gamma_K = templates_KC.new_ones(len(templates_KC))
+        if beta_K is None:
+            beta_K = templates_KC.new_zeros(len(templates_KC))
+        return unit_PC, templates_KC, semantic_CK, gamma_K, beta_K
+
+    def _formula(self, unit_PC: Tensor, templates_KC: Tensor, semantic_CK: Tensor) -> tuple[Tensor, Tensor]:
+        scores_PK = unit_PC @ templates_KC.T
+        weights_PK = F.relu(self.bn(scores_PK.to(templates_KC.dtype)))  # under autocast too
+        return F.normalize(weights_PK, dim=1, eps=COSINE_EPS) @ semantic_CK.T, scores_PK
+
+    def _of_batch(self, operands: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Values and scores by the batch's own statistics, which the running ones follow in training."""
+        group = self._ranks()
+        if len(operands[0]) == 1 and group is None:
+            raise ValueError("a KD layer takes statistics of more than one patch; this batch has one")
+        values_PC, scores_PK, batch, num_patches = values_and_scores(
+            *operands, eps=self.bn.eps, running=None, group=group
+        )
+        if self.bn.training and self.bn.track_running_stats:
+            self.bn.num_batches_tracked += 1
+            if group is not None or num_patches:
+                self._track(batch, num_patches)
+        return values_PC, scores_PK
+
+    def _ranks(self) -> "dist.ProcessGroup | None":
+        """The processes whose patches are one batch, where BatchNorm is synchronised among several."""
+        if not (isinstance(self.bn, nn.SyncBatchNorm) and self.bn.training):
+            return None
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        group = self.bn.process_group or dist.group.WORLD
+        return group if dist.get_world_size(group) > 1 else None
 
     @torch.no_grad()
-    def _track(self, batch: Statistics, *, num_patches: int) -> None:
+    def _track(self, batch: Statistics, num_patches: int | Tensor) -> None:
         """Move the running statistics towards the batch's, as BatchNorm does: the variance without its bias."""
-        self.bn.running_mean.lerp_(batch.mean_K, self.bn.momentum)
-        self.bn.running_var.lerp_(batch.var_K * (num_patches / (num_patches - 1)), self.bn.momentum)
-        self.bn.num_batches_tracked += 1
+        momentum = self.bn.momentum
+        if momentum is None:  # the mean over all batches
+            momentum = self.bn.num_batches_tracked.to(batch.mean_K).reciprocal()
+        self.bn.running_mean.lerp_(batch.mean_K, momentum)
+        self.bn.running_var.lerp_(batch.var_K * (num_patches / (num_patches - 1)), momentum)
 
     def _add(self, features_BCHW: Tensor, values_PC: Tensor) -> Tensor:
         # In the type of the features: under autocast the rest of the network would run on a float32 sum otherwise.
         return features_BCHW + self.alpha * to_map(values_PC.to(features_BCHW.dtype), like_BxHW=features_BCHW)
+
+
+def _is_traced(features: Tensor) -> bool:
+    """Whether the operations are recorded or counted: then they must be the formula's, for a batch of any size."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or features.is_meta
 
 
 class ChannelsLastKDLayer(KDLayer):

@@ -16,7 +16,7 @@ def to_patches(map_BCHW: Tensor) -> Tensor:
 def to_map(patches_PC: Tensor, like_BxHW: Tensor) -> Tensor:
     """The map (B, C, H, W) of rows (P, C), with the batch and grid of `like`; a view in channels_last format."""
     batch, _, height, width = like_BxHW.shape
-    return patches_PC.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    return patches_PC.view(batch, height, width, patches_PC.shape[1]).permute(0, 3, 1, 2)
 
 
 def pool_map(map_BCHW: Tensor, factor: int) -> Tensor:

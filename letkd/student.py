@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from letkd.checks import by_path, is_kind, is_network, real_number, whole_number

@@ -26,6 +26,11 @@ and dw = r' u comes from (C, C) products alone.
 Three products of K C^2 take the place of passes over (P, K). Where a map has few patches of many channels, as behind
 pooling, they are the dearer ones: then the statistics are taken of the scores, dz is kept, and a second pass adds r.
 
+*Statistics of all ranks.* A synchronised BatchNorm sums 2K + 1 numbers over the ranks forwards: how many patches, the
+sums of s, then those of (s - E s)^2; and backwards the 2K sums of dz and dz sh. They are the same whichever way a rank
+takes to its own statistics, so that ranks may have different numbers of patches. Its features stay centred by their own
+mean, and where E s is not w times this mean, the difference belongs to r.
+
 In evaluation the running statistics take the place of the batch's and r vanishes. Under autocast products run in its
 precision, and statistics and sums in float32.
 """
@@ -33,6 +38,7 @@ precision, and statistics and sums in float32.
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -72,6 +78,18 @@ def _statistics_of(scores_PK: Tensor, dtype: torch.dtype) -> Statistics:
     return Statistics(mean_K, deviation_K.square_() / len(scores_PK))
 
 
+def _of_all_ranks(statistics: Statistics, num_patches: int, group: "dist.ProcessGroup") -> tuple[Statistics, Tensor]:
+    """Statistics over the patches of all ranks, and how many these are; a rank may have none."""
+    mean_K, var_K = statistics if num_patches else (torch.zeros_like(x) for x in statistics)
+    sums = torch.cat((num_patches * mean_K, mean_K.new_tensor([num_patches])))
+    dist.all_reduce(sums, group=group)
+    total = sums[-1]
+    mean_all_K = sums[:-1] / total
+    deviations_K = num_patches * (var_K + (mean_K - mean_all_K).square())
+    dist.all_reduce(deviations_K, group=group)
+    return Statistics(mean_all_K, deviations_K / total), total
+
+
 class _ValuesAndScores(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -83,7 +101,8 @@ class _ValuesAndScores(torch.autograd.Function):
         beta_K: Tensor,
         eps: float,
         running: Statistics | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        group: "dist.ProcessGroup | None",
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, int | Tensor]:
         dtype = _product_dtype(unit_PC)
         operands = unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype)
         scores_PK = unit_PC.new_empty(unit_PC.shape[0], templates_KC.shape[0], dtype=dtype)
@@ -96,29 +115,40 @@ class _ValuesAndScores(torch.autograd.Function):
                 statistics, center_C, covariance_CC = score_statistics(unit_PC, templates_KC)
         else:
             statistics = Statistics(*(x.clone() for x in running))
+        num_patches: int | Tensor = len(unit_PC)
+        if group is not None:
+            statistics, num_patches = _of_all_ranks(statistics, num_patches, group)
         rstd_K, gain_K, affine = _affine(gamma_K, beta_K, statistics, eps, dtype)
         values_PC, norms_P1 = _values(*operands, *affine, scores_PK, has_scores=has_scores)
         ctx.set_materialize_grads(False)
-        ctx.is_batch = running is None
+        ctx.is_batch, ctx.group, ctx.num_patches = running is None, group, num_patches
         ctx.save_for_backward(
             *_Saved(
                 unit_PC, templates_KC, *operands, *affine, scores_PK, values_PC, norms_P1,
                 gain_K, rstd_K, statistics.mean_K, center_C, covariance_CC,
             )
         )  # fmt: skip
-        ctx.mark_non_differentiable(*statistics)
-        return values_PC, scores_PK, *statistics
+        ctx.mark_non_differentiable(*statistics, *([] if group is None else [num_patches]))
+        return values_PC, scores_PK, *statistics, num_patches
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_values_PC: Tensor | None, grad_scores_PK: Tensor | None, *_: None) -> tuple:
         saved = _Saved(*ctx.saved_tensors)
         if grad_values_PC is not None:
-            return *_Backward(saved, grad_values_PC, grad_scores_PK, is_batch=ctx.is_batch).run(), None, None
+            backward = _Backward(
+                saved,
+                grad_values_PC,
+                grad_scores_PK,
+                is_batch=ctx.is_batch,
+                group=ctx.group,
+                num_patches=ctx.num_patches,
+            )
+            return *backward.run(), None, None, None
         if grad_scores_PK is None:
-            return (None,) * 7
+            return (None,) * 8
         grad_PC, grad_KC = grad_scores_PK @ saved.templates, grad_scores_PK.T @ saved.unit
-        return grad_PC.to(saved.unit_PC), grad_KC.to(saved.unit_PC), None, None, None, None, None
+        return grad_PC.to(saved.unit_PC), grad_KC.to(saved.unit_PC), *(None,) * 6
 
 
 class _Saved(NamedTuple):
@@ -144,8 +174,12 @@ class _Saved(NamedTuple):
 class _Backward:
     """The gradients, summed up chunk by chunk."""
 
-    def __init__(self, saved: _Saved, grad_values_PC: Tensor, grad_scores_PK: Tensor | None, *, is_batch: bool):
+    def __init__(
+        self, saved: _Saved, grad_values_PC: Tensor, grad_scores_PK: Tensor | None, *, is_batch: bool,
+        group: "dist.ProcessGroup | None", num_patches: int | Tensor,
+    ):  # fmt: skip
         self.saved = saved
+        self.group, self.num_patches = group, num_patches
         # Where all weights are zero the norm is clamped: ReLU lets nothing through, and float16 must not divide by it.
         h_PC = torch.where(saved.norms_P1 > COSINE_EPS, grad_values_PC / saved.norms_P1, 0)
         pull_P1 = torch.linalg.vecdot(h_PC, saved.values_PC)[:, None] / saved.norms_P1
@@ -164,8 +198,8 @@ class _Backward:
     def run(self) -> tuple[Tensor, ...]:
         """Gradients of unit features, templates, semantic vectors, gamma and beta."""
         saved = self.saved
-        first = self.chunks[0]
-        weights, ds = torch.empty_like(saved.scores_PK[first]), torch.empty_like(saved.scores_PK[first])
+        first = saved.scores_PK[: chunk_length(*saved.scores_PK.shape, saved.unit.device)]
+        weights, ds = torch.empty_like(first), torch.empty_like(first)
         kept = torch.empty_like(saved.scores_PK) if self.is_late else None
         for rows in self.chunks:
             length = rows.stop - rows.start
@@ -175,14 +209,25 @@ class _Backward:
                 self._to_operands(rows, chunk)
         grad_gamma_K = (self.weighted_K - saved.mean_K * self.grad_beta_K) * saved.rstd_K
         if self.is_batch:
-            offset_K = saved.gain_K * self.grad_beta_K / len(saved.unit)
-            slope_K = saved.gain_K * saved.rstd_K * grad_gamma_K / len(saved.unit)
+            beta_all_K, gamma_all_K = self._over_ranks(self.grad_beta_K, grad_gamma_K)
+            offset_K = saved.gain_K * beta_all_K / self.num_patches
+            slope_K = saved.gain_K * saved.rstd_K * gamma_all_K / self.num_patches
             if kept is not None:
                 self._add_means_to_scores(kept, offset_K, slope_K)
         grad_unit_PC = self.grad_unit.to(saved.unit_PC.dtype)
         if self.is_batch and kept is None:
+            if self.group is not None:
+                offset_K = offset_K + slope_K * (saved.templates_KC @ saved.center_C - saved.mean_K)
             self._add_means_to_operands(grad_unit_PC, offset_K, slope_K)
         return grad_unit_PC, self.grad_templates_CK.T, self.grad_semantic_CK, grad_gamma_K, self.grad_beta_K
+
+    def _over_ranks(self, *sums_K: Tensor) -> tuple[Tensor, ...]:
+        """The sums over the patches of all ranks, where BatchNorm is synchronised."""
+        if self.group is None:
+            return sums_K
+        sums = torch.stack(sums_K)
+        dist.all_reduce(sums, group=self.group)
+        return tuple(sums)
 
     def _to_scores(self, rows: slice, a: Tensor, d: Tensor) -> None:
         """ds of some rows, but for r, to `d`; `a` is room."""
@@ -230,8 +275,9 @@ def values_and_scores(
     *,
     eps: float,
     running: Statistics | None,
-) -> tuple[Tensor, Tensor, Statistics]:
-    """Values (P, C), scores (P, K), and the statistics that normalised the scores.
+    group: "dist.ProcessGroup | None" = None,
+) -> tuple[Tensor, Tensor, Statistics, int | Tensor]:
+    """Values (P, C), scores (P, K), the statistics that normalised the scores, and the number of patches behind them.
 
     Args:
         unit_PC: unit features.
@@ -239,27 +285,21 @@ def values_and_scores(
         semantic_CK: unit semantic vectors times their scale.
         gamma_K, beta_K, eps: of BatchNorm.
         running: statistics that are used instead of the batch's; no gradient passes through them.
+        group: of the ranks whose patches are one batch.
     """
-    values_PC, scores_PK, mean_K, var_K = _ValuesAndScores.apply(
-        unit_PC, templates_KC, semantic_CK, gamma_K, beta_K, eps, running
+    if running is None and group is None and not len(unit_PC):  # of no patches there are no statistics
+        running = Statistics(torch.zeros_like(gamma_K), torch.ones_like(gamma_K))
+    values_PC, scores_PK, mean_K, var_K, num_patches = _ValuesAndScores.apply(
+        unit_PC, templates_KC, semantic_CK, gamma_K, beta_K, eps, running, group
     )
-    return values_PC, scores_PK, Statistics(mean_K, var_K)
+    return values_PC, scores_PK, Statistics(mean_K, var_K), num_patches
 
 
 def values_alone(
     unit_PC: Tensor, templates_KC: Tensor, semantic_CK: Tensor, gamma_K: Tensor, beta_K: Tensor, *, eps: float,
     running: Statistics,
 ) -> Tensor:  # fmt: skip
-    """Values (P, C) of a deployed layer, without the scores.
-
-    Without gradients the scores are never held as a whole. While `torch.compile` or `torch.export` looks on, or
-    operations are counted on the meta device, the formula stands as it is.
-    """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or unit_PC.is_meta:
-        _, gain_K, (_, shift_K) = _affine(gamma_K, beta_K, running, eps, gamma_K.dtype)
-        weights_PK = torch.addcmul(shift_K, unit_PC @ templates_KC.T, gain_K).relu()
-        norms_P1 = torch.linalg.vector_norm(weights_PK, dim=1, keepdim=True).clamp_min(COSINE_EPS)
-        return weights_PK @ semantic_CK.T / norms_P1
+    """Values (P, C) of a deployed layer, without gradients: the scores are never held as a whole."""
     dtype = _product_dtype(unit_PC)
     _, _, (gain_K, shift_K) = _affine(gamma_K, beta_K, running, eps, dtype)
     return _values(unit_PC.to(dtype), templates_KC.to(dtype), semantic_CK.to(dtype), gain_K, shift_K)[0]

@@ -1,0 +1,26 @@
+"""Two processes on one machine, for tests of what they sum up together."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+NUM_RANKS = 2
+
+
+def on_two_ranks(function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
+    """What `function(rank, *args)`, a function of a module, returns on each of two ranks."""
+    mp.spawn(_run, (function, str(folder), args), nprocs=NUM_RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(NUM_RANKS)]
+
+
+def _run(rank: int, function: Callable[..., Any], folder: str, args: tuple) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=NUM_RANKS)
+    try:
+        torch.save(function(rank, *args), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,252 @@
+"""A student where a network is expected: its signature, and what torch's own tools make of it.
+
+ONNX Runtime and torch.compile are asked in tests/faults/test_student_elsewhere.py."""
+
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from student_tools import FEWER, IMAGES, Named, network, student_of
+from torch import Tensor, nn
+from torch.ao.quantization import get_default_qat_qconfig_mapping, get_default_qconfig_mapping
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
+from torch.export import Dim
+from torch.fx import Tracer, symbolic_trace
+from torch.optim.swa_utils import update_bn
+
+from letkd import KDLayer, Student, chunks
+
+PLACES = {
+    "a block": ["stage.1"],
+    "an activation": ["stage.1.2"],
+    "a BatchNorm": ["stage.0.1"],
+    "a convolution": ["stage.0.0"],
+    "several": ["stage.1", "stage.0.2", "stage.0"],
+}
+
+
+# --- the signature ---------------------------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, pixels):
+        return self.conv(pixels)
+
+
+class Optional(Plain):
+    def forward(self, pixels: Tensor, mask: Tensor | None = None, *, scale: float = 2.0) -> dict[str, Tensor]:
+        map_BCHW = super().forward(pixels)
+        return {"map": scale * (map_BCHW if mask is None else map_BCHW * mask)}
+
+
+class Several(Plain):
+    def forward(self, pixels, more, /, *others, flip=False, **further):
+        return super().forward(pixels) + super().forward(more).flip(3 if flip else 2), others, further
+
+
+@pytest.mark.parametrize("kind", [Plain, Optional, Several])
+def test_the_signature_is_the_networks(kind):
+    backbone = kind()
+    student = Student(backbone, {"conv": KDLayer(4, 5)})
+    assert inspect.signature(student.forward) == inspect.signature(backbone.forward)
+    assert isinstance(student, Student) and type(student).__name__ == "Student"
+
+
+def test_all_inputs_reach_the_network():
+    torch.manual_seed(0)
+    layer = KDLayer(4, 5).eval()
+    student, backbone = Student(Optional(), {"conv": layer}), Plain()
+    backbone.load_state_dict(student.backbone.state_dict())
+    mask = torch.rand(12, 1, 8, 8)
+    expected = layer(backbone(IMAGES))[0]
+    for output, factor in (
+        (student(IMAGES), 2),
+        (student(pixels=IMAGES, mask=mask), 2 * mask),
+        (student(IMAGES, mask, scale=3.0), 3 * mask),
+        (student.forward_with_scores(IMAGES, mask, scale=3.0)[0], 3 * mask),
+    ):
+        torch.testing.assert_close(output["map"], factor * expected)
+
+    several = Student(Several(), {"conv": KDLayer(4, 5)})
+    _, others, further = several(IMAGES, IMAGES, 7, flip=True, name="x")
+    assert (others, further) == ((7,), {"name": "x"})
+
+
+def test_copies_and_pickles_are_students_of_their_own():
+    student = student_of(Named(), ["net.stage.0"])
+    expected = student(IMAGES)
+    file = io.BytesIO()
+    torch.save(student, file)
+    file.seek(0)
+    for twin in (
+        copy.deepcopy(student),
+        copy.deepcopy(copy.deepcopy(student)),
+        pickle.loads(pickle.dumps(student)),
+        torch.load(file, weights_only=False),
+    ):
+        assert isinstance(twin, Student) and inspect.signature(twin.forward) == inspect.signature(student.forward)
+        assert torch.equal(twin(pixels=IMAGES), expected)
+        with torch.no_grad():
+            for parameter in twin.parameters():
+                parameter.zero_()
+        assert not twin(IMAGES).any() and torch.equal(student(IMAGES), expected)
+
+
+# --- torch.fx --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paths", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("train", [False, True])
+def test_fx_traces_the_student_with_its_layers(paths, train):
+    """Also behind modules whose hooks it does not run; in either mode, and with the weights of the student."""
+    student = student_of(network(), paths).train(train)
+    alone = copy.deepcopy(student)
+    graph = symbolic_trace(student)
+    assert sorted(graph.state_dict()) == sorted(student.state_dict())
+    for mode in (train, not train):
+        assert torch.equal(graph.train(mode)(FEWER), alone.train(mode)(FEWER))
+    for name, tensor in graph.state_dict().items():
+        assert torch.equal(tensor, alone.state_dict()[name])
+    graph.eval(), alone.eval()
+    for module in (graph, alone):
+        module(FEWER).square().sum().backward()
+    gradients = dict(alone.named_parameters())
+    assert all(torch.equal(p.grad, gradients[name].grad) for name, p in graph.named_parameters())
+    assert torch.equal(copy.deepcopy(graph)(FEWER), alone(FEWER))
+    assert torch.equal(student.eval()(FEWER), alone(FEWER)), "tracing leaves the student as it was"
+
+
+def test_fx_keeps_the_names_of_the_inputs():
+    graph = symbolic_trace(student_of(Named(), ["net.stage.0"]))
+    assert list(inspect.signature(graph.forward).parameters) == ["pixels"]
+    student = Student(Optional(), {"conv": KDLayer(4, 5)}).eval()
+    graph = symbolic_trace(student, concrete_args={"mask": None})
+    torch.testing.assert_close(graph(IMAGES, None, scale=3.0)["map"], student(IMAGES, scale=3.0)["map"])
+
+
+def test_fx_traces_a_student_inside_another_module():
+    student = student_of(network(), ["stage.1.2"])
+    graph = symbolic_trace(nn.Sequential(nn.Identity(), student))
+    assert torch.equal(graph(FEWER), student(FEWER))
+
+
+class Opaque(Tracer):
+    """Looks into no block."""
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return path.endswith("stage.1") or super().is_leaf_module(module, path)
+
+
+def test_a_trace_without_the_layers_is_refused():
+    student = student_of(network(), ["stage.1.2"])
+    with pytest.raises(ValueError, match=r"layer 'stage.1.2' did not run: .* traced as a whole"):
+        Opaque().trace(student)
+    block = student_of(network(), ["stage.1"])
+    assert torch.equal(torch.fx.GraphModule(block, Opaque().trace(block))(FEWER), block(FEWER))
+    with pytest.raises(ValueError, match=r"KD layer 'stage.1', and is no part of what is traced: trace the student"):
+        symbolic_trace(block.backbone)
+
+
+def test_a_place_that_was_replaced_is_refused():
+    student = student_of(network(), ["stage.1"])
+    student.backbone.stage[1] = copy.deepcopy(network().stage[1])
+    with pytest.raises(ValueError, match=r"layer 'stage.1' did not run: .*'stage.1' .*was replaced"):
+        student(IMAGES)
+
+
+@pytest.mark.parametrize("paths", PLACES.values(), ids=PLACES)
+def test_fx_quantisation_keeps_the_layers(paths):
+    student = student_of(network(), paths)
+    with torch.no_grad():
+        for layer in student.layers.values():
+            layer.scale.mul_(3.0)
+    prepared = prepare_fx(copy.deepcopy(student), get_default_qconfig_mapping(), (IMAGES,))
+    torch.testing.assert_close(prepared(IMAGES), student(IMAGES))
+    quantised = convert_fx(prepared)
+    assert any(type(module).__module__.startswith("torch.ao.nn") for module in quantised.modules())
+    without = copy.deepcopy(student)
+    for layer in without.layers.values():
+        layer.alpha = 0
+    error = (quantised(IMAGES) - student(IMAGES)).abs().max()
+    assert error < 0.1 * (without(IMAGES) - student(IMAGES)).abs().max()
+
+
+def test_fx_quantisation_aware_training_trains_the_layers():
+    student = student_of(network(), ["stage.1.2"]).train()
+    prepared = prepare_qat_fx(copy.deepcopy(student), get_default_qat_qconfig_mapping(), (IMAGES,))
+    before = prepared.get_submodule("layers.stage/1/2").bn.running_mean.clone()
+    prepared(IMAGES).square().sum().backward()
+    layer = prepared.get_submodule("layers.stage/1/2")
+    assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
+    assert not torch.equal(layer.bn.running_mean, before)
+
+
+# --- torch.export and torch.jit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_export_takes_named_dynamic_shapes(train):
+    student = student_of(Named(), ["net.stage.0", "net.stage.0.1"]).train(train)
+    program = torch.export.export(student, (FEWER,), dynamic_shapes={"pixels": {0: Dim("batch")}})
+    twin = copy.deepcopy(student)
+    module = program.module()
+    for images in (FEWER, IMAGES):
+        torch.testing.assert_close(module(images), twin(images))
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, twin.state_dict()[name])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("gradients", [False, True])
+def test_jit_traces_in_evaluation_for_any_batch(gradients, monkeypatch):
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", 2**8)  # several chunks, and more for more images
+    student = student_of(network(), ["stage.1", "stage.0.2"])
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(student, FEWER)
+        for images in (FEWER, IMAGES):
+            torch.testing.assert_close(traced(images), student(images))
+
+
+# --- batches and statistics ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_an_empty_batch_gives_no_logits(train, gradients):
+    """As torch's BatchNorm: a batch is counted, and the statistics stay."""
+    student = student_of(network(), ["stage.1"]).train(train)
+    before = copy.deepcopy(student.layers["stage/1"].bn.state_dict())
+    with torch.set_grad_enabled(gradients):
+        assert student(IMAGES[:0]).shape == (0, 3)
+        logits, scores = student.forward_with_scores(IMAGES[:0])
+    assert (logits.shape, scores["stage.1"].shape) == ((0, 3), (0, 6))
+    after = student.layers["stage/1"].bn.state_dict()
+    assert after.pop("num_batches_tracked") == before.pop("num_batches_tracked") + 2 * train
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    if gradients:
+        logits.sum().backward()
+        assert all(p.grad is not None and not p.grad.any() for p in student.parameters())
+
+
+def test_update_bn_gives_the_statistics_of_the_data():
+    """`update_bn` of stochastic weight averaging: the mean over all batches, whatever was there."""
+    student = student_of(network(), ["stage.1.2"])
+    layer, batches = student.layers["stage/1/2"], IMAGES.split(4)
+    layer.bn.running_mean.fill_(7)
+    update_bn([(batch, None) for batch in batches], student)
+    assert (layer.bn.momentum, student.training) == (0.1, False)
+    twin = copy.deepcopy(student).train()
+    scores = [twin.forward_with_scores(batch)[1]["stage.1.2"].detach() for batch in batches]
+    reference = nn.BatchNorm1d(6, momentum=None)
+    for score in scores:
+        reference(score)
+    torch.testing.assert_close(layer.bn.running_mean, reference.running_mean)
+    torch.testing.assert_close(layer.bn.running_var, reference.running_var)
+    assert layer.bn.num_batches_tracked == len(batches)

@@ -1,6 +1,7 @@
 """What options and labels may be, checked before they are used.
 
-Every error is a ValueError that names the option, its value and what it may be.
+Every error is a ValueError that names the option, its value with the type, and what it may be. Numbers of numpy become
+Python's: they go into files that hold nothing else.
 """
 
 import difflib
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ T = TypeVar("T")
 def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
     """The value as an int."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; a whole number of at least {least} is needed")
+        raise ValueError(f"{name} is {shown(value)}; a whole number of at least {least} is needed")
     if value < least:
         raise ValueError(f"{name} is {value}; at least {least} is needed")
     if most is not None and value > most:
@@ -31,25 +33,25 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int | None = No
 
 
 def real_number(name: str, value: Any, *, above: float = -math.inf) -> float:
-    """The value, a finite number, unchanged."""
+    """The value, a finite number, as a float."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}; a finite number is needed")
+        raise ValueError(f"{name} is {shown(value)}; a finite number is needed")
     if not value > above:
         raise ValueError(f"{name} is {value}; a number above {above} is needed")
-    return value
+    return float(value)
 
 
 def truth(name: str, value: Any) -> bool:
     """The value, True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; True or False is needed")
-    return value
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {shown(value)}; True or False is needed")
+    return bool(value)
 
 
 def is_kind(name: str, value: Any, kind: type, needed: str) -> None:
     """Refuse a value of another type than `kind`; `needed` says what is to be given."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name} is {_short(value)}; {needed} is needed")
+        raise ValueError(f"{name} is {shown(value)}; {needed} is needed")
 
 
 def is_network(name: str, value: Any) -> None:
@@ -80,6 +82,12 @@ def by_path(value: T | Mapping[str, T], paths: Iterable[str], *, default: T, nam
         if path not in paths:
             raise ValueError(f"{name} names {path!r}, which is no map here; there is {nearest_first(str(path), paths)}")
     return {path: value.get(path, default) for path in paths}
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """A question for an error message, where a known word is like this one."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" did you mean {near[0]!r}?" if near else ""
 
 
 def nearest_first(word: str, known: Iterable[str]) -> str:
@@ -118,7 +126,7 @@ def class_labels(labels_B: Any, batch: int, num_classes: int) -> Tensor:
 def label_tensor(labels_B: Any, batch: int) -> Tensor:
     """Labels (B,) as int64, of whatever classes."""
     if not isinstance(labels_B, Tensor):
-        raise ValueError(f"{LABELS}; they are {_short(labels_B)}, no tensor")
+        raise ValueError(f"{LABELS}; they are {shown(labels_B)}, no tensor")
     if labels_B.is_floating_point() or labels_B.is_complex() or labels_B.dtype == torch.bool:
         raise ValueError(f"{LABELS}; they are {labels_B.dtype} {tuple(labels_B.shape)}")
     if labels_B.shape != (batch,):
@@ -126,7 +134,10 @@ def label_tensor(labels_B: Any, batch: int) -> Tensor:
     return labels_B.long()
 
 
-def _short(value: Any) -> str:
-    """The value if it is short, else its type."""
+def shown(value: Any) -> str:
+    """The value and its type, or of a long one the type alone; of a tensor its shape."""
+    kind = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
+    return f"{text} ({kind})" if len(text) <= 40 and "\n" not in text else f"a {kind}"

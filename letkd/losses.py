@@ -77,7 +77,7 @@ class _KLFromTargets(torch.autograd.Function):
                 loss += (negative_entropy_R + logsumexp_R - torch.linalg.vecdot(targets_RK, scores_RK)).sum()
                 torch.div(q_RK.sub_(targets_RK), scores_PK.shape[0], out=grad_RK)
         ctx.save_for_backward(grad_PK)
-        return loss / scores_PK.shape[0]
+        return loss / max(1, scores_PK.shape[0])
 
     @staticmethod
     @once_differentiable
@@ -89,7 +89,7 @@ class _KLFromTargets(torch.autograd.Function):
 
 
 def kl_to_scores(scores_PK: Tensor, targets: SoftTargets) -> Tensor:
-    """Mean over patches of KL(target || softmax(scores)), a scalar of at least float32.
+    """Mean over patches of KL(target || softmax(scores)), a scalar of at least float32; of no patches it is 0.
 
     Args:
         scores_PK: the student's scores; gradients flow to them alone.

@@ -103,10 +103,14 @@ def layouts(
     prefixes = by_path(num_prefix_tokens, paths, default=None, name="num_prefix_tokens")
     for path in paths:
         if orders[path] is not None:
-            truth(f"channels_last of {path!r}", orders[path])
+            orders[path] = truth(f"channels_last of {path!r}", orders[path])
         if prefixes[path] is not None:
-            whole_number(f"num_prefix_tokens of {path!r}", prefixes[path], least=0)
-    outputs = _shapes(network, paths, run, image_shape)
+            prefixes[path] = whole_number(f"num_prefix_tokens of {path!r}", prefixes[path], least=0)
+    try:
+        outputs = _shapes(network, paths, run, image_shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the network does not take a black image {(1, *image_shape)}: {reason}") from error
     for path, calls in outputs.items():
         if len(calls) != 1:
             raise ValueError(f"module {path!r} runs {len(calls)} times for one image; choose one that runs once")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from letkd.checks import by_path, is_kind, is_network, real_number, whole_number
+from letkd.checks import by_path, is_kind, is_network, real_number, shown, whole_number
 from letkd.inserts import Inserted, has_layers, with_forward_of
 from letkd.layer import KDLayer, TokenKDLayer, kd_layer
 from letkd.losses import SoftTargets, kl_to_scores
@@ -133,7 +133,7 @@ def attach(
     is_network("the network", model)
     is_kind("'taps'", taps, Mapping, "what supervises, or a number of templates, by module path")
     supervision = {path: tap for path, tap in taps.items() if isinstance(tap, MapSupervision)}
-    real_number("'temperature'", temperature, above=0)
+    temperature = real_number("'temperature'", temperature, above=0)
     _check_request(model, taps, supervision, images)
     if teacher is not None:
         _check_teacher(model, teacher, supervision)
@@ -142,8 +142,7 @@ def attach(
     for path, tap in supervision.items():
         _check_grid(path, found[path], tap)
     alphas = by_path(alpha, taps, default=1.0, name="alpha")
-    for path, weight in alphas.items():
-        real_number(f"alpha of {path!r}", weight)
+    alphas = {path: real_number(f"alpha of {path!r}", weight) for path, weight in alphas.items()}
     num_templates = {path: tap.num_templates if path in supervision else int(tap) for path, tap in taps.items()}
     like = next(model.parameters())
     layers = {path: kd_layer(found[path], number, alphas[path]).to(like) for path, number in num_templates.items()}
@@ -202,7 +201,7 @@ def _check_request(
     if not supervision and images is None:
         raise ValueError("no tap has supervision that knows the size of the images: give images=")
     if images is not None and (not isinstance(images, Tensor) or images.ndim != 4):
-        raise ValueError(f"images= is {_kind(images)}; a tensor (B, C, H, W) is needed")
+        raise ValueError(f"images= is {shown(images)}; a tensor (B, C, H, W) is needed")
 
 
 def _check_teacher(model: nn.Module, teacher: nn.Module, supervision: dict[str, MapSupervision]) -> None:
@@ -236,10 +235,6 @@ def _shared(model: nn.Module, teacher: nn.Module) -> str | None:
         if tensor.untyped_storage().data_ptr() in tensors:
             return f"the weights of {name!r}"
     return None
-
-
-def _kind(value: Any) -> str:
-    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def _check_grid(path: str, layout: Layout, tap: MapSupervision) -> None:

@@ -77,7 +77,8 @@ class SubclassTargets(nn.Module):
         own_BSL = self.centers[labels_B]
         bias_B1S = own_BSL.square().sum(dim=2).unsqueeze(1)
         with full_precision(patches_PC.device):
-            projected_BGL = torch.addmm(self.offset, patches_PC, self.weight.T).view(batch, -1, own_BSL.shape[2])
+            projected_PL = torch.addmm(self.offset, patches_PC, self.weight.T)
+            projected_BGL = projected_PL.view(batch, features_BCHW.shape[2:].numel(), projected_PL.shape[1])
             distances_BGS = torch.baddbmm(bias_B1S, projected_BGL, own_BSL.mT, alpha=-2)
         return (distances_BGS.argmin(dim=2) + labels_B[:, None] * num_subclasses).flatten()
 

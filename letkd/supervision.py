@@ -200,9 +200,9 @@ def make_supervision(
     words = whole_numbers("words", words, what="numbers of words", least=2)  # one would be likely everywhere
     decisions = whole_numbers("decisions", decisions, what="numbers of sub-classes")
     _check_request(teacher, words, decisions, num_classes, loader)
-    whole_number("'num_components'", num_components)
-    whole_number("'max_patches'", max_patches)
-    whole_number("'seed'", seed, least=0, most=MAX_SEED)
+    num_components = whole_number("'num_components'", num_components)
+    max_patches = whole_number("'max_patches'", max_patches)
+    seed = whole_number("'seed'", seed, least=0, most=MAX_SEED)
     if progress is not None:
         is_kind("'progress'", progress, Callable, "a function that takes a line of text, like print,")
     say = progress or (lambda _line: None)
@@ -342,8 +342,7 @@ def _teacher_maps(
 ) -> dict[str, TeacherMap]:
     """The maps at module paths, as a black image of the loader's size shows them."""
     sides = by_path(pooling, paths, default=1, name="pooling")
-    for path, side in sides.items():
-        whole_number(f"pooling of {path!r}", side)
+    sides = {path: whole_number(f"pooling of {path!r}", side) for path, side in sides.items()}
     identity = fingerprint(teacher)
     batches.check_taken(teacher)
     maps = {}

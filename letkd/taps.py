@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from letkd.checks import suggestion
+
 
 class FrozenTaps(nn.Module):
     """A frozen network that returns chosen maps: the teacher, as training and feature extraction see it.
@@ -49,8 +51,11 @@ def submodule(network: nn.Module, path: str) -> nn.Module:
         return network.get_submodule(path)
     except AttributeError:
         depth = str(path).count(".")
-        known = ", ".join(name for name, _ in network.named_modules() if name.count(".") <= depth and name)
-        raise ValueError(f"{type(network).__name__} has no module {path!r}; known: {known}") from None
+        names = [name for name, _ in network.named_modules() if name]
+        known = ", ".join(name for name in names if name.count(".") <= depth)
+        raise ValueError(
+            f"{type(network).__name__} has no module {path!r};{suggestion(str(path), names)} known: {known}"
+        ) from None
 
 
 @contextmanager

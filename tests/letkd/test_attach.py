@@ -4,6 +4,7 @@ import copy
 import weakref
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -433,13 +434,23 @@ def test_a_wrapped_teacher_is_the_teacher(teacher, supervision, wrap):
         *(({"taps": {"stage.1": tap}}, f"the tap of 'stage.1' is {tap!r}") for tap in (True, 0, -1, 1.5, "4096", None)),
         ({"taps": 4}, "'taps' is 4"),
         ({"taps": {"": 4}}, "has no module ''; known: stage, head"),
+        (
+            {"taps": {"stag.1": 4}},
+            r"no module 'stag.1'; did you mean 'stage.1'\? known: stage, stage.0, stage.1, head",
+        ),
+        ({"taps": {"stage.1": np.float64(4)}}, r"'stage.1' is np.float64\(4.0\) \(float64\); a whole number"),
+        ({"alpha": np.float32("nan")}, r"is np.float32\(nan\) \(float32\); a finite number"),
+        ({"alpha": np.bool_(True)}, r"is np.True_ \(bool\); a finite number"),
+        ({"alpha": torch.tensor(0.5)}, r"alpha of 'stage.1' is a tensor \(\); a finite number"),
         ({"taps": {3: 4}}, "has no module 3; known: stage, head"),
         *(({"alpha": alpha}, f"alpha of 'stage.1' is {alpha!r}") for alpha in ("1", True, float("nan"), None)),
-        ({"alpha": {"stage.1": "1"}}, "alpha of 'stage.1' is '1'; a finite number"),
+        ({"alpha": {"stage.1": "1"}}, r"alpha of 'stage.1' is '1' \(str\); a finite number"),
         *(({"temperature": tau}, f"'temperature' is {tau!r}") for tau in (0, -1.0, "1", True, float("inf"))),
         ({"images": IMAGES[0]}, r"images= is a tensor \(3, 8, 8\)"),
-        ({"images": [1]}, "images= is a list"),
-        ({"channels_last": {"stage.1": "NHWC"}}, "channels_last of 'stage.1' is 'NHWC'; True or False"),
+        ({"images": IMAGES.numpy()}, "images= is a ndarray"),
+        ({"images": IMAGES[:, :1]}, r"does not take a black image \(1, 1, 8, 8\): .* 3 channels"),
+        ({"images": [1]}, r"images= is \[1\] \(list\)"),
+        ({"channels_last": {"stage.1": "NHWC"}}, r"channels_last of 'stage.1' is 'NHWC' \(str\); True or"),
         ({"channels_last": {"stage.2": True}}, "channels_last names 'stage.2'"),
         ({"num_prefix_tokens": -1}, "num_prefix_tokens of 'stage.1' is -1; at least 0"),
     ],
@@ -447,3 +458,40 @@ def test_a_wrapped_teacher_is_the_teacher(teacher, supervision, wrap):
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         attach(network(4), **{"taps": {"stage.1": 4}, "images": IMAGES} | options)
+
+
+def test_numbers_of_numpy_are_numbers(teacher, tmp_path):
+    """Wherever a number is whole, or real where one may be; a file takes them and gives Python's back."""
+    options = {"pooling": np.int64(2), "num_components": np.int32(2), "seed": np.uint8(3), "max_patches": np.int64(100)}
+    options |= {"num_classes": np.int64(NUM_CLASSES), "channels_last": np.bool_(False)}
+    made = make_supervision(
+        teacher, LOADER, words={"stage.1": np.int64(5)}, decisions={"stage.0": np.uint8(2)}, **options
+    )
+    made.save(tmp_path / "made.pt")
+    read = load_supervision(tmp_path / "made.pt")
+    assert {type(value) for tap in read.values() for value in (tap.pooling, tap.channels_last)} == {int, bool}
+    taps, numbers = {"stage.1": np.int64(4)}, {"alpha": np.float32(0.5), "temperature": np.float64(2)}
+    student = attach(network(4), taps, images=IMAGES, num_prefix_tokens=np.int8(0), **numbers)
+    assert student.taps == {"stage.1": 4} and type(student.layers["stage/1"].alpha) is float
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, pixels, mask):
+        return mask * self.conv(pixels)
+
+
+def test_a_network_that_one_image_does_not_run_is_refused():
+    with pytest.raises(ValueError, match=r"does not take a black image \(1, 3, 8, 8\): .* argument: 'mask'"):
+        attach(TwoInputs(), {"conv": 4}, images=IMAGES)
+
+
+def test_an_empty_batch_has_no_divergence(student):
+    logits, losses = student.forward_with_losses(IMAGES[:0], LABELS[:0])
+    assert logits.shape == (0, NUM_CLASSES)
+    assert {path: loss.item() for path, loss in losses.items()} == {"stage.1": 0, "stage.0": 0}
+    (logits.sum() + sum(losses.values())).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in student.parameters())

@@ -28,6 +28,56 @@ PLACES = {
 }
 
 
+# --- the network with its layers -------------------------------------------------------------------------------------
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), nn.Flatten(), nn.Linear(6 * 16, 4)
+    )
+
+
+@pytest.fixture
+def small() -> Student:
+    return Student(plain(), {"early": KDLayer(6, 5), "late": KDLayer(6, 7)}, {"early": "0.0", "late": "0"})
+
+
+def test_student_is_its_backbone_plus_the_layers(small):
+    images = torch.randn(8, 3, 6, 6)
+    logits, scores = small.forward_with_scores(images)
+    alone, early, late = plain(), small.layers["early"], small.layers["late"]
+    early_map, early_scores = early(alone[0][0](images))
+    late_map, late_scores = late(alone[0][2](alone[0][1](early_map)))
+    torch.testing.assert_close(logits, alone[2](alone[1](late_map)))
+    torch.testing.assert_close(scores, {"early": early_scores, "late": late_scores})
+
+
+def test_gradients_reach_every_parameter(small):
+    logits, scores = small.forward_with_scores(torch.randn(8, 3, 6, 6))
+    (logits.square().sum() + scores["early"].square().sum() + scores["late"].square().sum()).backward()
+    assert [name for name, p in small.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_deep_copy_has_layers_of_its_own(small):
+    twin = copy.deepcopy(small).eval()
+    images = torch.randn(2, 3, 6, 6)
+    before = twin(images)
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(twin(images), before)
+
+
+def test_the_backbone_keeps_its_state_dict_names(small):
+    assert list(small.backbone.state_dict()) == list(plain().state_dict())
+
+
+def test_an_unknown_path_is_named_with_those_that_exist():
+    with pytest.raises(ValueError, match="Sequential has no module '3'; known: 0, 1, 2"):
+        Student(plain(), {"late": KDLayer(6, 5)}, {"late": "3"})
+
+
 # --- the signature ---------------------------------------------------------------------------------------------------
 
 

@@ -338,10 +338,10 @@ NOT_COUNTS = (True, 0, -1, 1.5, "4096", None)
         *(({"seed": value}, f"'seed' is {value!r}") for value in (True, -1, 1.5, "1", None, 2**32)),
         ({"words": 4096}, "'words' is 4096"),
         ({"words": {"last": 1}}, "words of 'last' is 1; at least 2"),
-        ({"progress": 3}, "'progress' is 3; a function"),
-        ({"words": {"lst": 4}}, "has no module 'lst'; known: first, last, pool"),
+        ({"progress": 3}, r"'progress' is 3 \(int\); a function"),
+        ({"words": {"lst": 4}}, r"has no module 'lst'; did you mean 'last'\? known: first, last, pool"),
         ({"words": {"": 4}}, "has no module ''"),
-        ({"channels_last": 1}, "channels_last of 'last' is 1; True or False"),
+        ({"channels_last": 1}, r"channels_last of 'last' is 1 \(int\); True or False"),
     ],
 )
 def test_options_are_checked(teacher, options, message):

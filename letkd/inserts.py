@@ -31,7 +31,7 @@ CALL = {
 
 
 class Inserted:
-    """Layers that stand behind modules of a network, and which of them ran in its last call.
+    """Layers that stand behind modules of a network.
 
     Args:
         layers: by name; called with what the module returned and `with_scores`, they return what takes its place, and
@@ -42,32 +42,41 @@ class Inserted:
     def __init__(self, network: nn.Module, layers: Mapping[str, nn.Module], paths: Mapping[str, str]):
         self.paths = {name: paths[name] for name in layers}
         self.with_scores = False
-        self.scores: dict[str, Tensor | None] = {}  # of the layers that ran
-        places = {name: submodule(network, path) for name, path in self.paths.items()}  # all exist, then one changes
-        for name, place in places.items():
-            place.register_forward_hook(_Insert(layers[name], self, name))
+        self.scores: dict[str, Tensor] = {}  # of a call with scores
+        self.traced: set[str] = set()  # the layers in a graph of torch.fx
+        self._hooks = {name: _Insert(layer, self, name) for name, layer in layers.items()}
+        for path in self.paths.values():  # all of them exist before one is changed
+            submodule(network, path)
+        self._place(network)
 
     def call(self, network: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         """What the network returns.
 
         Raises:
-            ValueError: a layer did not run.
+            ValueError: a layer does not come into the graph that is traced.
         """
-        self.scores.clear()
+        self._place(network)
         tracer = next((leaf.tracer for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
         if tracer is None:
+            return network(*args, **kwargs)
+        self.traced.clear()
+        with _hooks_of_leaves(tracer):
             output = network(*args, **kwargs)
-        else:
-            with _hooks_of_leaves(tracer):
-                output = network(*args, **kwargs)
         for name, path in self.paths.items():
-            if name not in self.scores:
+            if name not in self.traced:
                 raise ValueError(
-                    f"the KD layer {name!r} did not run: the module {path!r} was not called, was replaced after the "
-                    "layer was put behind it, or is part of one that is traced as a whole. Change the network first, "
-                    "then attach, and let tracing look into it"
+                    f"the KD layer {name!r} is not traced: {path!r} is inside a module that the tracer takes as a whole"
                 )
         return output
+
+    def _place(self, network: nn.Module) -> None:
+        """Put the hooks that are nowhere where they belong: at first, and when a module was replaced since."""
+        for name, hook in self._hooks.items():
+            place = submodule(network, self.paths[name])
+            if hook in place._forward_hooks.values():
+                continue
+            if not any(hook in module._forward_hooks.values() for module in network.modules()):  # fusing moves them
+                place.register_forward_hook(hook)
 
 
 class _Insert:
@@ -77,12 +86,12 @@ class _Insert:
         self.name = name
 
     def __call__(self, module: nn.Module, inputs: tuple, output: Tensor | Proxy) -> Tensor | Proxy:
-        with_scores = self.inserted.with_scores
         if isinstance(output, Proxy):
-            changed, scores = self._traced(output), None
-        else:
-            changed, scores = self.layer(output, with_scores=with_scores)
-        self.inserted.scores[self.name] = scores if with_scores else None
+            self.inserted.traced.add(self.name)
+            return self._traced(output)
+        changed, scores = self.layer(output, with_scores=self.inserted.with_scores)
+        if self.inserted.with_scores:
+            self.inserted.scores[self.name] = scores
         return changed
 
     def _traced(self, output: Proxy) -> Proxy:

@@ -125,6 +125,16 @@ def step(images: Tensor, upstream: Tensor) -> tuple[dict[str, Tensor], ...]:
     return seen, gradients, network.state_dict()
 
 
+def test_a_layer_behind_a_norm_that_is_converted_stays_there():
+    network = nn.Sequential(nn.Conv2d(3, C, 3), nn.BatchNorm2d(C))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(Student(network, {"1": KDLayer(C, K)}).eval())
+    assert {type(converted.backbone[1]), type(converted.layers["1"].bn)} == {nn.SyncBatchNorm}
+    images = torch.randn(2, 3, 4, 4)
+    features = converted.backbone[0](images) / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(converted(images), converted.layers["1"](features)[0])
+    assert (converted(images) - features).abs().max() > 0.1
+
+
 FEW_PATCHES = {"many": (10**6, 10**6), "few": (0, 0), "one of both": (0, 10**6)}  # which way each rank takes
 SHARES = [(3, 3), (5, 1), (6, 0)]
 

@@ -30,21 +30,27 @@ CALL = {
 }
 
 
+def key_of(name: str) -> str:
+    """The name of a layer in a `ModuleDict`, which takes no dots."""
+    return name.replace(".", "/")
+
+
 class Inserted:
     """Layers that stand behind modules of a network.
 
     Args:
-        layers: by name; called with what the module returned and `with_scores`, they return what takes its place, and
-            scores.
-        paths: module path of the network behind which each stands.
+        layers: by `key_of` their names; called with what the module returned and `with_scores`, they return what takes
+            its place, and scores.
+        paths: module path of the network behind which each stands, by name.
     """
 
-    def __init__(self, network: nn.Module, layers: Mapping[str, nn.Module], paths: Mapping[str, str]):
-        self.paths = {name: paths[name] for name in layers}
+    def __init__(self, network: nn.Module, layers: nn.ModuleDict, paths: Mapping[str, str]):
+        self.layers = layers
+        self.paths = dict(paths)
         self.with_scores = False
         self.scores: dict[str, Tensor] = {}  # of a call with scores
         self.traced: set[str] = set()  # the layers in a graph of torch.fx
-        self._hooks = {name: _Insert(layer, self, name) for name, layer in layers.items()}
+        self._hooks = {name: _Insert(self, name) for name in paths}
         for path in self.paths.values():  # all of them exist before one is changed
             submodule(network, path)
         self._place(network)
@@ -80,10 +86,13 @@ class Inserted:
 
 
 class _Insert:
-    def __init__(self, layer: nn.Module, inserted: Inserted, name: str):
-        self.layer = layer
+    def __init__(self, inserted: Inserted, name: str):
         self.inserted = inserted
         self.name = name
+
+    @property
+    def layer(self) -> nn.Module:
+        return self.inserted.layers[key_of(self.name)]
 
     def __call__(self, module: nn.Module, inputs: tuple, output: Tensor | Proxy) -> Tensor | Proxy:
         if isinstance(output, Proxy):

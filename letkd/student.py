@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from letkd.checks import by_path, is_kind, is_network, real_number, shown, whole_number
-from letkd.inserts import Inserted, has_layers, with_forward_of
+from letkd.inserts import Inserted, has_layers, key_of, with_forward_of
 from letkd.layer import KDLayer, TokenKDLayer, kd_layer
 from letkd.losses import SoftTargets, kl_to_scores
 from letkd.maps import Layout, layouts, unwrapped
@@ -41,8 +41,8 @@ class Student(nn.Module):
     ):
         super().__init__()
         self.backbone = backbone
-        self.layers = nn.ModuleDict({name.replace(".", "/"): layer for name, layer in layers.items()})
-        self._inserted = Inserted(backbone, layers, paths or {name: name for name in layers})
+        self.layers = nn.ModuleDict({key_of(name): layer for name, layer in layers.items()})
+        self._inserted = Inserted(backbone, self.layers, {name: (paths or {}).get(name, name) for name in layers})
         self.__dict__["guidance"] = guidance  # nn.Module would register it
 
     def __reduce__(self) -> tuple:
@@ -56,7 +56,7 @@ class Student(nn.Module):
     @property
     def taps(self) -> dict[str, int]:
         """Number of templates by name; with it `attach` builds the same student without a teacher."""
-        return {name: layer.num_templates for name, layer in zip(self.paths, self.layers.values(), strict=True)}
+        return {name: self.layers[key_of(name)].num_templates for name in self.paths}
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         return self._inserted.call(self.backbone, args, kwargs)

@@ -16,7 +16,7 @@ from torch.ao.quantization import fuse_modules, get_default_qat_qconfig_mapping,
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 from torch.export import Dim
 from torch.fx import Tracer, symbolic_trace
-from torch.optim.swa_utils import update_bn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from letkd import KDLayer, Student, chunks
 
@@ -89,6 +89,15 @@ def test_a_layer_stays_where_a_module_is_replaced(path):
     student.backbone.set_submodule(path, alike)
     assert torch.equal(student(IMAGES), expected)
     assert torch.equal(copy.deepcopy(student)(IMAGES), expected)
+
+
+def test_a_layer_may_be_replaced():
+    student, other = student_of(network(), ["stage.1"]), KDLayer(4, 9).eval()
+    student.layers["stage/1"] = other
+    assert student.taps == {"stage.1": 9}
+    alone = copy.deepcopy(student.backbone)
+    alone.stage[1]._forward_hooks.clear()
+    torch.testing.assert_close(student(IMAGES), alone.head(other(alone.stage(IMAGES))[0]))
 
 
 def test_fusing_modules_takes_the_layer_along():
@@ -306,9 +315,14 @@ def test_an_empty_batch_gives_no_logits(train, gradients):
         assert all(p.grad is not None and not p.grad.any() for p in student.parameters())
 
 
-def test_update_bn_gives_the_statistics_of_the_data():
+@pytest.mark.parametrize("average", [False, True])
+def test_update_bn_gives_the_statistics_of_the_data(average):
     """`update_bn` of stochastic weight averaging: the mean over all batches, whatever was there."""
     student = student_of(network(), ["stage.1.2"])
+    if average:
+        averaged = AveragedModel(student)
+        averaged.update_parameters(student)
+        student = averaged.module
     layer, batches = student.layers["stage/1/2"], IMAGES.split(4)
     layer.bn.running_mean.fill_(7)
     update_bn([(batch, None) for batch in batches], student)

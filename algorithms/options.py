@@ -10,7 +10,7 @@ from algorithms.trials import TRIALS
 from distillation.expressions import bounds_of
 from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
-from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS
+from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK
 from results.places import output_directory
 from results.settings import seed_of
 
@@ -62,7 +62,7 @@ OPTIONAL_TYPES = {
 CHOICES = {"export": ("onnx", "pt2"), "format": ("table", "json")}
 # What the program writes in an experiment's directory beside the file that `fname` names, without case.
 OWN_NAMES = frozenset(
-    {RESULTS, PROGRESS, LOG, LOCK, CURVES, TRIALS, REPLACED, "export", "pictures", "report", "sacred"}
+    {RESULTS, RESULTS_LOCK, PROGRESS, LOG, LOCK, CURVES, TRIALS, REPLACED, "export", "pictures", "report", "sacred"}
     | {LAST, PREVIOUS, BEST, STOPPED}
 )
 OWN_ENDINGS = (".part", ".json", ".npy", ".sha256")  # of temporary files, documents, the authors' arrays, checksums

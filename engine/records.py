@@ -22,7 +22,6 @@ and `objective` in both has what is minimised: the weight of every term by name,
 """
 
 import datetime
-import fcntl
 import functools
 import logging
 import os
@@ -32,12 +31,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -50,7 +50,7 @@ log = logging.getLogger("letKD.run")
 RESULTS = "results.json"
 PROGRESS = "progress.json"
 LOG = "log.txt"
-LOCK = ".lock"
+LOCK, RESULTS_LOCK = ".lock", ".results.lock"
 CURVES = "tensorboard"
 EVENT_FILES, EVENT_FILE_VERSION = "events.out.tfevents.*", "brain.Event:2"
 ROOT = Path(__file__).parent.parent  # of the code
@@ -126,35 +126,9 @@ def log_file(directory: Path) -> Iterator[None]:
         handler.close()
 
 
-# Descriptors of the locks that this process holds. A lock is held as long as anybody has its file open, and workers may
-# outlive a parent that is killed: a child closes what it has inherited, which leaves the parent's lock alone.
-_held_locks: set[int] = set()
-
-
-def _let_go_of_locks() -> None:
-    while _held_locks:
-        os.close(_held_locks.pop())
-
-
-os.register_at_fork(after_in_child=_let_go_of_locks)
-
-
-@contextmanager
-def _locked(path: Path, flags: int, operation: int) -> Iterator[int]:
-    """The descriptor of a file or directory that is open and locked as long as the context is.
-
-    Raises:
-        BlockingIOError: another process holds it, and `operation` does not wait.
-    """
-    descriptor = os.open(path, flags, 0o666)
-    _held_locks.add(descriptor)
-    try:
-        fcntl.flock(descriptor, operation)
-        yield descriptor
-    finally:
-        if descriptor in _held_locks:  # not in a child
-            _held_locks.remove(descriptor)
-            os.close(descriptor)
+# Locks are the kernel's: they end with their process, and a child that is forked meanwhile lets go of them. The marker
+# files that filelock has for file systems without such locks would outlive a killed process.
+KERNEL_ALONE = {"fallback_to_soft": False}
 
 
 @contextmanager
@@ -168,18 +142,21 @@ def exclusive(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOCK
     with ExitStack() as stack:
-        try:
-            lock = _locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            descriptor = stack.enter_context(lock)
-        except BlockingIOError:
-            written = path.read_text(encoding="utf-8", errors="replace")
-            holder = written or "another process"  # it has not written its number yet
-            raise ValueError(f"{directory} is in use by {holder}; wait for it, or choose another localpath") from None
         with names_file(path):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()}, started {now()}".encode())
+            try:
+                stack.enter_context(FileLock(path, blocking=False, on_acquired=_write_holder, **KERNEL_ALONE))
+            except Timeout:
+                written = path.read_text(encoding="utf-8", errors="replace")
+                holder = written or "another process"  # it has not written its number yet
+                message = f"{directory} is in use by {holder}; wait for it, or choose another localpath"
+                raise ValueError(message) from None
         _remove_pieces(directory)
         yield
+
+
+def _write_holder(descriptor: int) -> None:
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()}, started {now()}".encode())
 
 
 def _remove_pieces(directory: Path) -> None:
@@ -223,10 +200,15 @@ def _save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def _results_to_itself(directory: Path) -> AbstractContextManager[int]:
+@contextmanager
+def _results_to_itself(directory: Path) -> Iterator[None]:
     """Wait for whoever else is about to write `results.json`: evaluations go on beside a training and each other."""
     directory.mkdir(parents=True, exist_ok=True)
-    return _locked(directory, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX)  # of the directory: jobs lock a file in it
+    path = directory / RESULTS_LOCK
+    with ExitStack() as stack:
+        with names_file(path):
+            stack.enter_context(FileLock(path, **KERNEL_ALONE))
+        yield
 
 
 def save_progress(directory: Path, progress: dict[str, Any]) -> None:

@@ -107,9 +107,11 @@ def read(path: Path) -> dict:
 
 
 def products(folder: Path) -> set[Path]:
-    """All files that a run makes but its log and lock: checkpoints, supervision, results, curves, unfinished files."""
+    """All files that a run makes but its log and locks: checkpoints, supervision, results, curves, unfinished files."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {path for path in files if path.parts[0] != "sacred" and path.name not in ("log.txt", ".lock")}
+    return {
+        path for path in files if path.parts[0] != "sacred" and path.name not in ("log.txt", ".lock", ".results.lock")
+    }
 
 
 # --- names, keys and types -------------------------------------------------------------------------------------------

@@ -1,13 +1,17 @@
 """Files are whole or absent, damage is noticed, and two jobs do not share a directory."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import random
 import re
 import signal
+import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -250,14 +254,19 @@ def test_a_directory_in_use_is_refused_with_its_process(tmp_path):
         pass
 
 
-def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(tmp_path):
+def start_program() -> int:
+    return subprocess.Popen(["sleep", "600"], close_fds=False).pid
+
+
+@pytest.mark.parametrize("start_worker", [os.fork, start_program])
+def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(start_worker, tmp_path):
     """And a worker that there is does not take the directory from its parent."""
     fork = multiprocessing.get_context("fork")
     told, tell = fork.Pipe(duplex=False)
 
     def hold() -> None:
         with exclusive(tmp_path):
-            worker = os.fork()
+            worker = start_worker()
             if worker:
                 tell.send(worker)
             time.sleep(600)
@@ -278,10 +287,69 @@ def test_a_worker_that_outlives_its_killed_parent_holds_no_lock(tmp_path):
         os.kill(worker, signal.SIGKILL)
 
 
-def test_a_lock_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / ".lock").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/\.lock: "), exclusive(tmp_path):
+def test_a_child_that_ends_its_part_of_a_job_leaves_the_directory_to_its_parent(tmp_path):
+    with ExitStack() as job:
+        job.enter_context(exclusive(tmp_path))
+        child = multiprocessing.get_context("fork").Process(target=job.close)
+        child.start()
+        child.join(timeout=60)
+        assert child.exitcode == 0
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"), exclusive(tmp_path):
+            pass
+
+
+def test_two_threads_do_not_share_a_directory(tmp_path):
+    def work() -> None:
+        with pytest.raises(ValueError, match=f"in use by process {os.getpid()}"), exclusive(tmp_path):
+            pass
+
+    with exclusive(tmp_path), ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result(timeout=60)
+
+
+def test_a_lock_that_cannot_be_written_is_named_and_held_by_nobody(tmp_path, monkeypatch):
+    def full(descriptor: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    named = pytest.raises(OSError, match=rf"cannot write {tmp_path}/\.lock: No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", full)
+        with named, exclusive(tmp_path):
+            pass
+    with exclusive(tmp_path):
         pass
+
+
+def work_alone(directory: Path) -> None:
+    with exclusive(directory):
+        pass
+
+
+def add_nothing(directory: Path) -> None:
+    update_results(directory, lambda results: results)
+
+
+every_lock = pytest.mark.parametrize(("name", "use"), [(".lock", work_alone), (".results.lock", add_nothing)])
+
+
+@every_lock
+def test_a_lock_that_cannot_be_opened_is_named(name, use, tmp_path):
+    (tmp_path / name).symlink_to(tmp_path / "another")  # it would be written through the link
+    with pytest.raises(OSError, match=rf"cannot write {tmp_path}/{re.escape(name)}: "):
+        use(tmp_path)
+    assert not (tmp_path / "another").exists()
+
+
+@every_lock
+def test_a_file_system_without_locks_is_an_error_and_gets_no_marker_file(name, use, tmp_path, monkeypatch):
+    def missing(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", missing)
+        with pytest.raises(OSError, match=rf"cannot write {tmp_path}/{re.escape(name)}: Function not implemented"):
+            use(tmp_path)
+    use(tmp_path)
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

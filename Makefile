@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-faults benchmark lint format clean
+.PHONY: setup demo test test-all benchmark lint format clean
 
 setup: $(INSTALLED)
 
@@ -21,8 +21,8 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest
 
-test-faults: setup
-	$(BIN)/python -m pytest -m faults
+test-all: setup
+	$(BIN)/python -m pytest -m ''
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.step

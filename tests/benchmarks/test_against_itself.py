@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import against as benchmark
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

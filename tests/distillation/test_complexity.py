@@ -81,7 +81,7 @@ ONE_A_FAMILY = (
     "resnet8", "resnet18", "wrn_16_1", "mobilenetv1", "mobilenetv2", "shufflenetv1", "shufflenetv2", "vgg8",
     "torchvision/resnet18",
 )  # fmt: skip
-DEEPER = [pytest.param(name, marks=pytest.mark.faults) for name in list_models() if name not in ONE_A_FAMILY]
+DEEPER = [pytest.param(name, marks=pytest.mark.slow) for name in list_models() if name not in ONE_A_FAMILY]
 
 
 @pytest.mark.parametrize("name", [*ONE_A_FAMILY, *DEEPER])

@@ -36,6 +36,7 @@ DOCS = ROOT / "docs"
 OWN_METHOD = DOCS / "own-method.md"
 PAGES = [
     "how-it-works.md", "own-images.md", "own-method.md", "own-network.md", "reproduce.md", "watch.md", "options.md",
+    "commands.md", "runs.md",
 ]  # fmt: skip
 HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
 NUM_TRAIN, NUM_EVAL = 256, 64  # digits

@@ -212,14 +212,16 @@ def test_the_installed_package_is_enough(tmp_path):
     """A wheel of the project holds `letkd` alone, and the plain example needs nothing else of ours."""
     source, installed = tmp_path / "source", tmp_path / "installed"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("letkd", "algorithms", "config"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--target", installed, source], check=True)
     assert sorted(path.name.partition("-")[0] for path in installed.iterdir()) == ["letkd", "letkd"]
-    metadata = next(installed.glob("letkd-*.dist-info/METADATA")).read_text()
+    (about,) = installed.glob("letkd-*.dist-info")
+    assert (installed / "letkd/py.typed").is_file() and (about / "licenses/LICENSE").is_file()
+    metadata = (about / "METADATA").read_text()
     assert re.findall(r"^Requires-Dist: (\w+)[^;\n]*$", metadata, re.MULTILINE) == ["torch", "numpy"]
 
     shutil.copy(EXAMPLES / "plain_training.py", tmp_path)

@@ -38,8 +38,8 @@ TIMED = ("seconds", "images_per_second")  # what two equal runs measure differen
 
 
 def short_and_long(name: str, short: Any, long: Any) -> pytest.MarkDecorator:
-    """Two sizes of one test: the short one belongs to `make test`, the long one to `make test-faults`."""
-    sizes = [pytest.param(short, id="short"), pytest.param(long, id="long", marks=pytest.mark.faults)]
+    """Two sizes of one test: the short one belongs to `make test`, the long one to `make test-all`."""
+    sizes = [pytest.param(short, id="short"), pytest.param(long, id="long", marks=pytest.mark.slow)]
     return pytest.mark.parametrize(name, sizes)
 
 

@@ -64,7 +64,7 @@ def pieces(folder: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("name", "number"),
     [(f"{RUN}/last.pth", errno.ENOSPC), (f"{RUN}/results.json", errno.EACCES), (CODEBOOK, errno.EDQUOT)]
-    + [pytest.param(name, number, marks=pytest.mark.faults) for name in ARTEFACTS for number in FAILURES],
+    + [pytest.param(name, number, marks=pytest.mark.slow) for name in ARTEFACTS for number in FAILURES],
 )
 def test_the_earlier_file_survives_a_failed_write(name, number, folder, fail_writing, capsys, monkeypatch):
     path = folder / name
@@ -136,7 +136,7 @@ def kibibytes_of(folder: Path) -> int:
     return sum(4 * (1 + path.stat().st_size // 4096) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("room", [1500, *(pytest.param(room, marks=pytest.mark.faults) for room in range(0, 3000, 60))])
+@pytest.mark.parametrize("room", [1500, *(pytest.param(room, marks=pytest.mark.slow) for room in range(0, 3000, 60))])
 def test_a_full_disk_stops_a_run_that_goes_on_when_there_is_room(room, few_digits, supervision, tmp_path, capsys):
     """The disk ends anywhere in two epochs: in a log, a curve, a checkpoint, sacred's record."""
     words = [*PAIR, "epochs=2", "milestones=[1]"]

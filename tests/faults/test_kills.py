@@ -186,7 +186,7 @@ def test_there_is_no_moment_at_which_a_kill_changes_the_result(scene, number, un
         shutil.rmtree(folder)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_trials_that_are_killed_end_as_those_that_were_not(few_digits, supervision, tmp_path):
     """The same command does the rest, whatever the moment."""
     work = functools.partial(command, (*PAIR, "epochs=2", "milestones=[1]", "trials=2"))
@@ -226,7 +226,7 @@ def test_a_start_from_scratch_that_is_killed_loses_nothing_of_the_earlier_run(nu
         shutil.rmtree(folder)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_commands_that_are_killed_at_random_times_end_as_the_one_that_was_not(supervision_of_all_digits, tmp_path):
     """Twenty kills of an experiment that has not finished, during start-up too."""
     words = (*PAIR, "epochs=40", "milestones=[30]")
@@ -262,7 +262,7 @@ JOBS = {CODEBOOK: ("kmeans=16",), DECISIONS: ("LDA=5", SMALL[1])}
 
 @short_and_long("number", 1, 40)
 @pytest.mark.parametrize("name", JOBS)
-@pytest.mark.parametrize("extra", [(), pytest.param(("memmap=True",), marks=pytest.mark.faults)], ids=["", "memmap"])
+@pytest.mark.parametrize("extra", [(), pytest.param(("memmap=True",), marks=pytest.mark.slow)], ids=["", "memmap"])
 def test_a_killed_job_leaves_the_earlier_file_or_the_new_one(extra, name, number, few_digits, supervision, tmp_path):
     """And no file of patches, whose size may be that of the disk."""
     path = tmp_path / name

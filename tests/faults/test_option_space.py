@@ -156,7 +156,7 @@ def test_every_command_line_runs_or_says_why(number, small_world):
     repeatable(given(command_lines())(lambda words: runs_or_says_why(words, small_world)))()
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_key_takes_or_refuses_any_value(name, small_world):
     """One key at a time, so that nothing else is refused before it."""

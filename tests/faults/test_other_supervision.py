@@ -25,7 +25,7 @@ PYTHON_MAIN = "python main_classification.py with "
 @pytest.mark.parametrize(
     ("name", "fact"),
     [(DECISIONS, "teacher")]
-    + [pytest.param(name, fact, marks=pytest.mark.faults) for name, facts in COMPARED.items() for fact in facts],
+    + [pytest.param(name, fact, marks=pytest.mark.slow) for name, facts in COMPARED.items() for fact in facts],
 )
 def test_another_fact_is_refused_with_the_command_that_makes_the_file_again(name, fact, folder, capsys):
     path = folder / name

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fault_tools import PAIR, RUN, differences, outcome, start
 
-pytestmark = pytest.mark.faults  # whole processes; within one process tests/algorithms/test_training.py asks the same
+pytestmark = pytest.mark.slow  # whole processes; within one process tests/algorithms/test_training.py asks the same
 
 
 def run_alone(place: Path, supervision: Path, *words: str) -> Path:

@@ -20,7 +20,7 @@ ENDLESS = (*TEACHER, "epochs=100000", "milestones=[]")
 NEW = (*TEACHER, "epochs=1", "milestones=[]")
 
 
-@pytest.fixture(params=["forked", pytest.param("command", marks=pytest.mark.faults)])
+@pytest.fixture(params=["forked", pytest.param("command", marks=pytest.mark.slow)])
 def running(request: pytest.FixtureRequest, few_digits: None, tmp_path: Path) -> Iterator[int]:
     """The number of a process that trains and has finished an epoch."""
     if request.param == "forked":

@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A process a core; one that is done takes tests that the others have left.
+CORES ?= -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: setup demo test test-all benchmark lint format clean
 
@@ -19,10 +21,10 @@ demo: setup
 	$(BIN)/python demo.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(CORES)
 
 test-all: setup
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(CORES) -m ''
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.step

@@ -1,6 +1,7 @@
 """docs/reliability.md names tests that exist, and every fault test stands on it."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ APART = {"test_the_events_are_those_of_a_run"}  # it tests another test
 NAMED = re.findall(r"`(\S+\.py)::(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
 
 
+@functools.cache
 def names_in(path: Path) -> set[str]:
     functions = (node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
     return {function.name for function in functions if function.name.startswith("test_")}

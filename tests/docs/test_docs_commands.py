@@ -1,4 +1,4 @@
-"""README and how-to pages, followed word by word: their programs are written, and their commands run, on small data.
+"""The pages, followed word by word: their programs are written, and their commands run, on small data.
 
 What takes too long is made short behind their back: every experiment has one epoch, every data set few images, and
 pictures are laid out but not painted. What needs CIFAR-100 and the like is left to `test_docs`, which checks options.
@@ -91,8 +91,7 @@ def follow(workplace, tmp_path, monkeypatch) -> Iterator:
         for file in write_programs(page, tmp_path):
             if not file.startswith("config/"):  # the entry finds these itself; the others, another test says
                 importlib.import_module(file.removesuffix(".py").replace("/", "."))
-        commands = [command for command in entry_commands(page) if command.name != "--help"]
-        commands = [command for command in commands if command.experiment.startswith(HERE)]
+        commands = commands_here(page)
         for command in commands:
             run(command)
         return commands
@@ -119,7 +118,13 @@ def run(command: Command) -> None:
     assert main_classification.main(["main_classification.py", *name, *["with"] * bool(words), *words]) == 0, command
 
 
-@pytest.mark.parametrize("page", [*(DOCS / name for name in PAGES), ROOT / "README.md"], ids=title)
+def commands_here(page: Path) -> list[Command]:
+    """Those that can be run without images that are not here."""
+    commands = (command for command in entry_commands(page) if command.name != "--help")
+    return [command for command in commands if command.experiment.startswith(HERE)]
+
+
+@pytest.mark.parametrize("page", [DOCS / name for name in PAGES], ids=title)
 def test_a_page_can_be_followed(page, follow):
     commands = follow(page)
     trained = [command for command in commands if command.name == "run" and "trials" not in command.updates]
@@ -128,6 +133,12 @@ def test_a_page_can_be_followed(page, follow):
         results = load_json(place / "results.json")
         assert results["mode"] == "train" and results["epochs"] == 1
     assert commands
+
+
+def test_the_readme_has_commands_of_the_pages():
+    """Which are run: it brings none of its own."""
+    shown = commands_here(ROOT / "README.md")
+    assert shown and all(any(command in commands_here(DOCS / name) for name in PAGES) for command in shown)
 
 
 def test_an_exported_student_is_used_as_the_page_says(follow, capsys):

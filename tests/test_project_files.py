@@ -13,7 +13,8 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGE = PYPROJECT["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 
@@ -37,6 +38,14 @@ def test_one_licence_everywhere():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n\nCopyright (c) ")
     assert PACKAGE["license"] == CITATION["license"] == "MIT"
     assert PACKAGE["license-files"] == ["LICENSE"]
+
+
+def test_the_package_is_letkd_alone_and_whole():
+    found = {path.parent.relative_to(ROOT) for path in (ROOT / "letkd").rglob("__init__.py")}
+    assert PYPROJECT["tool"]["setuptools"]["packages"] == sorted(".".join(path.parts) for path in found)
+    assert PYPROJECT["tool"]["setuptools"]["package-data"] == {"letkd": ["py.typed"]}
+    assert (ROOT / "letkd/py.typed").is_file()
+    assert [re.split(r"\W", needed)[0] for needed in PACKAGE["dependencies"]] == ["torch", "numpy"]
 
 
 def test_the_citation_is_of_the_paper_whose_figures_are_here():

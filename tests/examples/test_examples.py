@@ -208,6 +208,7 @@ def test_published_weights_without_internet_are_one_line(monkeypatch, tmp_path):
         assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow  # the quick tests read what it would hold and import: tests/test_project_files.py, test_structure.py
 def test_the_installed_package_is_enough(tmp_path):
     """A wheel of the project holds `letkd` alone, and the plain example needs nothing else of ours."""
     source, installed = tmp_path / "source", tmp_path / "installed"

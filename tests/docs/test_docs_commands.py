@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import torch
-from docs_tools import ROOT, Command, entry_commands, programs, title
+from docs_tools import ROOT, Command, entry_commands, programs
 from PIL import Image
 from torch import nn
 
@@ -34,10 +34,10 @@ from storage.documents import load_json
 
 DOCS = ROOT / "docs"
 OWN_METHOD = DOCS / "own-method.md"
-PAGES = [
-    "how-it-works.md", "own-images.md", "own-method.md", "own-network.md", "reproduce.md", "watch.md", "options.md",
-    "commands.md", "runs.md",
-]  # fmt: skip
+# The long ones repeat jobs of the short ones and draw pictures; `test_docs` asks the entry about their commands, too.
+SHORT = ["own-images.md", "own-network.md", "options.md", "commands.md", "runs.md"]
+LONG = ["how-it-works.md", "reproduce.md", "watch.md"]
+APART = ["export.md", OWN_METHOD.name]  # have a test of their own
 HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
 NUM_TRAIN, NUM_EVAL = 256, 64  # digits
 SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1}
@@ -124,9 +124,9 @@ def commands_here(page: Path) -> list[Command]:
     return [command for command in commands if command.experiment.startswith(HERE)]
 
 
-@pytest.mark.parametrize("page", [DOCS / name for name in PAGES], ids=title)
-def test_a_page_can_be_followed(page, follow):
-    commands = follow(page)
+@pytest.mark.parametrize("name", [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+def test_a_page_can_be_followed(name, follow):
+    commands = follow(DOCS / name)
     trained = [command for command in commands if command.name == "run" and "trials" not in command.updates]
     for command in trained:
         place = Path("experiments", *command.experiment.split("."))
@@ -135,10 +135,14 @@ def test_a_page_can_be_followed(page, follow):
     assert commands
 
 
+def test_no_page_with_commands_is_left_out():
+    assert {page.name for page in DOCS.glob("*.md") if commands_here(page)} == {*SHORT, *LONG, *APART}
+
+
 def test_the_readme_has_commands_of_the_pages():
     """Which are run: it brings none of its own."""
     shown = commands_here(ROOT / "README.md")
-    assert shown and all(any(command in commands_here(DOCS / name) for name in PAGES) for command in shown)
+    assert shown and all(any(command in commands_here(DOCS / name) for name in SHORT) for command in shown)
 
 
 def test_an_exported_student_is_used_as_the_page_says(follow, capsys):
@@ -184,7 +188,7 @@ def test_what_the_pages_write_is_found_by_the_project(tmp_path):
 
 
 def test_the_loss_of_the_page_is_short_and_distils(follow):
-    """Alone and in a sum, with the options and weights that the page says."""
+    """Alone and in a sum, with the options and weights that the page says; its commands run."""
     ((file, program),) = programs(OWN_METHOD)
     assert file == "distillation/losses/direction.py" and len(program.splitlines()) < 30
     follow(OWN_METHOD)

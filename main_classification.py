@@ -107,7 +107,7 @@ OPTIONS: Config = {
     "mongo": None,  # train, evaluate, export, probe, kmeans, LDA: also record it in host:port/database or mongodb://...
     "data_dir": None,  # where the images are, or are downloaded to; None: data
     "fname": None,  # kmeans, LDA: file name of the result instead of the standard one
-    "ksubset": 0,  # kmeans: so many random patches instead of all
+    "max_patches": 0,  # kmeans, LDA: of more patches than this, so many random ones are held; 0: all
     "incremental": False,  # LDA: run the network twice instead of holding its patches
     "memmap": False,  # kmeans, LDA: hold the patches in a file instead of in memory
     "memmap_dir": None,  # kmeans, LDA: where that file is; None: the output directory
@@ -117,8 +117,9 @@ OPTIONS: Config = {
     "format": "table",  # predict: table or json
     "watch": False,  # report: write the page again every few seconds
 }
-# Options of losses that have two names, each with the other.
-OTHER_NAMES = PUBLISHED_NAMES | {name: key for key, name in PUBLISHED_NAMES.items()}
+# Options that have two names, each with the other.
+_NAMES = PUBLISHED_NAMES | {"max_patches": "ksubset"}
+OTHER_NAMES = _NAMES | {name: key for key, name in _NAMES.items()}
 # Options that a run hands on to the jobs that prepare it.
 HANDED_ON = (
     "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
@@ -143,7 +144,7 @@ READ_BY = {
     "trials": ("train", "evaluate", "export", "probe"),
     "seeds": ("train", "evaluate", "export", "probe", "predict", "pictures"),
     "fname": ("kmeans", "LDA"),
-    "ksubset": ("kmeans",),
+    "max_patches": ("kmeans", "LDA"),
     "incremental": ("LDA",),
     "images": ("predict",),
     "export_file": ("predict",),

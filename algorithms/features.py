@@ -1,10 +1,12 @@
-"""Patches of a trained network's map over all training images, without augmentation: what supervision is made from."""
+"""Jobs that make supervision of a trained network's map over all training images, without augmentation.
+
+What is made of the patches is in `letkd.fit`; here is where they come from, where they are held, and what is left.
+"""
 
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,17 +16,23 @@ from torch import Tensor
 
 from algorithms.base import Algorithm
 from algorithms.teaching import missing_weights
-from architectures import Tap, TappedNetwork, create_model
-from dataloaders import Dataset
+from architectures import Input, Tap, TappedNetwork, create_model
+from dataloaders import Batch, Dataset, outline_dataset
+from distillation.prepared import save_supervision
 from engine.records import log, progress_bar
 from engine.weights import UnfinishedError, find_weights
-from letkd import LDA, FrozenTaps, pool_map, to_patches
+from letkd.fit import Decisions, Words
+from letkd.supervision import NetworkPatches, TeacherMap, supervise
 from results.places import Requirement
-from storage.state_dicts import Weights, load_strictly
+from results.settings import PREPARATION
+from storage.state_dicts import Weights, fingerprint, load_strictly
+
+# Of the options of a job, what its file records; what the map is of stands beside it.
+RECORDED = ("network", "dataset", "val_split", "lda_components", "max_patches", "seed", "precision")
 
 
 class OfflineAlgorithm(Algorithm):
-    """A job on a trained network: opens it and its training images, and streams the patches of one map."""
+    """A job on a trained network: opens it and its training images, and reads the patches of one map."""
 
     fewer_patches: ClassVar[str]  # the option that holds fewer of them
     dataset: Dataset
@@ -84,58 +92,44 @@ class OfflineAlgorithm(Algorithm):
             published=self.config["published_weights"],
         )
 
+    @property
+    def max_patches(self) -> int | None:
+        """So many patches are held at most; None for all."""
+        return self.config["max_patches"] or None
+
     def num_patches(self, tap: Tap) -> int:
         """P, all patches of the training images at `tap`, after pooling."""
         return len(self.dataset.split("train")) * self._grid(tap) ** 2
 
-    def patches(self, tap: Tap) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of patches (R, C) float32 and the class of each patch's image (R,), on the device."""
-        taps = FrozenTaps(self.network, {"map": tap.path})
-        factor = self.config["downscale"]
-        network_input, loader = self.input_of(self.dataset), self.loader(self.dataset, "train")
-        with progress_bar(len(self.dataset.split("train")), "img", f"features {tap.path}") as bar:
-            for batch in loader:
-                features_RC = to_patches(pool_map(taps(network_input(batch.images))["map"], factor))
-                yield features_RC, batch.labels.repeat_interleave(len(features_RC) // len(batch.labels))
-                bar.update(len(batch.labels))
+    def _grid(self, tap: Tap) -> int:
+        return math.ceil(self.dataset.image_size / tap.reduction) // self.config["downscale"]
 
-    @contextmanager
-    def held_patches(
-        self, tap: Tap, *, num_chosen: int | None = None, projection: LDA | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All patches (P, C) and their classes (P,): on the device, or with `memmap` in a file that has no name.
+    def teacher_map(self, tap: Tap) -> TeacherMap:
+        """The map of the trained network that supervision is made from."""
+        side, size = self._grid(tap), self.dataset.image_size
+        return TeacherMap(
+            path=tap.path, prefix=None, pooling=self.config["downscale"], channels=tap.channels, grid=(side, side),
+            image_shape=(3, size, size), teacher=fingerprint(self.weights.state),
+        )  # fmt: skip
 
-        Args:
-            num_chosen: so many random ones instead, in the same order; the others are never held.
-            projection: what is held instead are its projections (P, L).
-        """
-        total = self.num_patches(tap)
-        chosen = None if num_chosen is None else self._draw(total, num_chosen)
-        num_held = total if chosen is None else len(chosen)
-        width = tap.channels if projection is None else projection.num_components
-        with self.storage(num_held, width) as features_PC:
-            labels_P = torch.empty(num_held, dtype=torch.int64, device=features_PC.device)
-            seen = held = 0
-            for features_RC, labels_R in self.patches(tap):
-                if chosen is not None:
-                    first, last = torch.searchsorted(chosen, torch.tensor([seen, seen + len(labels_R)])).tolist()
-                    rows = (chosen[first:last] - seen).to(features_RC.device)
-                    seen += len(labels_R)
-                    features_RC, labels_R = features_RC[rows], labels_R[rows]  # noqa: PLW2901
-                if projection is not None:
-                    features_RC = projection.transform(features_RC)  # noqa: PLW2901
-                features_PC[held : held + len(labels_R)] = features_RC
-                labels_P[held : held + len(labels_R)] = labels_R
-                held += len(labels_R)
-            yield features_PC, labels_P
+    def source(self, of: TeacherMap) -> NetworkPatches:
+        """The patches of a map: the network is run over all training images each time."""
+        self.network.eval().requires_grad_(False)
+        number = len(self.dataset.split("train"))
+        images = _TrainingImages(self.input_of(self.dataset), self.loader(self.dataset, "train"), number, of.path)
+        return NetworkPatches(self.network, {of.path: of}, images)
 
-    def _draw(self, total: int, num_chosen: int) -> Tensor:
-        """Indices of random patches, ascending, from the seed."""
-        generator = torch.Generator().manual_seed(self.config["seed"])
-        return torch.randperm(total, generator=generator)[:num_chosen].sort().values
+    def save(self, path: Path, of: TeacherMap, fitted: Words | Decisions) -> None:
+        """Write what was made of a map, with what made it."""
+        config, known = self.config, self.weights.data or {}
+        preparation = {key: config[key] or known.get(key) for key in PREPARATION}
+        images = outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
+        del images["image_size"]  # the map has it
+        record = {key: config[key] for key in RECORDED} | images
+        record |= {"weights": str(self.weights.source), "patches": fitted.num_patches}
+        save_supervision(path, supervise(of, fitted, record))
 
-    @contextmanager
-    def storage(self, num_patches: int, channels: int) -> Iterator[Tensor]:
+    def hold(self, num_patches: int, channels: int) -> Tensor:
         """Room for (P, C) float32 on the device, or with `memmap` in a file that has no name.
 
         Raises:
@@ -151,15 +145,27 @@ class OfflineAlgorithm(Algorithm):
                     f"the {self.device.type} has {there / 2**30:.1f}: hold them in a file (memmap=True), or fewer "
                     f"({self.fewer_patches}, in a command with {self.mode}=)"
                 )
-            yield torch.empty(num_patches, channels, device=self.device)
-            return
+            return torch.empty(num_patches, channels, device=self.device)
         folder = Path(self.config["memmap_dir"] or self.directory)
         folder.mkdir(parents=True, exist_ok=True)
         log.info("features   %.1f GiB in a file in %s", needed / 2**30, folder)
-        yield torch.from_numpy(_map_file(folder, (num_patches, channels)))
+        return torch.from_numpy(_map_file(folder, (num_patches, channels)))
 
-    def _grid(self, tap: Tap) -> int:
-        return math.ceil(self.dataset.image_size / tap.reduction) // self.config["downscale"]
+
+class _TrainingImages:
+    """All training images in order, as the network takes them, and their classes; a bar shows how far it is."""
+
+    def __init__(self, network_input: Input, loader: Iterable[Batch], num_images: int, what: str):
+        self.network_input = network_input
+        self.loader = loader
+        self.num_images = num_images
+        self.what = what
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        with progress_bar(self.num_images, "img", f"features {self.what}") as bar:
+            for batch in self.loader:
+                yield self.network_input(batch.images), batch.labels
+                bar.update(len(batch.labels))
 
 
 def _map_file(folder: Path, shape: tuple[int, int]) -> np.ndarray:

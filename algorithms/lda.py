@@ -1,8 +1,6 @@
 """LDA, sub-classes and decision matrix of a teacher's stage (`LDA=<index of the stage>`)."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,18 +9,16 @@ from torch import Tensor
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from architectures import Tap
-from distillation.prepared import decisions_path, save_decisions, supervision_record
+from distillation.prepared import decisions_path
 from engine.records import duration, log, save_results
-from letkd import LDA, decision_matrix, fit_subclasses
-from letkd.checks import at
-
-ROWS = 2**18  # patches that are projected at once
+from letkd.fit import fit_maps
 
 
 class LDAScores(OfflineAlgorithm):
     """Fits and saves the decision scores at the first block of a stage.
 
-    `incremental=True` runs the network twice and never holds the C-dimensional patches, only their projections.
+    `incremental=True` runs the network twice and never holds the C-dimensional patches, only their projections; so it
+    is where there are more patches than `max_patches`.
     """
 
     mode = "LDA"
@@ -33,37 +29,30 @@ class LDAScores(OfflineAlgorithm):
         config = self.config
         self.open()
         tap = self.check_patches()
-        num_subclasses = config["subclasses_per_class"]
-        with at(tap.path), self._projections(tap) as (lda, projected_PL, labels_P):
-            centers_ML, members_P = fit_subclasses(
-                projected_PL,
-                labels_P,
-                num_classes=self.dataset.num_classes,
-                num_subclasses=num_subclasses,
-                seed=config["seed"],
-            )
-            prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
-            num_patches, num_components = projected_PL.shape
-        tensors = {
-            "scalings": lda.scalings_,
-            "xbar": lda.xbar_,
-            "centers": centers_ML,
-            "prototypes": prototypes_ML,
-            "decisions": decisions_MM,
-        }
+        of, num_subclasses = self.teacher_map(tap), config["subclasses_per_class"]
+        decisions = fit_maps(
+            self.source(of),
+            decisions={of.path: num_subclasses},
+            num_classes=self.dataset.num_classes,
+            num_components=config["lda_components"],
+            max_patches=self.max_patches,
+            seed=config["seed"],
+            incremental=config["incremental"],
+            hold=self.hold,
+        )[of.path]
         path = self._path(tap)
-        save_decisions(path, tensors, supervision_record(config, self.weights, tap=tap.path, patches=num_patches))
+        self.save(path, of, decisions)
         seconds = time.perf_counter() - start
-        kept = 100 * _own_class_share(decisions_MM, num_subclasses)
+        lda, kept = decisions.lda, 100 * _own_class_share(decisions.decisions_MM, num_subclasses)
         log.info(
             "%d sub-classes in %d of %d LDA components, %.1f%% decided for their own class, in %s: %s",
-            len(centers_ML), num_components, lda.scalings_.shape[1], kept, duration(seconds), path,
+            len(decisions.centers_ML), lda.n_components, lda.scalings_.shape[1], kept, duration(seconds), path,
         )  # fmt: skip
         return save_results(
             self.directory,
             self.facts()
-            | {"seconds": seconds, "file": str(path), "tap": tap.path, "patches": num_patches}
-            | {"components": num_components, "rank": lda.rank_, "decided_for_own_class": kept},
+            | {"seconds": seconds, "file": str(path), "tap": tap.path, "patches": decisions.num_patches}
+            | {"components": lda.n_components, "rank": lda.rank_, "decided_for_own_class": kept},
         )
 
     def _path(self, tap: Tap) -> Path:
@@ -95,27 +84,6 @@ class LDAScores(OfflineAlgorithm):
             known = ", ".join(f"{number} ({self.network.feature_children[number]})" for number in stages)
             raise ValueError(f"LDA={index} names no stage of {self.config['network']}; stages: {known}")
         return stages[index]
-
-    @contextmanager
-    def _projections(self, tap: Tap) -> Iterator[tuple[LDA, Tensor, Tensor]]:
-        """The fitted LDA, all patches in its first components (P, L), and their classes (P,)."""
-        lda = LDA()
-        if self.config["incremental"]:
-            for features_RC, labels_R in self.patches(tap):
-                lda.partial_fit(features_RC, labels_R, num_classes=self.dataset.num_classes)
-            self._keep_components(lda.solve())
-            with self.held_patches(tap, projection=lda) as (projected_PL, labels_P):
-                yield lda, projected_PL, labels_P
-            return
-        with self.held_patches(tap) as (features_PC, labels_P):
-            self._keep_components(lda.fit(features_PC, labels_P))
-            with self.storage(len(features_PC), lda.num_components) as projected_PL:
-                for features_RC, rows_RL in zip(features_PC.split(ROWS), projected_PL.split(ROWS), strict=True):
-                    rows_RL.copy_(lda.transform(features_RC))
-                yield lda, projected_PL, labels_P
-
-    def _keep_components(self, lda: LDA) -> None:
-        lda.num_components = min(self.config["lda_components"], lda.scalings_.shape[1])
 
 
 def _own_class_share(decisions_MM: Tensor, num_subclasses: int) -> float:

@@ -28,7 +28,7 @@ AT_LEAST = {
     "keep_every": 0,
     "kmeans": 0,
     "LDA": 0,
-    "ksubset": 0,
+    "max_patches": 0,
     "val_split": 0,
     "num_workers": 0,
     "seed": 0,

@@ -26,6 +26,7 @@ from algorithms.features import OfflineAlgorithm
 from benchmarks.precision import read_config
 from benchmarks.step import describe_machine, machine_rates
 from letkd import LDA, KMeans, decision_matrix, fit_subclasses
+from letkd.fit import hold_patches
 
 NUM_SUBCLASSES, NUM_COMPONENTS = 8, 60  # the paper's
 STATUS = Path("/proc/self/status")
@@ -47,10 +48,10 @@ class TrainedNetwork(OfflineAlgorithm):
     def both(self) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (P, C) of the penultimate and of the intermediate map, and classes (P,) of the latter."""
         self.open()
-        with self.held_patches(self.network.penultimate) as (words_PC, _):
-            pass
-        with self.held_patches(self.network.intermediate) as (decisions_PC, labels_P):
-            return words_PC, decisions_PC, labels_P
+        maps = [self.teacher_map(tap) for tap in (self.network.penultimate, self.network.intermediate)]
+        held = [hold_patches(self.source(of), [of.path], hold=self.hold)[of.path] for of in maps]
+        (words_PC, _), (decisions_PC, labels_P) = held
+        return words_PC, decisions_PC, labels_P
 
 
 def _resident(key: str) -> float:
@@ -84,20 +85,20 @@ def measure_kmeans(patches_PC: Tensor, num_words: int, iterations: dict[str, int
     """Rows of the table for both backends; faiss may run fewer iterations, the objective is of its last."""
     print("| k-means | iterations | seconds each | rate, share of a large product's | objective | MiB |")
     print("|---|---|---|---|---|---|")
-    objectives = {}
+    inertias = {}
     operations = 2 * patches_PC.numel() * num_words
     for backend, number in iterations.items():
-        kmeans = KMeans(num_words, num_iterations=number, backend=backend)
+        kmeans = KMeans(num_words, max_iter=number, backend=backend)
         seconds, memory, fitted = measure(lambda kmeans=kmeans: kmeans.fit(patches_PC))
         each = seconds / (number + 1)  # and the assignment to the last centroids
-        objectives[backend] = fitted.objectives_
+        inertias[backend] = fitted.inertias_
         print(
             f"| {backend} | {number} | {each:.2f} | {100 * operations / each / rate:.0f} % "
-            f"| {fitted.objectives_[-1]:.6g} | {memory:.0f} |",
+            f"| {fitted.inertias_[-1]:.6g} | {memory:.0f} |",
             flush=True,
         )
     common = min(iterations.values())
-    ours, theirs = (objectives[backend][common - 1] for backend in ("torch", "faiss"))
+    ours, theirs = (inertias[backend][common - 1] for backend in ("torch", "faiss"))
     print(f"\nobjective of iteration {common}: torch {ours:.7g}, faiss {theirs:.7g}\n")
 
 
@@ -125,7 +126,7 @@ def measure_decisions(patches_PC: Tensor, labels_P: Tensor) -> None:
         lambda: LinearDiscriminantAnalysis().fit(features, labels),
         lambda: LDA().fit(patches_PC, labels_P),
     )
-    lda.num_components = min(NUM_COMPONENTS, lda.scalings_.shape[1])
+    lda.n_components = min(NUM_COMPONENTS, lda.scalings_.shape[1])
     projected_PL = lda.transform(patches_PC)
     projected = projected_PL.numpy()
     num_targets = num_classes * NUM_SUBCLASSES

@@ -7,10 +7,11 @@ Files, below <localpath>, for a supervision experiment A.B.C:
     LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
     LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
 
-Ours are torch files of tensors and a `record` of what made them. Of what the maps are that they were made from, the
-record must say what the run has: teacher, tap, pooling, images and their preparation; and the LDA components that were
-asked for. What chose among equals, like the seed, and how exactly it was computed it says as well, and any is taken.
-The authors' files have no record and are taken as they are.
+Ours are supervision as `letkd.load_supervision` reads it, and a file that `Supervision.save` wrote can be chosen in
+their place: of its maps the teacher's is taken. Of what the map is that it was made from, a file must say what the run
+has: teacher, tap, pooling, grid, images and their preparation; and the LDA components that were asked for. What chose
+among equals, like the seed, and how exactly it was computed it says as well, and any is taken. What it does not say is
+not compared: make_supervision knows no data set. The authors' files have no record and are taken as they are.
 """
 
 import math
@@ -23,24 +24,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from architectures import Place, TappedNetwork, create_model
+from architectures import TappedNetwork, create_model
 from dataloaders import outline_dataset
 from distillation.expressions import losses_of
 from distillation.losses import find_loss
 from distillation.objective import Teacher
 from distillation.signals import Network
-from letkd import Codebook, SubclassTargets
+from letkd import Codebook, MapSupervision, SubclassTargets, Supervision
+from letkd.supervision import (
+    CODEBOOK_TENSORS,
+    DECISION_TENSORS,
+    EARLIER_FORMAT,
+    FORMAT,
+    check_decisions,
+    check_dense,
+    check_finite,
+    earlier_fingerprint,
+    read_supervision,
+)
 from results.places import OutdatedError, Requirement, output_directory
 from results.settings import PREPARATION
 from storage.documents import log
-from storage.state_dicts import Weights, fingerprint
-from storage.tensor_files import describe_value, first_line, is_dense, load_tensors, save_tensors
+from storage.tensor_files import first_line, load_tensors, save_tensors
 
 Config = dict[str, Any]
 
-CODEBOOK_FORMAT = "letkd-codebook-1"
-DECISIONS_FORMAT = "letkd-decisions-1"
-DECISION_TENSORS = ("scalings", "xbar", "centers", "decisions")  # (C, R), (C,), (N*S, L), (N*S, N*S)
+EARLIER_CODEBOOK, EARLIER_DECISIONS = "letkd-codebook-1", "letkd-decisions-1"  # one map each, and less of what it is
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
 ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
@@ -62,14 +71,23 @@ def _decisions_job(config: Config) -> Requirement:
     return Requirement(what, config["supervision"], made_from | settings | {"LDA": stage})
 
 
+@dataclass(frozen=True)
+class _File:
+    """What a file has for a map of the teacher: tensors, and what it says of their making; the authors' say nothing."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any] | None = None
+    made_from: MapSupervision | None = None
+
+
 def open_codebook(config: Config, student: Network, teacher: Teacher) -> Codebook:
     """The teacher's words, for a student with these maps."""
-    path, centroids, content = _read_codebook(config)
-    if content.get("format") == CODEBOOK_FORMAT:
-        _check_record(path, content, config, student, teacher, "penultimate")
-        log.info("codebook   %s", path)
-    else:
-        log.info("codebook   %s, the authors': no record of the teacher that made it", path)
+    file = _read_codebook(config)
+    _check_made_from(file, config, student, teacher, "penultimate")
+    path, centroids = file.path, file.tensors["centroids"]
+    authors = "" if file.facts is not None else ", the authors': no record of the teacher that made it"
+    log.info("codebook   %s%s", path, authors)
     channels = teacher.network.outline.place("penultimate").channels
     if centroids.ndim != 2:
         raise ValueError(f"{path} holds words of shape {tuple(centroids.shape)}, not (words, channels)")
@@ -77,46 +95,83 @@ def open_codebook(config: Config, student: Network, teacher: Teacher) -> Codeboo
         raise ValueError(f"{path} has {centroids.shape[0]} words, not num_words={config['num_words']}")
     if centroids.shape[1] != channels:
         raise ValueError(f"{path} has words of {centroids.shape[1]} channels; {config['teacher']} has {channels}")
-    _check_finite(path, centroids)
+    check_finite(file.tensors, path)
     return Codebook(centroids.float(), temperature=config["temperature"])
-
-
-def _read_codebook(config: Config) -> tuple[Path, Tensor, dict[str, Any]]:
-    """The file of the teacher's words, the words, and all that it holds."""
-    path = _find_codebook(config)
-    if path is None:
-        raise FileNotFoundError(_codebook_job(config).what)
-    content = load_tensors(path)
-    is_ours = content.get("format") == CODEBOOK_FORMAT
-    return path, _tensor(content, "centroids", path) if is_ours else _authors_centroids(path, content), content
-
-
-def _read_decisions(config: Config) -> tuple[Path, dict[str, Tensor], dict[str, Any] | None]:
-    """The file of the teacher's decisions, its tensors, and all that it holds; None for the authors' arrays."""
-    path = _find_decisions(config)
-    if path is None:
-        raise FileNotFoundError(_decisions_job(config).what)
-    if path.suffix == ".npy":
-        return path, _authors_decisions(path), None
-    content = load_tensors(path)
-    if content.get("format") != DECISIONS_FORMAT:
-        raise ValueError(f"{path} holds no decision scores ({DECISIONS_FORMAT})")
-    return path, {name: _tensor(content, name, path) for name in DECISION_TENSORS}, content
 
 
 def open_subclasses(config: Config, student: Network, teacher: Teacher) -> SubclassTargets:
     """The teacher's sub-class decisions, for a student with these maps."""
-    path, tensors, content = _read_decisions(config)
-    if content is None:
-        log.info("decisions  %s, the authors': no record of the teacher that made them", path)
-    else:
-        _check_record(path, content, config, student, teacher, "intermediate")
-        log.info("decisions  %s", path)
-    num_subclasses = config["subclasses_per_class"]
-    outline = teacher.network.outline
-    place, num_targets = outline.place("intermediate"), outline.num_classes * num_subclasses
-    _check_decisions(path, tensors, config["teacher"], place, num_targets)
-    return SubclassTargets(*(tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
+    file = _read_decisions(config)
+    _check_made_from(file, config, student, teacher, "intermediate")
+    authors = "" if file.facts is not None else ", the authors': no record of the teacher that made them"
+    log.info("decisions  %s%s", file.path, authors)
+    outline, num_subclasses = teacher.network.outline, config["subclasses_per_class"]
+    check_decisions(file.tensors, file.path)
+    channels, num_targets = len(file.tensors["xbar"]), len(file.tensors["centers"])
+    if channels != (wanted := outline.place("intermediate").channels):
+        raise ValueError(f"{file.path} was made from maps of {channels} channels; {config['teacher']} has {wanted}")
+    if num_targets != (wanted := outline.num_classes * num_subclasses):
+        raise ValueError(
+            f"{file.path} has {num_targets} sub-classes; this run has {wanted}, {num_subclasses} of each of "
+            f"{outline.num_classes} classes"
+        )
+    check_finite(file.tensors, file.path)
+    return SubclassTargets(*(file.tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
+
+
+def _read_codebook(config: Config) -> _File:
+    """The teacher's words."""
+    path = _find_codebook(config)
+    if path is None:
+        raise FileNotFoundError(_codebook_job(config).what)
+    content = load_tensors(path)
+    if "format" not in content and "network" in content:
+        return _File(path, {"centroids": _authors_centroids(path, content)})
+    return _read_ours(path, content, _teacher_path(config["teacher"], "penultimate"), CODEBOOK_TENSORS)
+
+
+def _read_decisions(config: Config) -> _File:
+    """The teacher's decisions."""
+    path = _find_decisions(config)
+    if path is None:
+        raise FileNotFoundError(_decisions_job(config).what)
+    if path.suffix == ".npy":
+        return _File(path, _authors_decisions(path))
+    return _read_ours(path, load_tensors(path), _teacher_path(config["teacher"], "intermediate"), DECISION_TENSORS)
+
+
+def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str, ...]) -> _File:
+    """The tensors `names` of the map at module path `place`; where there is none, those of another map.
+
+    Raises:
+        ValueError: the file has no such tensors, or no record.
+    """
+    earlier, what = {
+        CODEBOOK_TENSORS: (EARLIER_CODEBOOK, "codebook"),
+        DECISION_TENSORS: (EARLIER_DECISIONS, "decision scores"),
+    }[names]
+    if content.get("format") == earlier:
+        if not isinstance(content.get("record"), dict):
+            raise ValueError(f"{path} is damaged: it has no record of what made it")
+        check_dense(content, names, path)
+        return _File(path, {name: content[name] for name in names}, content["record"])
+    if content.get("format") not in (FORMAT, EARLIER_FORMAT):
+        also = " nor the authors' format" if names == CODEBOOK_TENSORS else ""
+        raise ValueError(f"{path} holds no {what}: neither {FORMAT}, {earlier}{also}")
+    supervision = read_supervision(content, path)
+    found = {at: made for at, made in supervision.items() if (made.num_subclasses is None) == (what == "codebook")}
+    if not found:
+        raise ValueError(f"{path} holds no {what}; it holds what supervises at {', '.join(supervision)} otherwise")
+    made = found.get(place) or next(iter(found.values()))
+    side = set(made.image_shape[1:])
+    said = {
+        "teacher": made.teacher,
+        "tap": place if place in found else ", ".join(found),
+        "downscale": made.pooling,
+        "grid": list(made.grid),
+        "image_size": side.pop() if len(side) == 1 else list(made.image_shape[1:]),
+    }
+    return _File(path, {name: made.tensors[name] for name in names}, made.record | said, made)
 
 
 def codebook_path(directory: Path, num_words: int) -> Path:
@@ -127,31 +182,9 @@ def decisions_path(directory: Path, tap: str, *, num_subclasses: int, num_compon
     return directory / f"decisions_{tap}_S{num_subclasses}_L{num_components}.pth"
 
 
-def save_codebook(path: Path, centroids: Tensor, record: dict[str, Any]) -> None:
-    save_tensors(path, {"format": CODEBOOK_FORMAT, "centroids": centroids.cpu(), "record": record})
-
-
-def save_decisions(path: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Write `scalings` (C, R), `xbar` (C,), `centers` (N*S, L), `prototypes` (N*S, L) and `decisions` (N*S, N*S)."""
-    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    save_tensors(path, {"format": DECISIONS_FORMAT, **tensors, "record": record})
-
-
-def supervision_record(config: Config, weights: Weights, **facts: Any) -> dict[str, Any]:
-    """What a codebook or decision file says of its making."""
-    keys = ("network", "dataset", "downscale", "val_split", "lda_components", "ksubset", "seed", "precision")
-    return (
-        {"teacher": fingerprint(weights.state), "weights": str(weights.source)}
-        | {key: config[key] for key in keys}
-        | _outline_images(config, weights.data or {})
-        | facts
-    )
-
-
-def _outline_images(config: Config, known: dict[str, Any]) -> dict[str, Any]:
-    """What tells images and their preparation from others; `known` is what the weights that see them were made with."""
-    prepared = {key: config[key] or known.get(key) for key in PREPARATION}
-    return outline_dataset(config["dataset"], data_dir=config["data_dir"], **prepared)
+def save_supervision(path: Path, *made: MapSupervision) -> None:
+    """Write a file of the teacher's maps, for the jobs and for `letkd.load_supervision`."""
+    save_tensors(path, Supervision({found.path: found for found in made}).content())
 
 
 def _find_codebook(config: Config) -> Path | None:
@@ -167,7 +200,7 @@ def _find_decisions(config: Config) -> Path | None:
         return Path(config["decisions"])
     directory = output_directory(config["localpath"], config["supervision"], "LDA")
     num_subclasses, num_components = config["subclasses_per_class"], config["lda_components"]
-    tap = _outline(config["teacher"]).intermediate.path
+    tap = _teacher_path(config["teacher"], "intermediate")
     own = decisions_path(directory, tap, num_subclasses=num_subclasses, num_components=num_components)
     published = [directory / f"final_scores_{num_subclasses}_{num_components}.npy"]
     if num_components == PUBLISHED_COMPONENTS:
@@ -181,12 +214,17 @@ def _outline(name: str) -> TappedNetwork:
         return create_model(name)
 
 
+def _teacher_path(teacher: str, place: str) -> str:
+    """Module path of the map at a place of a network."""
+    return getattr(_outline(teacher), place).path
+
+
 def _first_file(candidates: list[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _expected_record(config: Config, student: Network, teacher: Teacher, place: str) -> dict[str, Any]:
-    """What the record of a file must say for this run."""
+def _expected_facts(config: Config, student: Network, teacher: Teacher, place: str) -> dict[str, Any]:
+    """What a file must say for this run."""
     expected = {
         "teacher": teacher.identity,
         "tap": teacher.network.outline.place(place).path,
@@ -196,27 +234,27 @@ def _expected_record(config: Config, student: Network, teacher: Teacher, place: 
     }
     if place == "intermediate":
         expected["lda_components"] = config["lda_components"]
-    return expected | _outline_images(config, known={})
+    preparation = {key: config[key] for key in PREPARATION}
+    expected |= outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
+    return expected | {"grid": list(student.outline.place(place).grid)}
 
 
-def _check_record(
-    path: Path, content: dict[str, Any], config: Config, student: Network, teacher: Teacher, place: str
-) -> None:
-    """Compare the record of a file with this run; what an older file does not say yet is not compared.
+def _check_made_from(file: _File, config: Config, student: Network, teacher: Teacher, place: str) -> None:
+    """Compare what a file says of its making with this run.
 
     Raises:
         OutdatedError: they differ; names the first fact.
-        ValueError: there is no record.
     """
-    record = content.get("record")
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} is damaged: it has no record of what made it")
-    expected = _expected_record(config, student, teacher, place)
-    others = [key for key, value in expected.items() if key in record and not _agree(record[key], value)]
+    if file.facts is None:
+        return
+    facts, expected = dict(file.facts), _expected_facts(config, student, teacher, place)
+    if file.made_from is not None and file.made_from.teacher == earlier_fingerprint(teacher.network.module):
+        facts["teacher"] = teacher.identity
+    others = [key for key, value in expected.items() if key in facts and not _agree(facts[key], value)]
     if not others:
         return
-    found, wanted = (_shortened(facts[others[0]]) for facts in (record, expected))
-    message = f"{path} was made with another {others[0]} ({found}, this run has {wanted})"
+    found, wanted = (_shortened(said[others[0]]) for said in (facts, expected))
+    message = f"{file.path} was made with another {others[0]} ({found}, this run has {wanted})"
     option, job = ("codebook", _codebook_job) if place == "penultimate" else ("decisions", _decisions_job)
     if config[option]:  # the remedy makes the standard file and not this one
         message += f"; leave out {option}= to use the standard file"
@@ -237,46 +275,12 @@ def _shortened(fact: Any) -> str:
     return f"{fact[:12]}..." if isinstance(fact, str) and len(fact) == DIGEST_LENGTH else str(fact)
 
 
-def _tensor(content: dict[str, Any], name: str, path: Path) -> Tensor:
-    if not isinstance(content.get(name), Tensor):
-        raise ValueError(f"{path} is damaged: it holds no tensor {name!r}")
-    return _numbers(content[name], name, path)
-
-
-def _numbers(tensor: Tensor, name: str, path: Path) -> Tensor:
-    if not is_dense(tensor):
-        raise ValueError(f"{path} is damaged: its tensor {name!r} is {describe_value(tensor)}, not dense numbers")
-    if not tensor.is_floating_point():
-        raise ValueError(f"{path} is damaged: its tensor {name!r} holds {tensor.dtype}, not floating-point numbers")
-    return tensor
-
-
-def _check_decisions(path: Path, tensors: dict[str, Tensor], name: str, place: Place, num_targets: int) -> None:
-    """Refuse decision scores of other shapes than those of teacher `name` at `place`, or that are not finite."""
-    scalings, xbar, centers, decisions = (tuple(tensors[key].shape) for key in DECISION_TENSORS)
-    belong = len(xbar) == 1 and len(scalings) == len(centers) == 2 and decisions == 2 * centers[:1]
-    if not belong or scalings[0] != xbar[0] or scalings[1] < centers[1]:
-        shapes = ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in DECISION_TENSORS)
-        raise ValueError(f"{path} holds no decision scores: shapes that do not belong together ({shapes})")
-    if xbar[0] != place.channels:
-        raise ValueError(f"{path} was made from maps of {xbar[0]} channels; {name} has {place.channels}")
-    if centers[0] != num_targets:
-        raise ValueError(f"{path} has {centers[0]} sub-classes; this run has {num_targets}")
-    for tensor in tensors.values():
-        _check_finite(path, tensor)
-
-
-def _check_finite(path: Path, tensor: Tensor) -> None:
-    if not tensor.isfinite().all():
-        raise ValueError(f"{path} is damaged: it holds values that are not finite")
-
-
 def _authors_centroids(path: Path, content: dict[str, Any]) -> Tensor:
-    network = content.get("network")
-    centroids = network.get("_embedding.weight") if isinstance(network, dict) else None
-    if not isinstance(centroids, Tensor):
-        raise ValueError(f"{path} is no codebook: neither {CODEBOOK_FORMAT} nor the authors' format")
-    return _numbers(centroids, "_embedding.weight", path)
+    network = content["network"]
+    if not isinstance(network, dict) or "_embedding.weight" not in network:
+        raise ValueError(f"{path} holds no codebook: neither {FORMAT} nor the authors' format")
+    check_dense(network, ["_embedding.weight"], path)
+    return network["_embedding.weight"]
 
 
 def _authors_decisions(scores_path: Path) -> dict[str, Tensor]:
@@ -300,7 +304,7 @@ def _read_array(path: Path) -> Tensor:
     if mapped.dtype.kind != "f":
         raise ValueError(f"{path} holds {mapped.dtype} values, not floating-point numbers")
     array = torch.from_numpy(mapped.astype(np.float64))
-    _check_finite(path, array)
+    check_finite({path.name: array}, path)
     return array
 
 
@@ -327,11 +331,11 @@ class Prepared:
 PREPARED = {
     "codebook": Prepared(
         "the codebook", _find_codebook, _codebook_job, open_codebook,
-        lambda config: {"centroids": _read_codebook(config)[1]},
+        lambda config: _read_codebook(config).tensors,
     ),
     "decisions": Prepared(
         "the decision scores", _find_decisions, _decisions_job, open_subclasses,
-        lambda config: _read_decisions(config)[1],
+        lambda config: _read_decisions(config).tensors,
     ),
 }  # fmt: skip
 

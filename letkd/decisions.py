@@ -37,10 +37,10 @@ def fit_subclasses(
     def fit_class(label: int) -> None:
         rows_R, first = rows_of_class[label], label * num_subclasses
         try:
-            kmeans = KMeans(num_subclasses, seed=seed).fit(projected_PL.index_select(0, rows_R))
+            kmeans = KMeans(num_subclasses, random_state=seed).fit(projected_PL.index_select(0, rows_R))
         except ValueError as error:
             raise ValueError(f"class {label}: {error}") from error
-        centers_ML[first : first + num_subclasses] = kmeans.centroids_
+        centers_ML[first : first + num_subclasses] = kmeans.cluster_centers_
         members_P[rows_R] = kmeans.labels_ + first
 
     in_parallel(fit_class, range(num_classes), projected_PL.device)

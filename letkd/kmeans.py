@@ -54,68 +54,71 @@ class KMeans:
     """k-means with the interface of scikit-learn's estimators.
 
     Args:
-        num_clusters: K.
-        num_iterations: Lloyd iterations; always all of them, as in the paper.
-        seed: of the initial centroids, which are K different patches.
+        n_clusters: K. More than there are patches is an error, as in scikit-learn: a student's layer has K templates.
+        max_iter: Lloyd iterations; always all of them, as in the paper.
+        random_state: seed of the initial centroids, which are K different patches.
         backend: "torch", on the features' device, or "faiss", which assigns on its GPUs where it has any.
-        on_iteration: called with (iteration from 1, objective) after every iteration.
+        on_iteration: called with (iteration from 1, its inertia) after every iteration.
 
     Attributes after `fit`:
-        centroids_: (K, C) on the features' device.
-        labels_: (P,) nearest centroid of every patch.
-        objectives_: sum of squared distances to the centroid that each iteration assigned to, a list of floats.
+        cluster_centers_: (K, C) on the features' device.
+        labels_: (P,) nearest centre of every patch.
+        inertia_: sum of squared distances to those.
+        inertias_: of each iteration to the centres that it assigned to, before they moved; a list of floats.
+        n_iter_: number of iterations.
     """
 
     def __init__(
         self,
-        num_clusters: int,
+        n_clusters: int,
         *,
-        num_iterations: int = NUM_ITERATIONS,
-        seed: int = 0,
+        max_iter: int = NUM_ITERATIONS,
+        random_state: int = 0,
         backend: str = "torch",
         on_iteration: Callable[[int, float], None] | None = None,
     ):
         if backend not in BACKENDS:
             known = sorted(BACKENDS, key=lambda name: -difflib.SequenceMatcher(None, name, backend).ratio())
             raise ValueError(f"unknown k-means backend {backend!r}; known: {', '.join(known)}")
-        self.num_clusters = num_clusters
-        self.num_iterations = num_iterations
-        self.seed = seed
+        self.n_clusters = n_clusters
+        self.max_iter = max_iter
+        self.random_state = random_state
         self.backend = backend
         self.on_iteration = on_iteration
 
     @torch.no_grad()
     def fit(self, features_PC: Tensor) -> "KMeans":
-        """Learn the centroids of `features_PC` (P, C), float32.
+        """Learn the centres of `features_PC` (P, C), float32.
 
         Raises:
             ValueError: more clusters than patches, patches that are all equal, or features that are not finite.
         """
         num_patches = len(features_PC)
-        if not 1 <= self.num_clusters <= num_patches:
-            raise ValueError(f"k-means of {num_patches} patches cannot have {self.num_clusters} clusters")
+        if not 1 <= self.n_clusters <= num_patches:
+            raise ValueError(f"k-means of {num_patches} patches cannot have {self.n_clusters} clusters")
         assign = (_FaissAssignment if self.backend == "faiss" else _Assignment)(features_PC)
-        means = _Means(features_PC, self.num_clusters)
-        generator = torch.Generator().manual_seed(self.seed)
-        first = torch.randperm(num_patches, generator=generator)[: self.num_clusters]
-        self.centroids_ = features_PC[first.to(features_PC.device)]
-        _check_different(features_PC, self.centroids_)
-        self.objectives_ = []
-        for iteration in range(1, self.num_iterations + 1):
-            index_P, objective = assign(self.centroids_)
-            self.centroids_, empty_E = means.update(index_P)
+        means = _Means(features_PC, self.n_clusters)
+        generator = torch.Generator().manual_seed(self.random_state)
+        first = torch.randperm(num_patches, generator=generator)[: self.n_clusters]
+        self.cluster_centers_ = features_PC[first.to(features_PC.device)]
+        _check_different(features_PC, self.cluster_centers_)
+        self.inertias_ = []
+        for iteration in range(1, self.max_iter + 1):
+            index_P, inertia = assign(self.cluster_centers_)
+            self.cluster_centers_, empty_E = means.update(index_P)
             if len(empty_E):
-                self.centroids_[empty_E] = features_PC[assign.farthest(len(empty_E))]
-            self.objectives_.append(objective)
+                self.cluster_centers_[empty_E] = features_PC[assign.farthest(len(empty_E))]
+            self.inertias_.append(inertia)
             if self.on_iteration:
-                self.on_iteration(iteration, objective)
-        self.labels_, _ = assign(self.centroids_)
+                self.on_iteration(iteration, inertia)
+        self.labels_, self.inertia_ = assign(self.cluster_centers_)
+        self.n_iter_ = self.max_iter
         return self
 
     @torch.no_grad()
     def predict(self, features_PC: Tensor) -> Tensor:
-        """Index of the nearest centroid of every patch, (P,)."""
-        return nearest(features_PC, self.centroids_)[0]
+        """Index of the nearest centre of every patch, (P,)."""
+        return nearest(features_PC, self.cluster_centers_)[0]
 
 
 def nearest(features_PC: Tensor, centroids_KC: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,8 +195,8 @@ class _Assignment:
             if self._blocks is None:
                 self._blocks = _Blocks(self.features_PC, self.squared_norms_P, self._index_P, centroids_KC)
             self._partial_P = self._blocks.reassign(self._index_P, centroids_KC)
-        objective = self.squared_norms_P.sum(dtype=torch.float64) + self._partial_P.sum(dtype=torch.float64)
-        return self._index_P, max(objective.item(), 0.0)
+        inertia = self.squared_norms_P.sum(dtype=torch.float64) + self._partial_P.sum(dtype=torch.float64)
+        return self._index_P, max(inertia.item(), 0.0)
 
     def farthest(self, number: int) -> Tensor:
         """The patches that were farthest from the centroid they were assigned to."""

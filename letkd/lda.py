@@ -8,10 +8,13 @@ Shapes: P patches, C channels, N classes, L components. The solution equals scik
 of each component, but only (C, C) and (N, C) sums are held, in float64, whatever P is.
 """
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from letkd.checks import class_labels
+from letkd.chunks import Blocks
 from letkd.losses import full_precision
 
 ROWS = 2**15  # patches that are summed at once: the memory of much more is mapped anew each time
@@ -24,54 +27,59 @@ ROUNDING = 1e-13  # of float64 sums, relative: a channel whose values or squares
 class LDA:
     """Linear discriminant analysis with the interface of scikit-learn's estimators.
 
-    Feed everything with `fit`, or batch after batch with `partial_fit` and then `solve`.
+    Feed everything with `fit`, or batch after batch with `partial_fit` and then `solve`: sums are taken of blocks of
+    `ROWS` patches, so that the result is the same, bit for bit.
 
     Args:
-        num_components: L that `transform` keeps; None keeps all that exist (at most N - 1).
+        n_components: L that `transform` keeps; None keeps all that exist (at most N - 1).
 
     Attributes after `solve`:
         xbar_: (C,) float64, mean of all patches.
         scalings_: (C, R) float64, all R components in the order of their between-class variance.
+        classes_: (N,) 0 to N - 1.
         rank_: rank of the within-class scatter; below C where channels are constant or dependent.
     """
 
-    def __init__(self, num_components: int | None = None):
-        self.num_components = num_components
+    def __init__(self, n_components: int | None = None):
+        self.n_components = n_components
+        self._blocks = Blocks(ROWS, self._add)
         self._counts_N: Tensor | None = None
+        self._num_classes = 0
 
     def fit(self, features_PC: Tensor, labels_P: Tensor) -> "LDA":
         """Learn from features (P, C) and their classes (P,), 0 to N - 1."""
         if not len(labels_P):
             raise ValueError("LDA has seen no patches")
-        num_classes = int(labels_P.max()) + 1
-        for features_RC, labels_R in zip(features_PC.split(ROWS), labels_P.split(ROWS), strict=True):
-            self.partial_fit(features_RC, labels_R, num_classes=num_classes)
-        return self.solve()
+        return self.partial_fit(features_PC, labels_P, num_classes=int(labels_P.max()) + 1).solve()
 
     @torch.no_grad()
     def partial_fit(self, features_RC: Tensor, labels_R: Tensor, *, num_classes: int) -> "LDA":
         """Add a batch of patches (R, C) with their classes (R,) to the sums."""
-        labels_R = class_labels(labels_R, len(features_RC), num_classes)
-        batch_RC = features_RC.double()
-        if self._counts_N is None:
-            # Sums about a point near the mean lose no digits where the mean is far from zero.
-            self._shift_C = batch_RC.mean(dim=0)
-            self._counts_N = torch.zeros(num_classes, dtype=torch.float64, device=batch_RC.device)
-            self._sums_NC = batch_RC.new_zeros(num_classes, batch_RC.shape[1])
-            self._squares_CC = batch_RC.new_zeros(batch_RC.shape[1], batch_RC.shape[1])
-        batch_RC = batch_RC - self._shift_C
-        self._counts_N += torch.bincount(labels_R, minlength=num_classes)
-        self._sums_NC.index_add_(0, labels_R, batch_RC)
-        self._squares_CC.addmm_(batch_RC.T, batch_RC)
+        self._num_classes = num_classes
+        self._blocks.add(features_RC, class_labels(labels_R, len(features_RC), num_classes))
         return self
 
+    def _add(self, features_RC: Tensor, labels_R: Tensor) -> None:
+        block_RC = features_RC.double()
+        if self._counts_N is None:
+            # Sums about a point near the mean lose no digits where the mean is far from zero.
+            self._shift_C = block_RC.mean(dim=0)
+            self._counts_N = torch.zeros(self._num_classes, dtype=torch.float64, device=block_RC.device)
+            self._sums_NC = block_RC.new_zeros(self._num_classes, block_RC.shape[1])
+            self._squares_CC = block_RC.new_zeros(block_RC.shape[1], block_RC.shape[1])
+        block_RC = block_RC - self._shift_C
+        self._counts_N += torch.bincount(labels_R, minlength=self._num_classes)
+        self._sums_NC.index_add_(0, labels_R, block_RC)
+        self._squares_CC.addmm_(block_RC.T, block_RC)
+
     def solve(self) -> "LDA":
-        """Turn the sums into `xbar_` and `scalings_`.
+        """Turn the sums into `xbar_` and `scalings_`. Where fewer components exist than were asked for, it warns.
 
         Raises:
-            ValueError: nothing was fitted, a class has no patches, the features are not finite, no direction separates
-                the classes, or fewer components exist than were asked for.
+            ValueError: nothing was fitted, a class has no patches, the features are not finite, or no direction
+                separates the classes.
         """
+        self._blocks.finish()
         if self._counts_N is None:
             raise ValueError("LDA has seen no patches")
         if not torch.isfinite(self._squares_CC).all():
@@ -96,8 +104,13 @@ class LDA:
         if singular[0] <= RELATIVE_TOLERANCE:
             raise ValueError(f"the means of {num_classes} classes are equal: no direction separates the classes")
         num_found = int((singular > RELATIVE_TOLERANCE * singular[0]).sum())
-        if self.num_components is not None and self.num_components > num_found:
-            raise ValueError(f"LDA of {num_classes} classes has {num_found} components, not {self.num_components}")
+        if self.n_components is not None and self.n_components > num_found:
+            warnings.warn(
+                f"LDA of {num_classes} classes has {num_found} components, not n_components={self.n_components}: all "
+                "of them are kept",
+                stacklevel=2,
+            )
+        self.classes_ = torch.arange(num_classes, device=self._counts_N.device)
         self.rank_ = whitening_CR.shape[1]
         self.xbar_ = mean_C + self._shift_C
         self.scalings_ = whitening_CR @ directions[:num_found].T
@@ -105,7 +118,7 @@ class LDA:
 
     def transform(self, features_PC: Tensor) -> Tensor:
         """Projections (P, L) in float32: (x - xbar) @ scalings, first L components."""
-        scalings_CL = self.scalings_[:, : self.num_components]
+        scalings_CL = self.scalings_[:, : self.n_components]
         with full_precision(features_PC.device):
             return torch.addmm(-(self.xbar_ @ scalings_CL).float(), features_PC.float(), scalings_CL.float())
 

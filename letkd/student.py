@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from letkd.checks import by_path, is_kind, is_network, real_number, shown, whole_number
+from letkd.files import fingerprint
 from letkd.inserts import Inserted, has_layers, key_of, with_forward_of
 from letkd.layer import KDLayer, TokenKDLayer, kd_layer
 from letkd.losses import SoftTargets, kl_to_scores
 from letkd.maps import Layout, layouts, unwrapped
-from letkd.supervision import MapSupervision, fingerprint
+from letkd.supervision import MapSupervision
 from letkd.taps import FrozenTaps
 
 
@@ -213,9 +214,9 @@ def _check_teacher(model: nn.Module, teacher: nn.Module, supervision: dict[str, 
             f"teacher and student share {shared}, and the teacher is frozen: nothing of it would train; attach to "
             "another network, or to copy.deepcopy of this one"
         )
-    identity = fingerprint(teacher)
     for path, tap in supervision.items():
-        if tap.teacher != identity:
+        if not tap.is_of(teacher):
+            identity = fingerprint(unwrapped(teacher).state_dict())
             raise ValueError(
                 f"the supervision of {path!r} was made from another teacher ({tap.teacher[:8]}, this one is "
                 f"{identity[:8]}): make it again with make_supervision"

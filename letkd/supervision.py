@@ -1,28 +1,32 @@
-"""The offline part of letKD for any torch network: what maps of a teacher supervise with, made once and saved.
+"""What maps of a teacher supervise with: made for any torch network, saved with what made it, and read.
 
     first run     LDA of every map for decisions, from sums over all its patches
     second run    of every map all patches, or `max_patches` random ones
-    then          k-means -> words; k-means inside every class -> sub-classes -> decision matrix
+    then          k-means -> words; k-means inside every class -> sub-classes -> decision matrix        (`letkd.fit`)
+
+A file holds maps by module path, each with what it is a map of, its tensors, and a record of what made it. The
+framework's jobs write the same files.
 
 Shapes: P patches, C channels, L LDA components, K words, N classes, S sub-classes a class, M = N*S.
 """
 
 import hashlib
 import os
-import zipfile
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from letkd.checks import (
     MAX_SEED,
-    at,
     by_path,
     is_kind,
     is_network,
@@ -32,16 +36,17 @@ from letkd.checks import (
     whole_numbers,
 )
 from letkd.codebook import Codebook
-from letkd.decisions import decision_matrix, fit_subclasses
-from letkd.kmeans import KMeans
-from letkd.lda import LDA
+from letkd.files import describe_value, fingerprint, is_dense, load_tensors, pack, write_whole
+from letkd.fit import NUM_COMPONENTS, Batch, Decisions, Words, fit_maps
 from letkd.maps import as_map, evaluating, layouts, unwrapped
 from letkd.patches import pool_map, to_patches
 from letkd.subclasses import SubclassTargets
 from letkd.taps import recording
 
-FORMAT = "letkd-supervision-1"
-NUM_COMPONENTS = 60  # L of the paper
+FORMAT = "letkd-supervision-2"
+EARLIER_FORMAT = "letkd-supervision-1"  # with fingerprints by `earlier_fingerprint`, and without records
+CODEBOOK_TENSORS = ("centroids",)  # (K, C)
+DECISION_TENSORS = ("scalings", "xbar", "centers", "decisions")  # (C, R), (C,), (M, L), (M, M)
 MAX_PATCHES = 2**22  # more than CIFAR-100 has on an 8 x 8 grid, 3.2 million; 1 GiB at 64 channels
 
 DIGESTED = 16  # images whose bits are summed at once
@@ -79,17 +84,24 @@ class TeacherMap:
         """The map (B, C, H, W) from what the module returned."""
         return pool_map(as_map(output, self.prefix, self.channels_last), self.pooling)
 
+    def is_of(self, network: nn.Module) -> bool:
+        """Whether it is a map of a network with these weights."""
+        network = unwrapped(network)
+        return self.teacher == fingerprint(network.state_dict()) or self.teacher == earlier_fingerprint(network)
+
 
 @dataclass(frozen=True)
 class MapSupervision(TeacherMap):
     """What a map supervises with; a value of `attach(taps=...)`.
 
-    `tensors` are `centroids` (K, C) for words, and for decisions with `num_subclasses` S they are `scalings` (C, L),
-    `xbar` (C,), `centers` (M, L) and `decisions` (M, M).
+    `tensors` are `centroids` (K, C) for words, and for decisions with `num_subclasses` S they are `scalings` (C, R) of
+    which the first L are used, `xbar` (C,), `centers` (M, L), `prototypes` (M, L) and `decisions` (M, M). `record` says
+    what made them: options, numbers and versions, as plain values.
     """
 
     tensors: dict[str, Tensor]
     num_subclasses: int | None = None
+    record: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def num_templates(self) -> int:
@@ -100,8 +112,54 @@ class MapSupervision(TeacherMap):
         """The frozen tensors as the module that makes targets of them."""
         if self.num_subclasses is None:
             return Codebook(self.tensors["centroids"], temperature)
-        tensors = (self.tensors[name] for name in ("scalings", "xbar", "centers", "decisions"))
-        return SubclassTargets(*tensors, num_subclasses=self.num_subclasses)
+        return SubclassTargets(*(self.tensors[name] for name in DECISION_TENSORS), num_subclasses=self.num_subclasses)
+
+    def check_tensors(self, source: str | os.PathLike[str]) -> None:
+        """Refuse a file, `source`, whose tensors are not there, or not of shapes that belong together."""
+        is_words = self.num_subclasses is None
+        check_dense(self.tensors, CODEBOOK_TENSORS if is_words else DECISION_TENSORS, source)
+        if is_words and self.tensors["centroids"].ndim != 2:
+            shape = tuple(self.tensors["centroids"].shape)
+            raise ValueError(f"{source} holds words of shape {shape}, not (words, channels)")
+        if not is_words:
+            check_decisions(self.tensors, source)
+
+    def check_numbers(self, source: str | os.PathLike[str]) -> None:
+        """Refuse a file, `source`, with numbers that are not finite, or not there."""
+        check_finite(self.tensors, source)
+
+
+def check_dense(tensors: Mapping[str, Any], names: Iterable[str], source: str | os.PathLike[str]) -> None:
+    """Refuse a file that has something else under these names than dense floating-point numbers."""
+    for name in names:
+        tensor = tensors.get(name)
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{source} is damaged: it holds no tensor {name!r}")
+        if not is_dense(tensor):
+            raise ValueError(f"{source} is damaged: its tensor {name!r} is {describe_value(tensor)}, not dense numbers")
+        if not tensor.is_floating_point():
+            raise ValueError(
+                f"{source} is damaged: its tensor {name!r} holds {tensor.dtype}, not floating-point numbers"
+            )
+
+
+def check_decisions(tensors: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
+    """Refuse decision scores whose shapes do not belong together."""
+    shapes = {name: tuple(tensors[name].shape) for name in DECISION_TENSORS}
+    scalings, xbar, centers, decisions = shapes.values()
+    belong = len(xbar) == 1 and len(scalings) == len(centers) == 2 and decisions == 2 * centers[:1]
+    if not belong or scalings[0] != xbar[0] or scalings[1] < centers[1]:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{source} holds no decision scores: shapes that do not belong together ({listed})")
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
+    """Refuse numbers that are not finite, or fewer than a shape claims."""
+    for name, tensor in tensors.items():
+        if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{source} is damaged: its tensor {name!r} {tuple(tensor.shape)} has fewer numbers")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{source} is damaged: it holds values that are not finite")
 
 
 class Supervision(dict[str, MapSupervision]):
@@ -110,28 +168,21 @@ class Supervision(dict[str, MapSupervision]):
     def __missing__(self, path: str) -> MapSupervision:
         raise KeyError(f"no supervision of {path!r}; there is {nearest_first(path, self)}")
 
+    def content(self) -> dict[str, Any]:
+        """What a file of it holds."""
+        return {"format": FORMAT, "maps": {path: vars(found) for path, found in self.items()}}
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file for `load_supervision`: whole or not at all.
 
         Raises:
             OSError: it cannot be written; an earlier file of that name survives.
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        content = {"format": FORMAT, "maps": {name: vars(found) for name, found in self.items()}}
-        try:
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            with suppress(FileNotFoundError):
-                temporary.unlink()
+        write_whole(Path(path), pack(self.content()))
 
 
 def load_supervision(path: str | os.PathLike[str]) -> Supervision:
-    """Read what `Supervision.save` wrote.
+    """Read what `Supervision.save` or a job of the framework wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -140,20 +191,33 @@ def load_supervision(path: str | os.PathLike[str]) -> Supervision:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; make_supervision(...).save(path) makes it")
+    supervision = read_supervision(load_tensors(path), path)
+    for found in supervision.values():
+        found.check_numbers(path)
+    return supervision
+
+
+def read_supervision(content: Mapping[str, Any], source: str | os.PathLike[str]) -> Supervision:
+    """The supervision in what a file holds; whether its numbers are finite is not looked at.
+
+    Args:
+        source: of the content, for errors.
+
+    Raises:
+        ValueError: it is none, or lacks something.
+    """
+    form = content.get("format")
+    if form not in (FORMAT, EARLIER_FORMAT):
+        raise ValueError(f"{source} holds no supervision ({FORMAT})")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums that it writes
-            damaged = archive.testzip()
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"{path} is damaged, or no torch file: {type(error).__name__} on reading") from error
-    if damaged:
-        raise ValueError(f"{path} is damaged: the checksum of {damaged} does not fit")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no supervision ({FORMAT})")
-    try:
-        return Supervision({name: MapSupervision(**found) for name, found in content["maps"].items()})
+        found = Supervision({path: MapSupervision(**facts) for path, facts in content["maps"].items()})
+        if form == FORMAT and not all(isinstance(facts.get("record"), dict) for facts in content["maps"].values()):
+            raise ValueError(f"{source} is damaged: it has no record of what made it")
+        for supervision in found.values():
+            supervision.check_tensors(source)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} holds no complete supervision ({FORMAT})") from error
+        raise ValueError(f"{source} holds no complete supervision ({form})") from error
+    return found
 
 
 @torch.no_grad()
@@ -207,31 +271,55 @@ def make_supervision(
         is_kind("'progress'", progress, Callable, "a function that takes a line of text, like print,")
     say = progress or (lambda _line: None)
     teacher = unwrapped(teacher)
-    batches = _Batches(loader, next(teacher.parameters()).device)
+    device = next(teacher.parameters()).device
+    images = _Images(loader, device, num_classes if decisions else None)
     layout = {"channels_last": channels_last, "num_prefix_tokens": num_prefix_tokens}
-    sources = _teacher_maps(teacher, batches, [*words, *decisions], pooling, layout)
-    ldas = _fit_ldas(teacher, {path: sources[path] for path in decisions}, batches, num_classes)
-    for path, lda in ldas.items():
-        lda.num_components = min(num_components, lda.scalings_.shape[1])
-        say(f"{path}: {lda.num_components} of {lda.scalings_.shape[1]} LDA components")
-    samples = _hold_patches(teacher, sources, batches, ldas, max_patches, seed)
-
+    maps = _teacher_maps(teacher, images, [*words, *decisions], pooling, layout)
+    fitted = fit_maps(
+        NetworkPatches(teacher, maps, images),
+        words=words,
+        decisions=decisions,
+        num_classes=num_classes,
+        num_components=num_components,
+        max_patches=max_patches,
+        seed=seed,
+        hold=partial(torch.empty, device=device),
+        on_iteration=lambda path, number, inertia: say(f"{path}: k-means iteration {number}, inertia {inertia:.6g}"),
+    )
     made = {}
-    for path, source in sources.items():
-        rows, labels_P = samples.pop(path).finish()
-        say(f"{path}: {len(rows)} patches of {batches.num_images} images")
-        with at(path):
-            if path in words:
-                tensors = _fit_words(rows, words[path], seed, lambda line, path=path: say(f"{path}: {line}"))
-            else:
-                tensors = _fit_decisions(rows, labels_P, ldas[path], num_classes, decisions[path], seed)
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        made[path] = MapSupervision(**vars(source), tensors=tensors, num_subclasses=decisions.get(path))
+    for path, found in fitted.items():
+        record = {
+            "num_images": images.num_images,
+            "patches": found.num_patches,
+            "max_patches": max_patches,
+            "seed": seed,
+        }
+        say(f"{path}: {found.num_patches} patches of {images.num_images} images")
+        if isinstance(found, Decisions):
+            record["lda_components"] = num_components
+            say(f"{path}: {found.lda.n_components} of {found.lda.scalings_.shape[1]} LDA components")
+        made[path] = supervise(maps[path], found, record)
     return Supervision(made)
 
 
-def fingerprint(network: nn.Module) -> str:
-    """SHA-256 over parameters and buffers in their order: equal for equal weights, however the module is wrapped."""
+def supervise(found_at: TeacherMap, fitted: Words | Decisions, record: Mapping[str, Any]) -> MapSupervision:
+    """What a map supervises with, as `fit_maps` has made it; `record` says of what. Figures and versions are added."""
+    figures: dict[str, Any]
+    if isinstance(fitted, Words):
+        figures = {"inertia": fitted.kmeans.inertia_}
+    else:
+        figures = {"components": fitted.lda.n_components, "rank": fitted.lda.rank_}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    return MapSupervision(
+        **vars(found_at),
+        tensors=fitted.tensors,
+        num_subclasses=None if isinstance(fitted, Words) else fitted.num_subclasses,
+        record={**record, **figures, "versions": versions},
+    )
+
+
+def earlier_fingerprint(network: nn.Module) -> str:
+    """The fingerprint in files of EARLIER_FORMAT: SHA-256 over parameters and buffers in their order."""
     digest = hashlib.sha256()
     for tensor in chain(network.parameters(), network.buffers()):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -257,20 +345,68 @@ def _check_request(
         )
 
 
-class _Batches:
+class Images(Protocol):
+    """Images (B, C, H, W) as a network takes them and their classes (B,), on its device; the same in each reading."""
+
+    num_images: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class NetworkPatches:
+    """The patches of a network's maps over images: a `letkd.fit.PatchSource` that runs the network each time.
+
+    The network should be in eval mode, and frozen.
+    """
+
+    def __init__(self, network: nn.Module, maps: Mapping[str, TeacherMap], images: Images):
+        self.network = network
+        self.maps = dict(maps)
+        self.images = images
+
+    def num_patches(self, path: str) -> int:
+        return self.images.num_images * prod(self.maps[path].grid)
+
+    def channels(self, path: str) -> int:
+        return self.maps[path].channels
+
+    @torch.no_grad()
+    def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
+        paths = list(paths)
+        with evaluating(self.network), recording(self.network, paths) as outputs:
+            for images, labels_B in self.images:
+                _features_of(self.network)(images)
+                batch = {}
+                for path in paths:
+                    patches_RC = to_patches(self.maps[path].read(outputs[path][-1]).float())
+                    outputs[path].clear()
+                    batch[path] = patches_RC, labels_B.repeat_interleave(len(patches_RC) // len(labels_B))
+                yield batch
+
+
+class _Images:
     """The loader's batches on the teacher's device, checked; every run must give the same images and labels.
 
     A run is summed up in one number that does not depend on the order: the bits of every image, each times a random
     number of its place, times an odd number for the label. Integers wrap, so that the sum is exact.
     """
 
-    def __init__(self, loader: Loader, device: torch.device):
+    def __init__(self, loader: Loader, device: torch.device, num_classes: int | None):
         self.loader = loader
         self.device = device
+        self.num_classes = num_classes  # None where labels may be any
         self._example = self._first()[:1]
         self.image_shape = tuple(self._example.shape[1:])
-        self.num_images: int | None = None
+        self._number: int | None = None
         self._digest: Tensor | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Known after a run."""
+        if self._number is None:
+            for _ in self:
+                pass
+        return self._number
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, H, W) and labels (B,), int64."""
@@ -279,12 +415,16 @@ class _Batches:
             images, labels_B = (part.to(self.device) for part in _checked(batch))
             if images.shape[1:] != self.image_shape:
                 raise ValueError(f"the loader gives images {self.image_shape} and {tuple(images.shape[1:])}; one size")
+            if self.num_classes is not None:
+                _check_labels(labels_B, self.num_classes)
             digest += self._digest_of(images, labels_B)
             number += len(labels_B)
+            if self._number is not None and number > self._number:
+                raise ValueError(OTHER_IMAGES)
             yield images, labels_B
-        if self._digest is not None and (number != self.num_images or digest != self._digest):
+        if self._digest is not None and (number != self._number or digest != self._digest):
             raise ValueError(OTHER_IMAGES)
-        self._digest, self.num_images = digest, number
+        self._digest, self._number = digest, number
 
     def check_taken(self, teacher: nn.Module) -> None:
         """Show the teacher an image of the loader. Raises ValueError where it fails: of another type, for instance."""
@@ -335,7 +475,7 @@ def _checked(batch: Any) -> tuple[Tensor, Tensor]:
 
 def _teacher_maps(
     teacher: nn.Module,
-    batches: _Batches,
+    images: _Images,
     paths: list[str],
     pooling: int | Mapping[str, int],
     layout_options: dict[str, Any],
@@ -343,18 +483,18 @@ def _teacher_maps(
     """The maps at module paths, as a black image of the loader's size shows them."""
     sides = by_path(pooling, paths, default=1, name="pooling")
     sides = {path: whole_number(f"pooling of {path!r}", side) for path, side in sides.items()}
-    identity = fingerprint(teacher)
-    batches.check_taken(teacher)
+    identity = fingerprint(teacher.state_dict())
+    images.check_taken(teacher)
     maps = {}
     for path, layout in layouts(
-        teacher, paths, batches.image_shape, run=_features_of(teacher), **layout_options
+        teacher, paths, images.image_shape, run=_features_of(teacher), **layout_options
     ).items():
         (height, width), side = layout.grid, sides[path]
         if height % side or width % side:
             raise ValueError(f"the {height} x {width} grid of {path!r} cannot be pooled {side} x {side}")
         maps[path] = TeacherMap(
             path=path, prefix=layout.prefix, channels_last=layout.channels_last, channels=layout.channels,
-            pooling=side, grid=(height // side, width // side), image_shape=batches.image_shape, teacher=identity,
+            pooling=side, grid=(height // side, width // side), image_shape=images.image_shape, teacher=identity,
         )  # fmt: skip
     return maps
 
@@ -364,113 +504,9 @@ def _features_of(teacher: nn.Module) -> Callable[[Tensor], Any]:
     return getattr(teacher, "forward_features", teacher)
 
 
-def _patches(
-    teacher: nn.Module, sources: dict[str, TeacherMap], batches: _Batches
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Patches (R, C) float32 of every map by path, and labels (B,), batch after batch on the teacher's device."""
-    with evaluating(teacher), recording(teacher, sources) as outputs:
-        for images, labels_B in batches:
-            if sources:
-                _features_of(teacher)(images)
-            maps = {path: source.read(outputs[path].pop()).float() for path, source in sources.items()}
-            yield {path: to_patches(map_BCHW) for path, map_BCHW in maps.items()}, labels_B
-
-
-def _fit_ldas(
-    teacher: nn.Module, sources: dict[str, TeacherMap], batches: _Batches, num_classes: int | None
-) -> dict[str, LDA]:
-    """LDA of every map; without maps the images are only counted."""
-    ldas = {path: LDA() for path in sources}
-    for patches, labels_B in _patches(teacher, sources, batches):
-        for path, lda in ldas.items():
-            _check_labels(labels_B, num_classes)
-            labels_R = _patch_labels(labels_B, patches[path])
-            lda.partial_fit(patches[path], labels_R, num_classes=num_classes)
-    for path, lda in ldas.items():
-        with at(path):
-            lda.solve()
-    return ldas
-
-
-def _hold_patches(
-    teacher: nn.Module,
-    sources: dict[str, TeacherMap],
-    batches: _Batches,
-    ldas: dict[str, LDA],
-    limit: int,
-    seed: int,
-) -> dict[str, "_Sample"]:
-    """Patches of every map with the labels of their images, projected where there is an LDA."""
-    num_images = batches.num_images
-    samples = {
-        path: _Sample(num_images * source.grid[0] * source.grid[1], limit, seed) for path, source in sources.items()
-    }
-    for patches, labels_B in _patches(teacher, sources, batches):
-        for path, sample in samples.items():
-            rows = ldas[path].transform(patches[path]) if path in ldas else patches[path]
-            sample.add(rows, _patch_labels(labels_B, rows))
-    return samples
-
-
 def _check_labels(labels_B: Tensor, num_classes: int) -> None:
     least, largest = labels_B.min().item(), labels_B.max().item()
     if least < 0 or largest >= num_classes:
         raise ValueError(
             f"the loader gives labels {least} to {largest}; num_classes={num_classes} allows 0 to {num_classes - 1}"
         )
-
-
-def _patch_labels(labels_B: Tensor, patches_RC: Tensor) -> Tensor:
-    """The label (R,) of every patch's image."""
-    return labels_B.repeat_interleave(len(patches_RC) // len(labels_B))
-
-
-class _Sample:
-    """All rows of a stream of `total`, or so many random ones, with their labels and in their order."""
-
-    def __init__(self, total: int, limit: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        self._chosen = None if total <= limit else torch.randperm(total, generator=generator)[:limit].sort().values
-        self._total, self._seen, self._size, self._filled = total, 0, min(total, limit), 0
-        self._rows: Tensor | None = None
-        self._labels: Tensor | None = None
-
-    def add(self, rows: Tensor, labels: Tensor) -> None:
-        if self._rows is None:
-            self._rows = rows.new_empty(self._size, rows.shape[1])
-            self._labels = labels.new_empty(self._size)
-        first, self._seen = self._seen, self._seen + len(rows)
-        self._check(self._seen <= self._total)
-        if self._chosen is not None:
-            here = slice(*torch.searchsorted(self._chosen, torch.tensor([first, self._seen])).tolist())
-            chosen = (self._chosen[here] - first).to(rows.device)
-            rows, labels = rows[chosen], labels[chosen]
-        place = slice(self._filled, self._filled + len(rows))
-        self._rows[place], self._labels[place] = rows, labels
-        self._filled = place.stop
-
-    def finish(self) -> tuple[Tensor, Tensor]:
-        self._check(self._seen == self._total)
-        return self._rows, self._labels
-
-    def _check(self, agrees: bool) -> None:
-        if not agrees:
-            raise ValueError(OTHER_IMAGES)
-
-
-def _fit_words(patches_PC: Tensor, num_words: int, seed: int, say: Callable[[str], None]) -> dict[str, Tensor]:
-    def report(iteration: int, objective: float) -> None:
-        say(f"k-means iteration {iteration}, objective {objective:.6g}")
-
-    return {"centroids": KMeans(num_words, seed=seed, on_iteration=report).fit(patches_PC).centroids_}
-
-
-def _fit_decisions(
-    projected_PL: Tensor, labels_P: Tensor, lda: LDA, num_classes: int, num_subclasses: int, seed: int
-) -> dict[str, Tensor]:
-    centers_ML, members_P = fit_subclasses(
-        projected_PL, labels_P, num_classes=num_classes, num_subclasses=num_subclasses, seed=seed
-    )
-    _, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
-    scalings_CL = lda.scalings_[:, : lda.num_components]
-    return {"scalings": scalings_CL, "xbar": lda.xbar_, "centers": centers_ML, "decisions": decisions_MM}

@@ -1,14 +1,14 @@
 """Weights of networks: what they are told by, and loading them strictly."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from storage.tensor_files import describe_value, is_dense
+from letkd.files import describe_value, fingerprint, is_dense
+
+__all__ = ["Weights", "check_fit", "fingerprint", "load_strictly"]
 
 SHOWN_NAMES = 3  # of missing, unexpected or misshaped tensors in an error
 
@@ -66,16 +66,6 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], *, source: Path |
     """Load a state dict that must fit exactly; arguments and errors as in `check_fit`."""
     check_fit(module.state_dict(), state, source=source, what=what)
     module.load_state_dict(state)
-
-
-def fingerprint(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes: equal for equal weights, wherever they were stored."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _some(names: list[str]) -> str:

@@ -146,10 +146,10 @@ def test_evaluation():
 def test_kmeans(num_clusters):
     features_PC = torch.empty(NUM_PATCHES, CHANNELS, device=META)
     with on_meta(KMEANS):
-        kmeans = KMeans(num_clusters, num_iterations=2).fit(features_PC)
+        kmeans = KMeans(num_clusters, max_iter=2).fit(features_PC)
         index_P = kmeans.predict(features_PC)
-    assert kmeans.centroids_.shape == (num_clusters, CHANNELS) and kmeans.labels_.shape == index_P.shape
-    assert kmeans.centroids_.is_meta and kmeans.labels_.is_meta and index_P.is_meta
+    assert kmeans.cluster_centers_.shape == (num_clusters, CHANNELS) and kmeans.labels_.shape == index_P.shape
+    assert kmeans.cluster_centers_.is_meta and kmeans.labels_.is_meta and index_P.is_meta
 
 
 def test_lda():

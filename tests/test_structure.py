@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from objective_tools import batch_of
+from supervision_tools import made_up
 
 import main_classification
 from algorithms import teaching
-from architectures import TappedNetwork, create_model, list_models
+from architectures import Tap, TappedNetwork, create_model, list_models
 from config import recipes
 from dataloaders import Dataset, ImageTensors, list_datasets
 from distillation import build, prepared
@@ -41,7 +43,7 @@ MAY_IMPORT = {
     "letkd": set(),
     "architectures": set(),
     "dataloaders": {"storage"},
-    "storage": set(),
+    "storage": {"letkd"},  # the seal of tensor files, which the method needs where it stands alone
     "results": {"storage"},
     "engine": BELOW - {"letkd", "config"},
     "distillation": BELOW,
@@ -263,17 +265,21 @@ def with_supervision(tmp_path, monkeypatch):
         network = random_teacher(config["teacher"])
         weights = Weights(network.state_dict(), tmp_path / "teacher.pth")
         monkeypatch.setattr(teaching, "find_weights", lambda **_: weights)
-        for module in (build, prepared):
-            monkeypatch.setattr(module, "fingerprint", lambda _: IDENTITY)
+        monkeypatch.setattr(build, "fingerprint", lambda _: IDENTITY)
         places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
-        made = main_classification.default_config(config["supervision"])
-        record = prepared.supervision_record(made, weights)
-        centroids = torch.zeros(NUM_WORDS, network.penultimate.channels)
-        prepared.save_codebook(
-            prepared.codebook_path(places["kmeans"], NUM_WORDS),
-            centroids,
-            record | {"tap": network.penultimate.path},
-        )
+        pooling = main_classification.default_config(config["supervision"])["downscale"]
+
+        def save(path: Path, tap: Tap, tensors: dict[str, torch.Tensor], num_subclasses: int | None = None) -> None:
+            side = math.ceil(MADE_UP.image_size / tap.reduction) // pooling
+            made = made_up(
+                tap.path, tensors, IDENTITY, grid=(side, side), image_size=MADE_UP.image_size, pooling=pooling,
+                num_subclasses=num_subclasses, dataset=config["dataset"], val_split=config["val_split"],
+            )  # fmt: skip
+            prepared.save_supervision(path, made)
+
+        tap = network.penultimate
+        path = prepared.codebook_path(places["kmeans"], NUM_WORDS)
+        save(path, tap, {"centroids": torch.zeros(NUM_WORDS, tap.channels)})
         if "subclasses_per_class" in config:
             tap, rows = network.intermediate, NUM_CLASSES * NUM_SUBCLASSES
             path = prepared.decisions_path(
@@ -286,9 +292,7 @@ def with_supervision(tmp_path, monkeypatch):
                 "prototypes": (rows, 2),
                 "decisions": (rows, rows),
             }
-            prepared.save_decisions(
-                path, {key: torch.zeros(shape) for key, shape in shapes.items()}, record | {"tap": tap.path}
-            )
+            save(path, tap, {key: torch.zeros(shape) for key, shape in shapes.items()}, NUM_SUBCLASSES)
         return config
 
     return prepare

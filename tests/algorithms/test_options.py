@@ -49,7 +49,7 @@ def test_the_weight_of_a_hint_is_not_negative():
 
 OTHER = {  # a value that is not the default
     "evaluate": True, "best": True, "testset": True, "export": "onnx", "probe": True, "kmeans": 8, "LDA": 5,
-    "checkpoint": 3, "trials": 2, "seeds": [1], "fname": "a.pth", "ksubset": 9, "incremental": True,
+    "checkpoint": 3, "trials": 2, "seeds": [1], "fname": "a.pth", "max_patches": 9, "incremental": True,
     "images": "photographs", "export_file": "a.onnx", "top": 3, "format": "json",
 }  # fmt: skip
 JOBS = ("train", "evaluate", "export", "probe", "kmeans", "LDA", "predict", "pictures")
@@ -98,7 +98,7 @@ def test_the_report_reads_a_place_alone(updates):
             "testset=True concerns evaluate and probe and pictures",
         ),
         (["predict", "with", "images=nowhere", "kmeans=8"], "kmeans=8 concerns kmeans only"),
-        (["picture_usage", "with", "ksubset=8"], "ksubset=8 concerns kmeans only"),
+        (["picture_usage", "with", "max_patches=8"], "max_patches=8 concerns kmeans, LDA only"),
         (["report", "with", "best=True"], "best=True is not for the report"),
         (["with", "top=3"], "top is for predict: python main_classification.py predict with top="),
         (["with", "kmeans=8", "checkpoint=3"], "checkpoint=3 concerns train"),

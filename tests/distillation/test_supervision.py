@@ -13,6 +13,7 @@ import pytest
 import torch
 from objective_tools import batch_of, open_networks, pooled_maps
 from PIL import Image
+from supervision_tools import change_fact, fact_of, read_map, write_map
 
 import main_classification
 from algorithms import KMeansCodebook, features
@@ -25,6 +26,7 @@ from distillation.prepared import open_codebook, open_subclasses
 from distillation.signals import Network
 from engine.weights import read_published
 from letkd import Codebook, SubclassTargets
+from letkd.fit import hold_patches
 from storage.state_dicts import fingerprint
 from storage.tensor_files import load_tensors, save_tensors
 
@@ -97,7 +99,8 @@ def refusal(caught: pytest.ExceptionInfo) -> str:
 
 def test_our_files_come_back_as_they_were_written(folder):
     teacher, codebook, subclasses = open_all(pair(folder, temperature=2.0))
-    words, decisions = load_tensors(folder / CODEBOOK), load_tensors(folder / DECISIONS)
+    files = read_map(folder / CODEBOOK), read_map(folder / DECISIONS)
+    words, decisions = (found["tensors"] for found in files)
     assert words["centroids"].shape == (16, 64) and words["centroids"].dtype == torch.float32
     assert torch.equal(codebook.centroids, words["centroids"]) and codebook.temperature == 2.0
     assert decisions["centers"].shape == decisions["prototypes"].shape == (20, 9)  # 10 classes: 9 components
@@ -105,10 +108,11 @@ def test_our_files_come_back_as_they_were_written(folder):
     assert torch.equal(subclasses.centers.flatten(0, 1), decisions["centers"])
     assert torch.equal(subclasses.weight, decisions["scalings"][:, :9].T.float())
     torch.testing.assert_close(subclasses.decisions.sum(dim=1), torch.ones(20))
-    own = {"teacher": teacher.identity, "network": "resnet8", "dataset": "digits", "downscale": 1}
-    own |= {"seed": 0, "patches": NUM_PATCHES}
-    for content, tap in ((words, "layer3"), (decisions, "layer3.0")):
-        assert {key: content["record"][key] for key in own} == own and content["record"]["tap"] == tap
+    own = {"network": "resnet8", "dataset": "digits", "seed": 0, "patches": NUM_PATCHES}
+    place = {"teacher": teacher.identity, "pooling": 1, "channels": 64, "grid": (2, 2), "image_shape": (3, 8, 8)}
+    for found, path in zip(files, ("layer3", "layer3.0"), strict=True):
+        assert {key: found["record"][key] for key in own} == own
+        assert {key: found[key] for key in (*place, "path")} == place | {"path": path}
 
 
 def test_a_teacher_with_other_weights_is_refused(folder):
@@ -169,14 +173,12 @@ def test_images_that_were_prepared_otherwise_are_refused(fact, value, folder):
         words = outdated(config, fact)
         assert {job, word} <= set(words)
         assert main_classification.main(["main.py", "with", *words]) == 0
-    assert load_tensors(folder / CODEBOOK)["record"][fact] == seen
+    assert fact_of(folder / CODEBOOK, fact) == seen
     main_classification.run_config(config)
 
 
 def test_what_is_measured_may_differ_by_rounding(folder):
-    content = load_tensors(folder / CODEBOOK)
-    record = content["record"]
-    save_tensors(folder / CODEBOOK, content | {"record": record | {"mean": [value + 1e-5 for value in record["mean"]]}})
+    change_fact(folder / CODEBOOK, "mean", [value + 1e-5 for value in fact_of(folder / CODEBOOK, "mean")])
     open_all(pair(folder))
 
 
@@ -200,27 +202,27 @@ def test_a_chosen_file_is_refused_with_the_option_that_chose_it(folder):
 
 def test_what_an_older_record_does_not_say_is_not_compared(folder):
     for name in (CODEBOOK, DECISIONS):
-        content = load_tensors(folder / name)
-        for fact in ("image_size", "mean", "std", "lda_components", "ksubset", "precision"):
-            del content["record"][fact]
-        save_tensors(folder / name, content)
+        found = read_map(folder / name)
+        record = found["record"] | {"tap": found["path"], "downscale": found["pooling"], "teacher": found["teacher"]}
+        for fact in ("mean", "std", "lda_components", "max_patches", "precision"):
+            del record[fact]
+        form = "letkd-codebook-1" if name == CODEBOOK else "letkd-decisions-1"
+        save_tensors(folder / name, {"format": form, **found["tensors"], "record": record})
     open_all(pair(folder, image_size=16))
 
 
 @pytest.mark.parametrize("name", [CODEBOOK, DECISIONS])
 def test_a_file_of_ours_without_a_record_is_refused(name, folder):
-    content = load_tensors(folder / name)
-    del content["record"]
-    save_tensors(folder / name, content)
+    write_map(folder / name, {key: value for key, value in read_map(folder / name).items() if key != "record"})
     with pytest.raises(ValueError, match="it has no record of what made it") as caught:
         open_all(pair(folder))
     assert str(folder / name) in refusal(caught)
 
 
 def test_what_chose_among_equals_is_said_and_not_compared(folder):
-    run("digits.RN8", folder, kmeans=16, seed=3, ksubset=500)
-    record = load_tensors(folder / CODEBOOK)["record"]
-    assert (record["seed"], record["ksubset"], record["precision"]) == (3, 500, "fp32")
+    run("digits.RN8", folder, kmeans=16, seed=3, max_patches=500)
+    record = read_map(folder / CODEBOOK)["record"]
+    assert (record["seed"], record["max_patches"], record["precision"]) == (3, 500, "fp32")
     open_all(pair(folder))
 
 
@@ -540,7 +542,7 @@ def test_pooling_follows_from_the_networks(folder):
         "intermediate": (4, 64, 1, 1),
     }
     assert objective(batch_of(PIXELS, torch.arange(4))).loss.isfinite()
-    assert load_tensors(folder / CODEBOOK)["record"]["patches"] == NUM_PATCHES // 4
+    assert fact_of(folder / CODEBOOK, "patches") == NUM_PATCHES // 4
     with pytest.raises(ValueError, match="another downscale"):
         open_all(pair(folder))
 
@@ -567,7 +569,8 @@ def patches_of(folder: Path, path: str, **updates: Any) -> tuple[torch.Tensor, t
     job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16, **updates))
     job.open()
     tap = next(tap for tap in (job.network.penultimate, *job.network.first_blocks) if tap.path == path)
-    batches = list(job.patches(tap))
+    of = job.teacher_map(tap)
+    batches = [batch[path] for batch in job.source(of).batches([path])]
     return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
 
@@ -585,12 +588,12 @@ def test_patches_are_the_rows_of_the_maps_of_unaugmented_images(folder):
 
 
 def remade(folder: Path, name: str, **updates: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The file as it is, and as it is with `updates`."""
-    before = load_tensors(folder / name)
+    """The tensors of the file as it is, and as it is with `updates`."""
+    before = read_map(folder / name)["tensors"]
     (folder / name).unlink()
     job = {"kmeans": 16} if name == CODEBOOK else {"LDA": 5}
     run("digits.RN8", folder, **job, **updates)
-    return before, load_tensors(folder / name)
+    return before, read_map(folder / name)["tensors"]
 
 
 def assert_same_decisions(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -604,12 +607,12 @@ def assert_same_decisions(first: dict[str, Any], second: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    "updates", [{"memmap": True}, {"ksubset": NUM_PATCHES}, {"ksubset": 10 * NUM_PATCHES}], ids=str
+    "updates", [{"memmap": True}, {"max_patches": NUM_PATCHES}, {"max_patches": 10 * NUM_PATCHES}], ids=str
 )
 def test_a_codebook_does_not_depend_on_where_the_patches_are(updates, folder):
     before, after = remade(folder, CODEBOOK, **updates)
     torch.testing.assert_close(before["centroids"], after["centroids"])
-    assert after["record"]["patches"] == NUM_PATCHES
+    assert fact_of(folder / CODEBOOK, "patches") == NUM_PATCHES
 
 
 def test_a_codebook_does_not_depend_on_the_batch_size(folder):
@@ -618,27 +621,26 @@ def test_a_codebook_does_not_depend_on_the_batch_size(folder):
 
 
 def test_a_subset_makes_another_codebook_of_as_many_words(folder):
-    before, after = remade(folder, CODEBOOK, ksubset=200)
+    before, after = remade(folder, CODEBOOK, max_patches=200)
     assert after["centroids"].shape == before["centroids"].shape
     assert not torch.allclose(after["centroids"], before["centroids"])
-    assert after["record"]["patches"] == 200
+    assert fact_of(folder / CODEBOOK, "patches") == 200
 
 
 def test_a_subset_is_drawn_from_all_patches_and_holds_no_others(folder):
-    config = configure("digits.RN8", folder, kmeans=16)
-    job = KMeansCodebook(config)
+    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
     job.open()
-    tap = job.network.penultimate
-    with job.held_patches(tap) as (everything, labels), job.held_patches(tap, num_chosen=200) as (some, some_labels):
-        assert some.shape == (200, tap.channels)
-        chosen = job._draw(NUM_PATCHES, 200)
-        assert len(chosen.unique()) == 200
-        assert torch.equal(some, everything[chosen]) and torch.equal(some_labels, labels[chosen])
+    of = job.teacher_map(job.network.penultimate)
+    everything, labels = hold_patches(job.source(of), [of.path])[of.path]
+    some, some_labels = hold_patches(job.source(of), [of.path], max_patches=200)[of.path]
+    assert some.shape == (200, of.channels)
+    chosen = torch.randperm(NUM_PATCHES, generator=torch.Generator().manual_seed(0))[:200].sort().values
+    assert torch.equal(some, everything[chosen]) and torch.equal(some_labels, labels[chosen])
 
 
 def test_patches_that_do_not_fit_into_memory_are_refused_with_the_remedies(folder, monkeypatch):
     monkeypatch.setattr(features, "memory_bytes", lambda device: 10_000)
-    with pytest.raises(ValueError, match=r"need 0\.0 GiB.*memmap=True.*ksubset=n") as caught:
+    with pytest.raises(ValueError, match=r"need 0\.0 GiB.*memmap=True.*max_patches=n") as caught:
         run("digits.RN8", folder, kmeans=16)
     assert "\n" not in str(caught.value)
     run("digits.RN8", folder, kmeans=16, memmap=True)

@@ -24,6 +24,7 @@ from fault_tools import (
     short_and_long,
 )
 from objective_tools import open_networks
+from supervision_tools import change_tensors, read_map, write_map
 
 import main_classification
 from algorithms.predict import open_export
@@ -36,8 +37,8 @@ from distillation.signals import Network
 from engine.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
 from engine.records import PROGRESS, RESULTS
 from engine.weights import read_published
+from letkd.files import OUR_FORMATS
 from storage.tensor_files import (
-    OUR_FORMATS,
     checksum_path,
     load_json,
     load_tensors,
@@ -178,7 +179,7 @@ def test_a_damaged_teacher_with_its_checksum_beside_it_is_refused(number, folder
 def test_a_damaged_codebook_of_the_authors_is_at_most_refused(number, folder, pair, networks):
     path = folder / CODEBOOK
     path = path.rename(path.with_name("vector_quantizer_kmeansK16_net_epoch_"))
-    network = {"_embedding.weight": load_tensors(path)["centroids"]}
+    network = {"_embedding.weight": read_map(path)["tensors"]["centroids"]}
     torch.save({"epoch": "*", "network": network, "metric": None}, path)
     open_codebook(pair, *networks)
     for damaged in damages(path.read_bytes(), number, seed=7):
@@ -191,10 +192,10 @@ def arrays(folder: Path) -> dict[str, Path]:
     """The decision scores as the authors' four files."""
     ours = folder / DECISIONS
     names = ("lda_model_scalings", "lda_model_xbar", "centers_subclass_2_60", "final_scores_2_60")
-    content = load_tensors(ours)
+    tensors = read_map(ours)["tensors"]
     files = {key: ours.with_name(f"{name}.npy") for key, name in zip(DECISION_TENSORS, names, strict=True)}
     for key, path in files.items():
-        np.save(path, content[key].double().numpy())
+        np.save(path, tensors[key].double().numpy())
     ours.unlink()
     return files
 
@@ -221,9 +222,9 @@ def test_numbers_that_are_not_finite_are_refused(folder, arrays, pair, networks)
         assert "not finite" in refusal(arrays[key], lambda: open_subclasses(pair, *networks))
         np.save(arrays[key], whole)
     path = folder / CODEBOOK
-    content = load_tensors(path)
-    content["centroids"][3, 5] = torch.inf
-    save_tensors(path, content)
+    centroids = read_map(path)["tensors"]["centroids"]
+    centroids[3, 5] = torch.inf
+    change_tensors(path, centroids=centroids)
     assert "not finite" in refusal(path, lambda: open_codebook(pair, *networks))
 
 
@@ -334,11 +335,10 @@ def test_an_array_that_claims_too_much_is_refused_first(arrays, pair, networks, 
 def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, networks, modest):
     """Not damage but another program's work: the checksum fits."""
     path = folder / CODEBOOK
-    content = load_tensors(path)
-    save_tensors(path, content | {"centroids": torch.ones(1).expand(CLAIMED_ROWS, 64)})
+    change_tensors(path, centroids=torch.ones(1).expand(CLAIMED_ROWS, 64))
     assert "words, not num_words=16" in refusal(path, lambda: open_codebook(pair, *networks))
-    save_tensors(path, {key: value for key, value in content.items() if key != "centroids"})
-    assert str(content["format"]).startswith(OUR_FORMATS)
+    write_map(path, read_map(path) | {"tensors": {}})
+    assert str(load_tensors(path)["format"]).startswith(OUR_FORMATS)
     assert "no tensor 'centroids'" in refusal(path, lambda: open_codebook(pair, *networks))
 
 
@@ -356,7 +356,7 @@ def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, networ
 )
 def test_decision_scores_of_other_shapes_are_refused(change, complaint, folder, pair, networks, modest):
     path = folder / DECISIONS
-    save_tensors(path, load_tensors(path) | change)
+    change_tensors(path, **change)
     assert complaint in refusal(path, lambda: open_subclasses(pair, *networks))
 
 

@@ -49,7 +49,7 @@ def test_every_iteration_assigns_to_the_nearest_centroid(monkeypatch, kind, num_
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        KMeans(NUM_CLUSTERS, num_iterations=NUM_ITERATIONS).fit(features)
+        KMeans(NUM_CLUSTERS, max_iter=NUM_ITERATIONS).fit(features)
     finally:
         torch.set_num_threads(before)
     assert len(compared) == NUM_ITERATIONS + 1
@@ -58,11 +58,11 @@ def test_every_iteration_assigns_to_the_nearest_centroid(monkeypatch, kind, num_
 
 def test_blocks_and_dense_products_give_the_same_centroids(monkeypatch):
     features = patches("clustered")
-    fitted = KMeans(NUM_CLUSTERS, num_iterations=NUM_ITERATIONS).fit(features)
+    fitted = KMeans(NUM_CLUSTERS, max_iter=NUM_ITERATIONS).fit(features)
     monkeypatch.setattr(kmeans, "MIN_CLUSTERS", 10**6)
-    dense = KMeans(NUM_CLUSTERS, num_iterations=NUM_ITERATIONS).fit(features)
-    torch.testing.assert_close(fitted.centroids_, dense.centroids_)
-    assert fitted.objectives_ == pytest.approx(dense.objectives_, rel=1e-5)
+    dense = KMeans(NUM_CLUSTERS, max_iter=NUM_ITERATIONS).fit(features)
+    torch.testing.assert_close(fitted.cluster_centers_, dense.cluster_centers_)
+    assert fitted.inertias_ == pytest.approx(dense.inertias_, rel=1e-5)
     assert torch.equal(fitted.labels_, dense.labels_)
 
 
@@ -77,10 +77,10 @@ def test_products_are_left_out(monkeypatch):
         return found
 
     features = patches("clustered")
-    fitted = KMeans(60, num_iterations=20).fit(features)
+    fitted = KMeans(60, max_iter=20).fit(features)
     assign = kmeans._Assignment(features)
-    assign(fitted.centroids_)
-    assign(fitted.centroids_)
+    assign(fitted.cluster_centers_)
+    assign(fitted.cluster_centers_)
     monkeypatch.setattr(torch, "addmm", counting)
-    assign(fitted.centroids_ + 1e-4)
+    assign(fitted.cluster_centers_ + 1e-4)
     assert 0 < sum(products) < 0.5 * len(features) * 64

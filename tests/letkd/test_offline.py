@@ -9,7 +9,7 @@ import torch
 from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from letkd import LDA, KMeans, decision_matrix, fit_subclasses
+from letkd import LDA, KMeans, decision_matrix, fit_subclasses, lda
 from letkd.kmeans import nearest
 
 BACKENDS = [
@@ -28,13 +28,13 @@ def blobs(num_patches: int = 3000, channels: int = 8, clusters: int = 12) -> tor
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kmeans_reaches_scikit_learns_objective(backend):
     features = blobs()
-    kmeans = KMeans(40, seed=1, backend=backend).fit(features)
+    kmeans = KMeans(40, random_state=1, backend=backend).fit(features)
     first = features[torch.randperm(len(features), generator=torch.Generator().manual_seed(1))[:40]]
     reference = ReferenceKMeans(40, init=first.numpy(), n_init=1, max_iter=20, tol=0, algorithm="lloyd").fit(features)
-    distances = torch.cdist(features, kmeans.centroids_).amin(dim=1).square().sum().item()
+    distances = torch.cdist(features, kmeans.cluster_centers_).amin(dim=1).square().sum().item()
     assert distances == pytest.approx(reference.inertia_, rel=1e-3)
-    assert len(kmeans.objectives_) == 20
-    assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.objectives_))
+    assert len(kmeans.inertias_) == 20
+    assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.inertias_))
 
 
 @pytest.mark.parametrize("num_centroids", [1, 2, 8, 9, 130])
@@ -60,15 +60,25 @@ def test_a_patch_that_is_not_finite_gets_an_index_that_exists(num_centroids):
 
 def test_kmeans_objective_is_the_sum_of_squared_distances():
     features = blobs(500)
-    kmeans = KMeans(5, num_iterations=1, backend="torch").fit(features)
+    kmeans = KMeans(5, max_iter=1, backend="torch").fit(features)
     first = features[torch.randperm(500, generator=torch.Generator().manual_seed(0))[:5]]
     expected = torch.cdist(features, first).amin(dim=1).square().sum().item()
-    assert kmeans.objectives_ == pytest.approx([expected], rel=1e-4)
+    assert kmeans.inertias_ == pytest.approx([expected], rel=1e-4)
+
+
+def test_inertia_is_of_the_labels_and_centres_that_are_left():
+    features = blobs(500)
+    kmeans = KMeans(5, max_iter=3).fit(features)
+    expected = (features - kmeans.cluster_centers_[kmeans.labels_]).square().sum().item()
+    assert kmeans.inertia_ == pytest.approx(expected, rel=1e-5) and kmeans.inertia_ < kmeans.inertias_[-1]
+    assert kmeans.n_iter_ == len(kmeans.inertias_) == 3
 
 
 def test_kmeans_repeats_with_its_seed_and_differs_with_another():
     features = blobs()
-    first, again, other = (KMeans(9, seed=seed, backend="torch").fit(features).centroids_ for seed in (3, 3, 4))
+    first, again, other = (
+        KMeans(9, random_state=seed, backend="torch").fit(features).cluster_centers_ for seed in (3, 3, 4)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -81,12 +91,12 @@ def test_kmeans_refills_empty_clusters(backend, value):
     kmeans = KMeans(40, backend=backend).fit(features)
     assert len(kmeans.labels_.unique()) == 40
     assert torch.equal(kmeans.labels_, kmeans.predict(features))
-    assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.objectives_))
+    assert all(later <= earlier * 1.0001 for earlier, later in itertools.pairwise(kmeans.inertias_))
 
 
 def test_kmeans_reports_iterations_and_refuses_nonsense():
     seen = []
-    KMeans(3, num_iterations=4, backend="torch", on_iteration=lambda i, objective: seen.append(i)).fit(blobs(100))
+    KMeans(3, max_iter=4, backend="torch", on_iteration=lambda i, objective: seen.append(i)).fit(blobs(100))
     assert seen == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="100 patches cannot have 101 clusters"):
         KMeans(101).fit(blobs(100))
@@ -100,7 +110,7 @@ def test_kmeans_reports_iterations_and_refuses_nonsense():
 def test_kmeans_without_faiss_says_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'"):
-        KMeans(2, num_iterations=1, backend="faiss").fit(blobs(20))
+        KMeans(2, max_iter=1, backend="faiss").fit(blobs(20))
 
 
 def align_signs(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -116,14 +126,14 @@ def within_class_std(projected: np.ndarray, labels: torch.Tensor) -> np.ndarray:
 def test_lda_agrees_with_the_authors(fill, method_golden):
     labels = method_golden["lda/labels"]
     features = fill.array("lda/features", (500, 16)) + 1.5 * fill.array("lda/class_means", (5, 16))[labels]
-    lda = LDA().fit(torch.from_numpy(features), torch.from_numpy(labels))
+    fitted = LDA().fit(torch.from_numpy(features), torch.from_numpy(labels))
     for name, found in {
-        "scalings": lda.scalings_.numpy(),
-        "transformed": lda.transform(torch.from_numpy(features)).numpy(),
+        "scalings": fitted.scalings_.numpy(),
+        "transformed": fitted.transform(torch.from_numpy(features)).numpy(),
     }.items():
         expected = method_golden[f"lda/{name}"]
         np.testing.assert_allclose(align_signs(found, expected), expected, rtol=1e-4, atol=1e-5, err_msg=name)
-    np.testing.assert_allclose(lda.xbar_, method_golden["lda/xbar"], rtol=1e-5)
+    np.testing.assert_allclose(fitted.xbar_, method_golden["lda/xbar"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("broken", ["nothing", "a constant channel", "a channel that repeats another"])
@@ -136,29 +146,46 @@ def test_lda_equals_scikit_learn(broken):
     elif broken == "a channel that repeats another":
         features[:, 4] = 3 * features[:, 1]
     reference = LinearDiscriminantAnalysis(solver="svd").fit(features.numpy(), labels.numpy())
-    lda = LDA().fit(features, labels)
+    fitted = LDA().fit(features, labels)
     expected = (features.numpy() - reference.xbar_) @ reference.scalings_
-    found = ((features - lda.xbar_) @ lda.scalings_).numpy()
+    found = ((features - fitted.xbar_) @ fitted.scalings_).numpy()
     np.testing.assert_allclose(within_class_std(found, labels), 1, rtol=1e-6)
     expected /= within_class_std(expected, labels)  # scikit-learn divides by P - N before 1.9 and by P since
-    assert lda.rank_ == (6 if broken == "nothing" else 5)
+    assert fitted.rank_ == (6 if broken == "nothing" else 5)
     np.testing.assert_allclose(align_signs(found, expected), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lda_in_batches_equals_lda_at_once():
-    features, labels = blobs(900, 5), torch.arange(900) % 4
-    batches = LDA(num_components=2)
-    for start in range(0, 900, 128):
-        batches.partial_fit(features[start : start + 128], labels[start : start + 128], num_classes=4)
-    torch.testing.assert_close(
-        batches.solve().transform(features), LDA(num_components=2).fit(features, labels).transform(features)
-    )
+@pytest.mark.parametrize("batch", [1, 64, 128, 300, 899])
+def test_lda_in_batches_is_lda_at_once_bit_for_bit(batch, monkeypatch):
+    monkeypatch.setattr(lda, "ROWS", 128)
+    features, labels = 3 + blobs(900, 5), torch.arange(900) % 4
+    batches, whole = LDA(), LDA().fit(features, labels)
+    for rows in zip(features.split(batch), labels.split(batch), strict=True):
+        batches.partial_fit(*(part.clone().requires_grad_(part.is_floating_point()) for part in rows), num_classes=4)
+    batches.solve()
+    assert torch.equal(batches.scalings_, whole.scalings_) and torch.equal(batches.xbar_, whole.xbar_)
+    monkeypatch.setattr(lda, "ROWS", 127)
+    assert not torch.equal(LDA().fit(features, labels).scalings_, whole.scalings_)  # so that the blocks matter here
+
+
+def test_batches_that_their_owner_uses_again_are_kept():
+    features, labels = blobs(90, 5), torch.arange(90) % 3
+    found, batch = LDA(), torch.empty(30, 5)
+    for rows, classes in zip(features.split(30), labels.split(30), strict=True):
+        found.partial_fit(batch.copy_(rows), classes, num_classes=3)
+    assert torch.equal(found.solve().scalings_, LDA().fit(features, labels).scalings_)
+
+
+def test_components_that_do_not_exist_are_left_out_with_a_notice():
+    features, labels = blobs(90, 5), torch.arange(90) % 3
+    with pytest.warns(UserWarning, match="3 classes has 2 components, not n_components=4: all of them are kept"):
+        found = LDA(n_components=4).fit(features, labels)
+    assert found.n_components == 4 and torch.equal(found.classes_, torch.arange(3))
+    assert torch.equal(found.transform(features), LDA().fit(features, labels).transform(features))
 
 
 def test_lda_refuses_what_it_cannot_solve():
     features, labels = blobs(90, 5), torch.arange(90) % 3
-    with pytest.raises(ValueError, match="3 classes has 2 components, not 4"):
-        LDA(num_components=4).fit(features, labels)
     with pytest.raises(ValueError, match="none of class 3, 4"):
         LDA().partial_fit(features, labels, num_classes=5).solve()
     with pytest.raises(ValueError, match="finite"):

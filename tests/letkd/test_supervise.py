@@ -4,6 +4,8 @@ import copy
 import errno
 import random
 from collections import OrderedDict
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ from letkd import (
     make_supervision,
     to_patches,
 )
+from letkd.files import fingerprint, pack
+from letkd.supervision import earlier_fingerprint
 
 NUM_CLASSES = 3
 IMAGES = torch.randn(30, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -52,13 +56,13 @@ def patches(teacher: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_words_are_k_means_over_all_patches(teacher, made):
-    torch.testing.assert_close(made["last"].tensors, {"centroids": KMeans(7).fit(patches(teacher)[1]).centroids_})
+    torch.testing.assert_close(made["last"].tensors, {"centroids": KMeans(7).fit(patches(teacher)[1]).cluster_centers_})
     assert made["last"].num_templates == made["last"].module().num_words == 7
 
 
 def test_decisions_are_lda_sub_classes_and_their_matrix(teacher, made):
     patches_PC, labels_P = patches(teacher)[0], LABELS.repeat_interleave(16)
-    lda = LDA(num_components=2).fit(patches_PC, labels_P)
+    lda = LDA(n_components=2).fit(patches_PC, labels_P)
     projected_PL = lda.transform(patches_PC)
     centers_ML, members_P = fit_subclasses(projected_PL, labels_P, num_classes=NUM_CLASSES, num_subclasses=2)
     _, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=6)
@@ -80,7 +84,7 @@ def test_the_grid_pooling_and_size_are_recorded(teacher):
     assert made["last"].image_shape == (1, 8, 8)
     with torch.no_grad():
         pooled_PC = to_patches(nn.functional.avg_pool2d(copy.deepcopy(teacher).eval()[:2](IMAGES), 2))
-    torch.testing.assert_close(made["last"].tensors["centroids"], KMeans(4).fit(pooled_PC).centroids_)
+    torch.testing.assert_close(made["last"].tensors["centroids"], KMeans(4).fit(pooled_PC).cluster_centers_)
 
 
 def test_the_teacher_is_left_as_it_was(teacher):
@@ -92,6 +96,12 @@ def test_the_teacher_is_left_as_it_was(teacher):
     assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
     assert all(parameter.requires_grad for parameter in teacher.parameters())
     assert not any(module._forward_hooks for module in teacher.modules())
+
+
+def test_the_teacher_is_known_by_its_state_dict_however_it_is_wrapped(teacher, made):
+    assert made["last"].teacher == fingerprint(teacher.state_dict())
+    assert made["last"].is_of(teacher) and made["last"].is_of(nn.DataParallel(teacher))
+    assert not made["last"].is_of(nn.Sequential(teacher))
 
 
 def test_no_more_patches_are_held_than_allowed(teacher):
@@ -136,8 +146,31 @@ def test_a_file_is_read_back_and_by_torch_alone(made, tmp_path):
     made.save(tmp_path / "teacher.supervision")
     assert same(load_supervision(tmp_path / "teacher.supervision"), made)
     content = torch.load(tmp_path / "teacher.supervision", weights_only=True)
-    assert content["format"] == "letkd-supervision-1"
+    assert content["format"] == "letkd-supervision-2"
+    record = content["maps"]["first"]["record"]
+    assert record["versions"]["torch"] == torch.__version__ and record["seed"] == 0
+    assert (record["patches"], record["num_images"], record["components"]) == (480, 30, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["teacher.supervision"]
+
+
+def write_earlier(made: Supervision, teacher: nn.Module, path: Path) -> None:
+    """As the version before wrote it: without a checksum of its own, and with another fingerprint."""
+    facts = {at: vars(found) | {"teacher": earlier_fingerprint(teacher)} for at, found in made.items()}
+    for found in facts.values():
+        del found["record"]
+    torch.save({"format": "letkd-supervision-1", "maps": facts}, path)
+
+
+def test_a_file_of_the_version_before_is_read_and_its_teacher_known(teacher, made, tmp_path):
+    path = tmp_path / "earlier"
+    write_earlier(made, teacher, path)
+    earlier = load_supervision(path)
+    assert all(torch.equal(earlier[at].tensors[name], found) for at in made for name, found in made[at].tensors.items())
+    attach(copy.deepcopy(teacher), earlier, teacher=teacher)
+    other = copy.deepcopy(teacher)
+    other.last.bias.data += 1
+    with pytest.raises(ValueError, match="was made from another teacher"):
+        attach(copy.deepcopy(teacher), earlier, teacher=other)
 
 
 def test_a_failed_write_keeps_the_earlier_file(made, tmp_path, monkeypatch):
@@ -154,9 +187,14 @@ def test_a_failed_write_keeps_the_earlier_file(made, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_damage_is_an_error_and_never_another_supervision(made, tmp_path):
+@pytest.mark.parametrize("version", ["now", "before"])
+def test_damage_is_an_error_and_never_another_supervision(version, teacher, made, tmp_path):
     path, chance = tmp_path / "teacher.supervision", random.Random(0)
-    made.save(path)
+    if version == "now":
+        made.save(path)
+    else:
+        write_earlier(made, teacher, path)
+        made = load_supervision(path)
     whole, noticed = path.read_bytes(), 0
     for trial in range(200):
         damaged = bytearray(whole)
@@ -171,6 +209,33 @@ def test_damage_is_an_error_and_never_another_supervision(made, tmp_path):
             assert str(path) in str(error)
             noticed += 1
     assert noticed > 120
+
+
+def lacking(made: Supervision, **changes: Any) -> bytes:
+    content = made.content()
+    return pack(content | {"maps": {"last": {**content["maps"]["last"], **changes}}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"record": None}, "no record of what made it"),
+        ({"tensors": {}}, "no tensor 'centroids'"),
+        ({"tensors": {"centroids": torch.ones(7, 5).int()}}, "'centroids' holds torch.int32"),
+        ({"tensors": {"centroids": torch.ones(7, 5).to_sparse()}}, "'centroids' is sparse_coo, not dense"),
+        ({"tensors": {"centroids": torch.ones(7)}}, r"words of shape \(7,\), not"),
+        ({"tensors": {"centroids": torch.full((7, 5), torch.nan)}}, "not finite"),
+        ({"tensors": {"centroids": torch.ones(1).expand(2**32, 5)}}, "has fewer numbers"),
+        ({"num_subclasses": 2}, "no tensor 'scalings'"),
+        ({"colour": "red"}, "no complete supervision"),
+    ],
+)
+def test_what_a_file_lacks_is_said(changes, complaint, made, tmp_path):
+    """Not damage but another program's work: the checksum fits."""
+    path = tmp_path / "teacher.supervision"
+    path.write_bytes(lacking(made, **changes))
+    with pytest.raises(ValueError, match=rf"teacher.supervision .*{complaint}"):
+        load_supervision(path)
 
 
 def test_what_is_no_supervision_is_refused(tmp_path):

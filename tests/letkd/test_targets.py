@@ -177,6 +177,6 @@ def test_supervision_is_float32_whatever_the_network_runs_in(monkeypatch, subcla
         codebook.hard_assignment(features)
         subclasses.assign(torch.randn(2, C, 2, 2), torch.tensor([0, 1]))
         LDA(1).fit(torch.randn(8, 3), torch.arange(8) % 2).transform(torch.randn(4, 3))
-        KMeans(2, num_iterations=1).fit(torch.randn(9, 3))
+        KMeans(2, max_iter=1).fit(torch.randn(9, 3))
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert len(seen) >= 6 and set(seen) == {("ieee", False)}

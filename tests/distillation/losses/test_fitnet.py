@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from objective_tools import Prepared, batch_of
+from supervision_tools import made_up
 
 from algorithms.teaching import missing_supervision, open_objective
 from architectures import create_model
@@ -15,7 +16,7 @@ from config.recipes import fitnet, letkd2
 from dataloaders import Batch, Dataset, ImageTensors
 from distillation.build import build_student
 from distillation.objective import Objective
-from distillation.prepared import save_codebook, save_decisions
+from distillation.prepared import save_supervision
 from engine.optimization import make_optimizer
 from engine.step import descend
 from letkd import Student, pool_map
@@ -39,8 +40,9 @@ def files(tmp_path_factory) -> dict[str, str]:
     teacher = create_model("resnet8x4", num_classes=NUM_CLASSES)
     paths = {name: folder / f"{name}.pth" for name in ("teacher_weights", "codebook", "decisions")}
     torch.save({"model": teacher.state_dict()}, paths["teacher_weights"])
-    record = {"teacher": fingerprint(teacher.state_dict()), "dataset": "digits", "downscale": 1, "val_split": 0}
-    save_codebook(paths["codebook"], torch.randn(NUM_WORDS, 256), record | {"tap": "layer3"})
+    facts = {"teacher": fingerprint(teacher.state_dict()), "grid": (SIZE // 4, SIZE // 4), "image_size": SIZE}
+    facts |= {"dataset": "digits", "val_split": 0}
+    save_supervision(paths["codebook"], made_up("layer3", {"centroids": torch.randn(NUM_WORDS, 256)}, **facts))
     decisions = {
         "scalings": torch.randn(256, NUM_COMPONENTS),
         "xbar": torch.randn(256),
@@ -48,7 +50,7 @@ def files(tmp_path_factory) -> dict[str, str]:
         "prototypes": torch.randn(NUM_TARGETS, NUM_COMPONENTS),
         "decisions": torch.randn(NUM_TARGETS, NUM_TARGETS).softmax(dim=1),
     }
-    save_decisions(paths["decisions"], decisions, record | {"tap": "layer3.0"})
+    save_supervision(paths["decisions"], made_up("layer3.0", decisions, num_subclasses=NUM_SUBCLASSES, **facts))
     return {name: str(path) for name, path in paths.items()}
 
 

@@ -1,0 +1,248 @@
+"""Words and decisions of maps, made from their patches (letKD, supplementary, algorithms 1 and 2).
+
+    words        k-means over the patches
+    decisions    LDA over the patches; k-means of the projections inside every class -> sub-classes -> decision matrix
+
+The patches come from a source that can be read again: tensors, a mapped file, or a network that is run over its images
+once more. Of a map with more than `max_patches` patches so many random ones are held; LDA sees all of them. What is
+made does not depend on the batches in which the source gives them.
+
+Shapes: P patches, C channels, L LDA components, K words, N classes, S sub-classes a class, M = N*S; R rows of a batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from letkd.checks import at
+from letkd.chunks import Blocks
+from letkd.decisions import decision_matrix, fit_subclasses
+from letkd.kmeans import KMeans
+from letkd.lda import LDA, ROWS
+
+NUM_COMPONENTS = 60  # L of the paper
+
+Batch = Mapping[str, tuple[Tensor, Tensor]]  # patches (R, C) float32 and the classes of their images (R,), by map
+Held = tuple[Tensor, Tensor]  # patches (P, C) or their projections (P, L), and classes (P,)
+Hold = Callable[[int, int], Tensor]  # room for so many rows and columns of float32
+
+
+class PatchSource(Protocol):
+    """Patches of some maps of the same images. Each reading gives the same ones, best in the same order."""
+
+    def num_patches(self, path: str) -> int: ...
+
+    def channels(self, path: str) -> int: ...
+
+    def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
+        """All patches of the maps at these paths; every batch has some of some of them."""
+        ...
+
+
+class HeldPatches:
+    """A source of patches that are in memory, or in a mapped file."""
+
+    def __init__(self, maps: Mapping[str, Held]):
+        self.maps = dict(maps)
+
+    def num_patches(self, path: str) -> int:
+        return len(self.maps[path][0])
+
+    def channels(self, path: str) -> int:
+        return self.maps[path][0].shape[1]
+
+    def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
+        for path in paths:
+            for rows in zip(*(part.split(ROWS) for part in self.maps[path]), strict=True):
+                yield {path: rows}
+
+
+@dataclass(frozen=True)
+class Words:
+    """The codebook of a map: the fitted k-means of so many patches."""
+
+    kmeans: KMeans
+    num_patches: int
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """On the CPU, as `MapSupervision` has them."""
+        return _on_cpu(centroids=self.kmeans.cluster_centers_)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The sub-classes of a map and how it decides between them, from the projections of so many patches."""
+
+    lda: LDA
+    num_subclasses: int
+    num_patches: int
+    centers_ML: Tensor
+    prototypes_ML: Tensor
+    decisions_MM: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """On the CPU, as `MapSupervision` has them; `scalings` are all that exist."""
+        return _on_cpu(
+            scalings=self.lda.scalings_, xbar=self.lda.xbar_, centers=self.centers_ML, prototypes=self.prototypes_ML,
+            decisions=self.decisions_MM,
+        )  # fmt: skip
+
+
+def _on_cpu(**tensors: Tensor) -> dict[str, Tensor]:
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def fit_maps(
+    source: PatchSource,
+    *,
+    words: Mapping[str, int] | None = None,
+    decisions: Mapping[str, int] | None = None,
+    num_classes: int | None = None,
+    num_components: int = NUM_COMPONENTS,
+    max_patches: int | None = None,
+    seed: int = 0,
+    incremental: bool = True,
+    hold: Hold = torch.empty,
+    on_iteration: Callable[[str, int, float], None] | None = None,
+) -> dict[str, Words | Decisions]:
+    """Words and decisions by map.
+
+    Args:
+        words: number of words K by map.
+        decisions: number of sub-classes S of a class by map.
+        num_classes: N; for decisions.
+        num_components: LDA components that are kept, as far as there are so many.
+        max_patches: of a map with more, so many random ones are held, for k-means and decision matrix; None holds all.
+        seed: of k-means and the random patches.
+        incremental: read the source a first time for LDA, and then hold projections alone. Otherwise the patches of all
+            maps are held, unless there are more than `max_patches`, and LDA reads these: the result is the same.
+        hold: gives room for patches or projections.
+        on_iteration: called with map, number and inertia of each iteration of k-means for words.
+
+    Raises:
+        ValueError: patches or numbers do not fit; names the map.
+    """
+    words, decisions = dict(words or {}), dict(decisions or {})
+    paths = [*words, *decisions]
+    if not incremental and max_patches is not None:
+        incremental = any(source.num_patches(path) > max_patches for path in decisions)
+    limit = {"max_patches": max_patches, "seed": seed, "hold": hold}
+    if incremental:
+        ldas = _fit_ldas(source, decisions, num_classes, num_components)
+        held = hold_patches(source, paths, **limit, ldas=ldas)
+    else:
+        held = hold_patches(source, paths, **limit)
+        patches = HeldPatches({path: held.pop(path) for path in decisions})
+        ldas = _fit_ldas(patches, decisions, num_classes, num_components)
+        held |= hold_patches(patches, decisions, **limit, ldas=ldas)
+        del patches
+    fitted: dict[str, Words | Decisions] = {}
+    for path in paths:
+        rows, labels_P = held.pop(path)
+        with at(path):
+            if path in words:
+                fitted[path] = _fit_words(rows, words[path], seed, path, on_iteration)
+            else:
+                fitted[path] = _fit_decisions(rows, labels_P, ldas[path], num_classes, decisions[path], seed)
+    return fitted
+
+
+def hold_patches(
+    source: PatchSource,
+    paths: Iterable[str],
+    *,
+    max_patches: int | None = None,
+    seed: int = 0,
+    hold: Hold = torch.empty,
+    ldas: Mapping[str, LDA] | None = None,
+) -> dict[str, Held]:
+    """Patches (P, C) and classes (P,) by map; with an LDA the projections (P, L) instead. Reads the source once."""
+    samples = {
+        path: _Sample(source.num_patches(path), source.channels(path), max_patches, seed, hold, (ldas or {}).get(path))
+        for path in paths
+    }
+    for batch in source.batches(list(samples)):
+        for path, (features_RC, labels_R) in batch.items():
+            samples[path].add(features_RC, labels_R)
+    return {path: sample.finish() for path, sample in samples.items()}
+
+
+class _Sample:
+    """All patches of a stream of `total`, or so many random ones, with their classes and in their order."""
+
+    def __init__(
+        self, total: int, channels: int, max_patches: int | None, seed: int, hold: Hold, lda: LDA | None = None
+    ):
+        number = total if max_patches is None else min(total, max_patches)
+        generator = torch.Generator().manual_seed(seed)
+        self._chosen = None if number == total else torch.randperm(total, generator=generator)[:number].sort().values
+        self._total, self._seen, self._filled = total, 0, 0
+        self._lda = lda
+        self._rows = hold(number, channels if lda is None else lda.n_components)
+        self._labels = torch.empty(number, dtype=torch.int64, device=self._rows.device)
+        self._blocks = Blocks(ROWS, self._keep)
+
+    def add(self, features_RC: Tensor, labels_R: Tensor) -> None:
+        first, self._seen = self._seen, self._seen + len(labels_R)
+        self._check(self._seen <= self._total)
+        if self._chosen is not None:
+            here = slice(*torch.searchsorted(self._chosen, torch.tensor([first, self._seen])).tolist())
+            chosen = (self._chosen[here] - first).to(features_RC.device)
+            features_RC, labels_R = features_RC[chosen], labels_R[chosen]
+        self._blocks.add(features_RC, labels_R)
+
+    def _keep(self, features_RC: Tensor, labels_R: Tensor) -> None:
+        here = slice(self._filled, self._filled + len(labels_R))
+        self._rows[here] = features_RC if self._lda is None else self._lda.transform(features_RC)
+        self._labels[here] = labels_R
+        self._filled = here.stop
+
+    def finish(self) -> Held:
+        self._check(self._seen == self._total)
+        self._blocks.finish()
+        return self._rows, self._labels
+
+    def _check(self, agrees: bool) -> None:
+        if not agrees:
+            raise ValueError(f"the source has {self._total} patches and gave {self._seen}; it must give the same again")
+
+
+def _fit_ldas(
+    source: PatchSource, paths: Iterable[str], num_classes: int | None, num_components: int
+) -> dict[str, LDA]:
+    """LDA of all patches of every map. Of fewer components than were asked for, all are kept."""
+    ldas = {path: LDA() for path in paths}
+    for batch in source.batches(list(ldas)) if ldas else ():
+        for path, (features_RC, labels_R) in batch.items():
+            ldas[path].partial_fit(features_RC, labels_R, num_classes=num_classes)
+    for path, lda in ldas.items():
+        with at(path):
+            lda.solve()
+        lda.n_components = min(num_components, lda.scalings_.shape[1])
+    return ldas
+
+
+def _fit_words(
+    patches_PC: Tensor, num_words: int, seed: int, path: str, on_iteration: Callable[[str, int, float], None] | None
+) -> Words:
+    def report(iteration: int, inertia: float) -> None:
+        if on_iteration:
+            on_iteration(path, iteration, inertia)
+
+    return Words(KMeans(num_words, random_state=seed, on_iteration=report).fit(patches_PC), len(patches_PC))
+
+
+def _fit_decisions(
+    projected_PL: Tensor, labels_P: Tensor, lda: LDA, num_classes: int, num_subclasses: int, seed: int
+) -> Decisions:
+    centers_ML, members_P = fit_subclasses(
+        projected_PL, labels_P, num_classes=num_classes, num_subclasses=num_subclasses, seed=seed
+    )
+    prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
+    return Decisions(lda, num_subclasses, len(projected_PL), centers_ML, prototypes_ML, decisions_MM)

@@ -36,7 +36,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -165,7 +164,7 @@ def compare_digests(name: str, this: list[str], older: list[str]) -> tuple[Row, 
 
 
 def read_tensors(folder: Path, pattern: str, entry: str | None = None) -> list[Tensor]:
-    """The tensors of a torch file or of one of its entries, however deep they are: supervision has them by map.
+    """The tensors of a torch file, or of one of its entries; of supervision, those of all maps.
 
     Raises:
         RuntimeError: there is not one such file, or it holds no tensors there.
@@ -174,19 +173,14 @@ def read_tensors(folder: Path, pattern: str, entry: str | None = None) -> list[T
     if len(files) != 1:
         raise RuntimeError(f"{len(files)} files instead of one are {folder / pattern}")
     content = torch.load(files[0], map_location="cpu", weights_only=True)
-    found = list(_tensors_in(content if entry is None else content.get(entry, {})))
+    values = [*(content if entry is None else content.get(entry, {})).values()]
+    if entry is None:  # files of one map had its tensors beside their format before
+        values += [value for found in content.get("maps", {}).values() for value in found["tensors"].values()]
+    found = [value for value in values if isinstance(value, Tensor)]
     if not found:
         where = f" under {entry!r}" if entry else ""
         raise RuntimeError(f"{files[0]} holds no tensors{where}; it has {', '.join(content)}")
     return found
-
-
-def _tensors_in(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, dict):
-        for value in content.values():
-            yield from _tensors_in(value)
 
 
 def digit_runs(side: Side, experiments: list[str], size: Size, place: Path) -> Iterator[tuple[str, list[str]]]:

@@ -124,7 +124,7 @@ class OfflineAlgorithm(Algorithm):
         config, known = self.config, self.weights.data or {}
         preparation = {key: config[key] or known.get(key) for key in PREPARATION}
         images = outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
-        del images["image_size"]  # the map has it
+        images.pop("image_size", None)  # the map has it
         record = {key: config[key] for key in RECORDED} | images
         record |= {"weights": str(self.weights.source), "patches": fitted.num_patches}
         save_supervision(path, supervise(of, fitted, record))

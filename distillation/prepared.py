@@ -161,7 +161,8 @@ def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str
     supervision = read_supervision(content, path)
     found = {at: made for at, made in supervision.items() if (made.num_subclasses is None) == (what == "codebook")}
     if not found:
-        raise ValueError(f"{path} holds no {what}; it holds what supervises at {', '.join(supervision)} otherwise")
+        other = "a codebook" if names == DECISION_TENSORS else "decision scores"
+        raise ValueError(f"{path} holds no {what}; it holds {other} of {', '.join(supervision)}")
     made = found.get(place) or next(iter(found.values()))
     side = set(made.image_shape[1:])
     said = {
@@ -240,7 +241,7 @@ def _expected_facts(config: Config, student: Network, teacher: Teacher, place: s
 
 
 def _check_made_from(file: _File, config: Config, student: Network, teacher: Teacher, place: str) -> None:
-    """Compare what a file says of its making with this run.
+    """Compare what a file says of its making with this run, whose teacher is not folded yet.
 
     Raises:
         OutdatedError: they differ; names the first fact.

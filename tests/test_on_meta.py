@@ -77,7 +77,7 @@ KMEANS = [
 ]
 LDA_FIT = [
     Exempt("letkd.lda.fit", "_local_scalar_dense", "how many classes there are", lambda x: NUM_CLASSES - 1),
-    Exempt("letkd.lda.partial_fit", "bincount", "no kernel: " + DEPENDS, counted),
+    Exempt("letkd.lda._add", "bincount", "no kernel: " + DEPENDS, counted),
     Exempt(
         "letkd.lda.solve",
         "_local_scalar_dense",

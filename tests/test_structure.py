@@ -18,7 +18,7 @@ import main_classification
 from algorithms import teaching
 from architectures import Tap, TappedNetwork, create_model, list_models
 from config import recipes
-from dataloaders import Dataset, ImageTensors, list_datasets
+from dataloaders import Dataset, ImageTensors, list_datasets, outline_dataset
 from distillation import build, prepared
 from engine.optimization import make_optimizer
 from engine.step import descend
@@ -268,11 +268,12 @@ def with_supervision(tmp_path, monkeypatch):
         monkeypatch.setattr(build, "fingerprint", lambda _: IDENTITY)
         places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
         pooling = main_classification.default_config(config["supervision"])["downscale"]
+        said = outline_dataset(config["dataset"], data_dir=config["data_dir"]).get("image_size", MADE_UP.image_size)
 
         def save(path: Path, tap: Tap, tensors: dict[str, torch.Tensor], num_subclasses: int | None = None) -> None:
             side = math.ceil(MADE_UP.image_size / tap.reduction) // pooling
             made = made_up(
-                tap.path, tensors, IDENTITY, grid=(side, side), image_size=MADE_UP.image_size, pooling=pooling,
+                tap.path, tensors, IDENTITY, grid=(side, side), image_size=said, pooling=pooling,
                 num_subclasses=num_subclasses, dataset=config["dataset"], val_split=config["val_split"],
             )  # fmt: skip
             prepared.save_supervision(path, made)

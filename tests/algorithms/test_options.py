@@ -98,7 +98,7 @@ def test_the_report_reads_a_place_alone(updates):
             "testset=True concerns evaluate and probe and pictures",
         ),
         (["predict", "with", "images=nowhere", "kmeans=8"], "kmeans=8 concerns kmeans only"),
-        (["picture_usage", "with", "max_patches=8"], "max_patches=8 concerns kmeans, LDA only"),
+        (["picture_usage", "with", "max_patches=8"], "max_patches=8 concerns kmeans and LDA only"),
         (["report", "with", "best=True"], "best=True is not for the report"),
         (["with", "top=3"], "top is for predict: python main_classification.py predict with top="),
         (["with", "kmeans=8", "checkpoint=3"], "checkpoint=3 concerns train"),

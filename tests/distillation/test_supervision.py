@@ -14,6 +14,7 @@ import torch
 from objective_tools import batch_of, open_networks, pooled_maps
 from PIL import Image
 from supervision_tools import change_fact, fact_of, read_map, write_map
+from torch import nn
 
 import main_classification
 from algorithms import KMeansCodebook, features
@@ -25,8 +26,9 @@ from distillation.objective import Teacher
 from distillation.prepared import open_codebook, open_subclasses
 from distillation.signals import Network
 from engine.weights import read_published
-from letkd import Codebook, SubclassTargets
+from letkd import Codebook, SubclassTargets, Supervision, attach, load_supervision, make_supervision
 from letkd.fit import hold_patches
+from letkd.supervision import earlier_fingerprint
 from storage.state_dicts import fingerprint
 from storage.tensor_files import load_tensors, save_tensors
 
@@ -693,3 +695,133 @@ def test_a_teacher_of_other_classes_is_told_with_the_losses_that_need_it(folder)
     told = r"other\.pth does not hold resnet8 with 10 classes, the teacher of words, decisions: .*fc\.weight \(7, 64\)"
     with pytest.raises(ValueError, match=told):
         open_objective(config, load_dataset("digits", image_size=8))
+
+
+# --- one format for the jobs and for the library ---------------------------------------------------------------------
+
+
+def training_images(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of all training images as the teacher takes them, and their classes."""
+    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
+    job.open()
+    return list(job.source(job.teacher_map(job.network.penultimate)).images)
+
+
+def trained_teacher(folder: Path) -> nn.Module:
+    network = create_model("resnet8", num_classes=10)
+    network.load_state_dict(teacher_weights(pair(folder)).state)
+    return network
+
+
+@pytest.fixture
+def saved(folder) -> Path:
+    """What the library makes of the same teacher and images, for both maps in one file, and for another."""
+    made = make_supervision(
+        trained_teacher(folder),
+        training_images(folder),
+        words={"layer2": 7, "layer3": 16},
+        decisions={"layer3.0": 2, "layer2.0": 3},
+        num_classes=10,
+    )
+    made.save(folder / "teacher.supervision")
+    return folder / "teacher.supervision"
+
+
+def terms_of(config: dict[str, Any]) -> dict[str, float]:
+    torch.manual_seed(0)
+    objective = open_objective(config, digits(config)).train()
+    return {key: term.item() for key, term in objective(batch_of(PIXELS, torch.arange(4))).terms.items()}
+
+
+def test_the_library_supervises_with_what_the_jobs_made(folder):
+    made = load_supervision(folder / CODEBOOK) | load_supervision(folder / DECISIONS)
+    config = pair(folder)
+    torch.manual_seed(0)
+    objective = open_objective(config, digits(config)).train()
+    student = attach(create_model("resnet8", num_classes=10), made, teacher=trained_teacher(folder)).train()
+    names = {"layers.penultimate.": "layers.layer3.", "layers.intermediate.": "layers.layer3/0."}
+
+    def theirs(name: str) -> str:
+        return next((name.replace(ours, other) for ours, other in names.items() if name.startswith(ours)), name)
+
+    student.load_state_dict({theirs(name): tensor for name, tensor in objective.student.state_dict().items()})
+    terms = objective(batch_of(PIXELS, torch.arange(4))).terms
+    losses = student.distillation_loss(objective.input(PIXELS), torch.arange(4))
+    assert losses["layer3"].item() == pytest.approx(terms["words"].item(), rel=1e-5)
+    assert losses["layer3.0"].item() == pytest.approx(terms["decisions"].item(), rel=1e-5)
+
+
+def test_a_run_is_supervised_with_what_the_library_made(folder, saved):
+    """The map of the teacher's place is taken of several; of the same images it is what the jobs make."""
+    library = {"codebook": str(saved), "decisions": str(saved)}
+    found, expected = open_all(pair(folder, **library))[1:], open_all(pair(folder))[1:]
+    torch.testing.assert_close(found[0].centroids, expected[0].centroids)
+    torch.testing.assert_close(found[1].decisions, expected[1].decisions)
+    assert terms_of(pair(folder, **library)) == pytest.approx(terms_of(pair(folder)), rel=1e-4)
+    for name in (CODEBOOK, DECISIONS):
+        (folder / name).unlink()
+    assert list(missing_supervision(pair(folder, **library))) == []
+    main_classification.run_config(pair(folder, **library, epochs=1, milestones=[]))
+
+
+def test_a_file_of_the_version_before_is_known_by_its_teacher(folder, saved):
+    content = load_tensors(saved)
+    identity = earlier_fingerprint(trained_teacher(folder))
+    for found in content["maps"].values():
+        found["teacher"] = identity
+        del found["record"]
+    torch.save(content | {"format": "letkd-supervision-1"}, saved)
+    config = pair(folder, codebook=str(saved), decisions=str(saved))
+    open_objective(config, digits(config))
+    run("digits.RN8", folder, epochs=1, seed=1)
+    with pytest.raises(ValueError, match=rf"another teacher \({identity[:12]}\.\.\., this run has"):
+        open_objective(config, digits(config))
+
+
+@pytest.mark.parametrize(
+    ("updates", "complaint"),
+    [
+        ({"num_words": 8}, "has 16 words, not num_words=8"),
+        ({"subclasses_per_class": 4}, "20 sub-classes; this run has 40, 4 of each of 10 classes"),
+        ({"image_size": 16}, r"another image_size \(8, this run has 16\)"),
+        ({"lda_components": 4}, r"another lda_components \(60, this run has 4\)"),
+        ({"student": "shufflenetv1"}, r"another downscale \(1, this run has 2\)"),
+    ],
+    ids=str,
+)
+def test_a_file_of_the_library_that_does_not_fit_is_refused(updates, complaint, folder, saved):
+    with pytest.raises(ValueError, match=complaint) as caught:
+        open_all(pair(folder, **updates, codebook=str(saved), decisions=str(saved)))
+    assert str(saved) in refusal(caught)
+
+
+def test_a_file_without_the_teachers_place_lists_what_it_has(folder, saved):
+    made = load_supervision(saved)
+    chosen = pair(folder, codebook=str(saved))
+    Supervision({"layer2": made["layer2"], "layer3.0": made["layer3.0"]}).save(saved)
+    with pytest.raises(ValueError, match=r"another tap \(layer2, this run has layer3\)"):
+        open_all(chosen)
+    Supervision({"layer3.0": made["layer3.0"], "layer2.0": made["layer2.0"]}).save(saved)
+    with pytest.raises(ValueError, match=r"holds no codebook; it holds decision scores of layer3.0, layer2.0"):
+        open_all(chosen)
+
+
+def test_the_library_refuses_what_a_job_made_of_another_grid_or_teacher(folder):
+    made = load_supervision(folder / CODEBOOK)
+    with pytest.raises(ValueError, match=r"grid of 4 x 4, the supervision of 'layer3' one of 2 x 2"):
+        attach(create_model("resnet8", num_classes=10), {"layer2": made["layer3"]})
+    other = create_model("resnet8", num_classes=10)
+    told = (
+        f"made from another teacher \\({made['layer3'].teacher[:8]}, this one is {fingerprint(other.state_dict())[:8]}"
+    )
+    with pytest.raises(ValueError, match=told):
+        attach(create_model("resnet8", num_classes=10), made, teacher=other)
+
+
+def test_the_earlier_name_of_max_patches_is_read(folder):
+    words = ["config=digits.RN8", "kmeans=16", "image_size=8", "cuda=False", f"localpath={folder}"]
+    assert main_classification.main(["main.py", "with", *words, "ksubset=300"]) == 0
+    assert (fact_of(folder / CODEBOOK, "max_patches"), fact_of(folder / CODEBOOK, "patches")) == (300, 300)
+    assert main_classification.main(["main.py", "with", *words, "ksubset=300", "max_patches=300"]) == 1
+    results = run("digits.RN8", folder, LDA=5, max_patches=300)
+    assert results["patches"] == results["options"]["max_patches"] == fact_of(folder / DECISIONS, "patches") == 300

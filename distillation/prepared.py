@@ -110,10 +110,12 @@ def open_subclasses(config: Config, student: Network, teacher: Teacher) -> Subcl
     channels, num_targets = len(file.tensors["xbar"]), len(file.tensors["centers"])
     if channels != (wanted := outline.place("intermediate").channels):
         raise ValueError(f"{file.path} was made from maps of {channels} channels; {config['teacher']} has {wanted}")
-    if num_targets != (wanted := outline.num_classes * num_subclasses):
+    own = num_subclasses if file.made_from is None else file.made_from.num_subclasses
+    if num_targets != (wanted := outline.num_classes * num_subclasses) or own != num_subclasses:
+        theirs = "" if file.made_from is None else f" (the file {own} of each of {num_targets // own})"
         raise ValueError(
             f"{file.path} has {num_targets} sub-classes; this run has {wanted}, {num_subclasses} of each of "
-            f"{outline.num_classes} classes"
+            f"{outline.num_classes} classes{theirs}"
         )
     check_finite(file.tensors, file.path)
     return SubclassTargets(*(file.tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)

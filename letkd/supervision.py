@@ -123,6 +123,11 @@ class MapSupervision(TeacherMap):
             raise ValueError(f"{source} holds words of shape {shape}, not (words, channels)")
         if not is_words:
             check_decisions(self.tensors, source)
+            whole_number(f"{source} holds no decision scores: the number of sub-classes", self.num_subclasses)
+            if (rows := len(self.tensors["centers"])) % self.num_subclasses:
+                raise ValueError(
+                    f"{source} holds {rows} sub-classes, which are not {self.num_subclasses} of each class"
+                )
 
     def check_numbers(self, source: str | os.PathLike[str]) -> None:
         """Refuse a file, `source`, with numbers that are not finite, or not there."""
@@ -214,6 +219,8 @@ def read_supervision(content: Mapping[str, Any], source: str | os.PathLike[str])
         if form == FORMAT and not all(isinstance(facts.get("record"), dict) for facts in content["maps"].values()):
             raise ValueError(f"{source} is damaged: it has no record of what made it")
         for supervision in found.values():
+            if len(supervision.grid) != 2 or len(supervision.image_shape) != 3:
+                raise TypeError
             supervision.check_tensors(source)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{source} holds no complete supervision ({form})") from error

@@ -782,7 +782,10 @@ def test_a_file_of_the_version_before_is_known_by_its_teacher(folder, saved):
     ("updates", "complaint"),
     [
         ({"num_words": 8}, "has 16 words, not num_words=8"),
-        ({"subclasses_per_class": 4}, "20 sub-classes; this run has 40, 4 of each of 10 classes"),
+        (
+            {"subclasses_per_class": 4},
+            r"20 sub-classes; this run has 40, 4 of each of 10 classes \(the file 2 of each of 10\)",
+        ),
         ({"image_size": 16}, r"another image_size \(8, this run has 16\)"),
         ({"lda_components": 4}, r"another lda_components \(60, this run has 4\)"),
         ({"student": "shufflenetv1"}, r"another downscale \(1, this run has 2\)"),

@@ -228,12 +228,26 @@ def lacking(made: Supervision, **changes: Any) -> bytes:
         ({"tensors": {"centroids": torch.ones(1).expand(2**32, 5)}}, "has fewer numbers"),
         ({"num_subclasses": 2}, "no tensor 'scalings'"),
         ({"colour": "red"}, "no complete supervision"),
+        ({"grid": None}, "no complete supervision"),
+        ({"image_shape": (1, 8)}, "no complete supervision"),
     ],
 )
 def test_what_a_file_lacks_is_said(changes, complaint, made, tmp_path):
     """Not damage but another program's work: the checksum fits."""
     path = tmp_path / "teacher.supervision"
     path.write_bytes(lacking(made, **changes))
+    with pytest.raises(ValueError, match=rf"teacher.supervision .*{complaint}"):
+        load_supervision(path)
+
+
+@pytest.mark.parametrize(
+    ("number", "complaint"),
+    [(0, "the number of sub-classes is 0"), (4, "6 sub-classes, not 4 of each class")],
+)
+def test_numbers_of_sub_classes_fit_the_tensors(number, complaint, made, tmp_path):
+    path = tmp_path / "teacher.supervision"
+    content = made.content()
+    path.write_bytes(pack(content | {"maps": {"first": {**content["maps"]["first"], "num_subclasses": number}}}))
     with pytest.raises(ValueError, match=rf"teacher.supervision .*{complaint}"):
         load_supervision(path)
 

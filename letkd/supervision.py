@@ -125,9 +125,7 @@ class MapSupervision(TeacherMap):
             check_decisions(self.tensors, source)
             whole_number(f"{source} holds no decision scores: the number of sub-classes", self.num_subclasses)
             if (rows := len(self.tensors["centers"])) % self.num_subclasses:
-                raise ValueError(
-                    f"{source} holds {rows} sub-classes, which are not {self.num_subclasses} of each class"
-                )
+                raise ValueError(f"{source} holds {rows} sub-classes, not {self.num_subclasses} of each class")
 
     def check_numbers(self, source: str | os.PathLike[str]) -> None:
         """Refuse a file, `source`, with numbers that are not finite, or not there."""

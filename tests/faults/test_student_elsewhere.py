@@ -8,7 +8,7 @@ import torch
 from student_tools import FEWER, IMAGES, Named, network, student_of
 from torch.export import Dim
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.slow
 
 
 def test_onnx_takes_named_dynamic_shapes(tmp_path):

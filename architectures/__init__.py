@@ -1,12 +1,12 @@
-"""Image classifiers by name, each telling where its feature maps can be taken.
+"""Image classifiers by name, and where their feature maps can be taken.
 
-    model = create_model("resnet20", num_classes=100)
-    logits = model(images)                                # = forward_head(forward_features(images))
-    model.penultimate, model.intermediate, model.stages   # maps inside it, by module path
+    model = create_model("resnet20", num_classes=100)     # or "timm/NAME", "torchvision/NAME", "my.module:function"
+    logits = model(images)
+    outline(model, image_size=32).place("penultimate")    # maps inside it by name or module path, with their sizes
     nn.Sequential(Input(mean, std), model)                # takes pixels
-    outline(model, image_size=32).place("stage2")         # the same and more, with their sizes
 
-Every module of this package is imported here, so a family joins by adding one file that calls `register_model`.
+Every module of this package is imported here, so a family joins by adding one file that calls `register_model`. Other
+libraries are imported when a network of theirs is made.
 """
 
 import importlib

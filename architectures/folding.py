@@ -21,7 +21,7 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
     Module paths stay: a folded BatchNorm becomes an `nn.Identity`, so that maps can still be read behind it.
 
     Args:
-        network: one that `torch.fx` can trace; only for eval mode from here on.
+        network: only for eval mode from here on. Nothing is folded in one that `torch.fx` cannot trace.
         kept: paths of modules that are read: their outputs, and the numbers of a BatchNorm. A BatchNorm among them
             stays, and a convolution whose output is theirs.
 
@@ -30,13 +30,17 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
     """
     network.eval()
     modules = dict(network.named_modules())
-    graph = fx.Tracer(autowrap_functions=LEAVES).trace(network)
+    try:
+        graph = fx.Tracer(autowrap_functions=LEAVES).trace(network)
+    except Exception:  # a network whose branches depend on values can fail in any way
+        return 0
     calls = [node for node in graph.nodes if node.op == "call_module"]
     targets = [node.target for node in calls]
     folded = 0
     for node in calls:
         before = node.args[0] if node.args else None
-        if not isinstance(modules[node.target], nn.BatchNorm2d) or not isinstance(before, fx.Node):
+        # A class of its own may do more: timm's has the activation in it.
+        if type(modules[node.target]) is not nn.BatchNorm2d or not isinstance(before, fx.Node):
             continue
         if before.op != "call_module" or type(modules[before.target]) is not nn.Conv2d or len(before.users) > 1:
             continue

@@ -1,15 +1,22 @@
-"""Architectures by name, after the conventions of timm."""
+"""Architectures by name, after the conventions of timm.
+
+resnet56               a network of this package, or of a file that calls `register_model`
+timm/NAME              any classifier of timm; torchvision/NAME likewise
+my.module:function     a function or class of your own that takes num_classes= and returns a network
+"""
 
 import difflib
+import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from architectures.tapped import TappedNetwork
+from torch import nn
 
-Builder = Callable[..., TappedNetwork]
+Builder = Callable[..., nn.Module]
 
 _BUILDERS: dict[str, Builder] = {}
+_LIBRARIES: dict[str, Builder] = {}
 
 
 def register_model(builder: Builder, name: str | None = None) -> Builder:
@@ -28,18 +35,49 @@ def register_model(builder: Builder, name: str | None = None) -> Builder:
     return builder
 
 
-def create_model(name: str, num_classes: int = 100, **kwargs: Any) -> TappedNetwork:
+def register_library(prefix: str) -> Callable[[Builder], Builder]:
+    """Decorates `builder(name, num_classes=..., image_size=...)`, which makes the networks called `prefix/name`.
+
+    `image_size` is that of the images, for networks that have one size, or None for their own.
+    """
+
+    def register(builder: Builder) -> Builder:
+        _LIBRARIES[prefix] = builder
+        return builder
+
+    return register
+
+
+def create_model(name: str, num_classes: int = 100, *, image_size: int | None = None, **kwargs: Any) -> nn.Module:
     """A freshly initialised network; further keywords go to its builder.
 
+    Args:
+        image_size: of the images that it shall see; read by networks of other libraries that have one size.
+
     Raises:
-        ValueError: no architecture has this name.
+        ValueError: no architecture has this name, or its library is not installed.
     """
-    if name not in _BUILDERS:
-        known = list_models()
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f" did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"unknown architecture {name!r};{hint} known: {', '.join(known)}")
-    return _BUILDERS[name](num_classes=num_classes, **kwargs)
+    if name in _BUILDERS:
+        return _BUILDERS[name](num_classes=num_classes, **kwargs)
+    prefix, slash, rest = name.partition("/")
+    if slash and prefix in _LIBRARIES:
+        return _LIBRARIES[prefix](rest, num_classes=num_classes, image_size=image_size, **kwargs)
+    if ":" in name:
+        return _network_of_a_function(name, num_classes=num_classes, **kwargs)
+    others = [*(f"{library}/NAME" for library in _LIBRARIES), "my.module:function"]
+    raise ValueError(f"{unknown_name(name, list_models())}, {', '.join(others)}")
+
+
+def unknown_name(name: str, known: Iterable[str], *, listed: str | None = None) -> str:
+    """What is said of a name that no architecture has.
+
+    Args:
+        listed: where the known ones are listed, if they are too many to be named.
+    """
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f" did you mean {nearest[0]!r}?" if nearest else ""
+    return f"unknown architecture {name!r};{hint} known: {listed or ', '.join(known)}"
 
 
 def is_model(name: str) -> bool:
@@ -47,9 +85,31 @@ def is_model(name: str) -> bool:
 
 
 def list_models() -> list[str]:
-    """All names, numbers inside them in counting order: resnet8 before resnet14."""
+    """All names of this package, numbers inside them in counting order: resnet8 before resnet14."""
     return sorted(_BUILDERS, key=_natural_order)
 
 
 def _natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _network_of_a_function(name: str, **options: Any) -> nn.Module:
+    """What `my.module:function` returns; what goes wrong inside of it is shown as it is."""
+    path, _, attribute = name.partition(":")
+    must = "my.module:function names a function or class that takes num_classes= and returns a torch network"
+    try:
+        module = importlib.import_module(path)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        missing = getattr(error, "name", None)
+        if missing and not f"{path}.".startswith(f"{missing}."):
+            raise
+        raise ValueError(f"{name!r}: there is no module {path!r}; {must}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"{name!r}: {path} has no function {attribute!r}; {must}")
+    network = function(**options)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{name!r} returns a {type(network).__name__}; {must}")
+    if not any(True for _ in network.parameters()):
+        raise ValueError(f"{name!r} returns a network without parameters; {must}")
+    return network

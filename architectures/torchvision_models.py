@@ -1,12 +1,21 @@
-"""ImageNet residual networks of torchvision, with its state-dict names; no weights are downloaded."""
+"""Networks of torchvision, `torchvision/NAME`, with its state-dict names; no weights are downloaded.
+
+The residual networks of the paper name their places themselves; those of all others are found.
+"""
 
 from functools import partial
+from typing import Any
 
+from torch import nn
+from torchvision import models
 from torchvision.models import resnet
 
-from architectures.registry import register_model
+from architectures.registry import register_library, register_model, unknown_name
 from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
+# Networks that are built for one image size, by the beginnings of their names, and what they call it.
+IMAGE_SIZE = {"vit_": lambda size: {"image_size": size}, "maxvit_": lambda size: {"input_size": (size, size)}}
+WITHOUT_AUXILIARY = ("googlenet", "inception_v3")  # in training they return more than logits otherwise
 STEM_REDUCTION = 4  # strided convolution and max pooling
 
 
@@ -35,3 +44,21 @@ class TorchvisionResNet(TappedNetwork, resnet.ResNet):
 register_model(partial(TorchvisionResNet, resnet.BasicBlock, (2, 2, 2, 2)), name="torchvision/resnet18")
 register_model(partial(TorchvisionResNet, resnet.BasicBlock, (3, 4, 6, 3)), name="torchvision/resnet34")
 register_model(partial(TorchvisionResNet, resnet.Bottleneck, (3, 4, 6, 3)), name="torchvision/resnet50")
+
+
+@register_library("torchvision")
+def create(name: str, *, num_classes: int, image_size: int | None = None, **options: Any) -> nn.Module:
+    """A classifier of torchvision.
+
+    Raises:
+        ValueError: torchvision has no such network.
+    """
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(unknown_name(f"torchvision/{name}", (f"torchvision/{each}" for each in known)))
+    for beginning, sized in IMAGE_SIZE.items():
+        if image_size is not None and name.startswith(beginning):
+            options = sized(image_size) | options
+    if name in WITHOUT_AUXILIARY:
+        options = {"aux_logits": False, "init_weights": True} | options
+    return models.get_model(name, weights=None, num_classes=num_classes, **options)

@@ -116,21 +116,53 @@ def layouts(
             raise ValueError(f"module {path!r} runs {len(calls)} times for one image; choose one that runs once")
     larger = _shapes_of_a_larger_image(network, paths, run, image_shape)
     is_square = image_shape[1] == image_shape[2]
-    found = {}
-    for path, (shape,) in outputs.items():
-        grows = _growing_axes(shape, larger[path])
-        if len(shape) == 4 and shape[0] == 1:
-            order = _is_channels_last(network, path, shape, grows) if orders[path] is None else orders[path]
-            found[path] = _map_layout(path, shape, order, is_square=is_square)
-        elif len(shape) == 3 and shape[0] == 1:
-            prefix = getattr(network, "num_prefix_tokens", None) if prefixes[path] is None else prefixes[path]
-            found[path] = _token_layout(path, shape, prefix, grows, is_square=is_square)
-        else:
-            raise ValueError(
-                f"module {path!r} returns {shape}; a KD layer needs a map (batch, channels, height, width) or (batch, "
-                "height, width, channels), or tokens (batch, tokens, channels), and the black image was a batch of one"
-            )
-    return found
+    return {
+        path: layout_of(
+            network, path, shape, larger[path][0] if len(larger[path]) == 1 else None,
+            is_square=is_square, channels_last=orders[path], num_prefix_tokens=prefixes[path],
+        )
+        for path, (shape,) in outputs.items()
+    }  # fmt: skip
+
+
+def layout_of(
+    network: nn.Module,
+    path: str,
+    shape: tuple[int, ...] | str,
+    larger: tuple[int, ...] | str | None = None,
+    *,
+    is_square: bool = True,
+    channels_last: bool | None = None,
+    num_prefix_tokens: int | None = None,
+) -> Layout:
+    """The layout of what a module returned for a batch of one image.
+
+    Args:
+        shape: of that, or the name of its type where it is no tensor.
+        larger: likewise for a larger image, where that is known (`larger_sides`).
+        is_square: the image.
+        channels_last, num_prefix_tokens: what the caller knows of them.
+
+    Raises:
+        ValueError: it is neither a map nor tokens, or one whose axes are not known.
+    """
+    grows = _growing_axes(shape, larger)
+    if len(shape) == 4 and shape[0] == 1:
+        order = _is_channels_last(network, path, shape, grows) if channels_last is None else channels_last
+        return _map_layout(path, shape, order, is_square=is_square)
+    if len(shape) == 3 and shape[0] == 1:
+        prefix = getattr(network, "num_prefix_tokens", None) if num_prefix_tokens is None else num_prefix_tokens
+        return _token_layout(path, shape, prefix, grows, is_square=is_square)
+    raise ValueError(
+        f"module {path!r} returns {shape}; a KD layer needs a map (batch, channels, height, width) or (batch, "
+        "height, width, channels), or tokens (batch, tokens, channels), and the black image was a batch of one"
+    )
+
+
+def larger_sides(sides: Sequence[int]) -> tuple[int, ...]:
+    """Sides of the larger image that shows which axes of a map grow."""
+    factor = max(LARGER, math.ceil(LARGER_SIDE / min(sides)))
+    return tuple(factor * side for side in sides)
 
 
 def _shapes(
@@ -149,19 +181,18 @@ def _shapes_of_a_larger_image(
 ) -> dict[str, list[Any]]:
     """As `_shapes`. The network may refuse this size in any way, and modules that ran before have been seen."""
     channels, *sides = image_shape
-    factor = max(LARGER, math.ceil(LARGER_SIDE / min(sides)))
-    return _shapes(network, paths, run, (channels, *(factor * side for side in sides)), Exception)
+    return _shapes(network, paths, run, (channels, *larger_sides(sides)), Exception)
 
 
 def _shape(output: Any) -> tuple[int, ...] | str:
     return tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
 
 
-def _growing_axes(shape: Any, larger: list[Any]) -> list[bool]:
+def _growing_axes(shape: tuple[int, ...] | str, larger: tuple[int, ...] | str | None) -> list[bool]:
     """Which axes behind the batch are longer for a larger image; none where that is not known."""
-    if len(larger) != 1 or isinstance(shape, str) or len(larger[0]) != len(shape):
+    if larger is None or isinstance(shape, str) or len(larger) != len(shape):
         return [False] * len(shape[1:])
-    return [size != other for size, other in zip(shape[1:], larger[0][1:], strict=True)]
+    return [size != other for size, other in zip(shape[1:], larger[1:], strict=True)]
 
 
 def _is_channels_last(network: nn.Module, path: str, shape: tuple[int, ...], grows: list[bool]) -> bool:

@@ -41,7 +41,7 @@ BELOW = {"config", "letkd", "architectures", "dataloaders", "storage", "results"
 MAY_IMPORT = {
     "config": {"distillation"},  # where a sum of methods is asked for
     "letkd": set(),
-    "architectures": set(),
+    "architectures": {"letkd"},  # how maps lie in what modules return
     "dataloaders": {"storage"},
     "storage": {"letkd"},  # the seal of tensor files, which the method needs where it stands alone
     "results": {"storage"},

@@ -26,6 +26,21 @@ def test_folded_networks_compute_the_same(name):
     assert remaining == 0 or name.startswith("wrn")
 
 
+@pytest.mark.parametrize(
+    ("name", "can_be_folded"),
+    [("timm/test_resnet", True), ("timm/test_efficientnet", False), ("timm/test_maxvit", False)],
+    ids=["BatchNorm", "BatchNorm with the activation in it", "cannot be traced"],
+)
+def test_of_other_libraries_is_folded_what_can_be(name, can_be_folded):
+    torch.manual_seed(0)
+    network = with_random_statistics(create_model(name, num_classes=10, image_size=64)).double()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(images)
+        assert (fold_batch_norm_(network) > 0) == can_be_folded
+        torch.testing.assert_close(network(images), expected)
+
+
 def test_paths_stay_and_a_kept_convolution_is_left_alone():
     network = with_random_statistics(create_model("resnet8", num_classes=10))
     paths = [path for path, _ in network.named_modules()]

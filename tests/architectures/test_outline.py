@@ -250,8 +250,14 @@ def test_measuring_changes_nothing(name: str, image_size: int) -> None:
 
 # --- names -----------------------------------------------------------------------------------------------------------
 
-STAGES = "stem, stage1, stage2, stage3"
-KNOWN = f"penultimate, intermediate, {STAGES}, or a module path"
+STAGES = (
+    "stem (relu: 16 channels, 32 x 32), stage1 (layer1: 16 channels, 32 x 32), "
+    "stage2 (layer2: 32 channels, 16 x 16), stage3 (layer3: 64 channels, 8 x 8)"
+)
+BEFORE = STAGES.replace("layer1", "layer1.0.relu").replace("layer2", "layer2.0.relu").replace("layer3", "layer3.0.relu")
+KNOWN = (
+    f"penultimate (layer3: 64 channels, 8 x 8), intermediate (layer3.0: 64 channels, 8 x 8), {STAGES}, or a module path"
+)
 
 
 @pytest.mark.parametrize(
@@ -263,9 +269,9 @@ KNOWN = f"penultimate, intermediate, {STAGES}, or a module path"
         (lambda it: it.place(""), f"place ''; it has: {KNOWN}"),
         (
             lambda it: it.before("stage4"),
-            f"map before an activation 'stage4'; did you mean 'stage3'? it has: {STAGES}",
+            f"map before an activation 'stage4'; did you mean 'stage3'? it has: {BEFORE}",
         ),
-        (lambda it: it.before("penultimate"), f"map before an activation 'penultimate'; it has: {STAGES}"),
+        (lambda it: it.before("penultimate"), f"map before an activation 'penultimate'; it has: {BEFORE}"),
     ],
 )
 def test_a_wrong_name_says_what_there_is(ask, message: str) -> None:
@@ -298,7 +304,10 @@ def test_a_stage_at_a_module_that_does_not_run_is_refused(end: StageEnd, message
 def test_an_outline_written_by_hand() -> None:
     written = Outline("student", 32, 10, 32, "fc", ("stage1",), {"stage1": Place("layer1", 8, (16, 16))})
     assert written.place("stage1").channels == 8
-    with pytest.raises(ValueError, match=r"^student has no place 'stage2'; did you mean 'stage1'\? it has: stage1$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^student has no place 'stage2'; did you mean 'stage1'\? it has: stage1 \(layer1: 8 channels",
+    ):
         written.place("stage2")
     with pytest.raises(ValueError, match=r"^student has no map before an activation 'stage1'; it has: none$"):
         written.before("stage1")
@@ -307,5 +316,5 @@ def test_an_outline_written_by_hand() -> None:
 def test_a_network_without_a_table_has_no_stages() -> None:
     measured = outline(Tiny(), 8)
     assert measured.stages == () and measured.place("penultimate").grid == (2, 2)
-    with pytest.raises(ValueError, match=r"^Tiny has no place 'stage1'; .*it has: penultimate, intermediate, or a "):
+    with pytest.raises(ValueError, match=r"^Tiny has no place 'stage1'; .*: penultimate .*, intermediate .*, or a "):
         measured.place("stage1")

@@ -1,0 +1,229 @@
+"""Places of networks that do not name them: one of each kind, of timm, of torchvision, and of the user's own."""
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from architectures import Outline, create_model, outline
+from architectures.registry import _LIBRARIES
+
+MAP, LAST = "map", "map with channels last"
+TOKENS = "tokens, 1 before the patches"
+
+
+def outline_of(name: str, image_size: int = 64) -> Outline:
+    return outline(create_model(name, num_classes=10, image_size=image_size), image_size, name)
+
+
+def told(found: Outline, name: str) -> tuple:
+    place = found.place(name)
+    return place.path, place.channels, place.grid[0], place.kind
+
+
+# --- one of each kind ------------------------------------------------------------------------------------------------
+
+KINDS = {  # head, penultimate, intermediate, ends of stages
+    "timm/resnet10t.c3_in1k": (
+        "fc", ("layer4", 512, 2, MAP), ("layer4.0", 512, 2, MAP), "act1 layer1.0 layer2.0 layer3.0 layer4.0"
+    ),
+    "timm/vit_tiny_patch16_224": (
+        "head", ("norm", 192, 4, TOKENS), ("blocks.9", 192, 4, TOKENS), "norm_pre blocks.2 blocks.5 blocks.8 blocks.11"
+    ),
+    "timm/deit_tiny_distilled_patch16_224": (  # the mean of two heads
+        None, ("norm", 192, 4, "tokens, 2 before the patches"), ("blocks.9", 192, 4, "tokens, 2 before the patches"),
+        "norm_pre blocks.2 blocks.5 blocks.8 blocks.11",
+    ),
+    "timm/swin_tiny_patch4_window7_224": (
+        "head.fc", ("norm", 768, 2, LAST), ("layers.3.blocks.0", 768, 2, LAST),
+        "layers.0.downsample layers.0.blocks.1 layers.1.blocks.1 layers.2.blocks.5 layers.3.blocks.1",
+    ),
+    "timm/efficientnet_lite0": (
+        "classifier", ("bn2", 1280, 2, MAP), ("blocks.5.0", 192, 2, MAP),
+        "bn1 blocks.0.0 blocks.1.1 blocks.2.1 blocks.4.2 blocks.6.0",
+    ),
+    "timm/test_convnext": (
+        "head.fc", ("stages", 64, 2, MAP), ("stages.3.blocks.0", 64, 2, MAP),
+        "stages.0.downsample stages.0.blocks.0 stages.1.blocks.1 stages.2.blocks.3 stages.3.blocks.1",
+    ),
+    "timm/regnetx_002": ("head.fc", ("s4", 368, 2, MAP), ("s4.b1", 368, 2, MAP), "stem s1.b1 s2.b1 s3.b4 s4.b7"),
+    "timm/test_vit": (  # of six blocks, and one that takes images of any size
+        "head", ("norm", 64, 4, TOKENS), ("blocks.4", 64, 4, TOKENS), "norm_pre blocks.0 blocks.2 blocks.3 blocks.5"
+    ),
+    "torchvision/mobilenet_v2": (
+        "classifier.1", ("features", 1280, 2, MAP), ("features.14", 160, 2, MAP),
+        "features.0.2 features.1 features.3 features.6 features.13 features.17",
+    ),
+    "torchvision/efficientnet_b0": (  # its blocks add in place
+        "classifier.1", ("features", 1280, 2, MAP), ("features.6.0", 192, 2, MAP),
+        "features.0.2 features.1.0 features.2.1 features.3.1 features.5.2 features.7.0",
+    ),
+    "torchvision/vit_b_16": (
+        "heads.head", ("encoder", 768, 4, TOKENS), ("encoder.layers.encoder_layer_9", 768, 4, TOKENS),
+        "encoder.dropout " + " ".join(f"encoder.layers.encoder_layer_{n}" for n in (2, 5, 8, 11)),
+    ),
+    "torchvision/swin_t": (
+        "head", ("permute", 768, 2, MAP), ("features.7.0", 768, 2, LAST),
+        "features.0.2 features.1.1 features.3.1 features.5.5 features.7.1",
+    ),
+    "torchvision/convnext_tiny": (
+        "classifier.2", ("features", 768, 2, MAP), ("features.7.0", 768, 2, MAP),
+        "features.0.1 features.1.2 features.3.2 features.5.8 features.7.2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_places_of_every_kind(name: str) -> None:
+    head, penultimate, intermediate, ends = KINDS[name]
+    found = outline_of(name)
+    assert (told(found, "penultimate"), told(found, "intermediate")) == (penultimate, intermediate)
+    assert found.head == head and found.num_classes == 10
+    assert " ".join(found.place(stage).path for stage in found.stages) == ends
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet"])
+def test_places_do_not_depend_on_the_image_size(name: str) -> None:
+    """Not even where stages have one grid, of 1 x 1, because the images are small."""
+    paths = [{key: place.path for key, place in outline_of(name, size).places.items()} for size in (64, 16)]
+    assert paths[0] == paths[1]
+
+
+def test_a_network_that_names_its_places_is_found_to_have_them() -> None:
+    """The search against what this package says of its own networks."""
+    named = outline_of("torchvision/resnet18")
+    found = outline(timm.create_model("resnet18", num_classes=10), 64)
+    places = ("penultimate", "intermediate", *named.stages)
+    assert found.stages == named.stages
+    for name in places:
+        one, other = named.place(name), found.place(name)
+        assert (one.channels, one.grid) == (other.channels, other.grid)
+    for name in ("penultimate", "intermediate", "stage1", "stage2", "stage3"):
+        assert named.place(name).path.removesuffix(".1") == found.place(name).path.removesuffix(".1")
+
+
+def test_the_map_before_the_last_activation_is_found() -> None:
+    found = outline_of("timm/test_resnet")
+    before = found.before("stage1")
+    assert before.is_input and before.path.startswith(found.place("stage1").path)
+    # Blocks that end without one: the map itself.
+    convnext = outline_of("timm/test_convnext")
+    assert convnext.before("stage1") == convnext.place("stage1")
+
+
+def test_what_is_read_is_the_map() -> None:
+    """Of tokens and of maps with channels last, as (B, C, H, W)."""
+    torch.manual_seed(0)
+    for name in ("timm/test_vit", "timm/swin_tiny_patch4_window7_224"):
+        network = create_model(name, num_classes=10, image_size=64).eval()
+        place = outline(network, 64).place("penultimate")
+        with torch.no_grad():
+            features = network.forward_features(torch.randn(2, 3, 64, 64))
+        map_BCHW = place.read(features)
+        assert map_BCHW.shape == (2, place.channels, *place.grid)
+        tokens = features[:, 1:] if place.prefix else features.flatten(1, 2)
+        torch.testing.assert_close(map_BCHW.flatten(2).mT, tokens)
+
+
+# --- networks of one's own -------------------------------------------------------------------------------------------
+
+
+class Chain(nn.Module):
+    """Plain convolutions: no residual blocks, no composed modules."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.stem = self.block(3, 8, 1)
+        self.stages = nn.Sequential(
+            nn.Sequential(self.block(8, 8, 2), self.block(8, 8, 1)),
+            nn.Sequential(self.block(8, 16, 2), self.block(16, 16, 1)),
+        )
+        self.head = nn.Linear(16, num_classes)
+
+    def block(self, channels: int, width: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(channels, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.stages(self.stem(images)).mean(dim=(2, 3)))
+
+
+def flat(num_classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)
+    )
+
+
+def text(num_classes: int) -> str:
+    return f"{num_classes}"
+
+
+def maps(num_classes: int) -> nn.Module:
+    return nn.Conv2d(3, num_classes, 1)
+
+
+def test_a_network_of_a_function() -> None:
+    found = outline_of(f"{__name__}:Chain", 32)
+    assert told(found, "penultimate") == ("stages", 16, 8, MAP)
+    assert told(found, "intermediate") == ("stages.1.0", 16, 8, MAP)
+    assert [found.place(stage).path for stage in found.stages] == ["stem", "stages.0.1", "stages.1.1"]
+    assert (found.head, found.num_features) == ("head", 16)
+
+
+def test_what_is_not_found_is_missing() -> None:
+    found = outline_of(f"{__name__}:flat", 32)
+    assert told(found, "penultimate") == ("1", 8, 30, MAP)
+    with pytest.raises(ValueError) as caught:
+        found.place("intermediate")
+    name = f"{__name__}:flat"
+    assert str(caught.value) == (
+        f"{name} has no place 'intermediate'; it has: penultimate (1: 8 channels, 30 x 30), or a module path"
+    )
+
+
+def test_maps_instead_of_logits_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"maps returns \(1, 10, 32, 32\) for an image; a network must return its log"):
+        outline_of(f"{__name__}:maps", 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no.such.module:function", "there is no module 'no.such.module'; my.module:function names"),
+        (f"{__name__}:nothing", "has no function 'nothing'; my.module:function names a function or class"),
+        (f"{__name__}:MAP", "has no function 'MAP'; my.module:function names a function or class that takes num"),
+        (f"{__name__}:text", "returns a str; my.module:function names a function or class that takes num_classes="),
+        (":", "there is no module ''; my.module:function names"),
+    ],
+)
+def test_a_function_that_is_none_is_said(name: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        create_model(name, num_classes=10)
+    assert message in str(caught.value) and str(caught.value).startswith(repr(name))
+
+
+# --- names of libraries ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm/resnet10x", "unknown architecture 'timm/resnet10x'; did you mean 'timm/resnet10"),
+        ("torchvision/swin_q", "unknown architecture 'torchvision/swin_q'; did you mean 'torchvision/swin_"),
+        ("timn/resnet18", "known: .*, timm/NAME, torchvision/NAME, my.module:function$"),
+        ("timm/%", "unknown architecture 'timm/%';.* known: what timm.list_models\\(\\) lists"),
+    ],
+)
+def test_a_wrong_name_of_a_library(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_model(name)
+
+
+def test_a_size_that_a_network_does_not_take() -> None:
+    with pytest.raises(ValueError, match=r"^timm/test_vit2 does not take images of 24 x 24: Input height "):
+        outline_of("timm/test_vit2", 24)
+
+
+def test_a_missing_library_says_what_installs_it(monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(ValueError, match=r"^timm/resnet18 needs timm; install it: python -m pip install -r requirem"):
+        _LIBRARIES["timm"]("resnet18", num_classes=10)

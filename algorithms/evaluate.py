@@ -56,7 +56,7 @@ class Evaluation(Algorithm):
         weights, epoch = self._open_weights()
         split = "test" if config["testset"] else "eval"
         dataset = self.open_dataset(split, data=weights.data)
-        model = self._open_model(weights, dataset.num_classes)
+        model = self._open_model(weights, dataset.num_classes, dataset.image_size)
         loader = self.loader(dataset, split)
         measured = evaluate(nn.Sequential(self.input_of(dataset), model), loader, autocast=self.autocast())
         log.info(
@@ -131,11 +131,12 @@ class Evaluation(Algorithm):
         chosen = config.get("weights") or own.is_file()
         return {"weights": (published or str(own), str(source))} if chosen else {}
 
-    def _open_model(self, weights: Weights, num_classes: int) -> nn.Module:
+    def _open_model(self, weights: Weights, num_classes: int, image_size: int) -> nn.Module:
         """The deployed network with its weights, on the device."""
-        config = self.config
-        model = build_student(config, num_classes)
-        what = f"the network of {config['config']} with {num_classes} classes"
+        return self._filled(build_student(self.config, num_classes, image_size), weights, num_classes)
+
+    def _filled(self, model: nn.Module, weights: Weights, num_classes: int) -> nn.Module:
+        what = f"the network of {self.config['config']} with {num_classes} classes"
         load_strictly(model, weights.state, source=weights.source, what=what)
         return model.to(self.device, memory_format=torch.channels_last)
 

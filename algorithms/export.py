@@ -30,6 +30,7 @@ from algorithms.evaluate import Evaluation, result_name
 from architectures import Input, create_model
 from dataloaders import Dataset
 from dataloaders.decoding import MAX_RESIDENT_SIZE
+from distillation.build import network_name
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.deployment import deploy, trace
 from distillation.signals import backbone_of
@@ -133,7 +134,7 @@ class Export(Evaluation):
             require_packages(*ONNX_PACKAGES)
         weights, epoch = self._open_weights()
         dataset = self.open_dataset("eval", data=weights.data)
-        model = self._open_model(weights, dataset.num_classes).eval()
+        model = self._open_model(weights, dataset.num_classes, dataset.image_size).eval()
         metadata = self.metadata(dataset, weights, epoch)
         about = {"weights": str(weights.source), "epoch": epoch} | self._changes(weights, dataset)
         name = result_name(about)
@@ -184,7 +185,7 @@ class Export(Evaluation):
             "output": {"name": OUTPUT, "shape": ["batch", dataset.num_classes], "softmax": False},
             "provenance": {
                 **{key: self.config[key] for key in ("config", "method", "dataset", "seed")},
-                "network": self._network_name(), "weights": weights.source.name,
+                "network": network_name(self.config), "weights": weights.source.name,
                 "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
                 "environment": environment(),
             },
@@ -194,12 +195,11 @@ class Export(Evaluation):
         trial = [f"seed{seed}" for seed in self.config["seeds"]]
         return "-".join([self.config["config"], *trial, weights])
 
-    def _network_name(self) -> str:
-        return self.config.get("network") or self.config["student"]
-
     def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
-        has_layers = backbone_of(model) is not model
-        backbone = create_model(self._network_name(), num_classes=dataset.num_classes) if has_layers else None
+        backbone = None
+        if backbone_of(model) is not model:
+            size = {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
+            backbone = create_model(network_name(self.config), **size)
         # ONNX has no memory formats: what is fast in channels_last would only be more transpositions there.
         memory_format = torch.contiguous_format if self.config["export"] == "onnx" else torch.channels_last
         return deploy(model, dataset.mean, dataset.std, backbone=backbone, memory_format=memory_format)

@@ -62,7 +62,7 @@ class Prediction(Evaluation):
         weights, _ = self._open_weights()
         data = weights.data or data_facts(self.open_dataset("eval"))
         size, mean, std = (self.config[key] or data[key] for key in ("image_size", "mean", "std"))
-        network = self._open_model(weights, len(data["classes"])).eval()
+        network = self._open_model(weights, len(data["classes"]), size).eval()
         model = nn.Sequential(Input(mean, std).to(self.device), network)
 
         @torch.inference_mode()

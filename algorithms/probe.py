@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from algorithms.base import Results
 from algorithms.evaluate import Evaluation, result_name
 from dataloaders import Dataset
-from distillation.build import INTERMEDIATE
+from distillation.build import build_network
+from distillation.expressions import INTERMEDIATE
+from distillation.signals import Network
 from engine.records import log, progress_bar, update_results
-from letkd import Student
 from letkd.taps import submodule
 
 
@@ -30,7 +31,8 @@ class LinearProbe(Evaluation):
         weights, epoch = self._open_weights()
         split = "test" if self.config["testset"] else "eval"
         dataset = self.open_dataset("train", split, data=weights.data)
-        model = self._open_model(weights, dataset.num_classes)
+        model = build_network(self.config, dataset.num_classes, dataset.image_size)
+        self._filled(model.module, weights, dataset.num_classes)
         known, known_labels = self._pooled_maps(model, dataset, "train")
         features, labels = self._pooled_maps(model, dataset, split)
         accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
@@ -40,10 +42,10 @@ class LinearProbe(Evaluation):
         return self._merge(accuracies | about)
 
     @torch.inference_mode()
-    def _pooled_maps(self, model: nn.Module, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _pooled_maps(self, model: Network, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split."""
         network_input, loader = self.input_of(dataset), self.loader(dataset, split)
-        model.eval()
+        model.module.eval()
         pooled, all_labels = defaultdict(list), []
         with progress_bar(len(dataset.split(split)), "img", f"{split} features") as bar:
             for batch in loader:
@@ -66,23 +68,23 @@ class LinearProbe(Evaluation):
         return update_results(self.directory, add)
 
 
-def intermediate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def intermediate_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
     """Maps (B, C, H, W): "layer input" and "layer output" of the intermediate KD layer, or without one the "map"."""
-    maps = {}
+    maps, has_layer = {}, INTERMEDIATE in network.layers
+    place = network.place_of_layer(INTERMEDIATE) if has_layer else network.outline.place(INTERMEDIATE)
 
     def record_layer(module: nn.Module, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        maps.update({"layer input": inputs[0], "layer output": output[0]})
+        maps.update({"layer input": place.read(inputs[0]), "layer output": place.read(output[0])})
 
     def record_map(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        maps["map"] = output
+        maps["map"] = place.read(output)
 
-    if isinstance(model, Student) and INTERMEDIATE in model.layers:
-        hook = model.layers[INTERMEDIATE].register_forward_hook(record_layer)
+    if has_layer:
+        hook = network.layers[INTERMEDIATE].register_forward_hook(record_layer)
     else:
-        network = model.backbone if isinstance(model, Student) else model
-        hook = submodule(network, network.intermediate.path).register_forward_hook(record_map)
+        hook = submodule(network.backbone, place.path).register_forward_hook(record_map)
     with hook:
-        model(images)
+        network.module(images)
     return maps
 
 

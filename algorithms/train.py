@@ -22,7 +22,7 @@ from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
 from dataloaders import Dataset, check_train_batch, make_train_loader
 from dataloaders.facts import data_facts, image_facts
-from distillation.build import build_student, check_networks
+from distillation.build import check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from engine.accuracy import accuracies, evaluate
 from engine.checkpoints import (
@@ -71,8 +71,7 @@ class Training(Algorithm):
     mode = "train"
 
     def missing_requirements(self) -> Iterator[Requirement]:
-        with torch.device("meta"):  # a name that does not exist stops here, before hours of preparation
-            build_student(self.config, num_classes=2)
+        check_names(self.config)  # one that does not exist stops here, before hours of preparation
         yield from missing_supervision(self.config)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:

@@ -15,7 +15,7 @@ import pkgutil
 from architectures.folding import fold_batch_norm_
 from architectures.input import Input
 from architectures.outline import Outline, Place, outline
-from architectures.registry import create_model, is_model, list_models, register_model
+from architectures.registry import create_model, create_on_meta, is_model, list_models, register_model
 from architectures.tapped import StageEnd, Tap, TappedNetwork
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Tap",
     "TappedNetwork",
     "create_model",
+    "create_on_meta",
     "fold_batch_norm_",
     "is_model",
     "list_models",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 Builder = Callable[..., nn.Module]
@@ -66,6 +67,15 @@ def create_model(name: str, num_classes: int = 100, *, image_size: int | None = 
         return _network_of_a_function(name, num_classes=num_classes, **kwargs)
     others = [*(f"{library}/NAME" for library in _LIBRARIES), "my.module:function"]
     raise ValueError(f"{unknown_name(name, list_models())}, {', '.join(others)}")
+
+
+def create_on_meta(name: str, num_classes: int = 100, **options: Any) -> nn.Module:
+    """As `create_model`, without numbers in it where that is possible: to be looked at."""
+    try:
+        with torch.device("meta"):
+            return create_model(name, num_classes, **options)
+    except (NotImplementedError, RuntimeError):  # it computes with numbers while it is built
+        return create_model(name, num_classes, **options)
 
 
 def unknown_name(name: str, known: Iterable[str], *, listed: str | None = None) -> str:

@@ -33,7 +33,7 @@ from architectures import Input, create_model
 from benchmarks.plain import PlainKDLayer, PlainStep
 from dataloaders import Batch, Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
-from distillation.build import build_student, fold_teacher_
+from distillation.build import build_network, fold_teacher_
 from distillation.losses import Data, Loss
 from distillation.losses.ce import CrossEntropy
 from distillation.losses.decisions import Decisions
@@ -101,7 +101,7 @@ class Case:
 def build_objective(case: Case) -> Objective:
     """An objective with random weights and supervision made of random patches; the same for the same case."""
     torch.manual_seed(0)
-    student = measured(build_student(case.config, NUM_CLASSES), IMAGE_SIZE)
+    student = build_network(case.config, NUM_CLASSES, IMAGE_SIZE)
     network = create_model(PAIRS[case.pair][0], num_classes=NUM_CLASSES).train()
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():

@@ -192,6 +192,8 @@ def letkd1(
         "codebook": None,  # train, pictures: a file, instead of the one below experiments/VQ/<supervision>
         "penultimate": True,  # whether there is a KD layer at the penultimate map
         "intermediate": False,  # whether there is one after the first block of the last stage
+        "words.place": "penultimate",  # where that layer sits in the student: a name or a module path
+        "words.teacher_place": "penultimate",  # train, kmeans, pictures: the teacher's map that the words are of
         "num_words": num_words,  # K, the words in the codebook
         "temperature": 1.0,  # train, pictures: tau, which multiplies squared distances to the words
         "alpha_penultimate": alpha_penultimate,  # weight of the values in the output of the penultimate layer
@@ -213,6 +215,8 @@ def letkd2(
         "method": "letKD-2",
         "intermediate": True,
         "decisions": None,  # train, pictures: a file, instead of those below experiments/LDA/<supervision>
+        "decisions.place": "intermediate",  # where the intermediate layer sits in the student, likewise
+        "decisions.teacher_place": "intermediate",  # train, LDA, pictures: the teacher's map that the decisions are of
         "subclasses_per_class": subclasses_per_class,
         "lda_components": lda_components,
         "alpha_intermediate": alpha_intermediate,  # weight of the values in the output of the intermediate layer

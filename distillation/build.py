@@ -9,50 +9,84 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures import Input, Tap, create_model, fold_batch_norm_
+from architectures import Input, create_model, create_on_meta, fold_batch_norm_, outline
 from dataloaders import Dataset
-from distillation.expressions import ALONE, PAPER, losses_of, option_of, weights_of
+from distillation.expressions import (
+    ALONE,
+    INTERMEDIATE,
+    PAPER,
+    PENULTIMATE,
+    losses_of,
+    option_of,
+    places_of,
+    weights_of,
+)
 from distillation.losses import Data, Loss, find_loss
 from distillation.objective import Objective, Teacher, union
 from distillation.prepared import PREPARED
 from distillation.signals import Network, measured
-from letkd import KDLayer, Student
+from letkd import Student, kd_layer
 from storage.documents import log
 from storage.state_dicts import Weights, fingerprint, load_strictly
 
 Config = dict[str, Any]
 
-PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"
+LAYERS = {PENULTIMATE: "words", INTERMEDIATE: "decisions"}  # the losses that supervise KD layers, by their layers
 
 
-def build_student(config: Config, num_classes: int) -> nn.Module:
+def build_student(config: Config, num_classes: int, image_size: int) -> nn.Module:
     """The deployable network of an experiment, freshly drawn: alone, or with the KD layers of its options.
 
     It needs neither teacher nor supervision: what it is follows from the options.
 
+    Args:
+        image_size: of the images that it shall see.
+
     Raises:
-        ValueError: unknown network, or a method of KD layers without any.
+        ValueError: unknown network or place, or a method of KD layers without any.
     """
+    if _layers_of(config, num_classes):
+        return build_network(config, num_classes, image_size).module
+    return create_model(network_name(config), num_classes=num_classes, image_size=image_size)
+
+
+def build_network(config: Config, num_classes: int, image_size: int) -> Network:
+    """As `build_student`, with its outline."""
+    name = network_name(config)
+    backbone = create_model(name, num_classes=num_classes, image_size=image_size)
+    found = outline(backbone, image_size, name)
+    if not (sizes := _layers_of(config, num_classes)):
+        return Network(backbone, found)
+    places = {layer: found.place(option_of(config, f"{LAYERS[layer]}.place", layer)) for layer in sizes}
+    layers = {layer: kd_layer(places[layer].layout, size, config[f"alpha_{layer}"]) for layer, size in sizes.items()}
+    return Network(Student(backbone, layers, {layer: place.path for layer, place in places.items()}), found)
+
+
+def network_name(config: Config) -> str:
+    """The network that an experiment trains."""
+    return config["network"] if config["method"] == ALONE else config["student"]
+
+
+def check_names(config: Config) -> None:
+    """Refuse a network that does not exist, and a method of KD layers without any, before anything is loaded."""
+    create_on_meta(network_name(config), num_classes=2)
+    _layers_of(config, num_classes=2)
+
+
+def _layers_of(config: Config, num_classes: int) -> dict[str, int]:
+    """The KD layers of an experiment, and their numbers of templates."""
     if config["method"] == ALONE:
-        return create_model(config["network"], num_classes=num_classes)
-    backbone = create_model(config["student"], num_classes=num_classes)
+        return {}
     sizes = {
-        place: size
-        for place, size in (
-            (PENULTIMATE, config.get("num_words")),
-            (INTERMEDIATE, num_classes * config.get("subclasses_per_class", 0)),
-        )
-        if config.get(place)
+        PENULTIMATE: config.get("num_words"),
+        INTERMEDIATE: num_classes * config.get("subclasses_per_class", 0),
     }
-    if not sizes:
-        if layered := [method for method in config["method"].split("+") if method in PAPER and method != "QuEST"]:
-            raise ValueError(
-                f"penultimate=False and intermediate=False leave {layered[0]} no KD layer; use a network alone instead"
-            )
-        return backbone
-    taps: dict[str, Tap] = {place: getattr(backbone, place) for place in sizes}
-    layers = {place: KDLayer(taps[place].channels, size, config[f"alpha_{place}"]) for place, size in sizes.items()}
-    return Student(backbone, layers, {place: tap.path for place, tap in taps.items()})
+    found = {layer: size for layer, size in sizes.items() if config.get(layer)}
+    if not found and (layered := [name for name in config["method"].split("+") if name in PAPER and name != "QuEST"]):
+        raise ValueError(
+            f"penultimate=False and intermediate=False leave {layered[0]} no KD layer; use a network alone instead"
+        )
+    return found
 
 
 def build_objective(
@@ -68,9 +102,7 @@ def build_objective(
         ValueError: networks, weights or supervision do not fit the losses or each other.
         FileNotFoundError: a file of the supervision is not there.
     """
-    name = config["network"] if config["method"] == ALONE else config["student"]
-    module = build_student(config, dataset.num_classes)
-    student = measured(module, dataset.image_size, name)
+    student = build_network(config, dataset.num_classes, dataset.image_size)
     input_ = Input(dataset.mean, dataset.std)
     teacher = None
     keys = losses_of(config) if keys is None else keys
@@ -95,7 +127,7 @@ def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection
         ValueError: the weights do not fit.
     """
     with torch.random.fork_rng(devices=[]):
-        network = create_model(name, num_classes=dataset.num_classes)
+        network = create_model(name, num_classes=dataset.num_classes, image_size=dataset.image_size)
     what = f"{name} with {dataset.num_classes} classes, the teacher of {', '.join(keys)}"
     load_strictly(network, weights.state, source=weights.source, what=what)
     network.to(memory_format=torch.channels_last)
@@ -132,22 +164,26 @@ def build_loss(key: str, config: Config, dataset: Dataset, student: Network, tea
 def check_networks(config: Config, dataset: Dataset) -> None:
     """Refuse networks that do not fit the losses or each other, before there are weights of a teacher.
 
-    Losses that are built from files are not asked: these are made from the teacher.
+    Of losses that are built from files, which are made from the teacher, only the places are asked.
 
     Raises:
         ValueError: as `build_loss`.
     """
     losses = {key: find_loss(key) for key in losses_of(config)}
-    keys = [key for key, loss in losses.items() if loss.needs_teacher and not loss.prepared]
+    keys = [key for key, loss in losses.items() if loss.needs_teacher]
     if not keys:
         return
+    size = {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
     with torch.random.fork_rng(devices=[]):
-        student = measured(build_student(config, dataset.num_classes), dataset.image_size, config["student"])
-        network = create_model(config["teacher"], num_classes=dataset.num_classes)
+        student = build_network(config, **size)
+        network = create_model(config["teacher"], **size)
     untrained = measured(network, dataset.image_size, config["teacher"])
     teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
     for key in keys:
-        build_loss(key, config, dataset, student, teacher)
+        if losses[key].prepared:
+            student.pooling_of(untrained, *places_of(config, key))
+        else:
+            build_loss(key, config, dataset, student, teacher)
 
 
 def _check_choice(name: str, value: Any, choices: Collection[Any] | None) -> None:

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
+from distillation.signals import plain_kd_layer
 from letkd import KDLayer, Student
+from letkd.layer import ChannelsLastKDLayer, TokenKDLayer
+from letkd.maps import as_map
 
 COSINE_EPS = 1e-12  # of the layer in training
 TRACED_BATCH = 2  # one image would be traced as a fixed size
@@ -68,6 +71,24 @@ class DeployedKDLayer(nn.Module):
         return features + self.semantic_vectors(weights) / _norms(weights)
 
 
+class DeployedInside(nn.Module):
+    """What a KD layer does to what a module returned: a map, a map with channels last, or tokens."""
+
+    def __init__(self, layer: KDLayer | TokenKDLayer):
+        super().__init__()
+        self.prefix = layer.prefix if isinstance(layer, TokenKDLayer) else None
+        self.channels_last = isinstance(layer, ChannelsLastKDLayer)
+        self.layer = DeployedKDLayer(plain_kd_layer(layer))
+
+    def forward(self, output: Tensor) -> Tensor:
+        map_BCHW = self.layer(as_map(output, self.prefix, self.channels_last))
+        if self.channels_last:
+            return map_BCHW.permute(0, 2, 3, 1)
+        if self.prefix is not None:
+            return torch.cat((output[:, : self.prefix], map_BCHW.flatten(2).mT), dim=1)
+        return map_BCHW
+
+
 def deploy(
     student: nn.Module,
     mean: Sequence[float],
@@ -89,12 +110,13 @@ def deploy(
         assert backbone is not None, "a copy of the student's own would have hooks with KD layers"
         network = backbone
         network.load_state_dict(student.backbone.state_dict())
-        paths = {name: getattr(network, name).path for name in student.layers}
+        paths = student.paths
         # The innermost first: a layer that takes a place changes the paths of the modules inside it.
         for name in sorted(paths, key=lambda name: paths[name].count("."), reverse=True):
-            if student.layers[name].alpha != 0:
+            layer = student.layers[name]
+            if plain_kd_layer(layer).alpha != 0:
                 place = network.get_submodule(paths[name])
-                network.set_submodule(paths[name], nn.Sequential(place, DeployedKDLayer(student.layers[name])))
+                network.set_submodule(paths[name], nn.Sequential(place, DeployedInside(layer)))
     # Weights stay contiguous: torch.export.save warns of others, and converting them costs little.
     return Deployed(network, mean, std, memory_format).to("cpu", memory_format=torch.contiguous_format).eval()
 

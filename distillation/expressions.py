@@ -14,7 +14,7 @@ from distillation.losses import find_loss, list_losses
 
 ALONE = "classification"  # a network alone: cross-entropy and no teacher
 PAPER = {"letKD-1": ("words",), "letKD-2": ("words", "decisions"), "QuEST": ("words",)}
-PLACES = ("penultimate", "intermediate")  # of the words and the decisions
+PLACES = PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"  # of the words and the decisions
 
 Config = Mapping[str, Any]
 
@@ -106,6 +106,12 @@ def needs_teacher(config: Config) -> bool:
 def option_of(config: Config, name: str, default: Any = None) -> Any:
     """The option `<loss>.<name>` of a configuration, whichever of its names it has there."""
     return config.get(name, config.get(PUBLISHED_NAMES.get(name), default))
+
+
+def places_of(config: Config, key: str) -> tuple[str, str]:
+    """Where a loss with one place reads the student and the teacher: names of places, or module paths."""
+    usual = {field.name: field.default for field in find_loss(key).options()}
+    return tuple(option_of(config, f"{key}.{name}", usual[name]) for name in ("place", "teacher_place"))
 
 
 def bounds_of(name: str) -> Mapping[str, Any] | None:

@@ -111,7 +111,8 @@ class Objective(nn.Module):
         """The learnt scales by the name of their layer: `<name>_templates`, `<name>_semantic` of a KD layer."""
         scales = {}
         for path, module in self.named_modules():
-            name = next((part for part in reversed(path.split(".")) if not part.isdigit()), "")
+            # Without the position in a Sequential, and `layer`, which is the KD layer inside one of tokens.
+            name = next((part for part in reversed(path.split(".")) if not part.isdigit() and part != "layer"), "")
             if isinstance(module, KDLayer):
                 scales |= {f"{name}_templates": module.scores.scale, f"{name}_semantic": module.scale}
             elif isinstance(module, TemplateScores) and name != "scores":  # those of a KD layer are called so
@@ -153,7 +154,8 @@ def _places(network: Network, wanted: Wanted) -> dict[str, dict[str, Any]]:
     """Of the maps that are wanted, and of the scores of layers, by name: module path, channels, grid; likewise of the
     pooled vector, whose path is that of the classifier which it enters.
     """
-    found = {name: network.outline.place(name) for name in (*wanted.maps, *wanted.inner)}
+    found = {name: network.outline.place(name) for name in wanted.maps}
+    found |= {name: network.place_of_layer(name) for name in wanted.inner}
     found |= {f"before {name}": network.outline.before(name) for name in wanted.preact}
     pooled = {"pooled": {"path": network.outline.head, "channels": network.outline.num_features}}
     return (pooled if wanted.pooled else {}) | {

@@ -1,6 +1,7 @@
 """What a network says of a batch: its signals, and which of them a loss reads.
 
-Everything is as the network computes it, maps are (B, C, H, W); a loss pools and resizes for itself.
+Everything is as the network computes it; maps are (B, C, H, W), whatever the network has them as. A loss pools and
+resizes for itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures import Outline, Place, outline
-from letkd import Student
+from architectures import Outline, Place, TappedNetwork, outline
+from letkd import KDLayer, Student
+from letkd.layer import ChannelsLastKDLayer, TokenKDLayer
+from letkd.maps import as_map
 from letkd.taps import submodule
 
 
@@ -94,7 +97,7 @@ class Network:
         wanted: the signals that a call returns.
 
     Raises:
-        ValueError: the outline has no such place.
+        ValueError: the outline has no such place, or no linear classifier whose input or weights are wanted.
     """
 
     def __init__(self, module: nn.Module, outline: Outline, wanted: Wanted = Wanted(logits=True)):
@@ -102,6 +105,8 @@ class Network:
         self.outline = outline
         self.wanted = wanted
         self.backbone = backbone_of(module)
+        if (wanted.pooled or wanted.head) and outline.head is None:
+            raise ValueError(f"{outline.network} has no pooled vector and no head: its logits come from no Linear")
         self.maps = {name: outline.place(name) for name in wanted.maps}
         self.preact = {name: outline.before(name) for name in wanted.preact}
         for place in (*self.maps.values(), *self.preact.values()):
@@ -114,18 +119,29 @@ class Network:
         """The KD layers in it, by the names of their places."""
         return self.module.layers if isinstance(self.module, Student) else {}
 
-    def pooling_of(self, teacher: "Network", place: str) -> int:
+    def place_of_layer(self, name: str) -> Place:
+        """Where a KD layer sits."""
+        return self.outline.place(self.module.paths[name])
+
+    def pooling_of(self, teacher: "Network", place: str, teacher_place: str | None = None) -> int:
         """Side of the windows over which the teacher's map at a place is averaged, to have this network's grid.
+
+        Args:
+            teacher_place: where the teacher's map is, if it is at a place of another name.
 
         Raises:
             ValueError: the teacher's grid is no multiple of this one's; names both.
         """
-        own, other = (network.outline.place(place).grid for network in (self, teacher))
+        other_place = teacher_place or place
+        own, other = self.outline.place(place).grid, teacher.outline.place(other_place).grid
         ratio = other[0] // own[0]
         if not ratio or other != tuple(ratio * side for side in own):
-            names = (f"{network.outline.network} ({height} x {width})" for network, (height, width) in (
-                (teacher, other), (self, own)))  # fmt: skip
-            raise ValueError("the {} map of {} is no whole multiple of that of {}".format(place, *names))
+            small, large = (f"({height} x {width})" for height, width in (own, other))
+            that = "that" if place == other_place else f"the {place} map"
+            raise ValueError(
+                f"the {other_place} map of {teacher.outline.network} {large} is no whole multiple of {that} of "
+                f"{self.outline.network} {small}"
+            )
         return ratio
 
     def reading(self, wanted: Wanted) -> "Network":
@@ -158,7 +174,8 @@ class Network:
             return self.module.forward_with_scores(images)
         if self.wanted.logits or self.wanted.pooled:
             return self.module(images), {}
-        getattr(self.backbone, "forward_features", self.module)(images)
+        # Of other networks a map may also be behind `forward_features`.
+        (self.backbone.forward_features if isinstance(self.backbone, TappedNetwork) else self.module)(images)
         return None, {}
 
     @contextmanager
@@ -193,10 +210,20 @@ def measured(module: nn.Module, image_size: int, name: str | None = None) -> Net
             part.training = mode
 
 
+def plain_kd_layer(layer: KDLayer | TokenKDLayer) -> KDLayer:
+    """The KD layer of maps in one of tokens."""
+    return layer.layer if isinstance(layer, TokenKDLayer) else layer
+
+
+def map_at(layer: KDLayer | TokenKDLayer, features: Tensor) -> Tensor:
+    """The map (B, C, H, W) in what a KD layer takes or returns."""
+    prefix = layer.prefix if isinstance(layer, TokenKDLayer) else None
+    return as_map(features, prefix, isinstance(layer, ChannelsLastKDLayer))
+
+
 def _keep(found: dict[Any, Tensor], key: Any, place: Place) -> Callable[..., None]:
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
-        tensor = inputs[0] if place.is_input else output
-        found[key] = tensor.clone() if place.changed_later else tensor
+        found[key] = place.read(inputs[0] if place.is_input else output)
 
     return keep
 

@@ -70,7 +70,12 @@ def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, An
 
 
 def _is_of_a_loss(option: str) -> bool:
-    """Whether it is an option or the weight of a loss, like dkd.nckd: it steers a training alone."""
+    """Whether it is an option or the weight of a loss, like dkd.nckd, that steers a training alone.
+
+    Where a KD layer sits is one of the network, words.place.
+    """
+    if option.endswith(".place"):
+        return False
     return "." in option or option.endswith("_loss_coef")
 
 

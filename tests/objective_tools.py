@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from algorithms.teaching import teacher_weights
 from architectures import Input, TappedNetwork, create_model
 from dataloaders import Batch, Dataset, load_dataset
-from distillation.build import build_objective, build_student, fold_teacher_, open_teacher
+from distillation.build import build_network, build_objective, fold_teacher_, open_teacher
 from distillation.expressions import ALONE, PLACES, list_methods
 from distillation.losses import Loss
 from distillation.losses.ce import CrossEntropy
@@ -80,11 +80,11 @@ def letkd_of(
 
 def open_networks(config: dict[str, Any], dataset: Dataset, maps: Sequence[str] = PLACES) -> tuple[Network, Teacher]:
     """An untrained student of an experiment, and its teacher from the file, which returns these maps."""
-    student = build_student(config, dataset.num_classes)
+    student = build_network(config, dataset.num_classes, dataset.image_size)
     teacher = open_teacher(config["teacher"], dataset, teacher_weights(config), ["a test"])
     teacher.network = teacher.network.reading(Wanted(maps=tuple(maps)))
     fold_teacher_(teacher)
-    return measured(student, dataset.image_size, config["student"]), teacher
+    return student, teacher
 
 
 def pooled_maps(student: Network, teacher: Teacher, images: Tensor) -> dict[str, Tensor]:

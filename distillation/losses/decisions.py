@@ -5,10 +5,12 @@
 Shapes: scores s (P, N*S) of the KD layer at the place, D (N*S, N*S), P = B * H * W patches at the student's grid.
 """
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, option, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import SubclassTargets, kl_to_scores, pool_map
 
@@ -21,22 +23,38 @@ class Decisions(Loss):
 
     Args:
         subclasses: the targets.
-        place: of both maps, and of the KD layer.
+        place: of the KD layer in the student, its name.
+        teacher_place: of the teacher's map, where it is another one.
         pooling: side of the windows that bring the teacher's map to the student's grid.
     """
 
     terms = {"decisions": 1.0}
     prepared = ("decisions",)
 
-    def __init__(self, subclasses: SubclassTargets, *, place: str, pooling: int):
+    @dataclass(frozen=True)
+    class Options:
+        place: str = option(INTERMEDIATE, "the student's map, by name or module path")
+        teacher_place: str = option(INTERMEDIATE, "the teacher's map, whose patches the decisions are of")
+
+    def __init__(self, subclasses: SubclassTargets, *, place: str, pooling: int, teacher_place: str | None = None):
         super().__init__()
         self.subclasses = subclasses
-        self.place, self.pooling = place, pooling
-        self.needs = Needs(student=Wanted(inner=(place,)), teacher=Wanted(maps=(place,)))
+        self.place, self.teacher_place, self.pooling = place, teacher_place or place, pooling
+        self.needs = Needs(student=Wanted(inner=(place,)), teacher=Wanted(maps=(self.teacher_place,)))
 
     @classmethod
-    def build(cls, student: Network, teacher: Network, data: Data, *, decisions: SubclassTargets) -> "Decisions":
-        return cls(decisions, place=INTERMEDIATE, pooling=student.pooling_of(teacher, INTERMEDIATE))
+    def build(
+        cls,
+        student: Network,
+        teacher: Network,
+        data: Data,
+        *,
+        decisions: SubclassTargets,
+        place: str = INTERMEDIATE,
+        teacher_place: str = INTERMEDIATE,
+    ) -> "Decisions":
+        pooling = student.pooling_of(teacher, place, teacher_place)
+        return cls(decisions, place=INTERMEDIATE, teacher_place=teacher_place, pooling=pooling)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         targets = self.subclasses.targets(self.teacher_map(teacher), batch.labels)
@@ -44,4 +62,4 @@ class Decisions(Loss):
 
     def teacher_map(self, teacher: Signals) -> Tensor:
         """The teacher's map at the student's grid."""
-        return pool_map(teacher.maps[self.place], self.pooling)
+        return pool_map(teacher.maps[self.teacher_place], self.pooling)

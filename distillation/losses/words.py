@@ -7,11 +7,13 @@ those of a predictor that is thrown away afterwards. Shapes: t (B, C, H, W) the 
 grid; mu (K, C) the words; P = B * H * W.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, option, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import Codebook, TemplateScores, kl_to_scores, pool_map
 
@@ -24,7 +26,8 @@ class Words(Loss):
 
     Args:
         codebook: the words.
-        place: of both maps.
+        place: of the student's map.
+        teacher_place: of the teacher's, where it is another one.
         pooling: side of the windows that bring the teacher's map to the student's grid.
         predictor: scores the student's map, where no KD layer does.
     """
@@ -32,21 +35,45 @@ class Words(Loss):
     terms = {"words": 1.0}
     prepared = ("codebook",)
 
-    def __init__(self, codebook: Codebook, *, place: str, pooling: int, predictor: TemplateScores | None):
+    @dataclass(frozen=True)
+    class Options:
+        place: str = option(PENULTIMATE, "the student's map, by name or module path")
+        teacher_place: str = option(PENULTIMATE, "the teacher's map, whose patches the words are of")
+
+    def __init__(
+        self,
+        codebook: Codebook,
+        *,
+        place: str,
+        pooling: int,
+        predictor: TemplateScores | None,
+        teacher_place: str | None = None,
+    ):
         super().__init__()
         self.codebook = codebook
-        self.place, self.pooling = place, pooling
+        self.place, self.teacher_place, self.pooling = place, teacher_place or place, pooling
         self.predictor = None if predictor is None else Connector(predictor)
         student = Wanted(inner=(place,)) if predictor is None else Wanted(maps=(place,))
-        self.needs = Needs(student=student, teacher=Wanted(maps=(place,)))
+        self.needs = Needs(student=student, teacher=Wanted(maps=(self.teacher_place,)))
 
     @classmethod
-    def build(cls, student: Network, teacher: Network, data: Data, *, codebook: Codebook) -> "Words":
-        has_layer = PENULTIMATE in student.layers
-        channels = student.outline.place(PENULTIMATE).channels
-        predictor = None if has_layer else TemplateScores(channels, codebook.num_words)
-        pooling = student.pooling_of(teacher, PENULTIMATE)
-        return cls(codebook, place=PENULTIMATE, pooling=pooling, predictor=predictor)
+    def build(
+        cls,
+        student: Network,
+        teacher: Network,
+        data: Data,
+        *,
+        codebook: Codebook,
+        place: str = PENULTIMATE,
+        teacher_place: str = PENULTIMATE,
+    ) -> "Words":
+        pooling = student.pooling_of(teacher, place, teacher_place)
+        predictor = None
+        if PENULTIMATE in student.layers:
+            place = PENULTIMATE  # the layer's name
+        else:
+            predictor = TemplateScores(student.outline.place(place).channels, codebook.num_words)
+        return cls(codebook, place=place, teacher_place=teacher_place, pooling=pooling, predictor=predictor)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         return {"words": kl_to_scores(self.scores(student), self.codebook.targets(self.teacher_map(teacher)))}
@@ -57,7 +84,7 @@ class Words(Loss):
 
     def teacher_map(self, teacher: Signals) -> Tensor:
         """The teacher's map at the student's grid."""
-        return pool_map(teacher.maps[self.place], self.pooling)
+        return pool_map(teacher.maps[self.teacher_place], self.pooling)
 
     @torch.no_grad()
     def statistics(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:

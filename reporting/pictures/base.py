@@ -96,7 +96,7 @@ class Picture(Evaluation):
             self.objective = self._open_objective(weights, self.dataset)
             self.model = self.objective.student
         else:
-            self.model = self._open_model(weights, self.dataset.num_classes).eval()
+            self.model = self._open_model(weights, self.dataset.num_classes, self.dataset.image_size).eval()
         log.info("picture of %s", weights.source)
 
     @property

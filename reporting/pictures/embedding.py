@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.base import Config
-from distillation.build import INTERMEDIATE
-from distillation.expressions import supervises
+from distillation.expressions import INTERMEDIATE, supervises
+from distillation.signals import plain_kd_layer
 from letkd import KDLayer
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import active_layers, look_inside, measure_use
@@ -53,7 +53,7 @@ class Embedding(Picture):
                 scatter(axes, self.embed(values_MC), labels, shown)
                 axes.set_title(f"{side} the {place} layer")
                 axes.set_xlabel(f"{purities[-1]:.1f} % of neighbours of the same class", labelpad=4)
-            layer = self.model.layers[place]
+            layer = plain_kd_layer(self.model.layers[place])
             templates = use[place].most_used(NUM_VECTORS)
             owners = self.owners(place, use[place].means_NK)[templates].numpy()
             scatter(row[2], self.embed(semantic_vectors(layer)[templates].cpu().numpy()), owners, shown)

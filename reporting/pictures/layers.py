@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.base import Config
 from architectures import Input
 from dataloaders import Batch
-from distillation.build import INTERMEDIATE, PENULTIMATE
-from letkd import KDLayer, Student
+from distillation.expressions import INTERMEDIATE, PENULTIMATE
+from distillation.signals import map_at, plain_kd_layer
+from letkd import Student
 
 PLACES = (INTERMEDIATE, PENULTIMATE)  # in the order in which an image meets them
 
@@ -39,12 +40,13 @@ def look_inside(student: Student, images: Tensor, places: list[str]) -> dict[str
     views = {}
 
     def record(place: str) -> Callable[..., None]:
-        def hook(layer: KDLayer, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-            features_BCHW, scores_PK = output
-            weights_PK = F.relu(layer.bn(scores_PK.float()))
-            batch, _, height, width = features_BCHW.shape
+        def hook(layer: nn.Module, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+            features, scores_PK = output
+            before_BCHW, after_BCHW = (map_at(layer, each).float() for each in (inputs[0], features))
+            weights_PK = F.relu(plain_kd_layer(layer).bn(scores_PK.float()))
+            batch, _, height, width = after_BCHW.shape
             weights_BKHW = weights_PK.view(batch, height, width, -1).permute(0, 3, 1, 2)
-            views[place] = LayerView(inputs[0].float(), features_BCHW.float(), weights_BKHW)
+            views[place] = LayerView(before_BCHW, after_BCHW, weights_BKHW)
 
         return hook
 

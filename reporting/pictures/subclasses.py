@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from algorithms.base import Config
-from distillation.build import INTERMEDIATE
-from distillation.expressions import supervises
+from distillation.expressions import INTERMEDIATE, supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import (
     PALE,
@@ -72,7 +71,7 @@ class Subclasses(Picture):
         rows[0, 2].set_title("decision scores of the outlined patch")
         height, width = examples[0].subclasses_HW.shape
         own = [f"{100 * example.decision_NS[example.label].sum():.0f} %" for example in examples]
-        place = self.objective.teacher.network.outline.place(INTERMEDIATE).path
+        place = self.objective.teacher.network.maps[self.objective.losses["decisions"].teacher_place].path
         caption = (
             f"{self.images_shown.capitalize()} of {self.dataset.name} as {config['teacher']}, the teacher of "
             f"{config['config']}, sees them at {place} ({height} x {width} patches, the student's grid). "

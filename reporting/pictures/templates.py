@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.base import Config
-from distillation.build import PENULTIMATE
-from distillation.expressions import supervises
+from distillation.expressions import PENULTIMATE, supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import LayerView, active_layers, look_inside, measure_use
 from reporting.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms.base import Config
-from distillation.build import PENULTIMATE
-from distillation.expressions import supervises
+from distillation.expressions import PENULTIMATE, supervises
 from engine.checkpoints import load_checkpoint
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import PALETTE, new_figure

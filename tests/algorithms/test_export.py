@@ -123,7 +123,7 @@ def make_student(network: str, *, with_layers: bool, alpha: float = 0.7) -> nn.M
         return pretend_training_(create_model(network, num_classes=NUM_CLASSES), images)
     config = {"method": "letKD-2", "student": network, "penultimate": True, "intermediate": True, **SMALL}
     alphas = {"alpha_penultimate": alpha, "alpha_intermediate": 1.5 * alpha}
-    return pretend_training_(build_student(config | alphas, NUM_CLASSES), images)
+    return pretend_training_(build_student(config | alphas, NUM_CLASSES, 32), images)
 
 
 def trace_student(student: nn.Module, network: str) -> ExportedProgram:

@@ -44,7 +44,7 @@ def trained(tmp_path, dataset):
             main_classification.default_config(name) | small | {"localpath": str(tmp_path), "cuda": False} | updates
         )
         torch.manual_seed(0)
-        model = build_student(config, num_classes=10).eval()
+        model = build_student(config, num_classes=10, image_size=8).eval()
         content = {"model": model.state_dict(), "epoch": 1, "epochs": 1, "data": data_facts(dataset)}
         directory = Path(tmp_path, *name.split("."))
         save_checkpoint(directory / LAST, content)

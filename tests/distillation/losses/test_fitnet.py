@@ -196,7 +196,7 @@ def test_a_step_changes_what_trains_and_nothing_frozen(options, configure, batch
 def test_evaluation_needs_the_configuration_alone(configure, batch):
     config = configure(**LAYERS, supervised=True)
     objective = build(config).eval()
-    deployed = build_student(config, NUM_CLASSES).eval()
+    deployed = build_student(config, NUM_CLASSES, 32).eval()
     deployed.load_state_dict(objective.student.state_dict())
     objective(batch)
     torch.testing.assert_close(deployed(batch.images), objective.student(batch.images))

@@ -64,10 +64,12 @@ from sacred.utils import apply_backspaces_and_linefeeds, set_by_dotted_path
 from config.experiments import (
     NoExperimentError,
     canonical_name,
+    check_name,
     config_file,
     list_experiments,
     load_experiment,
     unknown,
+    with_networks,
 )
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
 from config.recipes import PUBLISHED_NAMES
@@ -84,13 +86,14 @@ Config = dict[str, Any]
 # the jobs that read it where not all do: `docs/make_options.py` makes the page of all options of these comments.
 OPTIONS: Config = {
     "config": "digits.RN8",  # the experiment A.B.C: what the module config/A/B/C.py holds
+    "name": None,  # the run's own name A.B.C, and so its directory, in place of its experiment's
     "evaluate": False,  # evaluate: measure a trained network instead of training
     "best": False,  # evaluate, export, probe, predict, pictures: the best epoch instead of the last
     "testset": False,  # evaluate, probe, pictures: the data set's third split
     "export": None,  # export: write a trained network to a file, onnx or pt2
     "probe": False,  # probe: measure a linear classifier on the intermediate map
-    "kmeans": 0,  # kmeans: make the codebook of a network alone, of so many words
-    "LDA": 0,  # LDA: make the decision scores of a network alone, at the first block of this stage
+    "kmeans": 0,  # kmeans: make the codebook of a network alone or of a pair's teacher, of so many words
+    "LDA": 0,  # LDA: make the decision scores of one, at the first block of this stage, or at this place or module path
     "prepare": False,  # train, kmeans, LDA, pictures: first make the teacher and supervision that are missing
     "checkpoint": 0,  # train, evaluate, export, probe, predict, pictures: 0 from scratch, -1 go on, else this epoch
     "keep_every": 0,  # train: also keep the checkpoint of every n-th epoch
@@ -273,6 +276,8 @@ def _check_type(key: str, value: Any, default: Any) -> None:
     if default is None or (value is None and key not in OPTIONS):  # `check_options` knows more
         return
     accepted = (int, float) if isinstance(default, float) else type(default)
+    if key == "LDA" and isinstance(value, str) and value:  # a place
+        return
     if not isinstance(value, accepted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise ValueError(f"{key}={value!r} must be of type {type(default).__name__}, like its default {default!r}")
 
@@ -314,7 +319,8 @@ def _configuration(fixed: Config | None = None, preset: Config | None = None, fa
     """What sacred calls to learn the configuration: `fixed` is what the command line sets, by its names here."""
     fixed = dict(fixed or {})
     defaults = default_config(fixed.get("config", OPTIONS["config"]))
-    return ConfigDict(nested(defaults))(nested(check_updates(fixed, defaults)), preset, fallback)
+    updates = check_updates(fixed, defaults)
+    return ConfigDict(nested(with_networks(defaults, updates)))(nested(updates), preset, fallback)
 
 
 experiment.configurations.append(_configuration)
@@ -395,17 +401,21 @@ def find_job(config: Config) -> "type[Algorithm]":
     if len(wanted) > 1:
         raise ValueError(f"{' and '.join(wanted)} are different jobs; run one at a time")
     check_command(wanted[0] if wanted else "train", config)
-    if wanted and wanted[0] in ("kmeans", "LDA") and config["method"] != "classification":
-        raise ValueError(
-            f"{wanted[0]} needs a network alone, and {config['config']} is a {config['method']} pair; "
-            f"use config={config.get('supervision', config['teacher_experiment'])}"
-        )
     return jobs[wanted[0]] if wanted else Training
 
 
 def make_algorithm(config: Config) -> "Algorithm":
-    """The job that a configuration asks for; errors as `find_job`."""
-    return find_job(config)(config)
+    """The job that a configuration asks for; `kmeans` and `LDA` of a pair are those of its teacher.
+
+    Raises:
+        FileNotFoundError: the weights of the teacher that a pair names are not there.
+        ValueError: as `find_job`.
+    """
+    from algorithms import of_the_teacher
+
+    job = find_job(config)
+    is_of_teacher = (config["kmeans"] or config["LDA"]) and config["method"] != "classification"
+    return job(of_the_teacher(config, OPTIONS) if is_of_teacher else config)
 
 
 def check_run(config: Config) -> None:
@@ -417,6 +427,7 @@ def check_run(config: Config) -> None:
     from algorithms import check_options
 
     check_options(config)
+    check_name(config)
     find_job(config)
 
 
@@ -517,7 +528,8 @@ def _step(requirement: "Requirement", config: Config) -> "Step":
         if requirement.published.parent.name == "torchvision":
             raise FileNotFoundError(f"{requirement.what}; make it: {command}")
         return Step(requirement, None, command)
-    own = default_config(requirement.experiment) | _handed_on(requirement, config)
+    updates = _handed_on(requirement, config)
+    own = with_networks(default_config(requirement.experiment), updates) | updates
     try:
         check_options(own)
         job = make_algorithm(own)
@@ -552,12 +564,13 @@ def command_for(requirement: "Requirement", config: Config) -> str:
 def _handed_on(requirement: "Requirement", config: Config) -> Config:
     """What the preparing job must be told because its own defaults differ."""
     defaults = default_config(requirement.experiment)
-    if "network" not in defaults:
+    if "network" not in defaults and requirement.experiment != config["config"]:
         raise ValueError(
             f"{requirement.experiment} is a pair: teacher_experiment and supervision name a network alone, "
             "like the teacher of that pair"
         )
     wanted = {key: config[key] for key in (*HANDED_ON, *DATA_KEYS)} | requirement.options
+    defaults = with_networks(defaults, wanted)
     return {key: value for key, value in wanted.items() if value != defaults[key]}
 
 
@@ -590,6 +603,7 @@ def predict(_config: Config) -> None:
 
     config = _plain(_config)
     check_options(config)
+    check_name(config)
     check_command("predict", config)
     _check_method(config)
     with lost_stops_again():
@@ -612,6 +626,7 @@ def draw_picture(name: str, config: Config) -> Config:
 
     set_up_console()
     check_options(config)
+    check_name(config)
     check_command("pictures", config)
     _check_method(config)
     if lacking := PICTURES[name].lacks(config):
@@ -672,6 +687,17 @@ def pictures(_config: Config) -> None:
             failures.append(f"picture_{name}: {first_line(error)}")
     if failures:
         raise ValueError("; ".join(failures))
+
+
+@experiment.command(unobserved=True)
+def print_outline(_config: Config) -> None:
+    """Print the places of the networks where maps can be taken, with channels and grids."""
+    from algorithms import check_options
+    from distillation.places import table
+
+    config = _plain(_config)
+    check_options(config)
+    print(table(config))
 
 
 @experiment.command(unobserved=True)

@@ -9,6 +9,7 @@ from algorithms.options import check_options
 from algorithms.predict import Prediction, prediction_table
 from algorithms.prepare import Preparation, Step
 from algorithms.probe import LinearProbe
+from algorithms.teaching import of_the_teacher
 from algorithms.train import Training
 from algorithms.trials import run_trials, wanted_seeds
 from engine.records import set_up_console
@@ -28,6 +29,7 @@ __all__ = [
     "Step",
     "Training",
     "check_options",
+    "of_the_teacher",
     "output_directory",
     "prediction_table",
     "run_trials",

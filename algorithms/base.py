@@ -11,7 +11,7 @@ from architectures import Input
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.records import exclusive, is_watched, log, log_file
-from results.places import Requirement, output_directory, run_directory
+from results.places import Requirement, output_directory, run_directory, run_name
 
 Config = dict[str, Any]
 Results = dict[str, Any]
@@ -71,7 +71,7 @@ class Algorithm:
     def facts(self) -> Results:
         """What `results.json` says of any job."""
         keys = ("config", "method", "dataset", "seed", "precision", "deterministic")
-        facts = {key: self.config[key] for key in keys}
+        facts = {key: self.config[key] for key in keys} | {"config": run_name(self.config)}
         return facts | {"mode": self.mode, "device": device_name(self.device), "options": self.config}
 
     def open_training_data(self, data: dict[str, Any] | None = None) -> Dataset:

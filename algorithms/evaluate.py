@@ -8,6 +8,7 @@ from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.teaching import open_objective
+from config.experiments import words_of
 from dataloaders import Dataset
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_student
@@ -19,6 +20,7 @@ from engine.accuracy import accuracies, evaluate
 from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
+from results.places import run_name
 from results.settings import PREPARATION, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
 
@@ -74,7 +76,7 @@ class Evaluation(Algorithm):
     def _open_weights(self) -> tuple[Weights, int | None]:
         """The weights that were asked for, and their epoch where it is known."""
         config = self.config
-        trained_as = config.get("trained_as") or config["config"]
+        trained_as = config.get("trained_as") or run_name(config)
         directory = self.training_directory(trained_as) if config.get("trained_as") else self.directory
         alone = config["method"] == ALONE
         if alone and (config["weights"] or not (directory / LAST).is_file()):
@@ -87,9 +89,9 @@ class Evaluation(Algorithm):
             return weights, None
         path = directory / BEST if config["best"] else find_checkpoint(directory, config["checkpoint"] or NEWEST)
         if not path.is_file():
+            words = words_of(config) if trained_as == config["name"] else f"config={trained_as}"
             raise FileNotFoundError(
-                f"{trained_as} has not been trained: no {path}; train it: "
-                f"python main_classification.py with config={trained_as}"
+                f"{trained_as} has not been trained: no {path}; train it: python main_classification.py with {words}"
             )
         checkpoint = load_own(path)
         if config["best"]:

@@ -36,6 +36,7 @@ from distillation.deployment import deploy, trace
 from distillation.signals import backbone_of
 from engine.numerics import device_name
 from engine.records import environment, log, now, update_results
+from results.places import run_name
 from storage.state_dicts import Weights, fingerprint
 from storage.tensor_files import first_line, save_json, write_atomically
 
@@ -185,6 +186,7 @@ class Export(Evaluation):
             "output": {"name": OUTPUT, "shape": ["batch", dataset.num_classes], "softmax": False},
             "provenance": {
                 **{key: self.config[key] for key in ("config", "method", "dataset", "seed")},
+                **({"name": self.config["name"]} if self.config["name"] else {}),
                 "network": network_name(self.config), "weights": weights.source.name,
                 "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
                 "environment": environment(),
@@ -193,7 +195,7 @@ class Export(Evaluation):
 
     def _name(self, weights: str) -> str:
         trial = [f"seed{seed}" for seed in self.config["seeds"]]
-        return "-".join([self.config["config"], *trial, weights])
+        return "-".join([run_name(self.config), *trial, weights])
 
     def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
         backbone = None

@@ -12,18 +12,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.base import Algorithm
 from algorithms.teaching import missing_weights
-from architectures import Input, Tap, TappedNetwork, create_model
+from architectures import Input, Place, create_model, create_on_meta, outline
 from dataloaders import Batch, Dataset, outline_dataset
 from distillation.prepared import save_supervision
 from engine.records import log, progress_bar
 from engine.weights import UnfinishedError, find_weights
 from letkd.fit import Decisions, Words
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
-from results.places import Requirement
+from results.places import Requirement, run_name
 from results.settings import PREPARATION
 from storage.state_dicts import Weights, fingerprint, load_strictly
 
@@ -36,7 +36,7 @@ class OfflineAlgorithm(Algorithm):
 
     fewer_patches: ClassVar[str]  # the option that holds fewer of them
     dataset: Dataset
-    network: TappedNetwork
+    network: nn.Module
     weights: Weights
 
     def missing_requirements(self) -> Iterator[Requirement]:
@@ -52,22 +52,28 @@ class OfflineAlgorithm(Algorithm):
         except (FileNotFoundError, UnfinishedError):
             known = None
         self.dataset = open_images(known)
-        with torch.device("meta"):
-            self.network = create_model(self.config["network"], num_classes=self.dataset.num_classes)
+        self.network = create_on_meta(self.config["network"], **self._size())
         self.check_patches()
 
-    def check_patches(self) -> Tap:
-        """The tap whose patches are wanted; images and network are open.
+    def check_patches(self) -> Place:
+        """The place whose patches are wanted; images and network are open.
 
         Raises:
-            ValueError: there is no such tap, or it has too few patches of the training images.
+            ValueError: there is no such place, or it has too few patches of the training images.
         """
         raise NotImplementedError
 
     @property
     def trained_as(self) -> str:
         """The experiment that trains the network."""
-        return self.config["trained_as"] or self.config["config"]
+        return self.config["trained_as"] or run_name(self.config)
+
+    def place(self, name: str) -> Place:
+        """A place of the network, by name or module path."""
+        return outline(self.network, self.dataset.image_size, self.config["network"]).place(name)
+
+    def _size(self) -> dict[str, int]:
+        return {"num_classes": self.dataset.num_classes, "image_size": self.dataset.image_size}
 
     def open(self) -> None:
         """Load weights, images and network.
@@ -78,7 +84,7 @@ class OfflineAlgorithm(Algorithm):
         config = self.config
         self.weights = self._find_weights()
         self.dataset = self.open_training_data(self.weights.data)
-        self.network = create_model(config["network"], num_classes=self.dataset.num_classes)
+        self.network = create_model(config["network"], **self._size())
         what = f"{config['network']} with {self.dataset.num_classes} classes"
         load_strictly(self.network, self.weights.state, source=self.weights.source, what=what)
         self.network.to(self.device, memory_format=torch.channels_last)
@@ -97,19 +103,21 @@ class OfflineAlgorithm(Algorithm):
         """So many patches are held at most; None for all."""
         return self.config["max_patches"] or None
 
-    def num_patches(self, tap: Tap) -> int:
+    def num_patches(self, tap: Place) -> int:
         """P, all patches of the training images at `tap`, after pooling."""
-        return len(self.dataset.split("train")) * self._grid(tap) ** 2
+        return len(self.dataset.split("train")) * math.prod(self._grid(tap))
 
-    def _grid(self, tap: Tap) -> int:
-        return math.ceil(self.dataset.image_size / tap.reduction) // self.config["downscale"]
+    def _grid(self, tap: Place) -> tuple[int, int]:
+        height, width = tap.grid
+        return height // self.config["downscale"], width // self.config["downscale"]
 
-    def teacher_map(self, tap: Tap) -> TeacherMap:
+    def teacher_map(self, tap: Place) -> TeacherMap:
         """The map of the trained network that supervision is made from."""
-        side, size = self._grid(tap), self.dataset.image_size
+        size = self.dataset.image_size
         return TeacherMap(
-            path=tap.path, prefix=None, pooling=self.config["downscale"], channels=tap.channels, grid=(side, side),
-            image_shape=(3, size, size), teacher=fingerprint(self.weights.state),
+            path=tap.path, prefix=tap.prefix, channels_last=tap.channels_last, pooling=self.config["downscale"],
+            channels=tap.channels, grid=self._grid(tap), image_shape=(3, size, size),
+            teacher=fingerprint(self.weights.state),
         )  # fmt: skip
 
     def source(self, of: TeacherMap) -> NetworkPatches:

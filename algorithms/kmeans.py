@@ -1,4 +1,4 @@
-"""k-means over every penultimate patch of a teacher: the codebook of visual words (`kmeans=K`)."""
+"""k-means over every patch of a teacher's penultimate map, or of another one: the codebook of words (`kmeans=K`)."""
 
 import math
 import time
@@ -8,7 +8,8 @@ import torch
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from architectures import Tap
+from architectures import Place
+from distillation.expressions import PENULTIMATE
 from distillation.prepared import codebook_path
 from engine.records import duration, log, progress_bar, save_results
 from letkd.fit import Words, fit_maps
@@ -22,8 +23,13 @@ class KMeansCodebook(OfflineAlgorithm):
     mode = "kmeans"
     fewer_patches = "max_patches=n"
 
-    def check_patches(self) -> Tap:
-        tap = self.network.penultimate
+    @property
+    def _place_name(self) -> str:
+        """Of a pair's teacher, what `words_teacher_place` says."""
+        return self.config.get("words_teacher_place", PENULTIMATE)
+
+    def check_patches(self) -> Place:
+        tap = self.place(self._place_name)
         num_patches = min(self.num_patches(tap), self.max_patches or math.inf)
         if self.config["kmeans"] > num_patches:
             raise ValueError(f"{self.option('kmeans')} is more than the {num_patches} patches of the training images")
@@ -35,7 +41,8 @@ class KMeansCodebook(OfflineAlgorithm):
         self.open()
         of = self.teacher_map(self.check_patches())
         words = self._fit(of, num_words, self.config["seed"])
-        path = codebook_path(self.directory, num_words) if fname is None else self.directory / fname
+        standard = codebook_path(self.directory, num_words, None if self._place_name == PENULTIMATE else of.path)
+        path = standard if fname is None else self.directory / fname
         self.save(path, of, words)
         seconds = time.perf_counter() - start
         kmeans = words.kmeans

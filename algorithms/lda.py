@@ -1,4 +1,4 @@
-"""LDA, sub-classes and decision matrix of a teacher's stage (`LDA=<index of the stage>`)."""
+"""LDA, sub-classes and decision matrix of a teacher's map (`LDA=<index of a stage, place or module path>`)."""
 
 import time
 from pathlib import Path
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from architectures import Tap
+from architectures import Place, TappedNetwork
 from distillation.prepared import decisions_path
 from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
 
 
 class LDAScores(OfflineAlgorithm):
-    """Fits and saves the decision scores at the first block of a stage.
+    """Fits and saves the decision scores at the first block of a stage, or at any place.
 
     `incremental=True` runs the network twice and never holds the C-dimensional patches, only their projections; so it
     is where there are more patches than `max_patches`.
@@ -55,7 +55,7 @@ class LDAScores(OfflineAlgorithm):
             | {"components": lda.n_components, "rank": lda.rank_, "decided_for_own_class": kept},
         )
 
-    def _path(self, tap: Tap) -> Path:
+    def _path(self, tap: Place) -> Path:
         config = self.config
         if config["fname"] is not None:
             return self.directory / config["fname"]
@@ -66,7 +66,7 @@ class LDAScores(OfflineAlgorithm):
             num_components=config["lda_components"],
         )
 
-    def check_patches(self) -> Tap:
+    def check_patches(self) -> Place:
         tap = self._stage_tap()
         num_images = self.dataset.split("train").labels.bincount(minlength=self.dataset.num_classes)
         num_patches, label = (num_images * (self.num_patches(tap) // num_images.sum())).min(dim=0)
@@ -77,13 +77,20 @@ class LDAScores(OfflineAlgorithm):
             )
         return tap
 
-    def _stage_tap(self) -> Tap:
+    def _stage_tap(self) -> Place:
+        wanted = self.config["LDA"]
+        if isinstance(wanted, str):
+            return self.place(wanted)
+        if not isinstance(self.network, TappedNetwork):
+            raise ValueError(
+                f"LDA={wanted}: {self.config['network']} has no numbers of stages; LDA=intermediate, another place or "
+                "a module path say which map"
+            )
         stages = self.network.stages
-        index = self.config["LDA"]
-        if index not in stages:
+        if wanted not in stages:
             known = ", ".join(f"{number} ({self.network.feature_children[number]})" for number in stages)
-            raise ValueError(f"LDA={index} names no stage of {self.config['network']}; stages: {known}")
-        return stages[index]
+            raise ValueError(f"LDA={wanted} names no stage of {self.config['network']}; stages: {known}")
+        return self.place(stages[wanted].path)
 
 
 def _own_class_share(decisions_MM: Tensor, num_subclasses: int) -> float:

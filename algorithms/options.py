@@ -11,7 +11,7 @@ from distillation.expressions import bounds_of
 from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK
-from results.places import output_directory
+from results.places import output_directory, run_name
 from results.settings import seed_of
 
 AT_LEAST = {
@@ -27,7 +27,6 @@ AT_LEAST = {
     "checkpoint": -1,
     "keep_every": 0,
     "kmeans": 0,
-    "LDA": 0,
     "max_patches": 0,
     "val_split": 0,
     "num_workers": 0,
@@ -44,6 +43,7 @@ OPTIONAL_TYPES = {
     "image_size": int,
     "mean": list,
     "std": list,
+    "name": str,
     "data_dir": str,
     "memmap_dir": str,
     "fname": str,
@@ -52,6 +52,8 @@ OPTIONAL_TYPES = {
     "images": object,  # `find_images` checks it
     "weights": str,
     "teacher_weights": str,
+    "teacher_experiment": str,
+    "supervision": str,
     "published_weights": str,
     "published_top1": float,
     "trained_as": str,
@@ -139,7 +141,7 @@ def _check_file_name(config: dict[str, Any], name: str) -> None:
     if len(os.fsencode(name)) > LONGEST_NAME - len(f"..{os.getpid()}.part"):  # of the file that is renamed to it
         raise ValueError(f"fname={name!r} is too long for a file name")
     job = next((job for job in ("kmeans", "LDA") if config[job]), None)
-    if job and (path := output_directory(config["localpath"], config["config"], job) / name).is_dir():
+    if job and (path := output_directory(config["localpath"], run_name(config), job) / name).is_dir():
         raise ValueError(f"fname={name!r} is a folder, {path}; choose another name")
 
 
@@ -183,6 +185,8 @@ def _check_numbers(config: dict[str, Any], at_least: dict[str, float], above: di
     for key, bound in at_least.items():
         if config.get(key) is not None and not config[key] >= bound:
             raise ValueError(f"{key}={config[key]!r} must be at least {bound}")
+    if _is_whole(config["LDA"]) and config["LDA"] < 0:
+        raise ValueError(f"LDA={config['LDA']} must be the index of a stage from 0, a place, or a module path")
     for key, bound in AT_MOST.items():
         if not config[key] <= bound:
             raise ValueError(f"{key}={config[key]!r} must be at most {bound}")

@@ -27,7 +27,7 @@ from engine.numerics import device_name, set_numerics
 from engine.optimization import make_optimizer
 from engine.records import PROGRESS, RESULTS, duration, log
 from engine.step import descend
-from results.places import Requirement
+from results.places import Requirement, run_name
 from results.settings import JOBS, changed_settings
 from storage.tensor_files import load_json
 
@@ -110,7 +110,7 @@ class Preparation:
         try:
             self.run.check_images(_remembering(self.run, opened))
         except FAILURES as error:
-            raise ValueError(f"{self.run.config['config']}: {error}") from error
+            raise ValueError(f"{run_name(self.run.config)}: {error}") from error
 
     def _unreached(self) -> Iterator[str]:
         """Options that one might expect to reach steps that they do not reach."""
@@ -178,7 +178,7 @@ def _describe_run(run: Algorithm) -> str:
     config, seeds = run.config, wanted_seeds(run.config)
     protocol = f", {_protocol(config)}" if isinstance(run, Training) else ""
     repeated = f", with {len(seeds)} seeds" if len(seeds) > 1 else ""
-    return f"the run itself, {config['config']}{protocol}{repeated}"
+    return f"the run itself, {run_name(config)}{protocol}{repeated}"
 
 
 def _protocol(config: Config) -> str:
@@ -211,7 +211,7 @@ def _earlier_seconds(job: Algorithm) -> float | None:
         except (OSError, ValueError):
             continue
         options = earlier.get("options", {})
-        if earlier.get("config") != job.config["config"] or earlier.get("mode") != job.mode:
+        if earlier.get("config") != run_name(job.config) or earlier.get("mode") != job.mode:
             continue
         if earlier.get("device") != device_name(job.device) or _costs_otherwise(options, job.config):
             continue

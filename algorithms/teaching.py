@@ -4,11 +4,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from config.experiments import load_experiment
+from config.recipes import classification
 from dataloaders import Dataset
 from distillation.build import build_objective
-from distillation.expressions import needs_teacher
+from distillation.expressions import PLACES, needs_teacher, places_of, supervises
 from distillation.objective import Objective
-from distillation.prepared import PREPARED, prepared_of
+from distillation.places import pooling
+from distillation.prepared import BY_WEIGHTS, PREPARED, prepared_of
 from engine.weights import UnfinishedError, find_weights
 from results.places import Requirement, output_directory
 from storage.state_dicts import Weights, fingerprint
@@ -19,6 +22,70 @@ Config = dict[str, Any]
 # What a run records of what has taught it, and what that is.
 FINGERPRINTS = {"teacher_fingerprint": "the teacher's weights"}
 FINGERPRINTS |= {f"{name}_fingerprint": kind.what for name, kind in PREPARED.items()}
+
+
+SHOWN_DIGITS = 16  # of the fingerprint that a folder is called by
+
+
+def with_supervision(config: Config) -> Config:
+    """A pair's options with the place of its supervision, also where that follows from the weights of the teacher.
+
+    Raises:
+        FileNotFoundError: these are not there.
+    """
+    if config.get("supervision", "") is not None:
+        return config
+    return config | {"supervision": _supervision_of(config)}
+
+
+def _supervision_of(config: Config) -> str:
+    if found := config.get("supervision") or config["teacher_experiment"]:
+        return found
+    digits = fingerprint(teacher_weights(config).state)[:SHOWN_DIGITS]
+    read = [key for key, place in zip(("words", "decisions"), PLACES, strict=True) if supervises(config, place)]
+    sides = dict.fromkeys(pooling(config, key) for key in read or ["words"])
+    pooled = f"-pooled{'x'.join(map(str, sides))}" if any(side > 1 for side in sides) else ""
+    return f"{BY_WEIGHTS}.{config['dataset']}.{digits}{pooled}"
+
+
+def of_the_teacher(config: Config, entry: Config) -> Config:
+    """The options of `kmeans` or `LDA` on the teacher of a pair: those of the network alone.
+
+    Args:
+        entry: the options of the entry, which the pair's command sets.
+
+    Raises:
+        FileNotFoundError: the weights of the teacher are not there.
+        ValueError: its supervision is that of an experiment that is no network alone, or of another network.
+    """
+    supervision, key = _supervision_of(config), "words" if config["kmeans"] else "decisions"
+    given = {name: config[name] for name in (*entry, "dataset", "image_size", "mean", "std", "val_split")}
+    given |= {name: config[name] for name in ("subclasses_per_class", "lda_components") if name in config}
+    given |= {"weights": config["teacher_weights"], "words_teacher_place": places_of(config, "words")[1]}
+    if supervision.startswith(f"{BY_WEIGHTS}."):
+        own = classification(network=config["teacher"], dataset=config["dataset"], downscale=pooling(config, key))
+        return own | given | {"name": supervision}
+    own = load_experiment(supervision)
+    check_trains(supervision, own, config["teacher"])
+    return own | given | {"config": supervision, "name": None}
+
+
+def check_trains(experiment: str, own: Config, network: str) -> None:
+    """Refuse an experiment that does not train the network that is wanted.
+
+    Raises:
+        ValueError: says what it is.
+    """
+    if "network" not in own:
+        raise ValueError(
+            f"{experiment} is a pair: teacher_experiment and supervision name a network alone, "
+            "like the teacher of that pair"
+        )
+    if own["network"] != network:
+        raise ValueError(
+            f"{experiment} trains {own['network']}, and the teacher is {network}: give its own experiment, "
+            "teacher_experiment=, or its weights, teacher_weights="
+        )
 
 
 def missing_supervision(config: Config) -> Iterator[Requirement]:
@@ -33,12 +100,19 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
     if not needs_teacher(config):
         return
     names = prepared_of(config)
-    yield from missing_weights(
-        config,
-        network=config["teacher"],
-        experiment=config["teacher_experiment"],
-        chosen=config["teacher_weights"],
-    )
+    experiment, chosen = config["teacher_experiment"], config["teacher_weights"]
+    if experiment is None and chosen is None:
+        raise ValueError(
+            f"nothing says what the weights of the teacher {config['teacher']} are: give the file, teacher_weights=, "
+            "or the experiment that trains it, teacher_experiment="
+        )
+    for requirement in missing_weights(config, network=config["teacher"], experiment=experiment, chosen=chosen):
+        if requirement.published is None:
+            check_trains(experiment, load_experiment(experiment), config["teacher"])
+        yield requirement
+        if experiment is None:
+            return
+    config = with_supervision(config)
     for name in names:
         if PREPARED[name].find(config) is None:
             yield PREPARED[name].job(config)
@@ -46,23 +120,32 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
 
 def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
     """The weights of a network trained alone, if they are not there or not finished; a chosen file must be there."""
-    directory = output_directory(config["localpath"], experiment, "train")
+    directory = output_directory(config["localpath"], experiment or "", "train")
     published = config["published_weights"]
     try:
         find_weights(experiment=experiment, directory=directory, chosen=chosen, published=published)
     except FileNotFoundError as error:
         if chosen:
             raise
-        yield Requirement(first_line(error), experiment, {"network": network}, published and Path(published))
+        experiment, options = _trained_by(config, experiment, network)
+        yield Requirement(first_line(error), experiment, options, published and Path(published))
     except UnfinishedError as error:
         what, _, _ = str(error).partition(";")
-        yield Requirement(what, experiment, {"network": network, "epochs": error.epochs, "checkpoint": -1})
+        experiment, options = _trained_by(config, experiment, network)
+        yield Requirement(what, experiment, options | {"epochs": error.epochs, "checkpoint": -1})
+
+
+def _trained_by(config: Config, name: str, network: str) -> tuple[str, Config]:
+    """The experiment and the options that train what is called `name`, an experiment or this very run."""
+    if name == config["name"]:
+        return config["config"], {"name": name, "network": network}
+    return name, {"network": network}
 
 
 def teacher_weights(config: Config) -> Weights:
     """The teacher's weights of a distillation run."""
     experiment = config["teacher_experiment"]
-    directory = output_directory(config["localpath"], experiment, "train")
+    directory = output_directory(config["localpath"], experiment or "", "train")
     return find_weights(
         experiment=experiment,
         directory=directory,
@@ -75,6 +158,7 @@ def supervision_fingerprints(config: Config) -> dict[str, str]:
     """Of FINGERPRINTS, those of what a distillation run would be taught by now, over the numbers alone."""
     if not needs_teacher(config):
         return {}
+    config = with_supervision(config)
     found = {"teacher_fingerprint": fingerprint(teacher_weights(config).state)}
     return found | {f"{name}_fingerprint": fingerprint(PREPARED[name].numbers(config)) for name in prepared_of(config)}
 
@@ -85,4 +169,5 @@ def open_objective(config: Config, dataset: Dataset, keys: Collection[str] | Non
     Args:
         keys: of the losses; None for all that the experiment has.
     """
-    return build_objective(config, dataset, teacher_weights(config) if needs_teacher(config) else None, keys)
+    weights = teacher_weights(config) if needs_teacher(config) else None
+    return build_objective(with_supervision(config) if weights else config, dataset, weights, keys)

@@ -20,7 +20,7 @@ from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
 from engine.checkpoints import LAST, NEWEST, find_state
 from engine.records import RESULTS, complete_results, log, read_results
 from engine.weights import load_own
-from results.places import output_directory, run_directory
+from results.places import output_directory, run_directory, run_name
 from results.settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
 from storage.tensor_files import save_json
 
@@ -62,7 +62,7 @@ def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
     content = summarize(config, seeds)
     for name, summary in content["summaries"].items():
         if name.startswith(_job(config)):
-            log.info("%s, %s\n%s", config["config"], name, format_summary(summary, num_classes=content["num_classes"]))
+            log.info("%s, %s\n%s", run_name(config), name, format_summary(summary, num_classes=content["num_classes"]))
     return content
 
 
@@ -133,7 +133,7 @@ def summarize(config: Config, seeds: list[int]) -> Results:
     Raises:
         ValueError: the trials in `seeds` have different settings.
     """
-    directory = output_directory(config["localpath"], config["config"], "train")
+    directory = output_directory(config["localpath"], run_name(config), "train")
     folders = {seed: path for path in directory.iterdir() if (seed := seed_of(path.name)) is not None}
     trials = {seed: results for seed, path in sorted(folders.items()) if (results := _trained(path))}
     reference = trials[seeds[0]]

@@ -48,7 +48,7 @@ class TrainedNetwork(OfflineAlgorithm):
     def both(self) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (P, C) of the penultimate and of the intermediate map, and classes (P,) of the latter."""
         self.open()
-        maps = [self.teacher_map(tap) for tap in (self.network.penultimate, self.network.intermediate)]
+        maps = [self.teacher_map(self.place(name)) for name in ("penultimate", "intermediate")]
         held = [hold_patches(self.source(of), [of.path], hold=self.hold)[of.path] for of in maps]
         (words_PC, _), (decisions_PC, labels_P) = held
         return words_PC, decisions_PC, labels_P

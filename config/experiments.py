@@ -3,11 +3,15 @@
 `config=A.B.C` is the module config/A/B/C.py where there is one. Otherwise the last part is a method or a sum of methods
 for a pair: the package config/A/B/ holds a dictionary `pair`, and `A.B.letKD-2+DKD` needs no file of its own. What a
 method brings is asked of `distillation`, which takes a second to import and is left alone where there is a module.
+
+A run with other networks than its experiment's has a name of its own, `name=mine.pair`, and so its own directory.
 """
 
 import copy
 import difflib
 import importlib
+import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +24,16 @@ Config = dict[str, Any]
 ALONE = "classification"
 # Recipes of the methods that have options beside those of losses: what a sum with one of them is made of.
 OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}
+
+
+NETWORKS = ("teacher", "student", "network")
+# What an experiment says of its network or teacher, and what is not so of another one.
+OF_THE_NETWORK = {
+    "teacher": ("teacher_experiment", "supervision", "published_weights"),
+    "network": ("trained_as", "published_weights", "published_top1"),
+}
+NAME = re.compile(r"[\w+:-]+(\.[\w+:-]+)+")  # every part a folder
+NO_FOLDERS = re.compile(r"vq|lda|sacred|report|replaced|tensorboard|pictures|export|variants|weights|seed\d+")
 
 
 class NoExperimentError(ValueError):
@@ -57,6 +71,58 @@ def canonical_name(name: str) -> str:
         return name
     prefix, methods = _split(name)
     return f"{prefix}.{'+'.join(methods)}"
+
+
+def with_networks(defaults: Config, updates: Config) -> Config:
+    """The options of an experiment as they are before the rest is set where some of them set another network.
+
+    Nothing is known of what has trained another teacher: its weights or its experiment are to be given.
+    """
+    found = dict(defaults)
+    for key, others in OF_THE_NETWORK.items():
+        if key in defaults and updates.get(key, defaults[key]) != defaults[key]:
+            found |= {other: None for other in others if other in defaults}
+    return found
+
+
+def words_of(config: Config) -> str:
+    """What a command says of a run with a name of its own, so that it is that run."""
+    own = with_networks(load_experiment(config["config"]), config)
+    set_here = {key: value for key, value in config.items() if key in own and value != own[key]}
+    words = {"config": config["config"], "name": config["name"]} | set_here
+    return " ".join(shlex.quote(f"{key}={str(value).replace(', ', ',')}") for key, value in words.items())
+
+
+def check_name(config: Config) -> None:
+    """Refuse a run of other networks than its experiment's that has no name of its own, and a name that cannot be one.
+
+    Raises:
+        ValueError: says what is needed.
+    """
+    own, name = load_experiment(config["config"]), config["name"]
+    if name is None:
+        if other := [f"{key}={config[key]}" for key in NETWORKS if key in own and config[key] != own[key]]:
+            raise ValueError(
+                f"{' '.join(other)} is another network than that of {config['config']}: such a run needs a name of its "
+                "own, name=mine.pair for example"
+            )
+        return
+    if not NAME.fullmatch(name):
+        raise ValueError(f"name={name!r} must be names of folders with dots between them, like mine.pair.letKD-2")
+    if taken := [part for part in name.split(".") if NO_FOLDERS.fullmatch(part.lower())]:
+        raise ValueError(f"name={name!r}: the program itself has folders called {taken[0]!r}; choose another name")
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if _is_known(prefix := ".".join(parts[:end])):
+            where = "is" if end == len(parts) else f"lies in the folder of {prefix},"
+            raise ValueError(f"name={name!r} {where} an experiment of config/; choose another name")
+
+
+def _is_known(name: str) -> bool:
+    try:
+        return canonical_name(name) is not None
+    except ValueError:
+        return False
 
 
 def config_file(name: str) -> str:

@@ -38,6 +38,11 @@ PUBLISHED_NAMES = {
     "decisions.weight": "sub_loss_coef",
     "fitnet.weight": "hint_loss_coef",
     "fitnet.hint": "hint",
+    # With a dot they would be parts of `decisions`, which is an option itself.
+    "words.place": "words_place",
+    "words.teacher_place": "words_teacher_place",
+    "decisions.place": "decisions_place",
+    "decisions.teacher_place": "decisions_teacher_place",
 }
 # Students of another family than their teacher's: half its resolution, and a lower learning rate.
 CROSS_ARCHITECTURE_STUDENTS = ("shufflenetv1", "shufflenetv2", "mobilenetv2")
@@ -132,27 +137,32 @@ def taught(
     supervision: str | None = None,
     num_words: int | None = None,
     learning_rate: float | None = None,
+    teacher_weights: str | None = None,
     **options: Any,
 ) -> Config:
     """A student and its teacher, whatever it learns from it: the method and its options come on top.
 
     Args:
-        teacher_experiment: None for the one of the published name.
+        teacher_experiment: None for the one of the published name, where there is one; else its weights are to be
+            given, `teacher_weights`.
         supervision, num_words: of a pair's codebook, which `letkd1` reads alone.
         learning_rate: None for the published choice, 0.01 for ShuffleNet and MobileNet students and 0.05 else.
         options: of `protocol`.
     """
-    pair = _pair(teacher, student, dataset, teacher_experiment)
+    pair = _pair(teacher, student, dataset, teacher_experiment, teacher_weights)
     return pair | protocol(dataset=dataset, learning_rate=learning_rate or _learning_rate(student), **options)
 
 
-def _pair(teacher: str, student: str, dataset: str, teacher_experiment: str | None) -> Config:
+def _pair(
+    teacher: str, student: str, dataset: str, teacher_experiment: str | None, teacher_weights: str | None
+) -> Config:
+    if teacher_experiment is None and teacher in TEACHERS and teacher_weights is None:
+        teacher_experiment = f"{dataset}.{TEACHERS[teacher].experiment}"
     return {
         "teacher": teacher,  # train, pictures: a name that `architectures` knows
         "student": student,  # a name that `architectures` knows
-        "teacher_experiment": teacher_experiment  # train, pictures: what trains the teacher
-        or f"{dataset}.{TEACHERS[teacher].experiment}",
-        "teacher_weights": None,  # train, pictures: a file, instead of what that experiment trained or was published
+        "teacher_experiment": teacher_experiment,  # train, pictures: what trains the teacher; None: nothing here
+        "teacher_weights": teacher_weights,  # train, kmeans, LDA, pictures: a file, instead of what that trained
         "published_weights": _published_weights(teacher, dataset),
     }
 
@@ -175,25 +185,26 @@ def letkd1(
     num_words: int = 4096,
     alpha_penultimate: float = 1.0,
     learning_rate: float | None = None,
+    teacher_weights: str | None = None,
     **options: Any,
 ) -> Config:
     """A KD layer at the penultimate map, supervised by the teacher's words.
 
     Args:
         supervision: None for the teacher's own, or for cross-architecture students the one that pools its maps.
-        teacher_experiment, learning_rate, options: of `taught`.
+        teacher_experiment, learning_rate, teacher_weights, options: of `taught`.
     """
-    pair = _pair(teacher, student, dataset, teacher_experiment)
+    pair = _pair(teacher, student, dataset, teacher_experiment, teacher_weights)
     return {
         "method": "letKD-1",
         **pair,
-        "supervision": supervision  # train, pictures: the experiment whose codebook and decision scores are used
-        or pair["teacher_experiment"] + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""),
+        "supervision": supervision  # train, pictures: whose codebook and decision scores are used; None: the weights'
+        or _supervision(pair["teacher_experiment"], student),
         "codebook": None,  # train, pictures: a file, instead of the one below experiments/VQ/<supervision>
         "penultimate": True,  # whether there is a KD layer at the penultimate map
         "intermediate": False,  # whether there is one after the first block of the last stage
-        "words.place": "penultimate",  # where that layer sits in the student: a name or a module path
-        "words.teacher_place": "penultimate",  # train, kmeans, pictures: the teacher's map that the words are of
+        "words_place": "penultimate",  # where that layer sits in the student: a name or a module path
+        "words_teacher_place": "penultimate",  # train, kmeans, pictures: the teacher's map that the words are of
         "num_words": num_words,  # K, the words in the codebook
         "temperature": 1.0,  # train, pictures: tau, which multiplies squared distances to the words
         "alpha_penultimate": alpha_penultimate,  # weight of the values in the output of the penultimate layer
@@ -215,8 +226,8 @@ def letkd2(
         "method": "letKD-2",
         "intermediate": True,
         "decisions": None,  # train, pictures: a file, instead of those below experiments/LDA/<supervision>
-        "decisions.place": "intermediate",  # where the intermediate layer sits in the student, likewise
-        "decisions.teacher_place": "intermediate",  # train, LDA, pictures: the teacher's map that the decisions are of
+        "decisions_place": "intermediate",  # where the intermediate layer sits in the student, likewise
+        "decisions_teacher_place": "intermediate",  # train, LDA, pictures: the teacher's map that the decisions are of
         "subclasses_per_class": subclasses_per_class,
         "lda_components": lda_components,
         "alpha_intermediate": alpha_intermediate,  # weight of the values in the output of the intermediate layer
@@ -245,6 +256,12 @@ def fitnet(
         "intermediate": intermediate,
         "supervised": supervised,  # train: whether the teacher supervises the scores of the KD layers, as in letKD
     }
+
+
+def _supervision(teacher_experiment: str | None, student: str) -> str | None:
+    if teacher_experiment is None:
+        return None
+    return teacher_experiment + ("_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else "")
 
 
 def _learning_rate(network: str) -> float:

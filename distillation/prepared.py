@@ -2,10 +2,14 @@
 
 Files, below <localpath>, for a supervision experiment A.B.C:
 
-    VQ/A/B/C/codebook_K4096.pth                                 ours
+    VQ/A/B/C/codebook_K4096.pth                                 ours, of the penultimate map
+    VQ/A/B/C/codebook_<tap>_K4096.pth                           ours, of another one
     VQ/A/B/C/vector_quantizer_kmeansK4096_net_epoch*            the authors'
     LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
     LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
+
+For a teacher that is given by its weights alone A.B.C is weights.<data set>.<their fingerprint>, with `-pooled2` where
+maps are averaged for a coarser student.
 
 Ours are supervision as `letkd.load_supervision` reads it, and a file that `Supervision.save` wrote can be chosen in
 their place: of its maps the teacher's is taken. Of what the map is that it was made from, a file must say what the run
@@ -24,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from architectures import TappedNetwork, create_model
 from dataloaders import outline_dataset
-from distillation.expressions import losses_of
+from distillation.expressions import PENULTIMATE, losses_of, places_of
 from distillation.losses import find_loss
 from distillation.objective import Teacher
+from distillation.places import stage_of, teacher_path
 from distillation.signals import Network
 from letkd import Codebook, MapSupervision, SubclassTargets, Supervision
 from letkd.supervision import (
@@ -51,24 +55,47 @@ Config = dict[str, Any]
 
 EARLIER_CODEBOOK, EARLIER_DECISIONS = "letkd-codebook-1", "letkd-decisions-1"  # one map each, and less of what it is
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
+BY_WEIGHTS = "weights"  # the first part of what supervision is called whose teacher has no experiment
+# What tells the job on a pair which supervision is wanted.
+OF_THE_PAIR = (
+    "name", "teacher", "student", "teacher_experiment", "teacher_weights", "words_place", "words_teacher_place",
+    "decisions_place", "decisions_teacher_place",
+)  # fmt: skip
 DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
 ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
 
 
 def _codebook_job(config: Config) -> Requirement:
     what = f"no codebook of {config['num_words']} words of {config['supervision']}"
+    options, given_as = {"kmeans": config["num_words"]}, {"kmeans": "num_words"}
+    if _is_of_the_pair(config) or places_of(config, "words")[1] != PENULTIMATE:
+        return _job_on_the_pair(config, what, options, given_as)
     made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
-    options = made_from | {"kmeans": config["num_words"]}
-    return Requirement(what, config["supervision"], options, given_as={"kmeans": "num_words"})
+    return Requirement(what, config["supervision"], made_from | options, given_as=given_as)
 
 
 def _decisions_job(config: Config) -> Requirement:
-    teacher = _outline(config["teacher"])
-    stage = next(index for index, tap in teacher.stages.items() if tap == teacher.intermediate)
     made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
     settings = {key: config[key] for key in ("subclasses_per_class", "lda_components")}
     what = f"no decision scores of {config['supervision']}"
-    return Requirement(what, config["supervision"], made_from | settings | {"LDA": stage})
+    settings["LDA"] = stage_of(config["teacher"], teacher_path(config, "decisions"))
+    if _is_of_the_pair(config):
+        return _job_on_the_pair(config, what, settings)
+    return Requirement(what, config["supervision"], made_from | settings)
+
+
+def _is_of_the_pair(config: Config) -> bool:
+    """Whether the supervision is not that of an experiment of its own."""
+    return config["supervision"].startswith(f"{BY_WEIGHTS}.")
+
+
+def _job_on_the_pair(
+    config: Config, what: str, options: dict[str, Any], given_as: dict[str, str] | None = None
+) -> Requirement:
+    own = {key: config[key] for key in OF_THE_PAIR if key in config}
+    if not _is_of_the_pair(config):
+        own["supervision"] = config["supervision"]
+    return Requirement(what, config["config"], own | options, given_as=given_as or {})
 
 
 @dataclass(frozen=True)
@@ -84,11 +111,11 @@ class _File:
 def open_codebook(config: Config, student: Network, teacher: Teacher) -> Codebook:
     """The teacher's words, for a student with these maps."""
     file = _read_codebook(config)
-    _check_made_from(file, config, student, teacher, "penultimate")
+    _check_made_from(file, config, student, teacher, "words")
     path, centroids = file.path, file.tensors["centroids"]
     authors = "" if file.facts is not None else ", the authors': no record of the teacher that made it"
     log.info("codebook   %s%s", path, authors)
-    channels = teacher.network.outline.place("penultimate").channels
+    channels = teacher.network.outline.place(places_of(config, "words")[1]).channels
     if centroids.ndim != 2:
         raise ValueError(f"{path} holds words of shape {tuple(centroids.shape)}, not (words, channels)")
     if centroids.shape[0] != config["num_words"]:
@@ -102,13 +129,13 @@ def open_codebook(config: Config, student: Network, teacher: Teacher) -> Codeboo
 def open_subclasses(config: Config, student: Network, teacher: Teacher) -> SubclassTargets:
     """The teacher's sub-class decisions, for a student with these maps."""
     file = _read_decisions(config)
-    _check_made_from(file, config, student, teacher, "intermediate")
+    _check_made_from(file, config, student, teacher, "decisions")
     authors = "" if file.facts is not None else ", the authors': no record of the teacher that made them"
     log.info("decisions  %s%s", file.path, authors)
     outline, num_subclasses = teacher.network.outline, config["subclasses_per_class"]
     check_decisions(file.tensors, file.path)
     channels, num_targets = len(file.tensors["xbar"]), len(file.tensors["centers"])
-    if channels != (wanted := outline.place("intermediate").channels):
+    if channels != (wanted := outline.place(places_of(config, "decisions")[1]).channels):
         raise ValueError(f"{file.path} was made from maps of {channels} channels; {config['teacher']} has {wanted}")
     own = num_subclasses if file.made_from is None else file.made_from.num_subclasses
     if num_targets != (wanted := outline.num_classes * num_subclasses) or own != num_subclasses:
@@ -129,7 +156,7 @@ def _read_codebook(config: Config) -> _File:
     content = load_tensors(path)
     if "format" not in content and "network" in content:
         return _File(path, {"centroids": _authors_centroids(path, content)})
-    return _read_ours(path, content, _teacher_path(config["teacher"], "penultimate"), CODEBOOK_TENSORS)
+    return _read_ours(path, content, teacher_path(config, "words"), CODEBOOK_TENSORS)
 
 
 def _read_decisions(config: Config) -> _File:
@@ -139,7 +166,7 @@ def _read_decisions(config: Config) -> _File:
         raise FileNotFoundError(_decisions_job(config).what)
     if path.suffix == ".npy":
         return _File(path, _authors_decisions(path))
-    return _read_ours(path, load_tensors(path), _teacher_path(config["teacher"], "intermediate"), DECISION_TENSORS)
+    return _read_ours(path, load_tensors(path), teacher_path(config, "decisions"), DECISION_TENSORS)
 
 
 def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str, ...]) -> _File:
@@ -177,8 +204,9 @@ def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str
     return _File(path, {name: made.tensors[name] for name in names}, made.record | said, made)
 
 
-def codebook_path(directory: Path, num_words: int) -> Path:
-    return directory / f"codebook_K{num_words}.pth"
+def codebook_path(directory: Path, num_words: int, tap: str | None = None) -> Path:
+    """The file of a codebook; `tap` is the module path of its map, None for the penultimate one."""
+    return directory / f"codebook_{f'{tap}_' if tap else ''}K{num_words}.pth"
 
 
 def decisions_path(directory: Path, tap: str, *, num_subclasses: int, num_components: int) -> Path:
@@ -194,6 +222,8 @@ def _find_codebook(config: Config) -> Path | None:
     if config["codebook"]:
         return Path(config["codebook"])
     directory = output_directory(config["localpath"], config["supervision"], "kmeans")
+    if places_of(config, "words")[1] != PENULTIMATE:
+        return _first_file([codebook_path(directory, config["num_words"], teacher_path(config, "words"))])
     published = f"vector_quantizer_kmeansK{config['num_words']}_net_epoch*"
     return _first_file([codebook_path(directory, config["num_words"]), *sorted(directory.glob(published))])
 
@@ -203,7 +233,7 @@ def _find_decisions(config: Config) -> Path | None:
         return Path(config["decisions"])
     directory = output_directory(config["localpath"], config["supervision"], "LDA")
     num_subclasses, num_components = config["subclasses_per_class"], config["lda_components"]
-    tap = _teacher_path(config["teacher"], "intermediate")
+    tap = teacher_path(config, "decisions")
     own = decisions_path(directory, tap, num_subclasses=num_subclasses, num_components=num_components)
     published = [directory / f"final_scores_{num_subclasses}_{num_components}.npy"]
     if num_components == PUBLISHED_COMPONENTS:
@@ -211,38 +241,28 @@ def _find_decisions(config: Config) -> Path | None:
     return _first_file([own, *published])
 
 
-def _outline(name: str) -> TappedNetwork:
-    """A network without numbers in it, to read taps from."""
-    with torch.device("meta"):
-        return create_model(name)
-
-
-def _teacher_path(teacher: str, place: str) -> str:
-    """Module path of the map at a place of a network."""
-    return getattr(_outline(teacher), place).path
-
-
 def _first_file(candidates: list[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _expected_facts(config: Config, student: Network, teacher: Teacher, place: str) -> dict[str, Any]:
-    """What a file must say for this run."""
+def _expected_facts(config: Config, student: Network, teacher: Teacher, key: str) -> dict[str, Any]:
+    """What a file must say for this run, which a loss is built from."""
+    place, teacher_place = places_of(config, key)
     expected = {
         "teacher": teacher.identity,
-        "tap": teacher.network.outline.place(place).path,
-        "downscale": student.pooling_of(teacher.network, place),
+        "tap": teacher.network.outline.place(teacher_place).path,
+        "downscale": student.pooling_of(teacher.network, place, teacher_place),
         "dataset": config["dataset"],
         "val_split": config["val_split"],
     }
-    if place == "intermediate":
+    if key == "decisions":
         expected["lda_components"] = config["lda_components"]
     preparation = {key: config[key] for key in PREPARATION}
     expected |= outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
     return expected | {"grid": list(student.outline.place(place).grid)}
 
 
-def _check_made_from(file: _File, config: Config, student: Network, teacher: Teacher, place: str) -> None:
+def _check_made_from(file: _File, config: Config, student: Network, teacher: Teacher, key: str) -> None:
     """Compare what a file says of its making with this run, whose teacher is not folded yet.
 
     Raises:
@@ -250,7 +270,7 @@ def _check_made_from(file: _File, config: Config, student: Network, teacher: Tea
     """
     if file.facts is None:
         return
-    facts, expected = dict(file.facts), _expected_facts(config, student, teacher, place)
+    facts, expected = dict(file.facts), _expected_facts(config, student, teacher, key)
     if file.made_from is not None and file.made_from.teacher == earlier_fingerprint(teacher.network.module):
         facts["teacher"] = teacher.identity
     others = [key for key, value in expected.items() if key in facts and not _agree(facts[key], value)]
@@ -258,7 +278,7 @@ def _check_made_from(file: _File, config: Config, student: Network, teacher: Tea
         return
     found, wanted = (_shortened(said[others[0]]) for said in (facts, expected))
     message = f"{file.path} was made with another {others[0]} ({found}, this run has {wanted})"
-    option, job = ("codebook", _codebook_job) if place == "penultimate" else ("decisions", _decisions_job)
+    option, job = ("codebook", _codebook_job) if key == "words" else ("decisions", _decisions_job)
     if config[option]:  # the remedy makes the standard file and not this one
         message += f"; leave out {option}= to use the standard file"
     remedy = job(config)

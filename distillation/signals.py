@@ -124,25 +124,8 @@ class Network:
         return self.outline.place(self.module.paths[name])
 
     def pooling_of(self, teacher: "Network", place: str, teacher_place: str | None = None) -> int:
-        """Side of the windows over which the teacher's map at a place is averaged, to have this network's grid.
-
-        Args:
-            teacher_place: where the teacher's map is, if it is at a place of another name.
-
-        Raises:
-            ValueError: the teacher's grid is no multiple of this one's; names both.
-        """
-        other_place = teacher_place or place
-        own, other = self.outline.place(place).grid, teacher.outline.place(other_place).grid
-        ratio = other[0] // own[0]
-        if not ratio or other != tuple(ratio * side for side in own):
-            small, large = (f"({height} x {width})" for height, width in (own, other))
-            that = "that" if place == other_place else f"the {place} map"
-            raise ValueError(
-                f"the {other_place} map of {teacher.outline.network} {large} is no whole multiple of {that} of "
-                f"{self.outline.network} {small}"
-            )
-        return ratio
+        """As `pooling_between`, of this network and its teacher."""
+        return pooling_between(self.outline, teacher.outline, place, teacher_place or place)
 
     def reading(self, wanted: Wanted) -> "Network":
         """The same network, of which other signals are read."""
@@ -192,6 +175,24 @@ class Network:
     def _head(self) -> Head:
         linear = submodule(self.backbone, self.outline.head)
         return Head(linear.weight, linear.bias)
+
+
+def pooling_between(student: Outline, teacher: Outline, place: str, teacher_place: str) -> int:
+    """Side of the windows over which the teacher's map at a place is averaged, to have the student's grid.
+
+    Raises:
+        ValueError: the teacher's grid is no multiple of the student's; names both.
+    """
+    own, other = student.place(place).grid, teacher.place(teacher_place).grid
+    ratio = other[0] // own[0]
+    if not ratio or other != tuple(ratio * side for side in own):
+        small, large = (f"({height} x {width})" for height, width in (own, other))
+        that = "that" if place == teacher_place else f"the {place} map"
+        raise ValueError(
+            f"the {teacher_place} map of {teacher.network} {large} is no whole multiple of {that} of "
+            f"{student.network} {small}"
+        )
+    return ratio
 
 
 def measured(module: nn.Module, image_size: int, name: str | None = None) -> Network:

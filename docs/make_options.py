@@ -47,8 +47,8 @@ password in it is written as `$VARIABLE`.
 | evaluate | `evaluate=True` | measures a trained network; needs neither teacher nor supervision |
 | export | `export=onnx`, `export=pt2` | writes a trained network to [a file of its own](export.md) |
 | probe | `probe=True` | measures a linear classifier on the intermediate map, before and behind the KD layer |
-| kmeans | `kmeans=4096` | makes the codebook of a network alone |
-| LDA | `LDA=5` | makes its decision scores; 5 is the stage, `layer3` of a small ResNet |
+| kmeans | `kmeans=4096` | makes the codebook of a network alone, or of the teacher of a pair |
+| LDA | `LDA=5`, `LDA=layer3.0` | makes its decision scores; 5 is the stage, `layer3` of a small ResNet |
 | predict | the command `predict` | prints the classes of image files |
 | pictures | the command `pictures`, or one of `picture_*` | draws pictures of a trained network |
 | report | the command `report` | writes a page of all results; reads `localpath` and `watch` alone |

@@ -255,6 +255,8 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     settings: dict[str, dict[Any, list[Run]]] = {}
     for run in runs:
         key = [run.experiment, run.mode, run.apart, bearing(run.options) if run.apart else run.changed]
+        if run.has_own_name:
+            key.append(bearing(run.options))
         if run.apart == NOT_RECORDED or not run.options:
             key.append(str(run.place))  # may be anything, and so is like no other
         # Of two runs with the same seed, the one among others of its kind counts.
@@ -420,7 +422,8 @@ class _Table:
 
     def _continuation(self, run: Run) -> str | None:
         """What goes on with an unfinished run; None where it would only repeat what went wrong, or nothing is known."""
-        own = self.experiments.get(run.experiment)
+        experiment = run.options["config"] if run.has_own_name else run.experiment
+        own = self.experiments.get(experiment)
         folders = run.experiment.split(".") + [f"seed{run.trial}"] * (run.trial is not None)
         was_moved = run.place != run.branch.joinpath(*folders)
         if own is None or run.apart or was_moved or run.facts.get("state") == "diverged":
@@ -431,7 +434,7 @@ class _Table:
         }  # fmt: skip
         seed = run.facts.get("seed")
         begun = [f"seeds=[{run.trial}]"] if run.trial is not None else [f"seed={seed}"] * bool(seed) + ["checkpoint=-1"]
-        return _command_line([f"config={run.experiment}", *words_of(options), *begun, *self._localpath()])
+        return _command_line([f"config={experiment}", *words_of(options), *begun, *self._localpath()])
 
     def _data_dir(self) -> str | None:
         """Where the images of this data set were for the runs that are here."""

@@ -4,7 +4,8 @@ Reads JSON alone, without torch. A run's place says which tree it belongs to:
 
     [<branch>/][VQ/ | LDA/]A/B/C[/seed3]
 
-where A.B.C is its experiment and a branch is a `localpath` below the one that is read.
+where A.B.C is its experiment, or the name of its own (`name=`), and a branch is a `localpath` below the one that is
+read.
 """
 
 import functools
@@ -74,6 +75,11 @@ class Run:
     @property
     def mode(self) -> str:
         return self.facts["mode"]
+
+    @property
+    def has_own_name(self) -> bool:
+        """Whether it is called otherwise than its experiment in config/: its settings are its own."""
+        return self.options.get("config", self.experiment) != self.experiment
 
     @property
     def options(self) -> Config:
@@ -237,7 +243,9 @@ def _run(
         del parts[-len(own_parts) :]
     if parts and parts[-1] == SUPERVISION.get(facts["mode"]):
         parts.pop()
-    own, options = own_config(experiment), facts.get("options") or {}
+    options = facts.get("options") or {}
+    # A run with a name of its own has no settings but its own.
+    own = options if options.get("config", experiment) != experiment else own_config(experiment)
     apart = GONE if own is None else None if options else NOT_RECORDED
     changed = {} if apart else changed_settings(own, options) | _taken(facts)
     return Run(place, experiment, Path(*parts), trial, finished, facts, changed, apart, pictures)

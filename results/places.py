@@ -16,9 +16,14 @@ def output_directory(localpath: str, experiment: str, mode: str) -> Path:
     return Path(localpath, OUTPUT_FOLDERS[mode], *experiment.split("."))
 
 
+def run_name(config: Config) -> str:
+    """What a run is called: its own name, or that of its experiment."""
+    return config.get("name") or config["config"]
+
+
 def run_directory(config: Config, mode: str) -> Path:
-    """The directory of a run's outputs: its experiment's, or that of a trial in there, where `seeds` is one seed."""
-    directory = output_directory(config["localpath"], config["config"], mode)
+    """The directory of a run's outputs: that of its name, or that of a trial in there, where `seeds` is one seed."""
+    directory = output_directory(config["localpath"], run_name(config), mode)
     return directory / f"seed{config['seeds'][0]}" if len(config["seeds"]) == 1 else directory
 
 

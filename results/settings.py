@@ -23,7 +23,7 @@ MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "export": "e
 # What such a job takes of the network.
 MEASURED = frozenset({"best", "testset", "checkpoint"})
 # The rest changes where and how fast something is computed, up to rounding, and what is kept and shown of it.
-PLACES = frozenset({"config", "localpath", "data_dir", "memmap_dir", "fname", "mongo"})
+PLACES = frozenset({"config", "name", "localpath", "data_dir", "memmap_dir", "fname", "mongo"})
 MEANS = frozenset(
     {
         "prepare", "num_workers", "cuda", "cuda_graph", "deterministic", "test_batch_size", "memmap", "incremental",
@@ -38,6 +38,7 @@ TRAINING = frozenset(
         "epochs", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay", "batch_size",
         "val_split", "temperature", "teacher", "teacher_experiment", "teacher_weights", "supervision", "codebook",
         "decisions", "num_words", "subclasses_per_class", "lda_components", "downscale", "hint", "supervised",
+        "words_teacher_place", "decisions_teacher_place",
     }
 )  # fmt: skip
 PREPARATION = ("image_size", "mean", "std")  # of the images; None is what the data set or the training says
@@ -70,12 +71,7 @@ def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, An
 
 
 def _is_of_a_loss(option: str) -> bool:
-    """Whether it is an option or the weight of a loss, like dkd.nckd, that steers a training alone.
-
-    Where a KD layer sits is one of the network, words.place.
-    """
-    if option.endswith(".place"):
-        return False
+    """Whether it is an option or the weight of a loss, like dkd.nckd: it steers a training alone."""
     return "." in option or option.endswith("_loss_coef")
 
 

@@ -27,7 +27,9 @@ FAST = ("image_size=8", "cuda=False")
 TEACHER = ("config=digits.RN8", *FAST)
 SUPERVISION = ("teacher=resnet8", "teacher_experiment=digits.RN8", "supervision=digits.RN8")
 SMALL = ("num_words=16", "subclasses_per_class=2")
-PAIR = ("config=digits.RN14_RN8.letKD-2", *SUPERVISION, *SMALL, *FAST)
+PAIR = ("config=digits.RN14_RN8.letKD-2", "name=mine.RN8_RN8.letKD-2", *SUPERVISION, *SMALL, *FAST)
+OTHER = (*TEACHER, "network=resnet14", "name=mine.RN14")
+DECISIONS = "LDA/digits/RN8/decisions_layer3.0_S2_L60.pth"
 # What DESIGN.md section 2 promises of every results.json.
 PROMISED = {
     "config", "mode", "dataset", "epochs", "top1", "top5", "best_top1", "best_epoch", "seed", "device", "precision",
@@ -173,15 +175,15 @@ def test_impossible_numbers_are_refused(word, command, tmp_path):
 @pytest.mark.parametrize(
     ("word", "nearest"),
     [
-        ("network=resnet9", "'resnet8'"),
+        ("name=mine.other network=resnet9", "'resnet8'"),
         ("dataset=digit", "'digits'"),
         ("precision=fp16", "fp32"),
         ("method=clasification", "'classification'"),
     ],
 )
 def test_unknown_names_come_with_the_nearest(word, nearest, command, tmp_path):
-    error = command(*TEACHER, word).error
-    value = word.partition("=")[2]
+    error = command(*TEACHER, *word.split()).error
+    value = word.rpartition("=")[2]
     assert repr(value) in error and nearest in error.replace(repr(value), "")
     assert not products(tmp_path)
 
@@ -228,10 +230,11 @@ def test_the_command_keeps_blanks_in_paths(command, tmp_path):
     assert f"localpath={folder}" in made_by(command(*PAIR, localpath=folder).error)
 
 
-def test_the_command_makes_the_teacher_that_the_run_names(command):
+def test_a_teacher_that_nothing_trains_is_said(command):
     words = [word for word in PAIR if not word.startswith("teacher_exp") and not word.startswith("supervision")]
-    made = made_by(command(*words).error)
-    assert {"config=digits.RN14", "network=resnet8"} <= set(made)
+    assert "nothing says what the weights of the teacher resnet8 are" in command(*words).error
+    told = "digits.RN14 trains resnet14, and the teacher is resnet8: give its own experiment"
+    assert told in command(*words, "teacher_experiment=digits.RN14").error
 
 
 def test_published_teachers_are_downloaded(command, tmp_path, monkeypatch):
@@ -258,21 +261,21 @@ def test_prepare_makes_everything_that_is_missing(command, tmp_path, short_teach
         "digits/RN8/last.pth",
         "VQ/digits/RN8/codebook_K16.pth",
         "LDA/digits/RN8/decisions_layer3.0_S2_L60.pth",
-        "digits/RN14_RN8/letKD-2/last.pth",
+        "mine/RN8_RN8/letKD-2/last.pth",
     )} <= products(tmp_path)  # fmt: skip
 
 
 def test_preparing_does_not_change_the_run(command, tmp_path, short_teacher):
     def trained() -> dict[str, torch.Tensor]:
         assert command(*PAIR, "epochs=1", "prepare=True").status == 0
-        return torch.load(tmp_path / "digits/RN14_RN8/letKD-2/last.pth", weights_only=True)["model"]
+        return torch.load(tmp_path / "mine/RN8_RN8/letKD-2/last.pth", weights_only=True)["model"]
 
     prepared, again = trained(), trained()
     assert [name for name in prepared if not torch.equal(prepared[name], again[name])] == []
 
 
 def test_prepare_leaves_alone_what_is_there(command, tree):
-    before = {path: (tree / path).stat().st_mtime_ns for path in products(tree) if "RN14_RN8" not in path.parts}
+    before = {path: (tree / path).stat().st_mtime_ns for path in products(tree) if "RN8_RN8" not in path.parts}
     (tree / "VQ/digits/RN8/codebook_K16.pth").unlink()
     assert command(*PAIR, "epochs=1", "prepare=True").status == 0
     after = {path: (tree / path).stat().st_mtime_ns for path in before}
@@ -293,17 +296,20 @@ def test_evaluating_what_was_not_trained_gives_the_command_that_trains_it(comman
     "words",
     [
         (*PAIR, "teacher=resnet14"),
-        (*TEACHER, "network=resnet14", "evaluate=True"),
-        (*TEACHER, "network=resnet14", "checkpoint=-1", "epochs=2"),
-        (*TEACHER, "network=resnet14", "kmeans=8"),
-        (*TEACHER, "network=resnet14", "LDA=5"),
+        (*OTHER, "evaluate=True"),
+        (*OTHER, "checkpoint=-1", "epochs=2"),
+        (*OTHER, "kmeans=8"),
+        (*OTHER, "LDA=5"),
     ],
     ids=["teacher", "evaluate", "checkpoint", "kmeans", "LDA"],
 )
 def test_weights_of_another_architecture_name_the_tensors(words, command, tree):
+    teacher = tree / ("mine/RN14" if "name=mine.RN14" in words else "digits/RN8")
+    if not teacher.is_dir():
+        shutil.copytree(tree / "digits/RN8", teacher)
     before = products(tree)
     error = command(*words).error
-    assert "missing: layer1.1.conv1.weight" in error and str(tree / "digits" / "RN8") in error
+    assert "missing: layer1.1.conv1.weight" in error and str(teacher) in error
     assert products(tree) == before
 
 
@@ -325,7 +331,13 @@ def folder_words(images: Path) -> tuple[str, ...]:
 
 
 def test_a_teacher_of_another_number_of_classes_names_the_tensors(command, tree, images):
-    pair = ("config=ImageFolder.RN20_RN8.letKD-1", *SUPERVISION, "num_words=16", *folder_words(images)[1:])
+    pair = (
+        "config=ImageFolder.RN20_RN8.letKD-1",
+        "name=mine.pair",
+        *SUPERVISION,
+        "num_words=16",
+        *folder_words(images)[1:],
+    )
     error = command(*pair).error
     assert "fc.weight (10, 64) instead of (2, 64)" in error and "fc.bias (10,)" in error
 
@@ -362,9 +374,14 @@ def test_jobs_are_run_one_at_a_time(command, tree):
     assert "evaluate" in command(*TEACHER, "kmeans=8", "evaluate=True").error
 
 
-@pytest.mark.parametrize("job", ["kmeans=8", "LDA=5"])
-def test_supervision_of_a_pair_is_refused_with_the_network_to_take(job, command, tree):
-    assert "config=digits.RN8" in command(*PAIR, job).error
+@pytest.mark.parametrize("job", ["kmeans=16", "LDA=5", "LDA=layer3.0", "LDA=intermediate"])
+def test_supervision_of_a_pair_is_that_of_its_teacher(job, command, tree):
+    """The same file at the same place, as if the teacher had been named, and none of the pair's own."""
+    path = tree / ("VQ/digits/RN8/codebook_K16.pth" if "kmeans" in job else DECISIONS)
+    before, others = path.read_bytes(), products(tree)
+    path.unlink()
+    assert command(*PAIR, job).status == 0
+    assert path.read_bytes() == before and products(tree) == others
 
 
 @pytest.mark.parametrize("job", ["kmeans=8", "LDA=5"])
@@ -469,7 +486,7 @@ def test_the_run_is_recorded_with_its_overrides(command, tmp_path):
 
 
 def test_a_failed_run_is_recorded_as_failed(command, tmp_path):
-    assert command(*TEACHER, "network=resnet9").error
+    assert command(*TEACHER, "network=resnet9", "name=mine.other").error
     assert read(tmp_path / "sacred" / "1" / "run.json")["status"] == "FAILED"
 
 
@@ -481,13 +498,13 @@ def test_an_observer_on_the_command_line_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_training_leaves_what_is_promised(finished):
-    folder = finished / "digits/RN14_RN8/letKD-2"
+    folder = finished / "mine/RN8_RN8/letKD-2"
     results = read(folder / "results.json")
     assert set(results) >= PROMISED
     assert not [key for key in PROMISED if results[key] is None]
     facts = {key: results[key] for key in ("config", "mode", "dataset", "epochs", "seed", "precision")}
     assert facts == {
-        "config": "digits.RN14_RN8.letKD-2",
+        "config": "mine.RN8_RN8.letKD-2",
         "mode": "train",
         "dataset": "digits",
         "epochs": 3,
@@ -530,7 +547,7 @@ def alone(tree) -> Path:
     """A finished letKD-2 run without its teacher and supervision."""
     for place in ("digits/RN8", "VQ", "LDA"):
         shutil.rmtree(tree / place)
-    return tree / "digits/RN14_RN8/letKD-2"
+    return tree / "mine/RN8_RN8/letKD-2"
 
 
 def test_evaluation_needs_no_teacher_and_repeats_the_training_exactly(command, alone):

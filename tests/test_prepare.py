@@ -97,9 +97,9 @@ def test_what_a_later_step_would_refuse_is_refused_before_the_first(words, reaso
 
 def test_networks_that_do_not_fit_a_loss_are_refused_before_the_first(prepare, tmp_path, short_teacher):
     name = "ImageFolder.RN20_RN8.AT"
-    status, _, error = prepare("batch_size=8", "image_size=8", "student=mobilenetv2", config=name)
+    status, _, error = prepare("batch_size=8", "image_size=8", "student=mobilenetv2", "name=mine.pair", config=name)
     stages = "mobilenetv2 has stage1, stage2, stage3, stage4 and resnet20 stage1, stage2, stage3"
-    assert status == 1 and error.startswith(f"error: {name}: AT compares networks stage by stage: {stages};")
+    assert status == 1 and error.startswith(f"error: mine.pair: AT compares networks stage by stage: {stages};")
     assert not list(tmp_path.rglob("*.pth"))
 
 

@@ -18,6 +18,7 @@ from letkd import KDLayer
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import active_layers, look_inside, measure_use
 from reporting.style import INK, MARKERS, PALE, PALETTE, new_figure, shortened
+from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ class Embedding(Picture):
         num_classes = self.dataset.num_classes
         some = "" if num_shown == num_classes else f" of {num_shown} of the {num_classes} classes (grey: the others)"
         caption = (
-            f"t-SNE (perplexity up to {PERPLEXITY}, seed {self.config['seed']}) for {self.config['config']}. Left and "
+            f"t-SNE (perplexity up to {PERPLEXITY}, seed {self.config['seed']}) for {run_name(self.config)}. Left and "
             f"middle: {num_images} {self.images_shown} of {self.dataset.name}{some}, each the mean over the grid of "
             f"the KD layer's input and output. The percentage below a panel is the share of the "
             f"{NUM_NEIGHBOURS} nearest neighbours in feature space, not in the plane, that are of the same "

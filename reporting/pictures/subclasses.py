@@ -26,6 +26,7 @@ from reporting.style import (
     show_faded,
     show_image,
 )
+from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ class Subclasses(Picture):
         place = self.objective.teacher.network.maps[self.objective.losses["decisions"].teacher_place].path
         caption = (
             f"{self.images_shown.capitalize()} of {self.dataset.name} as {config['teacher']}, the teacher of "
-            f"{config['config']}, sees them at {place} ({height} x {width} patches, the student's grid). "
+            f"{run_name(config)}, sees them at {place} ({height} x {width} patches, the student's grid). "
             f"Middle: every patch has the colour and letter of the nearest of the {config['subclasses_per_class']} "
             f"sub-classes of the image's class. Right: the decision scores of the outlined patch, which supervise the "
             f"student there: how the training patches of its sub-class (hatched) fall on the sub-classes of all "

@@ -14,6 +14,7 @@ from distillation.expressions import PENULTIMATE, supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import LayerView, active_layers, look_inside, measure_use
 from reporting.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image
+from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ class Templates(Picture):
             for place, view in views.items()
         )
         return (
-            f"Weights ReLU(BatchNorm(s)) of {layers} of {self.config['config']} over {self.images_shown} of "
+            f"Weights ReLU(BatchNorm(s)) of {layers} of {run_name(self.config)} over {self.images_shown} of "
             f"{self.dataset.name}, for the templates that have the largest weight in most patches of all "
             f"{len(self.labels)} images. A sub-class of a class has a letter; visual words have numbers. "
             f"Darker is a higher weight, relative to the template's highest anywhere, smoothed between the centres of "

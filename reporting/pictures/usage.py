@@ -15,6 +15,7 @@ from distillation.expressions import PENULTIMATE, supervises
 from engine.checkpoints import load_checkpoint
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import PALETTE, new_figure
+from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ class Usage(Picture):
         num_words = len(teacher_K)
         caption = (
             f"Usage of the codebook of {num_words} visual words of {self.config['teacher']} in "
-            f"{self.config['config']}. Left: perplexity of the teacher's assignments in a training batch, and dead "
+            f"{run_name(self.config)}. Left: perplexity of the teacher's assignments in a training batch, and dead "
             f"words, to which no patch of the epoch's sampled batches is assigned. Right: share of the patches of all "
             f"{len(self.labels)} {self.images_shown} of {self.dataset.name} that are assigned to each word, most "
             f"frequent first: for the teacher the nearest word, for the student the template with the highest score; "
@@ -74,7 +75,7 @@ class Usage(Picture):
         if not all("dead_words" in done["statistics"] for done in history) or not history:
             raise ValueError(
                 f"{self.directory} has no record of codebook usage over training, which earlier versions did not keep; "
-                f"train it again: python main_classification.py with config={self.config['config']}"
+                f"train it again: python main_classification.py with config={run_name(self.config)}"
             )
         return history
 

@@ -143,7 +143,14 @@ def test_a_worker_that_the_system_kills_is_one_line(tmp_path, monkeypatch, capsy
         worker.join()  # where torch notices
 
     stop_at(monkeypatch, 1, kill)
-    words = ["config=ImageFolder.RN20", "network=resnet8", "image_size=100", "batch_size=2", "epochs=1"]
+    words = [
+        "config=ImageFolder.RN20",
+        "name=mine.RN8",
+        "network=resnet8",
+        "image_size=100",
+        "batch_size=2",
+        "epochs=1",
+    ]
     words += ["milestones=[]", "num_workers=1", "cuda=False", f"data_dir={tmp_path}", f"localpath={tmp_path}"]
     assert main_classification.main(["main.py", "with", *words]) == 1
     error = capsys.readouterr().err

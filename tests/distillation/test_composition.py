@@ -109,7 +109,15 @@ def run(*words: str, localpath: Path) -> int:
 
 
 def command(method: str, localpath: Path, *words: str, epochs: int = EPOCHS) -> int:
-    return run("with", f"config={PAIR}.{method}", *SMALL, f"epochs={epochs}", *words, localpath=localpath)
+    return run(
+        "with",
+        f"config={PAIR}.{method}",
+        f"name=mine.RN8_RN8.{method}",
+        *SMALL,
+        f"epochs={epochs}",
+        *words,
+        localpath=localpath,
+    )
 
 
 # --- a loss of one's own ---------------------------------------------------------------------------------------------
@@ -133,7 +141,7 @@ def whole(supervision, tmp_path_factory) -> Path:
 
 
 def directory(folder: Path, method: str = "letKD-2+Mine") -> Path:
-    return folder.joinpath(*PAIR.split("."), method)
+    return folder.joinpath("mine", "RN8_RN8", method)
 
 
 def test_a_loss_of_ones_own_is_trained_and_recorded(mine, whole):

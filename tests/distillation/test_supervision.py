@@ -337,7 +337,13 @@ def test_the_authors_files_are_taken_with_a_notice(folder, capsys):
     write_authors_codebook(codebook, torch.randn(16, 64))
     arrays = write_authors_decisions(folder / "LDA/digits/RN8", "_60")
     assert len(arrays) == 4
-    words = ["config=digits.RN14_RN8.letKD-2", "teacher=resnet8", "teacher_experiment=digits.RN8", "num_words=16"]
+    words = [
+        "config=digits.RN14_RN8.letKD-2",
+        "name=mine.pair",
+        "teacher=resnet8",
+        "teacher_experiment=digits.RN8",
+        "num_words=16",
+    ]
     words += ["supervision=digits.RN8", "image_size=8", "cuda=False", "epochs=1", "milestones=[]"]
     assert main_classification.main(["main.py", "with", *words, f"localpath={folder}"]) == 0
     said = capsys.readouterr().out
@@ -570,8 +576,7 @@ def test_a_teacher_coarser_than_the_student_is_refused(folder):
 def patches_of(folder: Path, path: str, **updates: Any) -> tuple[torch.Tensor, torch.Tensor]:
     job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16, **updates))
     job.open()
-    tap = next(tap for tap in (job.network.penultimate, *job.network.first_blocks) if tap.path == path)
-    of = job.teacher_map(tap)
+    of = job.teacher_map(job.place(path))
     batches = [batch[path] for batch in job.source(of).batches([path])]
     return tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
 
@@ -632,7 +637,7 @@ def test_a_subset_makes_another_codebook_of_as_many_words(folder):
 def test_a_subset_is_drawn_from_all_patches_and_holds_no_others(folder):
     job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
     job.open()
-    of = job.teacher_map(job.network.penultimate)
+    of = job.teacher_map(job.place("penultimate"))
     everything, labels = hold_patches(job.source(of), [of.path])[of.path]
     some, some_labels = hold_patches(job.source(of), [of.path], max_patches=200)[of.path]
     assert some.shape == (200, of.channels)

@@ -28,11 +28,11 @@ FAST = ("image_size=8", "cuda=False")
 TEACHER = ("config=digits.RN8", *FAST)
 SUPERVISION = ("teacher=resnet8", "teacher_experiment=digits.RN8", "supervision=digits.RN8")
 SMALL = ("num_words=16", "subclasses_per_class=2")
-PAIR = ("config=digits.RN14_RN8.letKD-2", *SUPERVISION, *SMALL, *FAST)
+PAIR = ("config=digits.RN14_RN8.letKD-2", "name=mine.RN8_RN8.letKD-2", *SUPERVISION, *SMALL, *FAST)
 
 CODEBOOK = "VQ/digits/RN8/codebook_K16.pth"
 DECISIONS = "LDA/digits/RN8/decisions_layer3.0_S2_L60.pth"
-RUN = "digits/RN14_RN8/letKD-2"
+RUN = "mine/RN8_RN8/letKD-2"
 
 TIMED = ("seconds", "images_per_second")  # what two equal runs measure differently
 

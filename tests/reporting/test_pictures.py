@@ -31,8 +31,11 @@ from reporting.pictures.usage import perplexity, shares
 NUM_TRAIN, NUM_EVAL, NUM_WORDS, NUM_SUBCLASSES = 256, 128, 16, 2
 FAST = ("image_size=8", "cuda=False")
 SUPERVISION = ("teacher=resnet8", "teacher_experiment=digits.RN8", "supervision=digits.RN8")
-LETKD2 = ("config=digits.RN14_RN8.letKD-2", *SUPERVISION, f"num_words={NUM_WORDS}", "subclasses_per_class=2", *FAST)
-QUEST = ("config=digits.RN14_RN8.QuEST", *SUPERVISION, f"num_words={NUM_WORDS}", *FAST)
+LETKD2 = (
+    *("config=digits.RN14_RN8.letKD-2", "name=mine.RN8_RN8.letKD-2", *SUPERVISION),
+    *(f"num_words={NUM_WORDS}", "subclasses_per_class=2", *FAST),
+)
+QUEST = ("config=digits.RN14_RN8.QuEST", "name=mine.RN8_RN8.QuEST", *SUPERVISION, f"num_words={NUM_WORDS}", *FAST)
 PLACES = ["intermediate", "penultimate"]
 
 
@@ -76,7 +79,7 @@ def drawn(trained) -> Path:
         patch.setattr(templates, "NUM_IMAGES", 3)
         patch.setattr(templates, "NUM_TEMPLATES", {2: 1})
         assert run("pictures", "with", *LETKD2, f"localpath={trained}") == 0
-    return trained / "digits" / "RN14_RN8" / "letKD-2" / "pictures"
+    return trained / "mine" / "RN8_RN8" / "letKD-2" / "pictures"
 
 
 @pytest.fixture
@@ -134,7 +137,7 @@ def test_a_picture_leaves_a_png_a_vector_pdf_and_what_it_says(name, drawn, train
     assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf and (b"/TrueType" in pdf or b"/CIDFontType2" in pdf)
     about = json.loads((drawn / f"{name}.json").read_text())
     assert about["title"] and "\n" not in about["title"] and not about["title"].endswith(".")
-    assert "digits.RN14_RN8.letKD-2" in about["caption"] and about["caption"].endswith(".")
+    assert "mine.RN8_RN8.letKD-2" in about["caption"] and about["caption"].endswith(".")
     words = shlex.split(about["command"])
     assert words[:4] == ["python", "main_classification.py", f"picture_{name}", "with"]
     assert set(words[4:]) == {*LETKD2, f"localpath={trained}"}
@@ -184,7 +187,7 @@ def test_confusion_counts_every_image_once(opened, trained):
     for true, found in zip(labels.tolist(), predicted.tolist(), strict=True):
         direct[true, found] += 1
     assert torch.equal(picture.count(), direct)
-    top1 = results_of(trained, "digits", "RN14_RN8", "letKD-2")["top1"]
+    top1 = results_of(trained, "mine", "RN8_RN8", "letKD-2")["top1"]
     assert 100 * direct.trace().item() / NUM_EVAL == pytest.approx(top1)
 
 
@@ -377,7 +380,7 @@ def test_the_use_of_words_is_counted_over_all_patches(words, keys, opened):
 
 
 def test_the_curves_are_the_history_of_the_run(opened, trained):
-    history = results_of(trained, "digits", "RN14_RN8", "letKD-2")["history"]
+    history = results_of(trained, "mine", "RN8_RN8", "letKD-2")["history"]
     found = opened("usage").history()
     assert [done["epoch"] for done in found] == [1, 2]
     assert [done["statistics"] for done in found] == [done["statistics"] for done in history]

@@ -1,0 +1,261 @@
+"""Any pair is an experiment: networks of every kind through the jobs, under a name of the run's own."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import timm
+import torch
+from objective_tools import batch_of
+from PIL import Image
+from torch import nn
+
+import main_classification
+from algorithms.probe import intermediate_maps
+from architectures import Place, create_model
+from config.recipes import letkd2
+from dataloaders import Dataset, load_dataset
+from distillation.build import build_network, build_objective
+from distillation.deployment import deploy
+from distillation.prepared import PREPARED
+from letkd import Codebook, SubclassTargets
+from reporting.pictures.layers import look_inside
+from storage.state_dicts import Weights
+
+IMAGE_SIZE, NUM_CLASSES, NUM_WORDS, NUM_SUBCLASSES = 32, 10, 16, 2
+SWIN = {"embed_dim": 8, "depths": (1, 2), "num_heads": (1, 1)}
+
+
+def swin(num_classes: int) -> nn.Module:
+    """Swin with maps (B, H, W, C), small."""
+    return timm.create_model("swin_tiny_patch4_window7_224", img_size=IMAGE_SIZE, num_classes=num_classes, **SWIN)
+
+
+KINDS = {
+    "ResNet": "timm/test_resnet",
+    "ViT": "timm/test_vit",
+    "Swin": f"{__name__}:swin",
+    "EfficientNet": "timm/test_efficientnet",
+}
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+
+def config_of(teacher: str, student: str, **updates: Any) -> dict[str, Any]:
+    """As a module of three lines below config/ has it, with the options of the entry."""
+    own = letkd2(dataset="digits", teacher=teacher, student=student, teacher_weights="T.pth", num_words=NUM_WORDS)
+    small = {"image_size": IMAGE_SIZE, "subclasses_per_class": NUM_SUBCLASSES}
+    return main_classification.OPTIONS | own | small | updates
+
+
+@pytest.fixture(scope="module")
+def digits(few_digits) -> Dataset:
+    return load_dataset("digits", splits=("train", "eval"), image_size=IMAGE_SIZE)
+
+
+# --- the parts, of every kind ----------------------------------------------------------------------------------------
+
+
+def drawn(places: dict[str, Place]) -> dict[str, Any]:
+    """Supervision of random numbers."""
+    rows, channels = NUM_CLASSES * NUM_SUBCLASSES, places["decisions"].channels
+    tensors = (torch.randn(channels, 9), torch.zeros(channels), torch.randn(rows, 9))
+    decisions = SubclassTargets(*tensors, torch.rand(rows, rows).softmax(1), num_subclasses=NUM_SUBCLASSES)
+    return {"codebook": Codebook(torch.randn(NUM_WORDS, places["words"].channels)), "decisions": decisions}
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+def test_a_step_reaches_every_parameter_of_the_student_and_none_of_the_teacher(name: str, digits: Dataset) -> None:
+    torch.manual_seed(0)
+    network = build_network(config_of(name, name), NUM_CLASSES, IMAGE_SIZE)
+    made = drawn({"words": network.outline.place("penultimate"), "decisions": network.outline.place("intermediate")})
+    kinds = {key: SimpleNamespace(open=lambda *_, key=key: made[key]) for key in PREPARED}
+    weights = Weights(network.backbone.state_dict(), Path("T.pth"))
+    with patch.dict(PREPARED, kinds):
+        objective = build_objective(config_of(name, name), digits, weights).train()
+    teacher = objective.teacher.network.module
+    before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
+    images = torch.randint(256, (8, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    step = objective(batch_of(images, torch.arange(8)))
+    step.loss.backward()
+    assert {"ce", "words", "decisions"} == set(step.terms) and all(term > 0 for term in step.terms.values())
+    assert [key for key, parameter in objective.student.named_parameters() if parameter.grad is None] == []
+    assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def trained_student(name: str):
+    """A student whose BatchNorms and layers are not as they were drawn."""
+    torch.manual_seed(0)
+    network = build_network(config_of(name, name), NUM_CLASSES, IMAGE_SIZE)
+    images = torch.randn(16, 3, IMAGE_SIZE, IMAGE_SIZE)
+    with torch.no_grad():
+        for _ in range(3):
+            network.module.train()(images)
+    network.module.eval()
+    return network, images[:2]
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+def test_what_is_deployed_computes_the_same(name: str) -> None:
+    network, images = trained_student(name)
+    backbone = create_model(name, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE)
+    deployed = deploy(network.module, (0, 0, 0), (1, 1, 1), backbone=backbone)
+    with torch.no_grad():
+        torch.testing.assert_close(deployed(images), network.module(images), rtol=1e-4, atol=1e-4)
+        without = network.backbone.state_dict()
+        backbone = create_model(name, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE).eval()
+        backbone.load_state_dict(without)
+        assert not torch.allclose(backbone(images), network.module(images), atol=1e-2), "the layers do something"
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+def test_maps_of_layers_are_channels_first(name: str) -> None:
+    network, images = trained_student(name)
+    with torch.no_grad():
+        probed = intermediate_maps(network, images)
+    views = look_inside(network.module, images, ["intermediate", "penultimate"])
+    for layer, view in views.items():
+        place = network.place_of_layer(layer)
+        assert view.before_BCHW.shape == view.after_BCHW.shape == (2, place.channels, *place.grid)
+        assert view.weights_BKHW.shape[2:] == place.grid
+    torch.testing.assert_close(probed["layer input"], views["intermediate"].before_BCHW)
+    torch.testing.assert_close(probed["layer output"], views["intermediate"].after_BCHW)
+
+
+def test_places_that_are_chosen() -> None:
+    config = config_of("timm/test_vit", "timm/test_resnet", words_place="layer3", decisions_place="stage2")
+    network = build_network(config, NUM_CLASSES, IMAGE_SIZE)
+    assert network.module.paths == {"penultimate": "layer3", "intermediate": "layer2.0"}
+    config["words_place"] = "layer9"
+    with pytest.raises(
+        ValueError, match=r"timm/test_resnet has no place 'layer9'; .*penultimate \(layer4: 96 channels, 1"
+    ):
+        build_network(config, NUM_CLASSES, IMAGE_SIZE)
+
+
+# --- all jobs --------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """Commands of one pair, whose teacher is given by its weights alone."""
+
+    def __init__(self, folder: Path, teacher: str, student: str, capsys: pytest.CaptureFixture):
+        self.folder, self.capsys, self.weights = folder, capsys, folder / "T.pth"
+        torch.manual_seed(0)
+        torch.save(create_model(teacher, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE).state_dict(), self.weights)
+        self.words = [
+            *("config=digits.RN14_RN8.letKD-2", "name=mine.pair.letKD-2", f"teacher={teacher}", f"student={student}"),
+            *(f"teacher_weights={self.weights}", f"image_size={IMAGE_SIZE}", f"num_words={NUM_WORDS}", "epochs=1"),
+            *("subclasses_per_class=2", "lda_components=5", "milestones=[]", "num_workers=0", "cuda=False"),
+        ]
+        self.directory = folder / "mine" / "pair" / "letKD-2"
+
+    def __call__(self, *words: str, command: str | None = None) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        argv = ["main.py", *([command] if command else []), "with", *self.words, *words, f"localpath={self.folder}"]
+        return main_classification.main(argv), *self.capsys.readouterr()
+
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.directory / "results.json").read_text())
+
+
+def go_through(run: Run, *, jobs: list[str]) -> None:
+    """Make what is missing by the commands that the errors print, train, and do other jobs."""
+    for product in ("codebook", "decision scores"):
+        status, _, error = run()
+        assert status == 1 and f"no {product}" in error
+        printed = re.search(r"make it: python main_classification.py (.*)", error)[1]
+        assert main_classification.main(["main.py", *shlex.split(printed)]) == 0, printed
+    assert run()[0] == 0
+    results = run.results()
+    assert results["config"] == "mine.pair.letKD-2" and results["mode"] == "train"
+    for job in jobs:
+        assert run(job)[0] == 0, job
+    results = run.results()
+    assert results["evaluations"]["last"]["top1"] == results["top1"]
+
+
+def test_a_pair_goes_through_the_jobs(tmp_path, capsys) -> None:
+    """A vision transformer teaches a ResNet of half its resolution: nothing but the weights is given."""
+    run = Run(tmp_path, "timm/test_vit", "timm/test_resnet", capsys)
+    go_through(run, jobs=["evaluate=True", "probe=True"])
+    assert set(run.results()["objective"]["places"]["words"]) == {"student", "teacher"}
+    (supervision,) = (tmp_path / "VQ" / "weights" / "digits").iterdir()
+    assert re.fullmatch(r"[0-9a-f]{16}-pooled2", supervision.name)
+    image = tmp_path / "image.png"
+    Image.new("RGB", (40, 40)).save(image)
+    status, out, _ = run(f"images={image}", command="predict")
+    assert status == 0 and "image.png" in out
+    capsys.readouterr()
+    assert main_classification.main(["main.py", "report", "with", f"localpath={tmp_path}"]) == 0
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "0 damaged" in capsys.readouterr().out
+    assert [line for line in page.splitlines() if line.startswith("| pair") and "◇" not in line], page
+    # Under another name it is another run, and the supervision of the teacher serves it.
+    assert run("name=mine.other.letKD-2")[0] == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("student", KINDS.values(), ids=KINDS)
+def test_every_kind_goes_through_all_jobs(student: str, tmp_path, capsys) -> None:
+    run = Run(tmp_path, student, student, capsys)
+    go_through(run, jobs=["evaluate=True", "probe=True", "export=onnx", "export=pt2"])
+    status, out, _ = run(command="pictures")
+    assert status == 0 and len(list((run.directory / "pictures").glob("*.png"))) == 5, out
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["student=timm/test_resnet"],
+            "student=timm/test_resnet is another network than that of digits.RN14_RN8.letKD-2:",
+        ),
+        (["teacher=resnet20", "student=resnet8x4"], "teacher=resnet20 student=resnet8x4 is another network than"),
+        (["config=digits.RN8", "network=resnet14"], "such a run needs a name of its own, name=mine.pair for example"),
+        (["name=pair"], "name='pair' must be names of folders with dots between them, like mine.pair.letKD-2"),
+        (["name=../../x.y"], "must be names of folders"),
+        (["name=mine..x"], "must be names of folders"),
+        (["name=mine.seed0"], "the program itself has folders called 'seed0'; choose another name"),
+        (["name=VQ.pair"], "the program itself has folders called 'VQ'"),
+        (["name=digits.RN8"], "name='digits.RN8' is an experiment of config/; choose another name"),
+        (["name=digits.RN14_RN8.DKD"], "name='digits.RN14_RN8.DKD' is an experiment of config/"),
+        (["name=digits.RN8.mine"], "lies in the folder of digits.RN8, an experiment of config/"),
+    ],
+)
+def test_names_that_cannot_be(words: list[str], message: str, tmp_path, capsys) -> None:
+    config = [] if words[0].startswith("config") else ["config=digits.RN14_RN8.letKD-2"]
+    assert main_classification.main(["main.py", "with", *config, *words, f"localpath={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_of_its_experiments_networks_may_have_a_name(tmp_path, capsys) -> None:
+    words = ["config=digits.RN8", "name=mine.again", "image_size=8", "epochs=1", "milestones=[]", "cuda=False"]
+    assert main_classification.main(["main.py", "with", *words, f"localpath={tmp_path}"]) == 0
+    assert (tmp_path / "mine" / "again" / "last.pth").is_file() and not (tmp_path / "digits").exists()
+
+
+def test_a_teacher_without_weights_is_said(tmp_path, capsys) -> None:
+    words = ["config=digits.RN14_RN8.letKD-2", "name=mine.pair", "teacher=timm/test_vit"]
+    assert main_classification.main(["main.py", "with", *words, f"localpath={tmp_path}"]) == 1
+    told = "nothing says what the weights of the teacher timm/test_vit are: give the file, teacher_weights=, or the "
+    assert told in capsys.readouterr().err
+
+
+def test_grids_that_do_not_meet_say_both_sizes(tmp_path, capsys) -> None:
+    run = Run(tmp_path, "timm/test_resnet", "timm/test_vit", capsys)
+    status, _, error = run()
+    assert status == 1
+    assert (
+        "the penultimate map of timm/test_resnet (1 x 1) is no whole multiple of that of timm/test_vit (2 x 2)" in error
+    )

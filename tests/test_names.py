@@ -21,7 +21,10 @@ from results.settings import changed_network, changed_settings
 ROOT = Path(main_classification.__file__).parent
 PAIR = "digits.RN14_RN8"
 CIFAR = "CIFAR100.resnetv1.RN56_RN20"
-OF_LETKD = {"num_words", "supervision", "codebook", "penultimate", "intermediate", "temperature", "alpha_penultimate"}
+OF_LETKD = {
+    *("num_words", "supervision", "codebook", "penultimate", "intermediate", "temperature", "alpha_penultimate"),
+    *("words_place", "words_teacher_place"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +221,6 @@ def test_options_of_losses_have_the_bounds_that_the_losses_say(updates, error):
         ("tiny.kind=har", "tiny.kind='har' must be soft or hard"),
         ("hint=layer9", "hint='layer9' must be penultimate or intermediate"),
         ("method=Tiny", f"method=Tiny does not fit {PAIR}.FitNet+Tiny; choose its experiment"),
-        ("kmeans=8", f"kmeans needs a network alone, and {PAIR}.FitNet+Tiny is a FitNet+Tiny pair"),
         ("evaluate=True export=pt2", "evaluate and export are different jobs"),
         ("testset=True", "testset=True concerns evaluate and probe and pictures only"),
     ],

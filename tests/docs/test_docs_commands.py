@@ -129,7 +129,7 @@ def test_a_page_can_be_followed(name, follow):
     commands = follow(DOCS / name)
     trained = [command for command in commands if command.name == "run" and "trials" not in command.updates]
     for command in trained:
-        place = Path("experiments", *command.experiment.split("."))
+        place = Path("experiments", *command.updates.get("name", command.experiment).split("."))
         results = load_json(place / "results.json")
         assert results["mode"] == "train" and results["epochs"] == 1
     assert commands

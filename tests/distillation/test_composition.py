@@ -24,6 +24,7 @@ import main_classification
 from algorithms import export
 from algorithms.teaching import open_objective
 from dataloaders import Batch, load_dataset
+from distillation.expressions import canonical
 from distillation.losses import Connector, Data, Loss, Needs, base, list_losses, option, register_loss, warm_up
 from distillation.objective import Objective
 from distillation.signals import Network, Signals, Wanted
@@ -109,15 +110,8 @@ def run(*words: str, localpath: Path) -> int:
 
 
 def command(method: str, localpath: Path, *words: str, epochs: int = EPOCHS) -> int:
-    return run(
-        "with",
-        f"config={PAIR}.{method}",
-        f"name=mine.RN8_RN8.{method}",
-        *SMALL,
-        f"epochs={epochs}",
-        *words,
-        localpath=localpath,
-    )
+    name = f"name=mine.RN8_RN8.{canonical(method)}"  # a sum has one directory, however it is written
+    return run("with", f"config={PAIR}.{method}", name, *SMALL, f"epochs={epochs}", *words, localpath=localpath)
 
 
 # --- a loss of one's own ---------------------------------------------------------------------------------------------

@@ -709,7 +709,7 @@ def training_images(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of all training images as the teacher takes them, and their classes."""
     job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
     job.open()
-    return list(job.source(job.teacher_map(job.network.penultimate)).images)
+    return list(job.source(job.teacher_map(job.place("penultimate"))).images)
 
 
 def trained_teacher(folder: Path) -> nn.Module:

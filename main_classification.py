@@ -17,7 +17,6 @@ config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD. Every key that print_config show
 """
 
 import ast
-import copy
 import difflib
 import errno
 import itertools
@@ -62,99 +61,25 @@ from sacred.observers import FileStorageObserver
 from sacred.utils import apply_backspaces_and_linefeeds, set_by_dotted_path
 
 from config.experiments import (
-    NoExperimentError,
+    ENTRY_OPTIONS,
     canonical_name,
     check_name,
-    config_file,
-    list_experiments,
-    load_experiment,
-    unknown,
+    composed_config,
+    default_config,
+    default_configs,
     with_networks,
 )
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
-from config.recipes import PUBLISHED_NAMES
+from config.options import OPTIONS, Config
+from config.updates import check_command, check_updates, flat
 from storage.documents import first_line
 
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
     from sacred.observers import MongoObserver
 
-    from algorithms import Algorithm, Requirement, Step
-
-Config = dict[str, Any]
-
-# Options of the entry; the keys of the experiment stand beside them. Behind each is what it means, and before a colon
-# the jobs that read it where not all do: `docs/make_options.py` makes the page of all options of these comments.
-OPTIONS: Config = {
-    "config": "digits.RN8",  # the experiment A.B.C: what the module config/A/B/C.py holds
-    "name": None,  # the run's own name A.B.C, and so its directory, in place of its experiment's
-    "evaluate": False,  # evaluate: measure a trained network instead of training
-    "best": False,  # evaluate, export, probe, predict, pictures: the best epoch instead of the last
-    "testset": False,  # evaluate, probe, pictures: the data set's third split
-    "export": None,  # export: write a trained network to a file, onnx or pt2
-    "probe": False,  # probe: measure a linear classifier on the intermediate map
-    "kmeans": 0,  # kmeans: make the codebook of a network alone or of a pair's teacher, of so many words
-    "LDA": 0,  # LDA: make the decision scores of one, at the first block of this stage, or at this place or module path
-    "prepare": False,  # train, kmeans, LDA, pictures: first make the teacher and supervision that are missing
-    "checkpoint": 0,  # train, evaluate, export, probe, predict, pictures: 0 from scratch, -1 go on, else this epoch
-    "keep_every": 0,  # train: also keep the checkpoint of every n-th epoch
-    "seed": 0,  # of everything random; the same one on the same machine repeats a CPU run bit for bit
-    "trials": 0,  # train, evaluate, export, probe: so many runs, with seeds 0, 1, ...
-    "seeds": [],  # train, evaluate, export, probe, predict, pictures: the runs with these seeds
-    "precision": "fp32",  # all but export: fp32, tf32 or bf16
-    "deterministic": False,  # all but export: repeat results bit for bit on a GPU too
-    "cuda": True,  # all but export: use the GPU where there is one
-    "cuda_graph": False,  # train: record the step as a CUDA graph and replay it
-    "num_workers": 2,  # processes that decode images
-    "disp_step": 50,  # train: steps between looks at the losses
-    "localpath": "experiments",  # where outputs go
-    "mongo": None,  # train, evaluate, export, probe, kmeans, LDA: also record it in host:port/database or mongodb://...
-    "data_dir": None,  # where the images are, or are downloaded to; None: data
-    "fname": None,  # kmeans, LDA: file name of the result instead of the standard one
-    "max_patches": 0,  # kmeans, LDA: of more patches than this, so many random ones are held; 0: all
-    "incremental": False,  # LDA: run the network twice instead of holding its patches
-    "memmap": False,  # kmeans, LDA: hold the patches in a file instead of in memory
-    "memmap_dir": None,  # kmeans, LDA: where that file is; None: the output directory
-    "images": None,  # predict: image files, a folder, a pattern, or a list of them
-    "export_file": None,  # predict: with this exported .onnx file instead of an experiment
-    "top": 5,  # predict: so many classes an image
-    "format": "table",  # predict: table or json
-    "watch": False,  # report: write the page again every few seconds
-}
-# Options that have two names, each with the other.
-_NAMES = PUBLISHED_NAMES | {"max_patches": "ksubset"}
-OTHER_NAMES = _NAMES | {name: key for key, name in _NAMES.items()}
-# Options that a run hands on to the jobs that prepare it.
-HANDED_ON = (
-    "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
-)  # fmt: skip
 WORKER_DIED = "DataLoader worker (pid"  # what torch says when the system has killed a process that decodes images
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # what torch says: on a GPU, on the CPU
-TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
-DATA_KEYS = ("dataset", "image_size", "mean", "std", "val_split")
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError, sacred.utils.SacredError)
 MONGO_TIMEOUT_MS = 5000  # to find the server
-# Options that say what shall be done, and the jobs that do it; others refuse them. How something is done, `cuda` and
-# `keep_every` for instance, may be said to any job, so that a command can be repeated with another job in it.
-READ_BY = {
-    "evaluate": ("evaluate",),
-    "best": ("evaluate", "export", "probe", "predict", "pictures"),
-    "testset": ("evaluate", "probe", "pictures"),
-    "export": ("export",),
-    "probe": ("probe",),
-    "kmeans": ("kmeans",),
-    "LDA": ("LDA",),
-    "checkpoint": ("train", "evaluate", "export", "probe", "predict", "pictures"),
-    "trials": ("train", "evaluate", "export", "probe"),
-    "seeds": ("train", "evaluate", "export", "probe", "predict", "pictures"),
-    "fname": ("kmeans", "LDA"),
-    "max_patches": ("kmeans", "LDA"),
-    "incremental": ("LDA",),
-    "images": ("predict",),
-    "export_file": ("predict",),
-    "top": ("predict",),
-    "format": ("predict",),
-}
-REPORT_READS = ("config", "localpath", "watch")  # `config` is always set
 WATCH_SECONDS = 5  # between two reports
 CAPTURE_MODES = ("no", "sys", "fd")
 OBSERVER_PACKAGES = ("pymongo", "sqlalchemy", "tinydb")  # of sacred's -m, -s and -t
@@ -179,7 +104,7 @@ class _Experiment(sacred.Experiment):
         updates |= flat(config_updates)
         if "config" in updates:
             updates["config"] = canonical_name(updates["config"])
-        updates = check_updates(updates, default_config(updates.get("config", OPTIONS["config"])))
+        updates = check_updates(updates, default_config(updates.get("config", ENTRY_OPTIONS["config"])))
         return super().run(command_name, nested(updates), **rest)
 
 
@@ -218,95 +143,6 @@ experiment.logger = logging.getLogger("letKD.sacred")
 experiment.logger.setLevel(logging.CRITICAL)  # failures are reported by `main`, in one line
 
 
-def default_configs() -> tuple[dict[str, Config], dict[str, str]]:
-    """The options of all experiments by name, and the files below config/ that are no use, with the error."""
-    configs, unreadable = {}, {}
-    for name in list_experiments():
-        try:
-            config = default_config(name)
-        except NoExperimentError:
-            continue
-        except Exception as error:  # a module of the user's own can fail in any way
-            unreadable[config_file(name)] = f"{type(error).__name__}: {first_line(error)}"
-            continue
-        if isinstance(config.get("method"), str) and isinstance(config.get("dataset"), str):
-            configs[name] = config
-        else:
-            unreadable[config_file(name)] = "its config names no method and dataset; config/recipes.py makes whole ones"
-    return configs, unreadable
-
-
-def default_config(name: str) -> Config:
-    """Options of the entry and keys of the experiment `name`, as they are before anything is overridden."""
-    return OPTIONS | load_experiment(name) | {"config": canonical_name(name)}
-
-
-def composed_config(name: str) -> Config | None:
-    """The options of a sum of methods, which has no module; None where there is no such experiment, or no longer."""
-    try:
-        return default_config(name)
-    except Exception:  # as there
-        return None
-
-
-def check_updates(updates: Config, defaults: Config) -> Config:
-    """The options that are set, by the names that they have in `defaults`.
-
-    Refuses keys that do not exist and values of another type than those they replace. Options of losses may be nested,
-    as sacred has them, {"dkd": {"nckd": 8.0}}, and be called by any of their names, ce.weight or cls_loss_coef.
-
-    Raises:
-        ValueError: names the key, and the nearest that exist.
-    """
-    found: Config = {}
-    for given, value in flat(updates).items():
-        key = next((key for key in (given, OTHER_NAMES.get(given)) if key in defaults), None)
-        if key is None:
-            raise ValueError(_unknown_option(given, defaults))
-        if key in found:
-            raise ValueError(f"{key} and {OTHER_NAMES[key]} are one option; leave out one of them")
-        _check_type(given, value, defaults[key])
-        found[key] = value
-    return found
-
-
-def _check_type(key: str, value: Any, default: Any) -> None:
-    if isinstance(value, dict):
-        raise ValueError(f"{key}={value!r} must not be a dictionary")
-    if default is None or (value is None and key not in OPTIONS):  # `check_options` knows more
-        return
-    accepted = (int, float) if isinstance(default, float) else type(default)
-    if key == "LDA" and isinstance(value, str) and value:  # a place
-        return
-    if not isinstance(value, accepted) or (isinstance(value, bool) and not isinstance(default, bool)):
-        raise ValueError(f"{key}={value!r} must be of type {type(default).__name__}, like its default {default!r}")
-
-
-def _unknown_option(key: str, defaults: Config) -> str:
-    prefix, dot, _ = key.partition(".")
-    if not dot or not prefix:
-        return unknown("option", key, sorted(defaults))
-    if prefix in defaults:
-        return f"{prefix} is an option of its own, and {key} is none"
-    from distillation.expressions import losses_of
-
-    losses = losses_of(defaults)
-    if prefix not in losses:
-        return f"unknown option {key!r}: {defaults['config']} has no loss {prefix}; its losses: {', '.join(losses)}"
-    names = {*defaults, *(OTHER_NAMES[own] for own in defaults if own in OTHER_NAMES)}
-    known = sorted(name for name in names if name.startswith(f"{prefix}."))
-    return unknown("option", key, known) if known else f"unknown option {key!r}: the loss {prefix} has no options here"
-
-
-def flat(options: Config) -> Config:
-    """Options of losses by their dotted names: {"dkd": {"nckd": 8.0}} is {"dkd.nckd": 8.0}."""
-    found: Config = {}
-    for key, value in options.items():
-        is_group = isinstance(value, dict) and value
-        found |= {f"{key}.{name}": part for name, part in flat(value).items()} if is_group else {key: value}
-    return found
-
-
 def nested(options: Config) -> Config:
     """The reverse of `flat`, which is how sacred has them."""
     found: Config = {}
@@ -318,9 +154,11 @@ def nested(options: Config) -> Config:
 def _configuration(fixed: Config | None = None, preset: Config | None = None, fallback: Config | None = None) -> Any:
     """What sacred calls to learn the configuration: `fixed` is what the command line sets, by its names here."""
     fixed = dict(fixed or {})
-    defaults = default_config(fixed.get("config", OPTIONS["config"]))
+    defaults = default_config(fixed.get("config", ENTRY_OPTIONS["config"]))
     updates = check_updates(fixed, defaults)
-    return ConfigDict(nested(with_networks(defaults, updates)))(nested(updates), preset, fallback)
+    summary = ConfigDict(nested(with_networks(defaults, updates)))(nested(updates), preset, fallback)
+    summary.docs |= {key: said.help for key, said in OPTIONS.items()}  # which `print_config` shows
+    return summary
 
 
 experiment.configurations.append(_configuration)
@@ -336,6 +174,8 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
     if config["mongo"] is not None and command_name == run.__name__:
         experiment.observers.append(mongo_observer(config["mongo"]))
     if command_name == run.__name__:
+        from algorithms import check_run
+
         check_run(_plain(config))
     return {}
 
@@ -387,202 +227,10 @@ def mongo_observer(address: str) -> "MongoObserver":
     return MongoObserver(client=client, db_name=database)
 
 
-def find_job(config: Config) -> "type[Algorithm]":
-    """The job that a configuration asks for.
-
-    Raises:
-        ValueError: it asks for several, or an option is not for it.
-    """
-    from algorithms import Evaluation, Export, KMeansCodebook, LDAScores, LinearProbe, Training
-
-    _check_method(config)
-    jobs = {"evaluate": Evaluation, "export": Export, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores}
-    wanted = [option for option in jobs if config[option]]
-    if len(wanted) > 1:
-        raise ValueError(f"{' and '.join(wanted)} are different jobs; run one at a time")
-    check_command(wanted[0] if wanted else "train", config)
-    return jobs[wanted[0]] if wanted else Training
-
-
-def make_algorithm(config: Config) -> "Algorithm":
-    """The job that a configuration asks for; `kmeans` and `LDA` of a pair are those of its teacher.
-
-    Raises:
-        FileNotFoundError: the weights of the teacher that a pair names are not there.
-        ValueError: as `find_job`.
-    """
-    from algorithms import of_the_teacher
-
-    job = find_job(config)
-    is_of_teacher = (config["kmeans"] or config["LDA"]) and config["method"] != "classification"
-    return job(of_the_teacher(config, OPTIONS) if is_of_teacher else config)
-
-
-def check_run(config: Config) -> None:
-    """Refuse options that cannot work, alone or with others.
-
-    Raises:
-        ValueError: names the first.
-    """
-    from algorithms import check_options
-
-    check_options(config)
-    check_name(config)
-    find_job(config)
-
-
-def check_command(job: str, config: Config) -> None:
-    """Refuse options that a job would not read though they say what shall be done.
-
-    Args:
-        job: "train", or an option or command that asks for another, as in READ_BY; "report" reads REPORT_READS alone.
-
-    Raises:
-        ValueError: names the first such option and the jobs that read it.
-    """
-    for option, default in default_config(config["config"]).items():
-        readers = READ_BY.get(option, (job,))
-        if config[option] == default or (option in REPORT_READS if job == "report" else job in readers):
-            continue
-        if job == "report":
-            raise ValueError(f"{option}={config[option]} is not for the report, which reads localpath and watch alone")
-        if readers == ("predict",):
-            raise ValueError(f"{option} is for predict: python main_classification.py predict with {option}=...")
-        raise ValueError(f"{option}={config[option]} concerns {' and '.join(readers)} only; leave it out")
-    if job in ("predict", "pictures") and len(config["seeds"]) > 1:
-        raise ValueError(f"seeds={config['seeds']} are several networks, and {job} takes one; choose its seed")
-
-
-def _check_method(config: Config) -> None:
-    """Refuse `method=` with another method than the experiment's; letKD-1 and letKD-2 differ in other options alone."""
-    own = load_experiment(config["config"])["method"]
-    if config["method"] == own:
-        return
-    from distillation.expressions import canonical
-
-    one, other = (canonical(method).replace("letKD-1", "letKD-2") for method in (config["method"], own))
-    if one != other:
-        raise ValueError(f"method={config['method']} does not fit {config['config']}; choose its experiment, config=")
-
-
-def run_config(config: Config) -> Config:
-    """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
-    from algorithms import check_options, run_trials, wanted_seeds
-    from engine.stopping import lost_stops_again
-
-    check_options(config)
-    with lost_stops_again():
-        algorithm = make_algorithm(config)
-        _provide(algorithm)
-        if wanted_seeds(config):
-            return run_trials(config, lambda trial: _run_job(make_algorithm(trial)))
-        return _run_job(algorithm)
-
-
-def _run_job(algorithm: "Algorithm") -> Config:
-    from algorithms import OutdatedError
-
-    try:
-        return algorithm.run()
-    except OutdatedError as error:
-        raise ValueError(f"{error}; make it again: {command_for(error.remedy, algorithm.config)}") from error
-    except (MemoryError, RuntimeError) as error:
-        if not any(words in str(error) for words in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
-            raise
-        remedy = "a smaller batch_size, test_batch_size or image_size, or memmap=True for kmeans and LDA"
-        raise MemoryError(f"memory does not suffice ({first_line(error)}); try {remedy}") from error
-
-
-def _provide(algorithm: "Algorithm") -> None:
-    """Make what a job needs and cannot find where `prepare` is set, or say how to make it."""
-    from algorithms import Preparation
-
-    config = algorithm.config
-    if not config["prepare"]:
-        for requirement in algorithm.missing_requirements():
-            raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
-    elif steps := _steps_before(algorithm):
-        defaults = default_config(config["config"])
-        given = {key: value for key, value in config.items() if value != defaults[key]}
-        preparation = Preparation(steps, algorithm, given)
-        preparation.announce()
-        preparation.carry_out(_make)
-
-
-def _steps_before(algorithm: "Algorithm") -> "list[Step]":
-    """What a job needs and cannot find, and what that needs, in the order in which it has to be made."""
-    steps: dict[tuple[str, str], Step] = {}
-    for requirement in algorithm.missing_requirements():
-        step = _step(requirement, algorithm.config)
-        needed = [] if step.job is None else _steps_before(step.job)
-        for each in (*needed, step):
-            steps.setdefault(each.product, each)
-    return list(steps.values())
-
-
-def _step(requirement: "Requirement", config: Config) -> "Step":
-    from algorithms import Step, check_options
-
-    command = command_for(requirement, config)
-    if requirement.published is not None:
-        if requirement.published.parent.name == "torchvision":
-            raise FileNotFoundError(f"{requirement.what}; make it: {command}")
-        return Step(requirement, None, command)
-    updates = _handed_on(requirement, config)
-    own = with_networks(default_config(requirement.experiment), updates) | updates
-    try:
-        check_options(own)
-        job = make_algorithm(own)
-    except ValueError as error:
-        raise ValueError(f"preparing {requirement.experiment}: {error}") from error
-    job.given_as = requirement.given_as
-    return Step(requirement, job, command)
-
-
-def _make(step: "Step") -> None:
-    if step.job is not None:
-        _run_job(copy.copy(step.job))  # what it opens goes with the copy
-        return
-    import download_cifar100_teacher
-
-    if download_cifar100_teacher.main([step.requirement.published.parent.name]):
-        raise FileNotFoundError(f"{step.requirement.what}, and the download failed")
-
-
-def command_for(requirement: "Requirement", config: Config) -> str:
-    """The command line that makes what is missing."""
-    file = requirement.published
-    if file is not None and file.parent.name == "torchvision":
-        return f"curl --location --create-dirs --output {file} {TORCHVISION_ADDRESS}/{file.name}"
-    if file is not None:
-        return f"python download_cifar100_teacher.py {file.parent.name}"
-    updates = _handed_on(requirement, config)
-    words = " ".join(f"{key}={_quoted(value)}" for key, value in updates.items())
-    return f"python main_classification.py with config={requirement.experiment} {words}".rstrip()
-
-
-def _handed_on(requirement: "Requirement", config: Config) -> Config:
-    """What the preparing job must be told because its own defaults differ."""
-    defaults = default_config(requirement.experiment)
-    if "network" not in defaults and requirement.experiment != config["config"]:
-        raise ValueError(
-            f"{requirement.experiment} is a pair: teacher_experiment and supervision name a network alone, "
-            "like the teacher of that pair"
-        )
-    wanted = {key: config[key] for key in (*HANDED_ON, *DATA_KEYS)} | requirement.options
-    defaults = with_networks(defaults, wanted)
-    return {key: value for key, value in wanted.items() if value != defaults[key]}
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return shlex.quote(text.replace(" ", "") if isinstance(value, list) else text)
-
-
 @experiment.main
 def run(_config: Config) -> Config:
     """Train, or do what evaluate, probe, kmeans or LDA ask for."""
-    from algorithms import set_up_console
+    from algorithms import run_config, set_up_console
 
     set_up_console()
     config = _plain(_config)
@@ -597,7 +245,7 @@ def run(_config: Config) -> Config:
 @experiment.command(unobserved=True)
 def predict(_config: Config) -> None:
     """Print the classes of images=FILE, FOLDER or PATTERN; top=5, format=json, export_file=FILE.onnx."""
-    from algorithms import Prediction, check_options, prediction_table
+    from algorithms import Prediction, check_method, check_options, prediction_table
     from dataloaders.image_files import shown
     from engine.stopping import lost_stops_again
 
@@ -605,7 +253,7 @@ def predict(_config: Config) -> None:
     check_options(config)
     check_name(config)
     check_command("predict", config)
-    _check_method(config)
+    check_method(config)
     with lost_stops_again():
         result = Prediction(config).run()
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
@@ -620,7 +268,7 @@ def draw_picture(name: str, config: Config) -> Config:
     Raises:
         ValueError: the experiment lacks what the picture shows; names the nearest that have it.
     """
-    from algorithms import check_options, set_up_console
+    from algorithms import check_method, check_options, provide, quoted, run_job, set_up_console
     from engine.stopping import lost_stops_again
     from reporting.pictures import PICTURES
 
@@ -628,17 +276,17 @@ def draw_picture(name: str, config: Config) -> Config:
     check_options(config)
     check_name(config)
     check_command("pictures", config)
-    _check_method(config)
+    check_method(config)
     if lacking := PICTURES[name].lacks(config):
         others = [other for other, own in default_configs()[0].items() if not PICTURES[name].lacks(own)]
         near = difflib.get_close_matches(config["config"], others, n=3, cutoff=0)
         raise ValueError(f"picture_{name}: {config['config']} has no {lacking}; try config={' or '.join(near)}")
     defaults = default_config(config["config"])
-    words = [f"{key}={_quoted(value)}" for key, value in config.items() if key == "config" or value != defaults[key]]
+    words = [f"{key}={quoted(value)}" for key, value in config.items() if key == "config" or value != defaults[key]]
     picture = PICTURES[name](config, f"python main_classification.py picture_{name} with {' '.join(words)}")
     with lost_stops_again():
-        _provide(picture)
-        return _run_job(picture)
+        provide(picture)
+        return run_job(picture)
 
 
 @experiment.command(unobserved=True)

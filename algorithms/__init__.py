@@ -1,14 +1,17 @@
 """Jobs on experiments: train, evaluate, make a codebook, make decision scores."""
 
 from algorithms.base import Algorithm
+from algorithms.commands import command_for, quoted
 from algorithms.evaluate import Evaluation
 from algorithms.export import Export
+from algorithms.jobs import check_method, check_run, make_algorithm
 from algorithms.kmeans import KMeansCodebook
 from algorithms.lda import LDAScores
 from algorithms.options import check_options
 from algorithms.predict import Prediction, prediction_table
 from algorithms.prepare import Preparation, Step
 from algorithms.probe import LinearProbe
+from algorithms.run import provide, run_config, run_job
 from algorithms.teaching import of_the_teacher
 from algorithms.train import Training
 from algorithms.trials import run_trials, wanted_seeds
@@ -28,10 +31,18 @@ __all__ = [
     "Requirement",
     "Step",
     "Training",
+    "check_method",
     "check_options",
+    "check_run",
+    "command_for",
+    "make_algorithm",
     "of_the_teacher",
     "output_directory",
     "prediction_table",
+    "provide",
+    "quoted",
+    "run_config",
+    "run_job",
     "run_trials",
     "set_up_console",
     "wanted_seeds",

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 
 from architectures import Input
+from config.options import Config, Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.records import exclusive, is_watched, log, log_file
-from results.places import Requirement, output_directory, run_directory, run_name
+from results.places import Requirement, output_directory, run_directory
+from results.settings import PREPARATION
 
-Config = dict[str, Any]
 Results = dict[str, Any]
 
 HOLD_OUT_SEED = 0  # not the run's: all trials, and the supervision they use, leave out the same images
@@ -23,7 +24,7 @@ class Algorithm:
     """A job on one experiment.
 
     Args:
-        config: options of the entry and keys of the experiment, in one dictionary.
+        config: all options in one dictionary, as they are recorded; the job reads them as `options`.
     """
 
     mode: ClassVar[str]
@@ -31,8 +32,9 @@ class Algorithm:
 
     def __init__(self, config: Config):
         self.config = config
+        self.options = options = Options.of(config)
         self.directory = run_directory(config, self.mode)
-        self.device = choose_device(config["cuda"])
+        self.device = choose_device(options.run.cuda)
         self.given_as: dict[str, str] = {}  # see `Requirement`
 
     def missing_requirements(self) -> Iterator[Requirement]:
@@ -52,9 +54,9 @@ class Algorithm:
 
     def run(self) -> Results:
         """Do the job, leave its files, and return what `results.json` holds."""
-        numerics = set_numerics(self.config["precision"], deterministic=self.config["deterministic"])
+        numerics = set_numerics(self.options.run.precision, deterministic=self.options.run.deterministic)
         with numerics, exclusive(self.directory) if self.writes_files else nullcontext(), log_file(self.directory):
-            torch.manual_seed(self.config["seed"])
+            torch.manual_seed(self.options.run.seed)
             return self._run()
 
     def _run(self) -> Results:
@@ -62,17 +64,26 @@ class Algorithm:
 
     def training_directory(self, experiment: str) -> Path:
         """Where another experiment's training leaves its checkpoints."""
-        return output_directory(self.config["localpath"], experiment, "train")
+        return output_directory(self.options.run.localpath, experiment, "train")
 
     def autocast(self) -> torch.autocast:
         """The context a network's forward pass runs in: bfloat16 for `precision=bf16`, nothing otherwise."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config["precision"] == "bf16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.run.precision == "bf16")
 
     def facts(self) -> Results:
         """What `results.json` says of any job."""
-        keys = ("config", "method", "dataset", "seed", "precision", "deterministic")
-        facts = {key: self.config[key] for key in keys} | {"config": run_name(self.config)}
-        return facts | {"mode": self.mode, "device": device_name(self.device), "options": self.config}
+        run = self.options.run
+        return {
+            "config": self.options.job.run_name,
+            "method": self.options.experiment.method,
+            "dataset": self.options.data.dataset,
+            "seed": run.seed,
+            "precision": run.precision,
+            "deterministic": run.deterministic,
+            "mode": self.mode,
+            "device": device_name(self.device),
+            "options": self.config,
+        }
 
     def open_training_data(self, data: dict[str, Any] | None = None) -> Dataset:
         """Training and evaluation images; with `val_split` the held-out images evaluate, and the rest is the test."""
@@ -80,9 +91,9 @@ class Algorithm:
 
     def held_out(self, dataset: Dataset) -> Dataset:
         """A data set as training has it: without the images that `val_split` holds out."""
-        if not self.config["val_split"]:
+        if not self.options.data.val_split:
             return dataset
-        return hold_out(dataset, self.config["val_split"], seed=HOLD_OUT_SEED)
+        return hold_out(dataset, self.options.data.val_split, seed=HOLD_OUT_SEED)
 
     def open_dataset(self, *splits: str, data: dict[str, Any] | None = None) -> Dataset:
         """Splits of the experiment's data set.
@@ -91,14 +102,14 @@ class Algorithm:
             data: classes, image size and normalisation that a checkpoint was trained with; what the configuration says
                 goes first.
         """
-        config, known = self.config, data or {}
+        options, known = self.options, data or {}
         return load_dataset(
-            config["dataset"],
+            options.data.dataset,
             splits=splits,
-            data_dir=config["data_dir"],
-            **{key: config[key] or known.get(key) for key in ("image_size", "mean", "std")},
+            data_dir=options.run.data_dir,
+            **{key: getattr(options.data, key) or known.get(key) for key in PREPARATION},
             classes=known.get("classes"),
-            num_workers=config["num_workers"],
+            num_workers=options.run.num_workers,
             progress=is_watched(),
         )
 
@@ -107,9 +118,9 @@ class Algorithm:
         return make_eval_loader(
             dataset,
             split,
-            batch_size=self.config["test_batch_size"],
+            batch_size=self.options.protocol.test_batch_size,
             device=self.device,
-            num_workers=self.config["num_workers"],
+            num_workers=self.options.run.num_workers,
         )
 
     def input_of(self, dataset: Dataset) -> Input:

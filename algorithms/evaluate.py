@@ -13,14 +13,12 @@ from dataloaders import Dataset
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_student
 from distillation.complexity import count_multiply_adds, count_parameters
-from distillation.expressions import ALONE
 from distillation.objective import Objective
 from distillation.prepared import supervised_losses
 from engine.accuracy import accuracies, evaluate
 from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
-from results.places import run_name
 from results.settings import PREPARATION, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
 
@@ -54,9 +52,9 @@ class Evaluation(Algorithm):
     writes_files = False  # a training may go on beside it
 
     def _run(self) -> Results:
-        config = self.config
+        options = self.options
         weights, epoch = self._open_weights()
-        split = "test" if config["testset"] else "eval"
+        split = "test" if options.job.testset else "eval"
         dataset = self.open_dataset(split, data=weights.data)
         model = self._open_model(weights, dataset.num_classes, dataset.image_size)
         loader = self.loader(dataset, split)
@@ -66,8 +64,8 @@ class Evaluation(Algorithm):
             weights.source, accuracies(measured, dataset.num_classes), len(dataset.split(split)), split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
-        published = config.get("published_top1")
-        if published is not None and weights.source == Path(config["published_weights"] or ""):
+        published = options.network and options.network.published_top1
+        if published is not None and weights.source == Path(options.experiment.published_weights or ""):
             _compare(measured["top1"], published)
         measured |= {"weights": str(weights.source), "epoch": epoch, "split": split, "num_classes": dataset.num_classes}
         measured |= self._changes(weights, dataset)
@@ -75,26 +73,25 @@ class Evaluation(Algorithm):
 
     def _open_weights(self) -> tuple[Weights, int | None]:
         """The weights that were asked for, and their epoch where it is known."""
-        config = self.config
-        trained_as = config.get("trained_as") or run_name(config)
-        directory = self.training_directory(trained_as) if config.get("trained_as") else self.directory
-        alone = config["method"] == ALONE
-        if alone and (config["weights"] or not (directory / LAST).is_file()):
+        job, network = self.options.job, self.options.network
+        trained_as = (network and network.trained_as) or job.run_name
+        directory = self.training_directory(trained_as) if network and network.trained_as else self.directory
+        if network and (network.weights or not (directory / LAST).is_file()):
             weights = find_weights(
                 experiment=trained_as,
                 directory=directory,
-                chosen=config["weights"],
-                published=config["published_weights"],
+                chosen=network.weights,
+                published=self.options.experiment.published_weights,
             )
             return weights, None
-        path = directory / BEST if config["best"] else find_checkpoint(directory, config["checkpoint"] or NEWEST)
+        path = directory / BEST if job.best else find_checkpoint(directory, job.checkpoint or NEWEST)
         if not path.is_file():
-            words = words_of(config) if trained_as == config["name"] else f"config={trained_as}"
+            words = words_of(self.config) if trained_as == job.name else f"config={trained_as}"
             raise FileNotFoundError(
                 f"{trained_as} has not been trained: no {path}; train it: python main_classification.py with {words}"
             )
         checkpoint = load_own(path)
-        if config["best"]:
+        if job.best:
             load_best(directory)  # is it the best of this run?
         return Weights(checkpoint["model"], path, checkpoint["data"], checkpoint.get("config")), checkpoint["epoch"]
 
@@ -126,11 +123,11 @@ class Evaluation(Algorithm):
 
     def _other_weights(self, source: Path) -> dict[str, tuple[Any, Any]]:
         """Where the weights are neither this run's nor the published ones of an experiment that was not trained."""
-        config, own = self.config, self.directory / LAST
-        published = None if own.is_file() else config.get("published_weights")
+        options, own = self.options, self.directory / LAST
+        published = None if own.is_file() else options.experiment.published_weights
         if source.parent == self.directory or (published and source == Path(published)):
             return {}
-        chosen = config.get("weights") or own.is_file()
+        chosen = (options.network and options.network.weights) or own.is_file()
         return {"weights": (published or str(own), str(source))} if chosen else {}
 
     def _open_model(self, weights: Weights, num_classes: int, image_size: int) -> nn.Module:
@@ -138,7 +135,7 @@ class Evaluation(Algorithm):
         return self._filled(build_student(self.config, num_classes, image_size), weights, num_classes)
 
     def _filled(self, model: nn.Module, weights: Weights, num_classes: int) -> nn.Module:
-        what = f"the network of {self.config['config']} with {num_classes} classes"
+        what = f"the network of {self.options.job.config} with {num_classes} classes"
         load_strictly(model, weights.state, source=weights.source, what=what)
         return model.to(self.device, memory_format=torch.channels_last)
 
@@ -149,7 +146,7 @@ class Evaluation(Algorithm):
         """
         supervised = supervised_losses(self.config)
         objective = open_objective(self.config, dataset, supervised)
-        what = f"the network of {self.config['config']} with {dataset.num_classes} classes"
+        what = f"the network of {self.options.job.config} with {dataset.num_classes} classes"
         load_strictly(objective.student, weights.state, source=weights.source, what=what)
         saved = load_checkpoint(weights.source)["losses"]
         losses = {name: value for name, value in saved.items() if name.partition(".")[0] in supervised}

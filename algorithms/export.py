@@ -36,7 +36,6 @@ from distillation.deployment import deploy, trace
 from distillation.signals import backbone_of
 from engine.numerics import device_name
 from engine.records import environment, log, now, update_results
-from results.places import run_name
 from storage.state_dicts import Weights, fingerprint
 from storage.tensor_files import first_line, save_json, write_atomically
 
@@ -130,7 +129,7 @@ class Export(Evaluation):
         super().__init__(config | {"cuda": False, "precision": "fp32"})
 
     def _run(self) -> Results:
-        kind = self.config["export"]
+        kind = self.options.job.export
         if kind == "onnx":
             require_packages(*ONNX_PACKAGES)
         weights, epoch = self._open_weights()
@@ -185,8 +184,9 @@ class Export(Evaluation):
             "inside": {"mean": list(dataset.mean), "std": list(dataset.std)},
             "output": {"name": OUTPUT, "shape": ["batch", dataset.num_classes], "softmax": False},
             "provenance": {
-                **{key: self.config[key] for key in ("config", "method", "dataset", "seed")},
-                **({"name": self.config["name"]} if self.config["name"] else {}),
+                "config": self.options.job.config, "method": self.options.experiment.method,
+                "dataset": self.options.data.dataset, "seed": self.options.run.seed,
+                **({"name": self.options.job.name} if self.options.job.name else {}),
                 "network": network_name(self.config), "weights": weights.source.name,
                 "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
                 "environment": environment(),
@@ -194,8 +194,8 @@ class Export(Evaluation):
         }  # fmt: skip
 
     def _name(self, weights: str) -> str:
-        trial = [f"seed{seed}" for seed in self.config["seeds"]]
-        return "-".join([run_name(self.config), *trial, weights])
+        trial = [f"seed{seed}" for seed in self.options.job.seeds]
+        return "-".join([self.options.job.run_name, *trial, weights])
 
     def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
         backbone = None
@@ -203,7 +203,7 @@ class Export(Evaluation):
             size = {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
             backbone = create_model(network_name(self.config), **size)
         # ONNX has no memory formats: what is fast in channels_last would only be more transpositions there.
-        memory_format = torch.contiguous_format if self.config["export"] == "onnx" else torch.channels_last
+        memory_format = torch.contiguous_format if self.options.job.export == "onnx" else torch.channels_last
         return deploy(model, dataset.mean, dataset.std, backbone=backbone, memory_format=memory_format)
 
     def _record_export(self, name: str, measured: Results) -> Results:

@@ -2,66 +2,19 @@
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from algorithms.trials import TRIALS
-from distillation.expressions import bounds_of
+from config.options import OPTIONS
+from config.schema import like
+from distillation.expressions import described
 from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK
 from results.places import output_directory, run_name
 from results.settings import seed_of
 
-AT_LEAST = {
-    "epochs": 1,
-    "batch_size": 2,  # BatchNorm needs two
-    "test_batch_size": 1,
-    "disp_step": 1,
-    "num_words": 2,
-    "subclasses_per_class": 1,
-    "lda_components": 1,
-    "downscale": 1,
-    "image_size": 1,
-    "checkpoint": -1,
-    "keep_every": 0,
-    "kmeans": 0,
-    "max_patches": 0,
-    "val_split": 0,
-    "num_workers": 0,
-    "seed": 0,
-    "trials": 0,
-    "top": 1,
-    "momentum": 0,
-    "weight_decay": 0,
-}
-AT_MOST = {"num_workers": 1024, "trials": 10_000}  # more can only be a mistake, and would start before it fails
-ABOVE = {"learning_rate": 0, "lr_factor": 0, "temperature": 0}
-# Keys whose default is None, and what else they may be.
-OPTIONAL_TYPES = {
-    "image_size": int,
-    "mean": list,
-    "std": list,
-    "name": str,
-    "data_dir": str,
-    "memmap_dir": str,
-    "fname": str,
-    "export": str,
-    "export_file": str,
-    "images": object,  # `find_images` checks it
-    "weights": str,
-    "teacher_weights": str,
-    "teacher_experiment": str,
-    "supervision": str,
-    "published_weights": str,
-    "published_top1": float,
-    "trained_as": str,
-    "codebook": str,
-    "decisions": str,
-    "mongo": str,
-}
-CHOICES = {"export": ("onnx", "pt2"), "format": ("table", "json")}
 # What the program writes in an experiment's directory beside the file that `fname` names, without case.
 OWN_NAMES = frozenset(
     {RESULTS, RESULTS_LOCK, PROGRESS, LOG, LOCK, CURVES, TRIALS, REPLACED, "export", "pictures", "report", "sacred"}
@@ -71,7 +24,6 @@ OWN_ENDINGS = (".part", ".json", ".npy", ".sha256")  # of temporary files, docum
 # Where a run looks for so many words or sub-classes: ours, and the authors'.
 STANDARD_NAMES = re.compile(r"codebook_k\d+\.pth|vector_quantizer_.*|decisions_.*_s\d+_l\d+\.pth", re.DOTALL)
 LONGEST_NAME = 255  # bytes, of the file systems in use
-MAX_SEED = 2**32 - 1  # and the largest of all numbers
 
 
 def check_options(config: dict[str, Any]) -> None:
@@ -80,25 +32,17 @@ def check_options(config: dict[str, Any]) -> None:
     Raises:
         ValueError: names the first such option, its value, and what it may be.
     """
-    bounds = {key: found for key in config if (found := bounds_of(key)) is not None}  # of losses
-    _check_types(config, OPTIONAL_TYPES | _said_of("optional", bounds))
-    _check_numbers(config, AT_LEAST | _said_of("at_least", bounds), ABOVE | _said_of("above", bounds))
-    for key, choices in (CHOICES | _said_of("choices", bounds)).items():
-        if config.get(key) is not None and config[key] not in choices:
-            raise ValueError(f"{key}={config[key]!r} must be {' or '.join(map(str, choices))}")
+    for key, value in config.items():
+        (OPTIONS.get(key) or described(key) or like(key, value)).check(value)
+    if config["LDA"] == "" or (isinstance(config["LDA"], int) and config["LDA"] < 0):
+        raise ValueError(f"LDA={config['LDA']!r} must be the index of a stage from 0, a place, or a module path")
     if config["watch"]:
         raise ValueError("watch=True is for the report: python main_classification.py report with watch=True")
     _check_trials(config)
     _check_contradictions(config)
-    if not all(_is_whole(milestone) and milestone > 0 for milestone in config["milestones"]):
-        raise ValueError(f"milestones={config['milestones']!r} must be a list of epochs, like [150, 180, 210]")
     if config.get("intermediate") and "subclasses_per_class" not in config:
         raise ValueError(f"intermediate=True needs a letKD-2 experiment, and {config['config']} is {config['method']}")
     _check_places(config)
-
-
-def _said_of(what: str, bounds: dict[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {key: found[what] for key, found in bounds.items() if what in found}
 
 
 def _check_places(config: dict[str, Any]) -> None:
@@ -159,51 +103,14 @@ def _check_contradictions(config: dict[str, Any]) -> None:
         raise ValueError("nesterov=True needs a momentum above 0")
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_types(config: dict[str, Any], optional: dict[str, type]) -> None:
-    """What the type of a key's default cannot tell: where None may stand, and what else where it is the default."""
-    for key, kind in optional.items():
-        value = config.get(key)
-        accepted = (int, float) if kind is float else kind
-        if value is not None and (not isinstance(value, accepted) or isinstance(value, bool)):
-            raise ValueError(f"{key}={value!r} must be of type {kind.__name__}, or None")
-    for key, value in config.items():
-        if value is None and key not in optional:
-            raise ValueError(f"{key}=None is not possible: it needs a value")
-    for key in ("mean", "std"):
-        if config[key] is not None and not all(isinstance(value, (int, float)) for value in config[key]):
-            raise ValueError(f"{key}={config[key]!r} must be a list of three numbers in 0..1, one for each channel")
-
-
-def _check_numbers(config: dict[str, Any], at_least: dict[str, float], above: dict[str, float]) -> None:
-    for key, value in config.items():
-        if isinstance(value, (int, float)) and not -MAX_SEED <= value <= MAX_SEED:  # true of nan
-            raise ValueError(f"{key}={value!r} must be a number of at most {MAX_SEED}")
-    for key, bound in at_least.items():
-        if config.get(key) is not None and not config[key] >= bound:
-            raise ValueError(f"{key}={config[key]!r} must be at least {bound}")
-    if _is_whole(config["LDA"]) and config["LDA"] < 0:
-        raise ValueError(f"LDA={config['LDA']} must be the index of a stage from 0, a place, or a module path")
-    for key, bound in AT_MOST.items():
-        if not config[key] <= bound:
-            raise ValueError(f"{key}={config[key]!r} must be at most {bound}")
-    for key, bound in above.items():
-        if config.get(key) is not None and not config[key] > bound:
-            raise ValueError(f"{key}={config[key]!r} must be above {bound}")
-
-
 def _check_trials(config: dict[str, Any]) -> None:
     trials, seeds = config["trials"], config["seeds"]
     if not trials and not seeds:
         return
     if trials and seeds:
         raise ValueError(f"trials={trials} means seeds={list(range(trials))}; leave out one of trials and seeds")
-    whole = all(_is_whole(seed) and 0 <= seed <= MAX_SEED for seed in seeds)
-    if not whole or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds!r} must be a list of different whole numbers from 0, like [0, 1, 2]")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds!r} must be a list of {OPTIONS['seeds'].elements}")
     option = f"trials={trials}" if trials else f"seeds={seeds}"
     if config["seed"]:
         raise ValueError(f"{option} chooses the seeds; leave out seed={config['seed']}")

@@ -24,6 +24,7 @@ from dataloaders.decoding import ImageError, Reader, SquarePixels
 from dataloaders.facts import data_facts
 from dataloaders.image_files import count_unused, counted, images_below, shown, visible, why_unused
 from engine.numerics import set_numerics
+from results.settings import PREPARATION
 from storage.tensor_files import load_json
 
 WILDCARDS = "*?["
@@ -49,19 +50,25 @@ class Prediction(Evaluation):
         """What `predict` returns for the files that the option `images` means, and under "unused" how many more its
         folders and patterns hold, by ending.
         """
-        config = self.config
+        options = self.options
         unused: dict[str, str] = {}
-        paths = find_images(config["images"], unused)
-        with set_numerics(config["precision"], deterministic=config["deterministic"]):
-            exported = config["export_file"]
+        paths = find_images(options.prediction.images, unused)
+        with set_numerics(options.run.precision, deterministic=options.run.deterministic):
+            exported = options.prediction.export_file
             classifier = open_export(Path(exported)) if exported else self._open_trained()
-            options = {"batch_size": config["test_batch_size"], "num_workers": config["num_workers"]}
-            return predict(classifier, paths, top=config["top"], **options) | {"unused": count_unused(unused)}
+            predicted = predict(
+                classifier,
+                paths,
+                top=options.prediction.top,
+                batch_size=options.protocol.test_batch_size,
+                num_workers=options.run.num_workers,
+            )
+            return predicted | {"unused": count_unused(unused)}
 
     def _open_trained(self) -> Classifier:
         weights, _ = self._open_weights()
         data = weights.data or data_facts(self.open_dataset("eval"))
-        size, mean, std = (self.config[key] or data[key] for key in ("image_size", "mean", "std"))
+        size, mean, std = (getattr(self.options.data, key) or data[key] for key in PREPARATION)
         network = self._open_model(weights, len(data["classes"]), size).eval()
         model = nn.Sequential(Input(mean, std).to(self.device), network)
 

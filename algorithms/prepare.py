@@ -22,20 +22,21 @@ from algorithms.features import OfflineAlgorithm
 from algorithms.teaching import open_objective
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
+from config.options import OFFLINE, OPTIONS, TRAIN, Protocol, Run
+from config.schema import options_of
 from dataloaders import Batch, Dataset, ImageFiles
 from engine.numerics import device_name, set_numerics
 from engine.optimization import make_optimizer
 from engine.records import PROGRESS, RESULTS, duration, log
 from engine.step import descend
-from results.places import Requirement, run_name
+from results.places import Requirement
 from results.settings import JOBS, changed_settings
 from storage.tensor_files import load_json
 
-TRAINING_OPTIONS = (
-    "epochs", "batch_size", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay",
-    "test_batch_size", "keep_every", "disp_step", "cuda_graph",
-)  # fmt: skip
-OFFLINE_OPTIONS = ("memmap", "memmap_dir")
+# What a training follows and one that prepares does not inherit, because its own experiment says it.
+TRAINING_OPTIONS = (*options_of(Protocol), *(key for key, said in options_of(Run).items() if said.jobs == TRAIN))
+# What only jobs that make supervision inherit.
+OFFLINE_OPTIONS = tuple(key for key, said in OPTIONS.items() if said.inherited and set(said.jobs) <= set(OFFLINE))
 MEASURED_STEPS = 3
 ENOUGH_SECONDS = 2.0  # one step that takes as long is measurement enough
 FAILURES = (ValueError, OSError, FloatingPointError, MemoryError)  # that one line explains
@@ -110,7 +111,7 @@ class Preparation:
         try:
             self.run.check_images(_remembering(self.run, opened))
         except FAILURES as error:
-            raise ValueError(f"{run_name(self.run.config)}: {error}") from error
+            raise ValueError(f"{self.run.options.job.run_name}: {error}") from error
 
     def _unreached(self) -> Iterator[str]:
         """Options that one might expect to reach steps that they do not reach."""
@@ -119,7 +120,7 @@ class Preparation:
                 own = _words({key: step.job.config[key] for key in options})
                 one = len(options) == 1
                 if isinstance(self.run, Training):
-                    where = f"{'is' if one else 'are'} for {self.run.config['config']} alone"
+                    where = f"{'is' if one else 'are'} for {self.run.options.job.config} alone"
                 else:
                     where = f"{'reaches' if one else 'reach'} no step"
                 yield (
@@ -165,24 +166,24 @@ def _remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[Config
 def _describe(step: Step) -> str:
     if step.job is None:
         return f"download {step.requirement.published}"
-    config = step.job.config
+    options = step.job.options
     if isinstance(step.job, Training):
-        begun = "train" if config["checkpoint"] == 0 else "go on training"
-        return f"{begun} {step.name} ({config['network']}), {_protocol(config)}"
+        begun = "train" if options.job.checkpoint == 0 else "go on training"
+        return f"{begun} {step.name} ({options.network.network}), {_protocol(options.protocol)}"
     what = "codebook" if step.job.mode == "kmeans" else "decision scores"
-    options = ("kmeans",) if step.job.mode == "kmeans" else ("subclasses_per_class", "lda_components")
-    return f"{what} of {step.name}, {' '.join(map(step.job.option, options))}"
+    said = ("kmeans",) if step.job.mode == "kmeans" else ("subclasses_per_class", "lda_components")
+    return f"{what} of {step.name}, {' '.join(map(step.job.option, said))}"
 
 
 def _describe_run(run: Algorithm) -> str:
-    config, seeds = run.config, wanted_seeds(run.config)
-    protocol = f", {_protocol(config)}" if isinstance(run, Training) else ""
+    options, seeds = run.options, wanted_seeds(run.options.job)
+    protocol = f", {_protocol(options.protocol)}" if isinstance(run, Training) else ""
     repeated = f", with {len(seeds)} seeds" if len(seeds) > 1 else ""
-    return f"the run itself, {run_name(config)}{protocol}{repeated}"
+    return f"the run itself, {options.job.run_name}{protocol}{repeated}"
 
 
-def _protocol(config: Config) -> str:
-    return f"{_words({key: config[key] for key in ('epochs', 'batch_size')})}"
+def _protocol(protocol: Protocol) -> str:
+    return _words({"epochs": protocol.epochs, "batch_size": protocol.batch_size})
 
 
 def _command(step: Step, options: Config) -> str:
@@ -211,15 +212,15 @@ def _earlier_seconds(job: Algorithm) -> float | None:
         except (OSError, ValueError):
             continue
         options = earlier.get("options", {})
-        if earlier.get("config") != run_name(job.config) or earlier.get("mode") != job.mode:
+        if earlier.get("config") != job.options.job.run_name or earlier.get("mode") != job.mode:
             continue
         if earlier.get("device") != device_name(job.device) or _costs_otherwise(options, job.config):
             continue
         if not isinstance(job, Training):
             return earlier["seconds"]
         if history := earlier.get("history"):
-            done = earlier["epoch"] if path.name == PROGRESS and job.config["checkpoint"] else 0
-            left = (job.config["epochs"] - done) * max(1, len(wanted_seeds(job.config)))
+            done = earlier["epoch"] if path.name == PROGRESS and job.options.job.checkpoint else 0
+            left = (job.options.protocol.epochs - done) * max(1, len(wanted_seeds(job.options.job)))
             return left * sum(epoch["seconds"] for epoch in history) / len(history)
     return None
 
@@ -235,18 +236,18 @@ def _measure(job: Training, dataset: Dataset) -> str:
         seconds = _step_seconds(job, dataset)
     except (MemoryError, RuntimeError):  # it begins next, and says what the matter is
         return "time not known: a step failed"
-    config = job.config
-    steps = config["epochs"] * (len(dataset.split("train")) // config["batch_size"])
+    protocol = job.options.protocol
+    steps = protocol.epochs * (len(dataset.split("train")) // protocol.batch_size)
     reading = "reading images and evaluation" if isinstance(dataset.train, ImageFiles) else "evaluation"
     return f"about {duration(seconds * steps)} for its {steps} steps, {reading} not counted"
 
 
 def _step_seconds(job: Training, dataset: Dataset) -> float:
-    config = job.config
-    with torch.random.fork_rng(), set_numerics(config["precision"], deterministic=config["deterministic"]):
-        objective = open_objective(config, dataset).to(job.device, memory_format=torch.channels_last).train()
-        optimizer = make_optimizer(objective, config)
-        batch = _noise(config["batch_size"], dataset, job.device)
+    options = job.options
+    with torch.random.fork_rng(), set_numerics(options.run.precision, deterministic=options.run.deterministic):
+        objective = open_objective(job.config, dataset).to(job.device, memory_format=torch.channels_last).train()
+        optimizer = make_optimizer(objective, options.protocol)
+        batch = _noise(options.protocol.batch_size, dataset, job.device)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
             start = time.perf_counter()
             with job.autocast():

@@ -29,7 +29,7 @@ class LinearProbe(Evaluation):
 
     def _run(self) -> Results:
         weights, epoch = self._open_weights()
-        split = "test" if self.config["testset"] else "eval"
+        split = "test" if self.options.job.testset else "eval"
         dataset = self.open_dataset("train", split, data=weights.data)
         model = build_network(self.config, dataset.num_classes, dataset.image_size)
         self._filled(model.module, weights, dataset.num_classes)

@@ -76,7 +76,7 @@ class Training(Algorithm):
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
-        check_train_batch(dataset, self.config["batch_size"])
+        check_train_batch(dataset, self.options.protocol.batch_size)
         check_networks(self.config, dataset)
 
     def facts(self) -> Results:
@@ -102,8 +102,8 @@ class Training(Algorithm):
         source = self._find_source()
         checkpoint = load_own(source) if source else None
         if checkpoint:
-            check_version(source, checkpoint, epochs=self.config["epochs"])
-            check_method(source, checkpoint, method=self.config["method"])
+            check_version(source, checkpoint, epochs=self.options.protocol.epochs)
+            check_method(source, checkpoint, method=self.options.experiment.method)
         self._build(checkpoint)
         self._start_or_continue(source, checkpoint)
         self.has_begun = True
@@ -125,7 +125,7 @@ class Training(Algorithm):
 
     def _run_epochs(self) -> None:
         try:
-            while self.epoch < self.config["epochs"]:
+            while self.epoch < self.options.protocol.epochs:
                 self._run_epoch(self.epoch + 1)
         except Stopped:
             self._save_unfinished()
@@ -133,9 +133,9 @@ class Training(Algorithm):
 
     def _find_source(self) -> Path | None:
         """The file that the run goes on from; None where it begins."""
-        if self.config["checkpoint"] == 0:
+        if self.options.job.checkpoint == 0:
             return None
-        source = find_state(self.directory, self.config["checkpoint"])
+        source = find_state(self.directory, self.options.job.checkpoint)
         if source is None:
             log.info("no checkpoint in %s yet: starting from scratch", self.directory)
         return source
@@ -148,33 +148,33 @@ class Training(Algorithm):
         self.data = data_facts(dataset) | image_facts(dataset)
 
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
-        config = self.config
+        options, protocol = self.options, self.options.protocol
         self._open_images(checkpoint)
-        self.objective = open_objective(config, self.dataset).to(self.device, memory_format=torch.channels_last)
+        self.objective = open_objective(self.config, self.dataset).to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
         self.deployed = nn.Sequential(self.objective.input, self.model)  # what is evaluated
-        self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(config)
-        self.optimizer = make_optimizer(self.objective, config)
-        kind = GraphedStep if config["cuda_graph"] and self.device.type == "cuda" else TrainStep
+        self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(self.config)
+        self.optimizer = make_optimizer(self.objective, protocol)
+        kind = GraphedStep if options.run.cuda_graph and self.device.type == "cuda" else TrainStep
         self.step = kind(self.objective, self.optimizer, self.autocast)
         self.train_loader = make_train_loader(
             self.dataset,
-            batch_size=config["batch_size"],
+            batch_size=protocol.batch_size,
             device=self.device,
-            seed=config["seed"],
-            num_workers=config["num_workers"],
+            seed=options.run.seed,
+            num_workers=options.run.num_workers,
         )
         self.eval_loader = self.loader(self.dataset, "eval")
-        if config["precision"] == "bf16" and not computes_bfloat16(self.device):
+        if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")
-        beyond = [milestone for milestone in config["milestones"] if milestone >= config["epochs"]]
+        beyond = [milestone for milestone in protocol.milestones if milestone >= protocol.epochs]
         if beyond:
-            log.info("note: milestones %s are not reached in %d epochs", beyond, config["epochs"])
+            log.info("note: milestones %s are not reached in %d epochs", beyond, protocol.epochs)
         log.info(
             "%s on %s, %d classes, %d + %d images of %d x %d, %s, %s: %s",
-            config["method"], self.dataset.name, self.dataset.num_classes, len(self.dataset.train),
-            len(self.dataset.eval), self.dataset.image_size, self.dataset.image_size, self.device, config["precision"],
-            self.directory,
+            options.experiment.method, self.dataset.name, self.dataset.num_classes, len(self.dataset.train),
+            len(self.dataset.eval), self.dataset.image_size, self.dataset.image_size, self.device,
+            options.run.precision, self.directory,
         )  # fmt: skip
 
     def _start_or_continue(self, source: Path | None, checkpoint: dict[str, Any] | None) -> None:
@@ -193,12 +193,12 @@ class Training(Algorithm):
     def _continue_from(self, source: Path, checkpoint: dict[str, Any]) -> None:
         check_classes(source, checkpoint["data"]["classes"], self.dataset.classes, dataset=self.dataset.name)
         say_other_images(checkpoint["data"], self.data)
-        load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.config['config']}")
+        load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.options.job.config}")
         load_strictly(self.objective.losses, checkpoint["losses"], source=source, what="the losses of this experiment")
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
-            group.update(optimizer_settings(self.config))  # and not those that were saved
+            group.update(optimizer_settings(self.options.protocol))  # and not those that were saved
         with names_entry(source, "random"):
             restore_random_states(checkpoint["random"])
         self.epoch = checkpoint["epoch"]
@@ -213,7 +213,7 @@ class Training(Algorithm):
                 self.meter.restore(checkpoint["unfinished"])
         self.best = settle_files(self.directory, source, checkpoint)
         forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
-        log.info("continuing after %s of %d", self._position(), self.config["epochs"])
+        log.info("continuing after %s of %d", self._position(), self.options.protocol.epochs)
 
     def _say_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
         """Mention what is otherwise than in the epochs so far."""
@@ -232,7 +232,7 @@ class Training(Algorithm):
 
     def _results_of_these_epochs(self) -> Results:
         """What `results.json` holds, if no epoch is left and it is that of the very epochs that are done; or {}."""
-        if self.epoch < self.config["epochs"]:
+        if self.epoch < self.options.protocol.epochs:
             return {}
         try:
             results = read_results(self.directory)
@@ -243,11 +243,11 @@ class Training(Algorithm):
 
     def _run_epoch(self, epoch: int) -> None:
         self.epoch_started = time.perf_counter() - self.meter.seconds
-        rate = learning_rate(self.config, epoch)
+        rate = learning_rate(self.options.protocol, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         trained = self._train(epoch)
-        num_images = len(self.train_loader) * self.config["batch_size"]
+        num_images = len(self.train_loader) * self.options.protocol.batch_size
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
         tested = evaluate(self.deployed, self.stop.between(self.eval_loader), autocast=self.autocast())
         if not math.isfinite(tested["loss"]):
@@ -277,13 +277,13 @@ class Training(Algorithm):
     def _train(self, epoch: int) -> dict[str, float]:
         """What is left of a pass over the training images; mean losses and accuracy in percent of the whole of it."""
         self.objective.train()
-        self.objective.on_epoch(epoch, self.config["epochs"])
+        self.objective.on_epoch(epoch, self.options.protocol.epochs)
         meter, loader = self.meter, self.train_loader
         loader.set_epoch(epoch, skip=meter.num_steps)
         with self._progress_bar(epoch) as bar:
             for batch in self.stop.between(loader):
                 step = meter.num_steps + 1
-                looked_at = step % self.config["disp_step"] == 0 or step == len(loader)
+                looked_at = step % self.options.run.disp_step == 0 or step == len(loader)
                 result = self.step(batch, with_statistics=looked_at)
                 meter.add(result, batch.labels)
                 bar.update(len(batch.labels))
@@ -310,7 +310,7 @@ class Training(Algorithm):
 
     def _diverged(self, name: str, value: float, when: str) -> FloatingPointError:
         state = f"the last good state is epoch {self.epoch}" if self.epoch else "no epoch was good"
-        remedy = f"try a lower learning_rate than {self.config['learning_rate']}"
+        remedy = f"try a lower learning_rate than {self.options.protocol.learning_rate}"
         return FloatingPointError(f"{name} became {value} in {when}; {state} ({remedy})")
 
     def _draw(self, done: dict[str, Any]) -> None:
@@ -332,7 +332,7 @@ class Training(Algorithm):
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
             "epoch": self.epoch,
-            "epochs": self.config["epochs"],
+            "epochs": self.options.protocol.epochs,
             "best": self.best,
             "history": self.history,
             "seconds": self._seconds(),
@@ -348,7 +348,7 @@ class Training(Algorithm):
         What is kept comes first: nothing would bring it later.
         """
         content = self._state()
-        if self.config["keep_every"] and self.epoch % self.config["keep_every"] == 0:
+        if self.options.run.keep_every and self.epoch % self.options.run.keep_every == 0:
             save_checkpoint(kept_epoch(self.directory, self.epoch), content)
         save_last(self.directory, content)
         if improved:
@@ -366,7 +366,7 @@ class Training(Algorithm):
         progress = {
             "state": state,
             "epoch": self.epoch,
-            "epochs": self.config["epochs"],
+            "epochs": self.options.protocol.epochs,
             "step": self.meter.num_steps,
             "steps_per_epoch": len(self.train_loader),
             "best_top1": self.best["top1"] if self.best["epoch"] else None,
@@ -377,12 +377,12 @@ class Training(Algorithm):
         save_progress(self.directory, self.facts() | progress)
 
     def _progress_bar(self, epoch: int) -> tqdm:
-        size = self.config["batch_size"]
+        size = self.options.protocol.batch_size
         done, total = self.meter.num_steps * size, len(self.train_loader) * size
         return progress_bar(total, "img", f"epoch {epoch}", initial=done)
 
     def _log_epoch(self, done: dict[str, Any]) -> None:
-        trained, epochs = done["train"], self.config["epochs"]
+        trained, epochs = done["train"], self.options.protocol.epochs
         parts = " ".join(f"{name} {trained[name]:.3f}" for name in trained if name not in ("loss", "top1"))
         log.info(
             "epoch %*d/%d  loss %.3f (%s)  train %.2f%%  eval %.2f%%  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
@@ -394,7 +394,7 @@ class Training(Algorithm):
     def _finish(self) -> Results:
         split, chosen = "eval", self.epoch
         trained = fingerprint(self.model.state_dict())
-        if self.config["val_split"]:  # the held-out images have chosen an epoch: the test is looked at once
+        if self.options.data.val_split:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
             self.model.load_state_dict(load_best(self.directory)["model"])
         tested = evaluate(self.deployed, self.loader(self.dataset, split), autocast=self.autocast())
@@ -412,12 +412,12 @@ class Training(Algorithm):
             **count_multiply_adds(self.model, self.dataset.image_size),
             "history": self.history,
         }
-        if self.config["val_split"]:
+        if self.options.data.val_split:
             results |= {"best_top1": tested["top1"], "val_top1": self.best["top1"]}
         log.info(
             "done: epoch %d %s; best %.2f%% at epoch %d%s; %s",
             chosen, accuracies(tested, self.dataset.num_classes), self.best["top1"], self.best["epoch"],
-            " (of held-out training images)" if self.config["val_split"] else "", duration(results["seconds"]),
+            " (of held-out training images)" if self.options.data.val_split else "", duration(results["seconds"]),
         )  # fmt: skip
         complete = update_results(
             self.directory,

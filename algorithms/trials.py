@@ -17,10 +17,11 @@ from typing import Any
 
 from algorithms.base import Config, Results
 from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
+from config.options import Job, Options
 from engine.checkpoints import LAST, NEWEST, find_state
 from engine.records import RESULTS, complete_results, log, read_results
 from engine.weights import load_own
-from results.places import output_directory, run_directory, run_name
+from results.places import output_directory, run_directory
 from results.settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
 from storage.tensor_files import save_json
 
@@ -30,9 +31,9 @@ TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")
 Figures = dict[str, float]
 
 
-def wanted_seeds(config: Config) -> list[int]:
+def wanted_seeds(job: Job) -> list[int]:
     """The seeds that the options ask for; none where the run is no set of trials."""
-    return list(config["seeds"]) or list(range(config["trials"]))
+    return list(job.seeds) or list(range(job.trials))
 
 
 def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
@@ -48,21 +49,22 @@ def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
     Raises:
         ValueError: a trial failed, or stands there with other settings; names its seed. The others stay as they are.
     """
-    seeds = wanted_seeds(config)
+    job = Options.of(config).job
+    seeds = wanted_seeds(job)
     _check_alike(config, seeds)
     for number, seed in enumerate(seeds, start=1):
         log.info("trial %d of %d: seed %d", number, len(seeds), seed)
         trial = config | {"seed": seed, "seeds": [seed], "trials": 0}
         with _names_seed(seed):
-            if _job(config) != "train":
-                _check_trained(trial)
+            if _job(job) != "train":
+                _check_trained(run_directory(trial, "train"), _job(job))
                 run(trial)
             elif _is_left_to_do(trial):
                 run(trial | {"checkpoint": NEWEST})
-    content = summarize(config, seeds)
+    content = summarize(output_directory(config["localpath"], job.run_name, "train"), seeds)
     for name, summary in content["summaries"].items():
-        if name.startswith(_job(config)):
-            log.info("%s, %s\n%s", run_name(config), name, format_summary(summary, num_classes=content["num_classes"]))
+        if name.startswith(_job(job)):
+            log.info("%s, %s\n%s", job.run_name, name, format_summary(summary, num_classes=content["num_classes"]))
     return content
 
 
@@ -72,7 +74,7 @@ def _check_alike(config: Config, seeds: list[int]) -> None:
     Raises:
         ValueError: names the first such trial, and what differs.
     """
-    trains = _job(config) == "train"
+    trains = _job(Options.of(config).job) == "train"
     taught: dict[str, tuple[str, str]] = {}  # by kind: the first fingerprint, and whose it is
     is_left = False
     for seed in seeds:
@@ -127,13 +129,15 @@ def _record(directory: Path) -> tuple[Results, Config, bool]:
     return {}, {}, False
 
 
-def summarize(config: Config, seeds: list[int]) -> Results:
+def summarize(directory: Path, seeds: list[int]) -> Results:
     """Write and return `trials.json`, over all finished trials with the settings of those in `seeds`.
+
+    Args:
+        directory: of the experiment.
 
     Raises:
         ValueError: the trials in `seeds` have different settings.
     """
-    directory = output_directory(config["localpath"], run_name(config), "train")
     folders = {seed: path for path in directory.iterdir() if (seed := seed_of(path.name)) is not None}
     trials = {seed: results for seed, path in sorted(folders.items()) if (results := _trained(path))}
     reference = trials[seeds[0]]
@@ -171,8 +175,9 @@ def format_summary(summary: Results, *, num_classes: int | None = None) -> str:
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
-def _job(config: Config) -> str:
-    return next((job for job in MEASUREMENTS if config[job]), "train")
+def _job(job: Job) -> str:
+    """What it is called, as in MEASUREMENTS."""
+    return next((name for name in MEASUREMENTS if getattr(job, name)), "train")
 
 
 def _trained(directory: Path) -> Results | None:
@@ -205,11 +210,10 @@ def _other_teaching(results: Results, reference: Results) -> list[str]:
     ]
 
 
-def _check_trained(trial: Config) -> None:
-    directory = run_directory(trial, "train")
+def _check_trained(directory: Path, job: str) -> None:
     if _trained(directory) is None:
         raise FileNotFoundError(
-            f"its training in {directory} is not finished; finish it first: the same command without {_job(trial)}="
+            f"its training in {directory} is not finished; finish it first: the same command without {job}="
         )
 
 

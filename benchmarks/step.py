@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from architectures import Input, create_model
 from benchmarks.plain import PlainKDLayer, PlainStep
+from config.options import Options
 from dataloaders import Batch, Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
 from distillation.build import build_network, fold_teacher_
@@ -163,7 +164,9 @@ def make_plain_step(case: Case) -> StepFunction:
             "decisions_MM": subclasses.decisions,
         }
     teacher = functools.partial(pooled_maps, objective.network, objective.teacher)
-    plain = PlainStep(student, teacher, supervision, make_optimizer(student, case.config), case.autocast())
+    plain = PlainStep(
+        student, teacher, supervision, make_optimizer(student, Options.of(case.config).protocol), case.autocast()
+    )
 
     def step(batch: Batch) -> Callable[[], dict[str, float]]:
         figures = plain(objective.input(batch.images).contiguous(), batch.labels)
@@ -179,7 +182,7 @@ def make_our_step(case: Case) -> StepFunction:
     fold_teacher_(objective.teacher)
     objective = objective.to(device, memory_format=torch.channels_last).train()
     kind = GraphedStep if case.device == "cuda" else TrainStep
-    train = kind(objective, make_optimizer(objective, case.config), case.autocast)
+    train = kind(objective, make_optimizer(objective, Options.of(case.config).protocol), case.autocast)
 
     def step(batch: Batch) -> Callable[[], dict[str, float]]:
         meter = Meter(device)

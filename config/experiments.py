@@ -14,14 +14,15 @@ import re
 import shlex
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import config
 from config import recipes
-
-Config = dict[str, Any]
+from config.former_names import renamed_aloud
+from config.options import ENTRY, PUBLISHED_NAMES, Config, values_of
+from storage.documents import first_line
 
 ALONE = "classification"
+ENTRY_OPTIONS = values_of(*ENTRY)  # of every command, with their defaults
 # Recipes of the methods that have options beside those of losses: what a sum with one of them is made of.
 OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}
 
@@ -40,6 +41,37 @@ class NoExperimentError(ValueError):
     """A module below config/ that only helps others."""
 
 
+def default_config(name: str) -> Config:
+    """Options of every command and of the experiment `name`, as they are before anything is overridden."""
+    return copy.deepcopy(ENTRY_OPTIONS) | load_experiment(name) | {"config": canonical_name(name)}
+
+
+def default_configs() -> tuple[dict[str, Config], dict[str, str]]:
+    """The options of all experiments by name, and the files below config/ that are no use, with the error."""
+    configs, unreadable = {}, {}
+    for name in list_experiments():
+        try:
+            own = default_config(name)
+        except NoExperimentError:
+            continue
+        except Exception as error:  # a module of the user's own can fail in any way
+            unreadable[config_file(name)] = f"{type(error).__name__}: {first_line(error)}"
+            continue
+        if isinstance(own.get("method"), str) and isinstance(own.get("dataset"), str):
+            configs[name] = own
+        else:
+            unreadable[config_file(name)] = "its config names no method and dataset; config/recipes.py makes whole ones"
+    return configs, unreadable
+
+
+def composed_config(name: str) -> Config | None:
+    """The options of a sum of methods, which has no module; None where there is no such experiment, or no longer."""
+    try:
+        return default_config(name)
+    except Exception:  # as there
+        return None
+
+
 def list_experiments() -> list[str]:
     """Names of all experiments that have a module below config/."""
     root = Path(config.__path__[0])
@@ -55,7 +87,7 @@ def load_experiment(name: str) -> Config:
     """
     module = _module(name)
     if _is_experiment(module):
-        return copy.deepcopy(module.config)
+        return renamed_aloud(copy.deepcopy(module.config), config_file(name))
     if module is not None and name in list_experiments():
         raise NoExperimentError(f"{config_file(name)} is no experiment: it holds no dictionary `config`")
     return _composed(*_split(name))
@@ -193,8 +225,8 @@ def _summands(prefix: str, expression: str) -> list[str]:
 def _composed(prefix: str, methods: list[str]) -> Config:
     """The dictionary of a sum of methods for a pair.
 
-    Options of the paper's methods are those of the pair's own module, where it has one; the losses bring their own, by
-    their published names where they have such.
+    Options of the paper's methods are those of the pair's own module, where it has one; the losses bring their own,
+    their weights by their published names where they have such.
     """
     from distillation.expressions import default_options
 
@@ -208,7 +240,7 @@ def _composed(prefix: str, methods: list[str]) -> Config:
     options = {"ce.weight": 1.0} | default_options(methods, found["teacher"], found["student"])
     if "cls_loss_coef" in found:
         del options["ce.weight"]  # which has this name there
-    published = {key: name for key, name in recipes.PUBLISHED_NAMES.items() if key != "ce.weight"}
+    published = {key: name for key, name in PUBLISHED_NAMES.items() if key != "ce.weight"}
     return found | {published.get(key, key): value for key, value in options.items()} | {"method": "+".join(methods)}
 
 

@@ -9,7 +9,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from config.recipes import PUBLISHED_NAMES
+from config.options import PUBLISHED_NAMES
+from config.schema import Option
 from distillation.losses import find_loss, list_losses
 
 ALONE = "classification"  # a network alone: cross-entropy and no teacher
@@ -114,16 +115,10 @@ def places_of(config: Config, key: str) -> tuple[str, str]:
     return tuple(option_of(config, f"{key}.{name}", usual[name]) for name in ("place", "teacher_place"))
 
 
-def bounds_of(name: str) -> Mapping[str, Any] | None:
-    """What an option of a loss may be, as `option(...)` says it, by any of its names; None for options of others."""
-    names = {published: own for own, published in PUBLISHED_NAMES.items()}
-    key, _, rest = names.get(name, name).partition(".")
-    if key not in list_losses() or not rest:
-        return None
-    loss = find_loss(key)
-    if any(loss.weight_option(term) == f"{key}.{rest}" for term in loss.terms):
-        return {"at_least": 0}
-    return next((field.metadata for field in loss.options() if field.name == rest), None)
+def described(name: str) -> Option | None:
+    """An option of a loss, `dkd.nckd`; None for those of others."""
+    key, dot, _ = name.partition(".")
+    return find_loss(key).described().get(name) if dot and key in list_losses() else None
 
 
 def weights_of(config: Config) -> dict[str, float]:
@@ -147,10 +142,9 @@ def default_options(methods: list[str], teacher: str, student: str) -> dict[str,
     for key in (key for key in list_losses() if key in keys):
         loss = find_loss(key)
         own = loss.published.get((teacher, student), {})
-        for term, weight in loss.terms.items():
-            options[loss.weight_option(term)] = float(own.get(term, weight))
-        for field in loss.options():
-            options[f"{key}.{field.name}"] = own.get(field.name, field.default)
+        weights = {loss.weight_option(term): float(own[term]) for term in loss.terms if term in own}
+        others = {f"{key}.{field.name}": own[field.name] for field in loss.options() if field.name in own}
+        options |= {name: said.default for name, said in loss.described().items()} | weights | others
         if len(methods) == 1:
             options["ce.weight"] = float(own.get("ce", loss.ce))
     return options

@@ -2,24 +2,21 @@
 
     python -m docs.make_options
 
-All of it is in the code. A meaning is the comment behind an option, in the dictionary that gives it its default; what
-stands before a colon in it are the jobs that read the option, where not all do:
-
-    "keep_every": 0,  # train: also keep the checkpoint of every n-th epoch
+All of it is said where options are described: `config/options.py`, and the files of losses.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import main_classification
-from config import recipes
+from config.experiments import ENTRY_OPTIONS, load_experiment
+from config.former_names import FORMER_NAMES
+from config.options import OPTIONS, PUBLISHED_NAMES
+from config.schema import EVERY_JOB, Option
 from distillation.losses import find_loss, list_losses
 
 PAGE = Path(__file__).with_name("options.md")
-SOURCES = (Path(main_classification.__file__), Path(recipes.__file__))
-JOBS = ("train", "evaluate", "export", "probe", "kmeans", "LDA", "predict", "pictures", "report")
+NEARLY_ALL = 2  # so many jobs may lack, and the others are not counted up
 ALONE = "networks alone"
 EXAMPLES = {  # an experiment of every kind
     ALONE: "CIFAR100.resnetv1.RN56",
@@ -60,52 +57,20 @@ everything that it does not read. This page is made from the code by `python -m 
 """
 
 
-class Meaning(NamedTuple):
-    text: str
-    jobs: str = "all"
-
-
-def meanings(sources: Iterable[Path]) -> dict[str, Meaning]:
-    """What the comments behind the keys of dictionaries say, by key.
-
-    Raises:
-        ValueError: a key is explained twice.
-    """
-    found: dict[str, Meaning] = {}
-    for source in sources:
-        for key, comment in re.findall(r'^ +"(\w+)": .*  # (.+)$', source.read_text(encoding="utf-8"), re.MULTILINE):
-            if key in found:
-                raise ValueError(f"{source.name} explains {key!r} again; once is enough: {comment!r}")
-            found[key] = _split(comment)
-    return found
-
-
-def _split(comment: str) -> Meaning:
-    job = "|".join(JOBS)
-    jobs = re.match(rf"((?:all but )?(?:{job})(?:, (?:{job}))*): ", comment)
-    return Meaning(comment[jobs.end() :], jobs[1]) if jobs else Meaning(comment)
-
-
 def render() -> str:
-    """The page.
-
-    Raises:
-        ValueError: an option is not explained.
-    """
-    explained = meanings(SOURCES)
-    experiments = {kind: main_classification.load_experiment(name) for kind, name in EXAMPLES.items()}
-    keys = dict.fromkeys(key for config in experiments.values() for key in config)
-    if missing := [key for key in (*main_classification.OPTIONS, *keys) if key not in explained]:
-        raise ValueError(f"no comment behind the option {missing[0]!r} says what it means")
+    """The page."""
+    experiments = {kind: load_experiment(name) for kind, name in EXAMPLES.items()}
+    keys = dict.fromkeys(key for config in experiments.values() for key in config if key in OPTIONS)
 
     first = [("option", "default", "meaning", "jobs that read it")]
-    for option, default in main_classification.OPTIONS.items():
-        first.append((f"`{option}`", _written(default), *explained[option]))
+    for key, default in ENTRY_OPTIONS.items():
+        first.append((f"`{key}`", _written(default), _meaning(OPTIONS[key]), _jobs(OPTIONS[key].jobs)))
     second = [("option", "default", "meaning", "jobs that read it", "experiments")]
     for key in sorted(keys, key=lambda key: -sum(key in config for config in experiments.values())):
         kinds = [kind for kind, config in experiments.items() if key in config]
         default = next(experiments[kind][key] for kind in SHOWN if kind in kinds)
-        second.append((f"`{key}`", _written(default), *explained[key], _named(kinds)))
+        said = OPTIONS[key]
+        second.append((f"`{key}`", _written(default), _meaning(said), _jobs(said.jobs), _named(kinds)))
     return f"""{HEAD}
 ## Options of every command
 
@@ -122,8 +87,8 @@ Every experiment has its own defaults, which `print_config` shows. Here they are
 
 `config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD`, an experiment of one method or of a sum of methods, has those of its
 losses, and train reads them. A weight is what a term of the sum is multiplied by. That of cross-entropy is the
-published one where a method stands alone, and a pair with published values of its own has those. The published
-experiments call some options otherwise; either name is understood.
+published one where a method stands alone, and a pair with published values of its own has those. The weights of letKD
+have their published names too, and either is understood. So are names of earlier versions, with a notice.
 
 {_table(list(_of_losses()))}
 """
@@ -131,19 +96,25 @@ experiments call some options otherwise; either name is understood.
 
 def _of_losses() -> Iterator[tuple[str, ...]]:
     """Weights and options of every loss, in the order of summation."""
+    published = {key: f"`{name}`" for key, name in PUBLISHED_NAMES.items()}
     yield "option", "default", "meaning", "published name"
-    for loss in map(find_loss, list_losses()):
-        for term, weight in loss.terms.items():
-            yield _of_loss(loss.weight_option(term), float(weight), f"weight of the term `{loss.term_name(term)}`")
-        for field in loss.options():
-            choices = ", ".join(map(str, field.metadata.get("choices", ())))
-            meaning = field.metadata["help"] + (f": {choices}" if choices else "")
-            yield _of_loss(f"{loss.key}.{field.name}", field.default, meaning)
+    for key in list_losses():
+        for name, said in find_loss(key).described().items():
+            yield f"`{name}`", _written(said.default), _meaning(said), published.get(name, "")
 
 
-def _of_loss(option: str, default: Any, meaning: str) -> tuple[str, ...]:
-    published = recipes.PUBLISHED_NAMES.get(option)
-    return f"`{option}`", _written(default), meaning, f"`{published}`" if published else ""
+def _meaning(said: Option) -> str:
+    former = [f"formerly `{name}`" for name, key in FORMER_NAMES.items() if key == said.name]
+    choices = f": {', '.join(map(str, said.choices))}" if said.choices else ""
+    return "; ".join([said.help + choices, *former])
+
+
+def _jobs(jobs: Iterable[str]) -> str:
+    """In words, the report aside where all others read it."""
+    lacking = [job for job in EVERY_JOB if job not in jobs]
+    if len(lacking) > NEARLY_ALL:
+        return ", ".join(jobs)
+    return "all" + (f" but {', '.join(lacking)}" if lacking else "") + (", report" if "report" in jobs else "")
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

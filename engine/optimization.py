@@ -5,15 +5,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from config.options import Protocol
 from storage.tensor_files import is_dense
 
 
-def make_optimizer(objective: nn.Module, config: dict[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(objective: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
     """SGD over everything in the objective that trains, biases, scales and BatchNorm included, as the paper's."""
     return torch.optim.SGD(
         [parameter for parameter in objective.parameters() if parameter.requires_grad],
-        lr=config["learning_rate"],
-        **optimizer_settings(config),
+        lr=protocol.learning_rate,
+        **optimizer_settings(protocol),
     )
 
 
@@ -30,12 +31,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 raise ValueError(f"{name} of shape {tuple(value.shape)} for a tensor of {tuple(parameter.shape)}")
 
 
-def optimizer_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What an optimizer takes from the configuration and keeps through all epochs."""
-    return {key: config[key] for key in ("momentum", "nesterov", "weight_decay")}
+def optimizer_settings(protocol: Protocol) -> dict[str, Any]:
+    """What an optimizer takes of the protocol and keeps through all epochs."""
+    return {
+        "momentum": protocol.momentum,
+        "nesterov": protocol.nesterov,
+        "weight_decay": protocol.weight_decay,
+    }
 
 
-def learning_rate(config: dict[str, Any], epoch: int) -> float:
+def learning_rate(protocol: Protocol, epoch: int) -> float:
     """The step schedule: `learning_rate * lr_factor ** (milestones passed)` in epoch 1, 2, ..."""
-    passed = sum(epoch > milestone for milestone in config["milestones"])
-    return config["learning_rate"] * config["lr_factor"] ** passed
+    passed = sum(epoch > milestone for milestone in protocol.milestones)
+    return protocol.learning_rate * protocol.lr_factor**passed

@@ -1,6 +1,7 @@
-"""What a result is of: which options bear on it, so that runs can be compared. Standard library only, without torch.
+"""What a result is of: which options bear on it, so that runs can be compared. Without torch.
 
-An option bears on a result unless it is listed here: one that a method of your own brings does without being asked.
+What each option bears on is said where it is described (`config/options.py`). One that nobody describes, as a method of
+your own brings it, bears on results. Options of earlier versions count by the names that they have today.
 """
 
 import hashlib
@@ -9,6 +10,9 @@ import os
 import re
 from typing import Any
 
+from config.former_names import renamed
+from config.options import OPTIONS, names
+
 Config = dict[str, Any]
 
 TOP_K = 5  # of `top5`: it says nothing where there are no more classes
@@ -16,38 +20,19 @@ TOP_K = 5  # of `top5`: it says nothing where there are no more classes
 # Data sets whose name does not say which images they are: those of `data_dir`.
 FOLDER_DATASETS = frozenset({"ImageFolder"})
 
-SEEDS = frozenset({"seed", "seeds", "trials"})  # what sets runs apart that are averaged
-JOBS = frozenset({"evaluate", "export", "probe", "kmeans", "LDA"})  # a result says which made it
 # Where results.json keeps what a job on a trained network measures: a dictionary of figures for each of the weights.
 MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "export": "exports"}
-# What such a job takes of the network.
-MEASURED = frozenset({"best", "testset", "checkpoint"})
-# The rest changes where and how fast something is computed, up to rounding, and what is kept and shown of it.
-PLACES = frozenset({"config", "name", "localpath", "data_dir", "memmap_dir", "fname", "mongo"})
-MEANS = frozenset(
-    {
-        "prepare", "num_workers", "cuda", "cuda_graph", "deterministic", "test_batch_size", "memmap", "incremental",
-        "disp_step", "keep_every", "watch", "images", "export_file", "top", "format", "published_weights",
-        "published_top1",
-    }
-)  # fmt: skip
-# What steers a training alone: a trained network, and the images it is measured on, are the same with any value.
-# Numbers of words and sub-classes are shapes of its weights, which loading compares.
-TRAINING = frozenset(
-    {
-        "epochs", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay", "batch_size",
-        "val_split", "temperature", "teacher", "teacher_experiment", "teacher_weights", "supervision", "codebook",
-        "decisions", "num_words", "subclasses_per_class", "lda_components", "downscale", "hint", "supervised",
-        "words_teacher_place", "decisions_teacher_place",
-    }
-)  # fmt: skip
-PREPARATION = ("image_size", "mean", "std")  # of the images; None is what the data set or the training says
-NEUTRAL = SEEDS | JOBS | MEASURED | PLACES | MEANS
+SEEDS = names(bears="seed")  # what sets runs apart that are averaged
+JOBS = names(bears="job")  # a result says which made it
+PREPARATION = tuple(key for key in OPTIONS if key in names(bears="images"))
+NEUTRAL = SEEDS | JOBS | names(bears="measured") | names(bears="nothing")
+# What a trained network is the same with, or what is said of it otherwise.
+OF_NO_NETWORK = names(bears="training") | names(bears="images") | names(bears="weights")
 
 
 def bearing(options: Config) -> Config:
     """The options that bear on the result of a training; with a data set that is a folder, which folder."""
-    found = {key: value for key, value in options.items() if key not in NEUTRAL}
+    found = {key: value for key, value in renamed(options).items() if key not in NEUTRAL}
     if options.get("dataset") in FOLDER_DATASETS and options.get("data_dir") is not None:
         found["data_dir"] = os.path.normpath(str(options["data_dir"]))
     return found
@@ -62,17 +47,11 @@ def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, Any]]:
     """Options that make another network or images of what was trained: (trained with, measured with).
 
-    Without those of PREPARATION, whose values the data decide where they are None, and `weights` and `trained_as`,
-    which say where the network is.
+    Without how images are prepared, whose values the data decide where they are None, and where the network is.
+    Options and weights of losses, like dkd.nckd, steer a training alone.
     """
-    ignored = TRAINING | {*PREPARATION, "weights", "trained_as"}
     changed = changed_settings(trained, options).items()
-    return {key: values for key, values in changed if key not in ignored and not _is_of_a_loss(key)}
-
-
-def _is_of_a_loss(option: str) -> bool:
-    """Whether it is an option or the weight of a loss, like dkd.nckd: it steers a training alone."""
-    return "." in option or option.endswith("_loss_coef")
+    return {key: values for key, values in changed if key not in OF_NO_NETWORK and "." not in key}
 
 
 def name_of_changes(changed: dict[str, tuple[Any, Any]]) -> str:

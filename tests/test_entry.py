@@ -355,7 +355,7 @@ def test_more_words_than_patches_are_refused(command, tree):
     before = products(tree)
     error = command(*TEACHER, "kmeans=1025").error
     assert "1025" in error and "1024" in error  # 256 images of 2 x 2 patches
-    assert "1024" not in command(*TEACHER, "kmeans=100", "ksubset=99").error
+    assert "1024" not in command(*TEACHER, "kmeans=100", "max_patches=99").error
     assert products(tree) == before
 
 

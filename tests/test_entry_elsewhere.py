@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import main_classification
+from config.experiments import ENTRY_OPTIONS
 from config.option_files import load_options
 from engine import records
 from storage.documents import load_json
@@ -118,11 +119,12 @@ def test_what_files_say_and_what_words_say(tmp_path, capsys):
     assert load_options(second) == {"learning_rate": 0.001, "epochs": 71, "milestones": [1, 2]}
     assert main_classification.main(["main.py", "print_config", "with", str(first), str(second), "seed=4"]) == 0
     text = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().out)  # colours
-    shown = {line.strip() for line in text.splitlines()}
-    assert {"epochs = 71", "seed = 4", "learning_rate = 0.001", "data_dir = '5'"} <= shown
+    shown = dict(re.split(" +# ", line.strip()) for line in text.splitlines() if "# " in line)
+    assert {"epochs = 71", "seed = 4", "learning_rate = 0.001", "data_dir = '5'"} <= set(shown)
+    assert shown["epochs = 71"] == "passes over the training images"
 
 
-@pytest.mark.parametrize("option", [key for key, value in main_classification.OPTIONS.items() if value is None])
+@pytest.mark.parametrize("option", [key for key, value in ENTRY_OPTIONS.items() if value is None])
 @pytest.mark.parametrize("value", ["{1}", "b'x'", "1j", "...", "((1,),)", "[{1}]", str(HOSTILE), "1e999"])
 def test_a_value_that_is_no_data_is_refused(option, value, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

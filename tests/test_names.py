@@ -11,20 +11,21 @@ import pytest
 
 import config
 import main_classification
-from algorithms import check_options
+from algorithms import check_method, check_options
 from config import experiments, recipes
+from config.experiments import canonical_name, default_config, load_experiment
+from config.options import Layers, Words
+from config.schema import options_of
+from config.updates import check_updates, flat
 from distillation.expressions import losses_of, summands, weights_of
 from distillation.losses import Loss, base, option, register_loss
-from main_classification import canonical_name, check_updates, default_config, load_experiment, nested
+from main_classification import nested
 from results.settings import changed_network, changed_settings
 
 ROOT = Path(main_classification.__file__).parent
 PAIR = "digits.RN14_RN8"
 CIFAR = "CIFAR100.resnetv1.RN56_RN20"
-OF_LETKD = {
-    *("num_words", "supervision", "codebook", "penultimate", "intermediate", "temperature", "alpha_penultimate"),
-    *("words_place", "words_teacher_place"),
-}
+OF_LETKD = {*options_of(Words), *options_of(Layers)}
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def tiny(monkeypatch):
             scale: float = option(2.0, "how much", above=0)
             steps: int = option(4, "how often", at_least=1)
             kind: str = option("soft", "which", choices=("soft", "hard"))
-            length: float | None = option(None, "how long", optional=float)
+            length: float | None = option(None, "how long")
 
     return Tiny
 
@@ -56,7 +57,8 @@ def command(tmp_path, capsys):
         argv = ["main.py", *([name] if name else []), "with", *words, f"localpath={tmp_path}"]
         status = main_classification.main(argv)
         out, err = capsys.readouterr()
-        return status, re.sub(r"\x1b\[\d*m", "", out), err
+        plain = re.sub(r"\x1b\[\d*m", "", out)
+        return status, re.sub(r" +# .*", "", plain), err  # without what options mean
 
     return run
 
@@ -88,7 +90,11 @@ def test_a_sum_is_made_of_the_module_of_its_pair():
     pair = "CIFAR100.cross_model.RN50_MNv2"
     own, found = load_experiment(f"{pair}.letKD-2"), load_experiment(f"{pair}.letKD-2+FitNet")
     assert found["alpha_intermediate"] == own["alpha_intermediate"] == 0.2
-    assert found == own | {"method": "letKD-2+FitNet", "hint": "intermediate", "hint_loss_coef": 100.0}
+    assert found == own | {
+        "method": "letKD-2+FitNet",
+        "fitnet.hint": "intermediate",
+        "fitnet.weight": 100.0,
+    }
     assert losses_of(found) == ["ce", "words", "decisions", "fitnet"]
 
 
@@ -108,7 +114,7 @@ def test_a_sum_takes_the_recipe_where_its_pair_has_no_module(tmp_path, monkeypat
 def test_other_methods_bring_nothing_of_letkd(pair):
     found, letkd = load_experiment(f"{pair}.Tiny+FitNet"), load_experiment(f"{pair}.letKD-1")
     assert not OF_LETKD & set(found)
-    shared = set(letkd) - OF_LETKD - {"method", "cls_loss_coef", "quest_loss_coef"}
+    shared = set(letkd) - OF_LETKD - {"method"}
     assert {key: found[key] for key in shared} == {key: letkd[key] for key in shared}
     check_options(default_config(f"{pair}.Tiny+FitNet"))
 
@@ -201,7 +207,7 @@ def test_an_option_of_a_loss_that_is_none_is_one_line_and_leaves_nothing(name, w
         ({"tiny.length": "x"}, "tiny.length='x' must be of type float, or None"),
         ({"tiny.scale": None}, "tiny.scale=None is not possible: it needs a value"),
         ({"tiny.far": 1e30}, "tiny.far=1e+30 must be a number of at most"),
-        ({"hint": "last"}, "hint='last' must be penultimate or intermediate"),
+        ({"fitnet.hint": "last"}, "fitnet.hint='last' must be penultimate or intermediate"),
         ({"ce.weight": -0.1}, "ce.weight=-0.1 must be at least 0"),
     ],
 )
@@ -219,7 +225,7 @@ def test_options_of_losses_have_the_bounds_that_the_losses_say(updates, error):
         ("tiny.far=-1", "tiny.far=-1 must be at least 0"),
         ("tiny.length=x", "tiny.length='x' must be of type float, or None"),
         ("tiny.kind=har", "tiny.kind='har' must be soft or hard"),
-        ("hint=layer9", "hint='layer9' must be penultimate or intermediate"),
+        ("fitnet.hint=layer9", "fitnet.hint='layer9' must be penultimate or intermediate"),
         ("method=Tiny", f"method=Tiny does not fit {PAIR}.FitNet+Tiny; choose its experiment"),
         ("evaluate=True export=pt2", "evaluate and export are different jobs"),
         ("testset=True", "testset=True concerns evaluate and probe and pictures only"),
@@ -255,10 +261,10 @@ def test_a_loss_of_a_file_without_its_options_is_one_line(made, method, tiny, co
 def test_a_method_must_fit_its_experiment(name, method, fits):
     options = default_config(f"{PAIR}.{name}") | {"method": method}
     if fits:
-        main_classification._check_method(options)
+        check_method(options)
         return
     with pytest.raises(ValueError, match=f"does not fit {re.escape(f'{PAIR}.{name}')}; choose its experiment"):
-        main_classification._check_method(options)
+        check_method(options)
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -281,7 +287,8 @@ def test_print_config_shows_the_resolved_weights(command, tmp_path):
         ("cls_loss_coef=2", "cls_loss_coef"),
         ("words.weight=2", "quest_loss_coef"),
         ("decisions.weight=2", "sub_loss_coef"),
-        ("fitnet.weight=2", "hint_loss_coef"),
+        ("fitnet.weight=2", "fitnet.weight"),
+        ("hint_loss_coef=2", "fitnet.weight"),
     ],
 )
 def test_published_options_have_two_names(word, key):
@@ -344,7 +351,7 @@ def test_other_dictionaries_in_files_are_refused(content, error, command, tmp_pa
 
 def test_what_is_nested_is_flat_again():
     options = default_config(f"{PAIR}.letKD-2+Tiny")
-    assert main_classification.flat(nested(options)) == options
+    assert flat(nested(options)) == options
     assert nested(options)["tiny"]["far"] == 0.5
 
 

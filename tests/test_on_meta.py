@@ -16,6 +16,7 @@ from objective_tools import IMAGE_SIZE, NUM_CLASSES, every_method, objective_of_
 from torch import Tensor, nn
 
 from architectures import Input, create_model
+from config.options import Protocol
 from dataloaders import Batch
 from distillation.losses import Loss
 from engine.accuracy import evaluate
@@ -25,7 +26,7 @@ from engine.step import TrainStep
 from letkd import LDA, KMeans, decision_matrix, fit_subclasses
 
 META = torch.device("meta")
-PROTOCOL = {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+PROTOCOL = Protocol()
 NUM_PATCHES, CHANNELS, NUM_SUBCLASSES = 60, 8, 2
 
 DEPENDS = "the size of the result depends on values"

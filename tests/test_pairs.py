@@ -18,6 +18,7 @@ from torch import nn
 import main_classification
 from algorithms.probe import intermediate_maps
 from architectures import Place, create_model
+from config.experiments import ENTRY_OPTIONS
 from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
 from distillation.build import build_network, build_objective
@@ -49,7 +50,7 @@ def config_of(teacher: str, student: str, **updates: Any) -> dict[str, Any]:
     """As a module of three lines below config/ has it, with the options of the entry."""
     own = letkd2(dataset="digits", teacher=teacher, student=student, teacher_weights="T.pth", num_words=NUM_WORDS)
     small = {"image_size": IMAGE_SIZE, "subclasses_per_class": NUM_SUBCLASSES}
-    return main_classification.OPTIONS | own | small | updates
+    return ENTRY_OPTIONS | own | small | updates
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_a_pair_goes_through_the_jobs(tmp_path, capsys) -> None:
     assert run("name=mine.other.letKD-2")[0] == 0
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 @pytest.mark.parametrize("student", KINDS.values(), ids=KINDS)
 def test_every_kind_goes_through_all_jobs(student: str, tmp_path, capsys) -> None:
     run = Run(tmp_path, student, student, capsys)

@@ -12,8 +12,8 @@ from PIL import Image
 import algorithms
 import main_classification
 from algorithms import features
-from algorithms.prepare import TRAINING_OPTIONS
-from config.recipes import protocol
+from algorithms.prepare import OFFLINE_OPTIONS, TRAINING_OPTIONS
+from config.options import OPTIONS
 from engine import numerics
 from engine.stopping import lost_stops_again
 
@@ -145,9 +145,17 @@ def test_patches_that_memory_does_not_hold_are_an_error_of_their_step(prepare, m
     assert error.startswith("error: preparing ImageFolder.RN20: 160 patches") and "memmap=True" in error
 
 
-def test_the_options_of_training_are_those_of_the_protocol():
-    assert set(protocol(dataset="")) - set(main_classification.DATA_KEYS) <= set(TRAINING_OPTIONS)
-    assert set(TRAINING_OPTIONS) - set(protocol(dataset="")) <= set(main_classification.OPTIONS)
+def test_what_steps_inherit_and_what_is_said_where_they_do_not():
+    inherited = {name for name, said in OPTIONS.items() if said.inherited}
+    assert inherited == {
+        "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
+        "dataset", "image_size", "mean", "std", "val_split",
+    }  # fmt: skip
+    assert set(TRAINING_OPTIONS) == {
+        "epochs", "batch_size", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay",
+        "test_batch_size", "keep_every", "disp_step", "cuda_graph",
+    }  # fmt: skip
+    assert OFFLINE_OPTIONS == ("memmap", "memmap_dir")
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
@@ -183,7 +191,8 @@ def test_every_command_brings_a_lost_stop_back(command, tmp_path, monkeypatch):
         pytest.fail("it was lost")
 
     monkeypatch.setattr(algorithms.Prediction, "run", lose)
-    monkeypatch.setattr(main_classification, "_provide", lose)
+    for module in (algorithms, algorithms.run):  # for pictures, and for jobs
+        monkeypatch.setattr(module, "provide", lose)
     words = [] if command == "run" else [command]
     assert main_classification.main(["main.py", *words, "with", "cuda=False", f"localpath={tmp_path}"]) == 130
 

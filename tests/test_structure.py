@@ -18,6 +18,8 @@ import main_classification
 from algorithms import teaching
 from architectures import Tap, TappedNetwork, create_model, list_models
 from config import recipes
+from config.experiments import ENTRY_OPTIONS, list_experiments, load_experiment
+from config.options import Options
 from dataloaders import Dataset, ImageTensors, list_datasets, outline_dataset
 from distillation import build, prepared
 from engine.optimization import make_optimizer
@@ -27,8 +29,8 @@ from storage.state_dicts import Weights
 
 ROOT = Path(main_classification.__file__).parent
 MINE = "mine"  # config/mine/ belongs to whoever works here
-EXPERIMENTS = [name for name in main_classification.list_experiments() if name.partition(".")[0] != MINE]
-CONFIGS = {name: main_classification.load_experiment(name) for name in EXPERIMENTS}
+EXPERIMENTS = [name for name in list_experiments() if name.partition(".")[0] != MINE]
+CONFIGS = {name: load_experiment(name) for name in EXPERIMENTS}
 ALONE = [name for name, config in CONFIGS.items() if config["method"] == "classification"]
 PAIRS = [name for name in EXPERIMENTS if name not in ALONE]
 PUBLISHED = json.loads((Path(__file__).parent / "golden" / "experiments.json").read_text())
@@ -39,15 +41,15 @@ OURS = {"config", "letkd", "architectures", "dataloaders", "storage", "results",
 OURS |= {"algorithms", "reporting", "main_classification", "download_cifar100_teacher"}
 BELOW = {"config", "letkd", "architectures", "dataloaders", "storage", "results"}
 MAY_IMPORT = {
-    "config": {"distillation"},  # where a sum of methods is asked for
+    "config": {"distillation", "storage"},  # distillation where a sum of methods is asked for
     "letkd": set(),
     "architectures": {"letkd"},  # how maps lie in what modules return
     "dataloaders": {"storage"},
     "storage": {"letkd"},  # the seal of tensor files, which the method needs where it stands alone
-    "results": {"storage"},
-    "engine": BELOW - {"letkd", "config"},
+    "results": {"config", "storage"},  # config says what each option bears on
+    "engine": BELOW - {"letkd"},
     "distillation": BELOW,
-    "algorithms": BELOW | {"engine", "distillation"},
+    "algorithms": BELOW | {"engine", "distillation", "download_cifar100_teacher"},  # which `prepare` runs
     "reporting": BELOW | {"engine", "distillation", "algorithms"},
     "examples": {"letkd"},
 }
@@ -96,6 +98,12 @@ def test_only_the_jobs_of_the_paper_know_its_method_and_no_job_knows_a_loss():
         assert path.name in WITH_LETKD or not any(f"{name}.".startswith("letkd.") for name in names), path
 
 
+def test_the_engine_reads_options_and_no_experiment():
+    for path in source_files("engine"):
+        names = {name for name in imported_modules(path) if name.partition(".")[0] == "config"}
+        assert all(name.startswith("config.options") for name in names), path
+
+
 def test_a_loss_imports_no_other_method():
     """What losses share is in `base.py` and `maps.py`."""
     for path in source_files("distillation/losses"):
@@ -109,9 +117,21 @@ def test_the_method_needs_torch_and_numpy_only():
     assert {name for path in source_files("letkd") for name in imported(path)} <= allowed
 
 
-@pytest.mark.parametrize("module", ["storage/documents.py", "results/settings.py"])
-def test_results_are_read_with_the_standard_library_alone(module):
-    assert set(imported(ROOT / module)) <= sys.stdlib_module_names
+# What an option bears on is said once, with the option: reading results needs these of config.
+OF_STANDARD_LIBRARY = {
+    "config.former_names",
+    "config.options",
+    "config.schema",
+    "results.settings",
+    "storage.documents",
+}
+
+
+@pytest.mark.parametrize("module", sorted(OF_STANDARD_LIBRARY))
+def test_results_and_options_are_read_with_the_standard_library_alone(module):
+    names = imported_modules(ROOT / f"{module.replace('.', '/')}.py")
+    others = {name for name in names if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert all(name in OF_STANDARD_LIBRARY or name.rpartition(".")[0] in OF_STANDARD_LIBRARY for name in others)
 
 
 def test_only_the_entry_knows_sacred():
@@ -135,7 +155,7 @@ def test_every_module_below_config_is_an_experiment():
 def test_an_experiment_is_plain_and_says_what_it_is(name):
     config = CONFIGS[name]
     assert json.loads(json.dumps(config)) == config
-    assert set(main_classification.OPTIONS).isdisjoint(config)
+    assert set(ENTRY_OPTIONS).isdisjoint(config)
     source = (ROOT / "config" / Path(*name.split("."))).with_name(f"{name.rpartition('.')[2]}.py").read_text()
     assert ast.get_docstring(ast.parse(source))
 
@@ -311,7 +331,7 @@ def take_a_step(config: dict[str, Any]) -> None:
     assert len(step.terms) == num_terms[config["method"]]
     first = next(objective.student.parameters())
     before = first.detach().clone()
-    descend(make_optimizer(objective, config), step.loss)
+    descend(make_optimizer(objective, Options.of(config).protocol), step.loss)
     assert not torch.equal(first, before)
     with torch.inference_mode():
         assert objective.student.eval()(objective.input(pixels)).shape == (2, NUM_CLASSES)

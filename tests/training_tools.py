@@ -12,6 +12,7 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 
 import main_classification
+from algorithms import run_config
 from engine.step import descend
 from storage.tensor_files import load_tensors
 
@@ -41,7 +42,7 @@ def configure(method: str, localpath: Path, **updates: Any) -> dict[str, Any]:
 def train(method: str, localpath: Path, **updates: Any) -> Path:
     """Train; returns the experiment's directory."""
     config = configure(method, localpath, **updates)
-    main_classification.run_config(config)
+    run_config(config)
     return Path(localpath, *config["config"].split("."))
 
 

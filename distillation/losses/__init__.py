@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+from config.schema import option
 from distillation.losses.base import (
     Connector,
     Data,
@@ -12,7 +13,6 @@ from distillation.losses.base import (
     divergence,
     find_loss,
     list_losses,
-    option,
     register_loss,
     warm_up,
 )

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, option, register_loss
+from distillation.losses.base import Data, Loss, Needs, register_loss
 from distillation.losses.maps import average_to, paired_stages
 from distillation.signals import Network, Signals, Wanted
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.schema import Option, options_of
 from dataloaders import Batch
 from distillation.signals import Network, Signals, Wanted
 from letkd.losses import autocast_is_on, no_autocast
@@ -91,6 +92,24 @@ class Loss(nn.Module):
     def options(cls) -> tuple[dataclasses.Field, ...]:
         """The fields of its options."""
         return dataclasses.fields(cls.Options)
+
+    @classmethod
+    def described(cls) -> dict[str, Option]:
+        """Its weights and options by their names on the command line; they steer a training alone."""
+        steers = {"jobs": ("train",), "bears": "training"}
+        weights = [
+            Option(
+                name=cls.weight_option(term),
+                default=float(weight),
+                types=(float,),
+                help=f"weight of the term `{cls.term_name(term)}`",
+                at_least=0,
+                **steers,
+            )
+            for term, weight in cls.terms.items()
+        ]
+        options = options_of(cls.Options, prefix=f"{cls.key}.").values()
+        return {said.name: said for said in (*weights, *(dataclasses.replace(said, **steers) for said in options))}
 
     @classmethod
     def build(cls, student: Network, teacher: Network | None, data: Data, **options: Any) -> "Loss":
@@ -203,19 +222,6 @@ def warm_up(epoch: int, epochs: int, length: float | None = None) -> float:
     """
     length = WARM_UP * epochs / WARM_UP_OF if length is None else length
     return min(epoch / length, 1.0) if length else 1.0
-
-
-# --- options ---------------------------------------------------------------------------------------------------------
-
-
-def option(default: Any, help: str, **bounds: Any) -> Any:
-    """A field of a loss's `Options`.
-
-    Args:
-        help: what it means, one line without a full stop.
-        bounds: `at_least`, `above`, `choices`, or `optional=type` where None is the default.
-    """
-    return dataclasses.field(default=default, metadata={"help": help, **bounds})
 
 
 # --- losses by name --------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, option, register_loss
+from distillation.losses.base import Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import SubclassTargets, kl_to_scores, pool_map
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillation.losses.base import LogitLoss, divergence, option, register_loss, warm_up
+from config.schema import option
+from distillation.losses.base import LogitLoss, divergence, register_loss, warm_up
 
 BETA = {
     8.0: (
@@ -46,9 +47,7 @@ class DKD(LogitLoss):
     @dataclass(frozen=True)
     class Options:
         temperature: float = option(4.0, "what both networks' logits are divided by", above=0.0)
-        warmup: float | None = option(
-            None, "epochs over which both terms are raised; None: 20 of 240", optional=float, at_least=0.0
-        )
+        warmup: float | None = option(None, "epochs over which both terms are raised; None: 20 of 240", at_least=0.0)
 
     def __init__(self, temperature: float, *, warmup: float | None):
         super().__init__(temperature)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, option, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import pool_map
 

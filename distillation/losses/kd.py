@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distillation.losses.base import LogitLoss, divergence, option, register_loss
+from config.schema import option
+from distillation.losses.base import LogitLoss, divergence, register_loss
 
 
 @register_loss("KD")

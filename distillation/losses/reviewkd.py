@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, option, register_loss, warm_up
+from distillation.losses.base import Connector, Data, Loss, Needs, register_loss, warm_up
 from distillation.losses.maps import average_to, paired_stages
 from distillation.signals import Network, Signals, Wanted
 
@@ -62,7 +63,7 @@ class ReviewKD(Loss):
     @dataclass(frozen=True)
     class Options:
         warmup: float | None = option(
-            None, "epochs over which the loss is raised from 0; None: 20 of 240", optional=float, at_least=0.0
+            None, "epochs over which the loss is raised from 0; None: 20 of 240", at_least=0.0
         )
 
     def __init__(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, option, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import Codebook, TemplateScores, kl_to_scores, pool_map
 

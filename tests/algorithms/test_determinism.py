@@ -11,6 +11,7 @@ from PIL import Image
 from training_tools import differences, outcome, train
 
 import main_classification
+from algorithms import command_for, run_config
 from algorithms import train as training
 from engine.numerics import set_numerics
 from letkd.losses import full_precision
@@ -84,7 +85,7 @@ def test_what_a_run_prepares_is_deterministic_as_well():
     from results.places import Requirement
 
     config = main_classification.default_config("digits.RN14_RN8.letKD-1") | {"deterministic": True}
-    command = main_classification.command_for(Requirement("", "digits.RN14"), config)
+    command = command_for(Requirement("", "digits.RN14"), config)
     assert "deterministic=True" in command
 
 
@@ -109,7 +110,7 @@ def test_neither_workers_nor_looks_change_a_run_on_streamed_images(photographs, 
             "epochs": 2, "milestones": [], "cuda": False, "num_workers": workers, "disp_step": disp_step,
             "localpath": str(tmp_path / str(number)),
         }  # fmt: skip
-        main_classification.run_config(config)
+        run_config(config)
         runs.append(outcome(tmp_path / str(number) / "ImageFolder/RN8"))
     assert differences(runs[0], runs[1]) == []
     assert differences(runs[0], runs[2]) == []

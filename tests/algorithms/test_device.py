@@ -16,6 +16,7 @@ from objective_tools import (
 )
 
 from architectures import Input, create_model
+from config.options import Protocol
 from dataloaders import Batch, load_dataset, make_train_loader
 from distillation.losses import Loss
 from distillation.losses.base import Needs
@@ -26,7 +27,7 @@ from engine.optimization import make_optimizer
 from engine.step import WARM_UP_STEPS, GraphedStep, TrainStep
 from letkd import KDLayer, Student
 
-PROTOCOL = {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+PROTOCOL = Protocol()
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 import main_classification
+from algorithms import run_config
 from algorithms.teaching import open_objective
+from config.experiments import default_configs
 from dataloaders import load_dataset
 from engine.checkpoints import EARLIER_FORMAT, FORMAT, load_checkpoint
 from reporting.report import write_report
@@ -44,7 +46,7 @@ def results_of(name: str, localpath: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", THERE)
 def test_it_is_evaluated_as_it_was_measured(name, left):
     top1 = results_of(name, left)["top1"]
-    main_classification.run_config(configure(name, left, evaluate=True))
+    run_config(configure(name, left, evaluate=True))
     results = results_of(name, left)
     assert results["mode"] == "train" and results["evaluations"]["last"]["top1"] == pytest.approx(top1)
     assert "changed" not in results["evaluations"]["last"]
@@ -65,14 +67,14 @@ def earlier_checkpoint(localpath: Path, name: str) -> dict[str, Any]:
 
 
 def test_it_is_exported(left):
-    main_classification.run_config(configure("digits.RN14_RN8.letKD-2", left, export="pt2"))
+    run_config(configure("digits.RN14_RN8.letKD-2", left, export="pt2"))
     exported = results_of("digits.RN14_RN8.letKD-2", left)["exports"]
     assert len(exported) == 1
 
 
 def test_it_teaches_with_its_words_and_decisions(left):
     name = "digits.RN14_RN8.letKD-1"
-    main_classification.run_config(configure(name, left))
+    run_config(configure(name, left))
     results, earlier = results_of(name, left), results_of("digits.RN14_RN8.letKD-2", left)
     assert results["teacher_fingerprint"] == earlier["teacher_fingerprint"]
     assert load_tensors(left / "digits" / "RN14_RN8" / "letKD-1" / "last.pth")["format"] == FORMAT
@@ -81,19 +83,19 @@ def test_it_teaches_with_its_words_and_decisions(left):
 @pytest.mark.parametrize("name", THERE)
 def test_an_unfinished_run_of_it_is_refused_in_one_line(name, left):
     with pytest.raises(ValueError, match=r"^\S+last.pth is of a run of an earlier version \(letkd-checkpoint-1\), .*$"):
-        main_classification.run_config(configure(name, left, epochs=2, checkpoint=-1))
+        run_config(configure(name, left, epochs=2, checkpoint=-1))
     assert results_of(name, left)["epochs"] == 1
 
 
 @pytest.mark.parametrize("name", THERE)
 def test_a_finished_run_of_it_stays_as_it_is(name, left):
     before = results_of(name, left)
-    main_classification.run_config(configure(name, left, checkpoint=-1))
+    run_config(configure(name, left, checkpoint=-1))
     assert results_of(name, left) == before
 
 
 def test_it_is_reported(left):
-    write_report(left, main_classification.default_configs()[0], unreadable={}, command="report", refresh=None)
+    write_report(left, default_configs()[0], unreadable={}, command="report", refresh=None)
     page = (left / "report" / "index.html").read_text()
     for name in THERE:
         assert f"{results_of(name, left)['top1']:.2f}" in page

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import main_classification
-from algorithms import export
+from algorithms import export, run_config
 from algorithms.export import (
     CHECKED_BATCHES,
     TOLERANCE,
@@ -203,7 +203,7 @@ def files(tmp_path_factory, dataset) -> dict[str, Path]:
         for name, updates in {NAME: {"export": "onnx"}, "digits.RN8": {"export": "pt2", "best": True}}.items():
             config = configure(name, root, **updates)
             leave_training(config, dataset)
-            main_classification.run_config(config)
+            run_config(config)
             (paths[config["export"]],) = directory(config).glob("export/*[!n]")  # not the .json
     return paths
 
@@ -317,7 +317,7 @@ def test_every_trial_is_exported(tmp_path, dataset):
         figures = dict.fromkeys(("top1", "best_top1", "top5", "seconds"), 50.0)
         results = facts | figures | {"mode": "train", "options": config}
         (directory(config) / f"seed{seed}" / "results.json").write_text(json.dumps(results))
-    trials = main_classification.run_config(config | {"trials": 2})
+    trials = run_config(config | {"trials": 2})
     assert trials["summaries"]["export best.pt2"]["mean"]["largest_difference"] <= TOLERANCE
     for seed in (0, 1):
         assert (directory(config) / f"seed{seed}" / "export" / f"digits.RN8-seed{seed}-best.pt2").is_file()
@@ -367,7 +367,7 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch)
 @pytest.mark.parametrize("value", ["onx", "True", "ONNX"])
 def test_another_kind_of_file_is_refused(value, tmp_path):
     with pytest.raises(ValueError, match=f"export='{value}' must be onnx or pt2"):
-        main_classification.run_config(configure("digits.RN8", tmp_path, export=value))
+        run_config(configure("digits.RN8", tmp_path, export=value))
 
 
 def test_what_was_not_trained_is_an_error(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from training_tools import configure, train
 
 import main_classification
-from algorithms import check_options, run_trials
+from algorithms import check_options, run_config, run_trials
 from algorithms.teaching import FINGERPRINTS
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.records import read_results, save_results
@@ -34,7 +34,7 @@ def folder(runs, tmp_path) -> Path:
 
 
 def run(folder: Path, **updates) -> dict:
-    return main_classification.run_config(configure("classification", folder.parent.parent, **{"epochs": 1} | updates))
+    return run_config(configure("classification", folder.parent.parent, **{"epochs": 1} | updates))
 
 
 # -- measurements with other options ------------------------------------------------------------------------------

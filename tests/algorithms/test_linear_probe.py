@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 import main_classification
+from algorithms import make_algorithm
 from algorithms.probe import LinearProbe
 from architectures import Input, create_model
 from dataloaders import Dataset, load_dataset, make_eval_loader
@@ -122,7 +123,7 @@ def test_a_network_that_was_not_trained_is_an_error(trained):
 
 def test_the_entry_probes(trained):
     config, _ = trained("digits.RN14_RN8.letKD-2")
-    algorithm = main_classification.make_algorithm(config | {"probe": True})
+    algorithm = make_algorithm(config | {"probe": True})
     assert isinstance(algorithm, LinearProbe)
     with pytest.raises(ValueError, match="evaluate and probe are different jobs"):
-        main_classification.make_algorithm(config | {"probe": True, "evaluate": True})
+        make_algorithm(config | {"probe": True, "evaluate": True})

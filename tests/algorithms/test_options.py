@@ -6,7 +6,9 @@ import pytest
 
 import main_classification
 from algorithms import check_options
-from docs import make_options
+from config.options import OPTIONS
+from config.schema import EVERY_JOB, JOBS
+from config.updates import check_command
 
 PAIR = "digits.RN14_RN8.letKD-2"
 
@@ -44,7 +46,7 @@ def test_values_and_combinations_that_make_no_sense_are_refused(updates, reason)
 
 
 def test_the_weight_of_a_hint_is_not_negative():
-    assert "hint_loss_coef=-1" in refusal("CIFAR100.resnetv1.RN110_RN32.FitNet", hint_loss_coef=-1.0)
+    assert "fitnet.weight=-1" in refusal("CIFAR100.resnetv1.RN110_RN32.FitNet", **{"fitnet.weight": -1.0})
 
 
 OTHER = {  # a value that is not the default
@@ -52,42 +54,41 @@ OTHER = {  # a value that is not the default
     "checkpoint": 3, "trials": 2, "seeds": [1], "fname": "a.pth", "max_patches": 9, "incremental": True,
     "images": "photographs", "export_file": "a.onnx", "top": 3, "format": "json",
 }  # fmt: skip
-JOBS = ("train", "evaluate", "export", "probe", "kmeans", "LDA", "predict", "pictures")
 
 
-@pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("option", main_classification.READ_BY)
+@pytest.mark.parametrize("job", EVERY_JOB)
+@pytest.mark.parametrize("option", [name for name, said in OPTIONS.items() if said.refused])
 def test_a_job_refuses_what_it_does_not_read(job, option):
     config = main_classification.default_config(PAIR) | {option: OTHER[option]}
-    readers = main_classification.READ_BY[option]
+    readers = OPTIONS[option].jobs
     if job in readers:
-        main_classification.check_command(job, config)
+        check_command(job, config)
         return
     with pytest.raises(ValueError, match=f"{option}(=| is for)") as caught:
-        main_classification.check_command(job, config)
+        check_command(job, config)
     assert all(reader in str(caught.value) for reader in readers)
 
 
 def test_any_job_may_be_told_how():
     told = {"cuda": False, "num_workers": 0, "prepare": True, "keep_every": 1, "memmap": True, "precision": "bf16"}
-    for job in JOBS:
-        main_classification.check_command(job, main_classification.default_config(PAIR) | told)
+    for job in EVERY_JOB:
+        check_command(job, main_classification.default_config(PAIR) | told)
 
 
 def test_one_network_predicts():
     config = main_classification.default_config(PAIR) | {"seeds": [1, 2]}
     for job in ("predict", "pictures"):
         with pytest.raises(ValueError, match=r"seeds=\[1, 2\] are several networks"):
-            main_classification.check_command(job, config)
-    main_classification.check_command("train", config)
+            check_command(job, config)
+    check_command("train", config)
 
 
 @pytest.mark.parametrize("updates", [{"best": True}, {"export": "onnx"}, {"epochs": 5}, {"cuda": False}], ids=str)
 def test_the_report_reads_a_place_alone(updates):
     config = main_classification.default_config(PAIR) | {"watch": True, "localpath": "elsewhere"}
-    main_classification.check_command("report", config)
+    check_command("report", config)
     with pytest.raises(ValueError, match="is not for the report, which reads localpath and watch alone"):
-        main_classification.check_command("report", config | updates)
+        check_command("report", config | updates)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_commands_ask_before_they_work(words, reason, tmp_path, capsys):
     assert error.startswith(f"error: {reason}") and error.count("\n") == 1, error
 
 
-def test_the_page_of_all_options_names_the_same_jobs():
-    explained = make_options.meanings(make_options.SOURCES)
-    for option, jobs in main_classification.READ_BY.items():
-        assert explained[option].jobs == ", ".join(jobs), option
+def test_options_are_read_by_jobs_that_exist():
+    for name, said in OPTIONS.items():
+        assert said.jobs and set(said.jobs) <= set(JOBS), name
+    assert [name for name, said in OPTIONS.items() if "report" in said.jobs] == ["config", "localpath", "watch"]

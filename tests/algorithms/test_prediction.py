@@ -14,7 +14,7 @@ from export_tools import leave_training, normalized
 from PIL import Image
 
 import main_classification
-from algorithms import export
+from algorithms import export, run_config
 from algorithms.predict import Prediction, find_images
 from architectures import create_model
 from dataloaders import Dataset, load_dataset
@@ -289,7 +289,7 @@ def test_impossible_options_are_refused(word, error, predict, folder):
 def test_only_predict_takes_images(folder):
     config = main_classification.default_config(NAME) | {"localpath": str(folder), "images": "photos"}
     with pytest.raises(ValueError, match=r"images is for predict: python main_classification\.py predict with images="):
-        main_classification.run_config(config)
+        run_config(config)
 
 
 def test_what_was_not_trained_is_an_error(predict, folder, tmp_path):

@@ -31,7 +31,7 @@ from algorithms.base import HOLD_OUT_SEED
 from algorithms.teaching import open_objective
 from algorithms.train import Meter, Training
 from architectures import Input, create_model
-from config.recipes import protocol
+from config.options import Protocol
 from dataloaders import Batch, hold_out, load_dataset, make_eval_loader
 from distillation.objective import Objective, Step
 from engine.accuracy import evaluate
@@ -339,7 +339,7 @@ def test_what_is_called_the_best_has_its_weights(folder, scripted, caplog, monke
     [(1, 0.05), (150, 0.05), (151, 5e-3), (180, 5e-3), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)],
 )
 def test_the_learning_rate_follows_the_paper(epoch, rate):
-    assert learning_rate(protocol(dataset="CIFAR100"), epoch) == pytest.approx(rate, rel=1e-12)
+    assert learning_rate(Protocol(), epoch) == pytest.approx(rate, rel=1e-12)
 
 
 def test_the_optimizer_uses_the_schedule(folder):
@@ -455,7 +455,7 @@ def test_gradients_reach_every_trainable_parameter_and_no_frozen_one(name, build
 def test_a_step_changes_what_trains_and_nothing_frozen(name, build, batch):
     objective = build(name).train()
     before = {key: value.clone() for key, value in (objective.state_dict() | frozen(objective)).items()}
-    optimizer = make_optimizer(objective, protocol(dataset="digits"))
+    optimizer = make_optimizer(objective, Protocol())
     optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert optimized == {id(parameter) for parameter in objective.parameters() if parameter.requires_grad}
     descend(optimizer, objective(batch).loss)

@@ -6,6 +6,7 @@ import torch
 from objective_tools import batch_of, letkd_of
 
 from architectures import TappedNetwork, create_model
+from config.options import Protocol
 from distillation.objective import Objective, Step
 from engine.optimization import make_optimizer
 from engine.step import descend
@@ -26,7 +27,6 @@ CROSS_PAIR = "WRN40w2_SNv1"
 # threads alone moves it by 0.6 %, the memory format by 1.2 %, and the supervision by less than 0.05 %. In float64 the
 # classification loss of letKD-1 is 6.937 there, ours in float32 6.935, the reference's 6.878.
 STABLE = ("loss_quest", "loss_sub", "perp_trg_0", "mean_assign_dist_0")
-PROTOCOL = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 SINGLE_PASS, AFTER_STEPS = 1e-4, 2e-3  # relative tolerances of the reference
 NOISE = 2e-2  # of that classification loss
 
@@ -113,7 +113,7 @@ def golden(golden_dir) -> dict[str, float]:
 def test_three_steps_agree_with_the_authors(pair, method, fill, golden):
     tag = f"{pair}/{method}"
     training = build(fill, pair, method).train()
-    optimizer = make_optimizer(training, PROTOCOL | {"learning_rate": 0.05})
+    optimizer = make_optimizer(training, Protocol(learning_rate=0.05))
     for number in range(3):
         images, labels = batch(fill, tag, f"images{number}", 100 + number)
         step = training(batch_of(images, labels), with_statistics=True)
@@ -132,7 +132,7 @@ def test_three_steps_agree_with_the_authors(pair, method, fill, golden):
 def test_a_pooled_teacher_agrees_with_the_authors(method, fill, golden):
     tag = f"{CROSS_PAIR}/{method}"
     training = build(fill, CROSS_PAIR, method).train()
-    optimizer = make_optimizer(training, PROTOCOL | {"learning_rate": 0.01})
+    optimizer = make_optimizer(training, Protocol(learning_rate=0.01))
     for number, only in enumerate(((), STABLE)):
         images, labels = batch(fill, tag, f"images{number}", 100 + number)
         step = training(batch_of(images, labels), with_statistics=True)

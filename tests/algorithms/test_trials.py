@@ -9,6 +9,7 @@ import torch
 import main_classification
 from algorithms import check_options, run_trials
 from algorithms.trials import TRIALS, format_summary
+from config.experiments import ENTRY_OPTIONS
 from engine.checkpoints import NEWEST, load_checkpoint, save_checkpoint
 from engine.records import RESULTS, save_results
 from results import settings
@@ -166,7 +167,7 @@ def test_a_folder_that_was_moved_away_is_no_trial(name, config, folder):
 
 def test_every_option_of_the_entry_is_placed():
     """A new option bears on results until `results/settings.py` says that it does not."""
-    assert set(settings.bearing(main_classification.OPTIONS)) == {"precision", "max_patches"}
+    assert set(settings.bearing(ENTRY_OPTIONS)) == {"precision", "max_patches"}
 
 
 def test_an_option_that_a_later_version_brought_changes_nothing(config, folder):

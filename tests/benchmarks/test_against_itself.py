@@ -61,10 +61,10 @@ def test_bits_of_an_equal_tree_are_equal_and_of_another_are_not(clone):
     assert len({rows[name][0] for name in compared}) == len(compared)
     assert status == 0
 
-    recipes = clone / "config" / "recipes.py"
-    changed, count = re.subn(r'"temperature": 1\.0', '"temperature": 0.99', recipes.read_text())
+    options = clone / "config" / "options.py"
+    changed, count = re.subn(r"(temperature: float = option\(\s*)1\.0", r"\g<1>0.99", options.read_text())
     assert count == 1
-    recipes.write_text(changed)
+    options.write_text(changed)
     status, changed_rows = compare(clone, "--only", "bits")
     for name in compared:
         older, verdict = changed_rows[name][1:3]

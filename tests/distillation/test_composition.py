@@ -23,6 +23,7 @@ from training_tools import STEPS, differences, outcome, stop_at
 import main_classification
 from algorithms import export
 from algorithms.teaching import open_objective
+from config.updates import check_updates
 from dataloaders import Batch, load_dataset
 from distillation.expressions import canonical
 from distillation.losses import Connector, Data, Loss, Needs, base, list_losses, option, register_loss, warm_up
@@ -58,7 +59,7 @@ class Mine(Loss):
     @dataclass(frozen=True)
     class Options:
         momentum: float = option(0.9, "what a row of the bank keeps at most", at_least=0.0)
-        warmup: float | None = option(None, "epochs over which the memory is raised", optional=float, at_least=0.0)
+        warmup: float | None = option(None, "epochs over which the memory is raised", at_least=0.0)
 
     def __init__(self, channels: dict[str, tuple[int, int]], num_images: int, *, momentum: float, warmup: float | None):
         super().__init__()
@@ -249,7 +250,7 @@ def drawn(all_losses, folder) -> Callable[[str], Objective]:
     def drawn(method: str) -> Objective:
         defaults = main_classification.default_config(f"{PAIR}.{method}")
         words, _ = get_config_updates([*SMALL, *(WORDS if "letKD" in method else [])])
-        config = defaults | main_classification.check_updates(words, defaults) | {"localpath": str(folder)}
+        config = defaults | check_updates(words, defaults) | {"localpath": str(folder)}
         torch.manual_seed(config["seed"])
         return open_objective(config, load_dataset("digits", splits=("train", "eval"), image_size=8))
 

@@ -17,9 +17,10 @@ from supervision_tools import change_fact, fact_of, read_map, write_map
 from torch import nn
 
 import main_classification
-from algorithms import KMeansCodebook, features
+from algorithms import KMeansCodebook, features, run_config
 from algorithms.teaching import missing_supervision, open_objective, teacher_weights
 from architectures import create_model
+from config.experiments import ENTRY_OPTIONS
 from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
 from distillation.objective import Teacher
@@ -53,7 +54,7 @@ def configure(name: str, localpath: Path, **updates: Any) -> dict[str, Any]:
 
 
 def run(name: str, localpath: Path, **updates: Any) -> dict[str, Any]:
-    return main_classification.run_config(configure(name, localpath, **updates))
+    return run_config(configure(name, localpath, **updates))
 
 
 def pair(localpath: Path, **updates: Any) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def test_a_teacher_with_other_weights_is_refused(folder):
         open_subclasses(config, *networks)
     assert str(folder / DECISIONS) in refusal(caught)
     with pytest.raises(ValueError, match="another teacher") as caught:
-        main_classification.run_config(config)
+        run_config(config)
     assert "make it again: python main_classification.py with config=digits.RN8 " in refusal(caught)
     assert refusal(caught).endswith("kmeans=16")
 
@@ -159,7 +160,7 @@ def test_a_decision_file_of_another_stage_is_refused(folder):
 def outdated(config: dict[str, Any], fact: str) -> list[str]:
     """The words of the command that makes the file again, of a run that is refused for a fact of its record."""
     with pytest.raises(ValueError, match=f"was made with another {fact} ") as caught:
-        main_classification.run_config(config)
+        run_config(config)
     return shlex.split(refusal(caught).partition("python main_classification.py with ")[2])
 
 
@@ -176,7 +177,7 @@ def test_images_that_were_prepared_otherwise_are_refused(fact, value, folder):
         assert {job, word} <= set(words)
         assert main_classification.main(["main.py", "with", *words]) == 0
     assert fact_of(folder / CODEBOOK, fact) == seen
-    main_classification.run_config(config)
+    run_config(config)
 
 
 def test_what_is_measured_may_differ_by_rounding(folder):
@@ -240,16 +241,16 @@ def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
     here = {"data_dir": str(images), "localpath": str(tmp_path), "cuda": False, "num_workers": 0, "test_batch_size": 8}
     small = here | {"epochs": 1, "milestones": [], "batch_size": 4}
     alone = main_classification.default_config("ImageFolder.RN8") | small
-    main_classification.run_config(alone)
-    main_classification.run_config(alone | {"kmeans": 4})
+    run_config(alone)
+    run_config(alone | {"kmeans": 4})
     config = main_classification.default_config("ImageFolder.RN20_RN8.letKD-1") | small
     config |= {"teacher": "resnet8", "teacher_experiment": "ImageFolder.RN8", "supervision": "ImageFolder.RN8"}
     config |= {"num_words": 4}
-    main_classification.run_config(config)
+    run_config(config)
     shutil.copy(images / "train" / "a" / "0.png", images / "train" / "b" / "4.png")
     words = outdated(config, "images")
     assert main_classification.main(["main.py", "with", *words, "test_batch_size=8"]) == 0
-    main_classification.run_config(config)
+    run_config(config)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def test_the_files_that_the_authors_published_load(teacher, supervision, suffix,
     scores = np.full((800, 800), 1 / 800)  # not among the published files that are here
     np.save(place / f"final_scores_8{suffix}.npy", scores)
     experiment = letkd2(dataset="CIFAR100", teacher=teacher, student=student, supervision=supervision)
-    config = main_classification.OPTIONS | experiment | {"localpath": str(tmp_path), "teacher_weights": str(weights)}
+    config = ENTRY_OPTIONS | experiment | {"localpath": str(tmp_path), "teacher_weights": str(weights)}
     classes = tuple(map(str, range(100)))
     dataset = Dataset("CIFAR100", classes, 32, mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
     networks = open_networks(config, dataset)
@@ -766,7 +767,7 @@ def test_a_run_is_supervised_with_what_the_library_made(folder, saved):
     for name in (CODEBOOK, DECISIONS):
         (folder / name).unlink()
     assert list(missing_supervision(pair(folder, **library))) == []
-    main_classification.run_config(pair(folder, **library, epochs=1, milestones=[]))
+    run_config(pair(folder, **library, epochs=1, milestones=[]))
 
 
 def test_a_file_of_the_version_before_is_known_by_its_teacher(folder, saved):

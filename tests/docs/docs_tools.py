@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sacred.arg_parser import get_config_updates
 
 import main_classification
+from config.experiments import ENTRY_OPTIONS
 
 ROOT = Path(main_classification.__file__).parent
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("[!.]*/README.md"), *ROOT.glob("docs/*.md")})
@@ -31,7 +32,7 @@ class Command(NamedTuple):
 
     @property
     def experiment(self) -> str:
-        return self.updates.get("config", main_classification.OPTIONS["config"])
+        return self.updates.get("config", ENTRY_OPTIONS["config"])
 
 
 def title(page: Path) -> str:

@@ -8,7 +8,9 @@ import pytest
 from docs_tools import ENTRY, PAGES, ROOT, entry_commands, programs, shell_lines, title
 
 import main_classification
-from algorithms import check_options
+from algorithms import check_options, make_algorithm
+from config.experiments import ENTRY_OPTIONS
+from config.updates import check_updates
 from docs import make_options
 
 PUBLISHED = json.loads((ROOT / "reporting" / "published.json").read_text())
@@ -63,40 +65,21 @@ def test_commands_are_accepted_by_the_entry(page):
     for command in entry_commands(page):
         assert command.name in names, command
         updates = {key: value for key, value in command.updates.items() if value != PLACEHOLDER}
-        experiment = updates.get("config", main_classification.OPTIONS["config"])
+        experiment = updates.get("config", ENTRY_OPTIONS["config"])
         methods = set(experiment.rpartition(".")[2].split("+"))
         if f"config/{experiment.replace('.', '/')}.py" in WRITTEN or methods & OWN_METHODS:
             continue  # `test_docs_commands` runs it
         defaults = main_classification.default_config(experiment)
-        updates = main_classification.check_updates(updates, defaults)
+        updates = check_updates(updates, defaults)
         if command.name == "run":
             check_options(defaults | updates)
-            main_classification.make_algorithm(defaults | updates)
+            make_algorithm(defaults | updates)
         else:
             check_options(defaults | updates | {"watch": False})
 
 
 def test_every_option_is_in_the_page_of_all_options():
     assert make_options.PAGE.read_text() == make_options.render(), "out of date; write it: python -m docs.make_options"
-
-
-def test_an_option_that_nobody_explains_is_noticed(monkeypatch):
-    monkeypatch.setitem(main_classification.OPTIONS, "nobody_knows", 1)
-    with pytest.raises(ValueError, match="nobody_knows"):
-        make_options.render()
-
-
-def test_an_option_is_explained_once(tmp_path):
-    source = tmp_path / "twice.py"
-    source.write_text('A = {\n    "seed": 0,  # train: of all\n}\nB = {\n    "seed": 0,  # once more\n}\n')
-    with pytest.raises(ValueError, match="'seed' again"):
-        make_options.meanings([source])
-
-
-def test_the_page_knows_the_jobs_that_the_entry_allows():
-    explained = make_options.meanings(make_options.SOURCES)
-    for option, jobs in main_classification.READ_BY.items():
-        assert set(jobs) <= set(explained[option].jobs.split(", ")), option
 
 
 @pytest.mark.parametrize("pair", PUBLISHED["pairs"])

@@ -29,6 +29,8 @@ import distillation.losses
 import main_classification
 from algorithms import export
 from architectures import registry
+from config import experiments
+from config.experiments import ENTRY_OPTIONS, load_experiment
 from distillation.losses import base
 from storage.documents import load_json
 
@@ -48,14 +50,14 @@ PACKAGES = {"architectures": architectures, "config": config, "distillation.loss
 @pytest.fixture(scope="module", autouse=True)
 def little() -> Iterator[None]:
     """Short experiments, few digits, empty pictures; and no faiss, because README says that nothing here needs it."""
-    digits, load = sklearn.datasets.load_digits(), main_classification.load_experiment
+    digits, load = sklearn.datasets.load_digits(), load_experiment
     part = slice(NUM_TRAIN + NUM_EVAL)
     few = type(digits)(**digits | {key: digits[key][part] for key in ("data", "images", "target")})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sklearn.datasets, "load_digits", lambda: few)
         patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
-        patch.setattr(main_classification, "OPTIONS", shortened(main_classification.OPTIONS))
-        patch.setattr(main_classification, "load_experiment", lambda name: shortened(load(name)))
+        patch.setattr(experiments, "ENTRY_OPTIONS", shortened(ENTRY_OPTIONS))
+        patch.setattr(experiments, "load_experiment", lambda name: shortened(load(name)))
         patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"a picture"))
         patch.setattr(export, "TIMED_SECONDS", 0)
         patch.setitem(sys.modules, "faiss", None)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import main_classification
+from config.experiments import default_configs
 from reporting.report import write_report
 from results.collect import PICTURES, PROGRESS, RESULTS
 from storage.documents import save_json
@@ -23,7 +23,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=20000", "--dump-dom",
 )  # fmt: skip
-OWN, _ = main_classification.default_configs()
+OWN, _ = default_configs()
 WIDTHS = (390, 1280)
 LONG = "a_long_name_without_any_place_to_break_it_" * 3
 # Collects what goes wrong before the page's own script runs.

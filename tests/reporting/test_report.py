@@ -19,7 +19,9 @@ from sacred.arg_parser import get_config_updates
 
 import config
 import main_classification
-from algorithms import check_options, trials
+from algorithms import check_options, make_algorithm, trials
+from config.experiments import ENTRY_OPTIONS, composed_config, default_configs, load_experiment
+from config.updates import check_updates
 from engine import records
 from reporting import charts, curves, tables
 from reporting.charts import draw_curves
@@ -28,7 +30,7 @@ from results import collect, places
 from storage.documents import save_json
 
 ROOT = Path(main_classification.__file__).parent
-OWN, _ = main_classification.default_configs()
+OWN, _ = default_configs()
 NAMES = list(OWN)
 PAIR = "CIFAR100.resnetv1.RN56_RN20"
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
@@ -64,7 +66,7 @@ class Tree:
         }
         options = facts.pop("options", {})
         if options is not None:
-            options = main_classification.OPTIONS | own | {"config": name, "seed": seed} | options
+            options = ENTRY_OPTIONS | own | {"config": name, "seed": seed} | options
         path = self.root / (place or "/".join(name.split("."))) / collect.RESULTS
         save_json(path, results | {"options": options} | facts)
         return path
@@ -430,10 +432,10 @@ def test_every_command_is_one_that_the_entry_accepts(tree):
         assert (python, program, with_) == ("python", "main_classification.py", "with")
         updates, _ = get_config_updates(words)
         defaults = main_classification.default_config(updates["config"])
-        main_classification.check_updates(updates, defaults)
+        check_updates(updates, defaults)
         config = defaults | updates
         check_options(config)
-        main_classification.make_algorithm(config | {"cuda": False})
+        make_algorithm(config | {"cuda": False})
         assert config["data_dir"] or config["dataset"] not in ("ImageNet", "ImageFolder")
     assert (
         "python main_classification.py with config=digits.RN14_RN8.letKD-2 num_words=64 'milestones=[2,3]' seed=4 "
@@ -606,7 +608,7 @@ def test_modules_of_config_that_cannot_be_loaded_are_listed(tree, tmp_path, monk
     assert "config/mine/half.py" in damaged and "no method and dataset" in damaged
     assert "config/mine/common.py" not in page and "config=mine.pair.KD prepare=True" in page
     with pytest.raises(ValueError, match=r"^config/mine/common.py is no experiment: it holds no dictionary `config`$"):
-        main_classification.load_experiment("mine.common")
+        load_experiment("mine.common")
 
 
 def test_earlier_runs_and_records_of_sacred_are_not_read(tree):
@@ -941,7 +943,7 @@ SUM = f"{PAIR}.letKD-2+FitNet"
 
 
 def put_sum(tree: Tree, top1: float, **facts: Any) -> Path:
-    own = main_classification.load_experiment(SUM)
+    own = load_experiment(SUM)
     facts["options"] = own | facts.get("options", {})
     return tree.put(SUM, top1, method=own["method"], dataset=own["dataset"], epochs=own["epochs"], **facts)
 
@@ -950,7 +952,7 @@ def test_a_sum_of_methods_is_a_column_of_its_pair(tree):
     tree.put("CIFAR100.resnetv1.RN56", 72.0)
     tree.put("CIFAR100.resnetv1.RN20", 69.0)
     put_sum(tree, 74.25, data_dir=None)
-    written = tree.write(composed=main_classification.composed_config)
+    written = tree.write(composed=composed_config)
     cell = written.cell("letKD-2+FitNet")
     assert cell.experiment == SUM and [group.statistic("top1").mean for group in cell.groups] == [74.25]
     assert cell.is_measured and cell.published is None
@@ -964,24 +966,24 @@ def test_a_sum_of_methods_is_a_column_of_its_pair(tree):
 def test_other_options_of_a_loss_stand_apart(tree):
     for seed, (top1, weight) in enumerate([(74.0, 100.0), (76.0, 100.0), (60.0, 50.0)]):
         put_sum(tree, top1, options={"hint_loss_coef": weight}, seed=seed, place=f"{SUM.replace('.', '/')}/seed{seed}")
-    own, other = tree.write(composed=main_classification.composed_config).cell("letKD-2+FitNet").groups
+    own, other = tree.write(composed=composed_config).cell("letKD-2+FitNet").groups
     assert (own.marks, own.statistic("top1").mean) == ([], 75.0)
-    assert (other.marks, other.statistic("top1").mean) == (["hint_loss_coef=50.0 (default: 100.0)"], 60.0)
+    assert (other.marks, other.statistic("top1").mean) == (["fitnet.weight=50.0 (default: 100.0)"], 60.0)
 
 
 def test_an_unfinished_sum_goes_on_by_its_own_command(tree):
     path = put_sum(tree, None, state="stopped", epoch=3, updated="2026-01-01T00:00:00+00:00", seed=2)
     path.rename(path.with_name(collect.PROGRESS))
-    cell = tree.write(composed=main_classification.composed_config).cell("letKD-2+FitNet")
+    cell = tree.write(composed=composed_config).cell("letKD-2+FitNet")
     (command,) = cell.continuations.values()
     assert f"config={SUM} seed=2 checkpoint=-1" in command
 
 
 def test_a_sum_of_a_method_that_is_gone_is_shown_and_marked(tree):
     name = f"{PAIR}.letKD-2+Gone"
-    tree.put(name, 74.0, options=main_classification.load_experiment(f"{PAIR}.letKD-2") | {"method": "letKD-2+Gone"},
+    tree.put(name, 74.0, options=load_experiment(f"{PAIR}.letKD-2") | {"method": "letKD-2+Gone"},
              dataset="CIFAR100", method="letKD-2+Gone")  # fmt: skip
-    written = tree.write(composed=main_classification.composed_config)
+    written = tree.write(composed=composed_config)
     (group,) = written.cell("letKD-2+Gone").groups
     assert group.marks == [collect.GONE]
 
@@ -1012,7 +1014,7 @@ def test_watching_writes_again_until_it_is_stopped(words, tree, monkeypatch, cap
 
     # Its own name alone: threads of other tests sleep too.
     monkeypatch.setattr(main_classification, "time", SimpleNamespace(sleep=sleep))
-    monkeypatch.setitem(main_classification.OPTIONS, "localpath", str(tree.root))
+    monkeypatch.setitem(ENTRY_OPTIONS, "localpath", str(tree.root))
     given = words + [f"localpath={tree.root}"] * ("with" in words)
     assert main_classification.main(["x", "report", *given]) == 0
     pages.append((tree.root / "report/index.html").read_text())

@@ -12,6 +12,7 @@ from supervision_tools import made_up
 
 from algorithms.teaching import missing_supervision, open_objective
 from architectures import create_model
+from config.options import Options
 from config.recipes import fitnet, letkd2
 from dataloaders import Batch, Dataset, ImageTensors
 from distillation.build import build_student
@@ -185,7 +186,7 @@ def test_a_step_changes_what_trains_and_nothing_frozen(options, configure, batch
         return own | {f"teacher.{name}": value for name, value in teacher.items()}
 
     before = {name: value.clone() for name, value in state().items()}
-    descend(make_optimizer(objective, config), objective(batch).loss)
+    descend(make_optimizer(objective, Options.of(config).protocol), objective(batch).loss)
     changed = {name for name, value in state().items() if not torch.equal(value, before[name])}
     trainable = {name for name, value in objective.named_parameters() if value.requires_grad}
     assert trainable <= changed

@@ -1,0 +1,101 @@
+"""A configuration from its check to its results: what the job needs is made or named, and its failures explained."""
+
+import copy
+
+from algorithms.base import Algorithm, Config, Results
+from algorithms.commands import command_for, handed_on, is_torchvision
+from algorithms.jobs import make_algorithm
+from algorithms.options import check_options
+from algorithms.prepare import Preparation, Step
+from algorithms.trials import run_trials, wanted_seeds
+from config.experiments import default_config, with_networks
+from engine.stopping import lost_stops_again
+from results.places import OutdatedError, Requirement
+from storage.documents import first_line
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # what torch says: on a GPU, on the CPU
+
+
+def run_config(config: Config) -> Results:
+    """Do what a complete configuration asks for, and before it what it needs where `prepare` is set."""
+    check_options(config)
+    with lost_stops_again():
+        algorithm = make_algorithm(config)
+        provide(algorithm)
+        if wanted_seeds(algorithm.options.job):
+            return run_trials(config, lambda trial: run_job(make_algorithm(trial)))
+        return run_job(algorithm)
+
+
+def run_job(algorithm: Algorithm) -> Results:
+    """Do a job whose needs are there.
+
+    Raises:
+        ValueError: a file was made from something else; names the command that makes it again.
+        MemoryError: there is too little; says what needs less.
+    """
+    try:
+        return algorithm.run()
+    except OutdatedError as error:
+        raise ValueError(f"{error}; make it again: {command_for(error.remedy, algorithm.config)}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
+            raise
+        remedy = "a smaller batch_size, test_batch_size or image_size, or memmap=True for kmeans and LDA"
+        raise MemoryError(f"memory does not suffice ({first_line(error)}); try {remedy}") from error
+
+
+def provide(algorithm: Algorithm) -> None:
+    """Make what a job needs and cannot find where `prepare` is set.
+
+    Raises:
+        FileNotFoundError: something is missing, and it is not; names the command that makes it.
+    """
+    config = algorithm.config
+    if not algorithm.options.job.prepare:
+        for requirement in algorithm.missing_requirements():
+            raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
+    elif steps := _steps_before(algorithm):
+        defaults = default_config(config["config"])
+        given = {key: value for key, value in config.items() if value != defaults[key]}
+        preparation = Preparation(steps, algorithm, given)
+        preparation.announce()
+        preparation.carry_out(_make)
+
+
+def _steps_before(algorithm: Algorithm) -> list[Step]:
+    """What a job needs and cannot find, and what that needs, in the order in which it has to be made."""
+    steps: dict[tuple[str, str], Step] = {}
+    for requirement in algorithm.missing_requirements():
+        step = _step(requirement, algorithm.config)
+        needed = [] if step.job is None else _steps_before(step.job)
+        for each in (*needed, step):
+            steps.setdefault(each.product, each)
+    return list(steps.values())
+
+
+def _step(requirement: Requirement, config: Config) -> Step:
+    command = command_for(requirement, config)
+    if is_torchvision(requirement):
+        raise FileNotFoundError(f"{requirement.what}; make it: {command}")
+    if requirement.published is not None:
+        return Step(requirement, None, command)
+    updates = handed_on(requirement, config)
+    own = with_networks(default_config(requirement.experiment), updates) | updates
+    try:
+        check_options(own)
+        job = make_algorithm(own)
+    except ValueError as error:
+        raise ValueError(f"preparing {requirement.experiment}: {error}") from error
+    job.given_as = requirement.given_as
+    return Step(requirement, job, command)
+
+
+def _make(step: Step) -> None:
+    if step.job is not None:
+        run_job(copy.copy(step.job))  # what it opens goes with the copy
+        return
+    import download_cifar100_teacher
+
+    if download_cifar100_teacher.main([step.requirement.published.parent.name]):
+        raise FileNotFoundError(f"{step.requirement.what}, and the download failed")

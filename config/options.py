@@ -1,0 +1,504 @@
+"""Every option but those of losses, which their files in distillation/losses describe: groups, by what reads them.
+
+An option of a command line, of a file of options and of `results.json` is an entry of one flat dictionary; behind the
+door of a job it is an attribute, `options.protocol.epochs`. Standard library only.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any
+
+from config.schema import EVERY_JOB, JOBS, Bears, Option, filled, option, options_of
+
+Config = dict[str, Any]
+
+TRAIN = ("train",)
+OFFLINE = ("kmeans", "LDA")
+TRAINED = ("export", "probe", "predict", "pictures")  # jobs on a trained network, beside its evaluation
+COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
+TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
+ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
+
+# --- of every command ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Which experiment, and what shall be done with it."""
+
+    config: str = option(
+        "digits.RN8", "the experiment A.B.C: what the module config/A/B/C.py holds", jobs=JOBS, bears="nothing"
+    )
+    name: str | None = option(
+        None, "the run's own name A.B.C, and so its directory, in place of its experiment's", bears="nothing"
+    )
+    evaluate: bool = option(
+        False, "measure a trained network instead of training", jobs=("evaluate",), refused=True, bears="job"
+    )
+    best: bool = option(
+        False, "take the best epoch instead of the last", jobs=("evaluate", *TRAINED), refused=True, bears="measured"
+    )
+    testset: bool = option(
+        False,
+        "measure on the data set's third split",
+        jobs=("evaluate", "probe", "pictures"),
+        refused=True,
+        bears="measured",
+    )
+    export: str | None = option(
+        None, "write a trained network to a file", choices=("onnx", "pt2"), jobs=("export",), refused=True, bears="job"
+    )
+    probe: bool = option(
+        False, "measure a linear classifier on the intermediate map", jobs=("probe",), refused=True, bears="job"
+    )
+    kmeans: int = option(
+        0,
+        "make the codebook of a network alone or of a pair's teacher, of so many words",
+        at_least=0,
+        jobs=("kmeans",),
+        refused=True,
+        bears="job",
+    )
+    LDA: int | str = option(
+        0,
+        "make the decision scores of one, at the first block of this stage, or at this place or module path",
+        jobs=("LDA",),
+        refused=True,
+        bears="job",
+    )
+    prepare: bool = option(
+        False,
+        "first make the teacher and supervision that are missing",
+        jobs=("train", "kmeans", "LDA", "pictures"),
+        bears="nothing",
+    )
+    checkpoint: int = option(
+        0,
+        "0 from scratch, -1 go on, else this epoch",
+        at_least=-1,
+        jobs=("train", "evaluate", *TRAINED),
+        refused=True,
+        bears="measured",
+    )
+    trials: int = option(
+        0,
+        "so many runs, with seeds 0, 1, ...",
+        at_least=0,
+        at_most=10_000,
+        jobs=("train", "evaluate", "export", "probe"),
+        refused=True,
+        bears="seed",
+    )
+    seeds: list[int] = option(
+        [],
+        "the runs with these seeds",
+        at_least=0,
+        elements="different whole numbers from 0, like [0, 1, 2]",
+        jobs=("train", "evaluate", *TRAINED),
+        refused=True,
+        bears="seed",
+    )
+
+    @property
+    def run_name(self) -> str:
+        """What the run is called: its own name, or that of its experiment."""
+        return self.name or self.config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How and where it is done."""
+
+    localpath: str = option("experiments", "where outputs go", jobs=JOBS, inherited=True, bears="nothing")
+    data_dir: str | None = option(
+        None, "where the images are, or are downloaded to; None: data", inherited=True, bears="nothing"
+    )
+    seed: int = option(
+        0,
+        "of everything random; the same seed on the same machine repeats a CPU run bit for bit",
+        at_least=0,
+        inherited=True,
+        bears="seed",
+    )
+    precision: str = option(
+        "fp32", "of matrix products and convolutions", choices=("fp32", "tf32", "bf16"), jobs=COMPUTE, inherited=True
+    )
+    deterministic: bool = option(
+        False, "repeat results bit for bit on a GPU too", jobs=COMPUTE, inherited=True, bears="nothing"
+    )
+    cuda: bool = option(True, "use the GPU where there is one", jobs=COMPUTE, inherited=True, bears="nothing")
+    cuda_graph: bool = option(False, "record the step as a CUDA graph and replay it", jobs=TRAIN, bears="nothing")
+    num_workers: int = option(
+        2, "processes that decode images", at_least=0, at_most=1024, inherited=True, bears="nothing"
+    )
+    disp_step: int = option(50, "steps between looks at the losses", at_least=1, jobs=TRAIN, bears="nothing")
+    keep_every: int = option(0, "also keep the checkpoint of every n-th epoch", at_least=0, jobs=TRAIN, bears="nothing")
+    mongo: str | None = option(
+        None,
+        "also record it in host:port/database or mongodb://...",
+        jobs=("train", "evaluate", "export", "probe", *OFFLINE),
+        bears="nothing",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offline:
+    """How patches are held that codebooks and decision scores are made from."""
+
+    fname: str | None = option(
+        None, "file name of the result instead of the standard one", jobs=OFFLINE, refused=True, bears="nothing"
+    )
+    max_patches: int = option(
+        0,
+        "of more patches than this, so many random ones are held; 0: all",
+        at_least=0,
+        jobs=OFFLINE,
+        refused=True,
+    )
+    incremental: bool = option(
+        False, "run the network twice instead of holding its patches", jobs=("LDA",), refused=True, bears="nothing"
+    )
+    memmap: bool = option(
+        False, "hold the patches in a file instead of in memory", jobs=OFFLINE, inherited=True, bears="nothing"
+    )
+    memmap_dir: str | None = option(
+        None,
+        "folder of the file of `memmap`; None: the output directory",
+        jobs=OFFLINE,
+        inherited=True,
+        bears="nothing",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Of the command `predict`."""
+
+    images: Any = option(
+        None, "image files, a folder, a pattern, or a list of them", jobs=("predict",), refused=True, bears="nothing"
+    )
+    export_file: str | None = option(
+        None,
+        "predict with this exported .onnx file instead of an experiment",
+        jobs=("predict",),
+        refused=True,
+        bears="nothing",
+    )
+    top: int = option(5, "so many classes for each image", at_least=1, jobs=("predict",), refused=True, bears="nothing")
+    format: str = option(
+        "table",
+        "how predictions are printed",
+        choices=("table", "json"),
+        jobs=("predict",),
+        refused=True,
+        bears="nothing",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Of the command `report`."""
+
+    watch: bool = option(False, "write the report again every few seconds", jobs=("report",), bears="nothing")
+
+
+# --- of experiments --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What every experiment says."""
+
+    method: str = option(help="classification, or a method or a sum of methods; each experiment has its own")
+    published_weights: str | None = option(
+        None, "weights of the teacher, where none were trained here", bears="nothing"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images."""
+
+    dataset: str = option(help="a name that `dataloaders` knows", inherited=True)
+    image_size: int | None = option(
+        None,
+        "side of the square images; None: the data set's own, or measured",
+        at_least=1,
+        inherited=True,
+        bears="images",
+    )
+    mean: list[float] | None = option(
+        None,
+        "mean of red, green and blue in 0..1; None: the data set's own, or measured",
+        elements="three numbers in 0..1, one for each channel",
+        inherited=True,
+        bears="images",
+    )
+    std: list[float] | None = option(
+        None,
+        "standard deviation of red, green and blue; None: likewise",
+        elements="three numbers in 0..1, one for each channel",
+        inherited=True,
+        bears="images",
+    )
+    val_split: int = option(
+        0,
+        "so many training images are held out and choose the best epoch",
+        at_least=0,
+        jobs=("train", *OFFLINE),
+        inherited=True,
+        bears="training",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Optimisation, the same for every method. The defaults are the paper's for CIFAR-100."""
+
+    epochs: int = option(240, "passes over the training images", at_least=1, jobs=TRAIN, bears="training")
+    batch_size: int = option(  # BatchNorm needs two
+        64, "images a step; an incomplete last batch is left out", at_least=2, jobs=TRAIN, bears="training"
+    )
+    test_batch_size: int = option(100, "images a step of everything else", at_least=1, bears="nothing")
+    milestones: list[int] = option(
+        [150, 180, 210],
+        "the learning rate falls after each of these epochs",
+        at_least=1,
+        elements="epochs from 1, like [150, 180, 210]",
+        jobs=TRAIN,
+        bears="training",
+    )
+    learning_rate: float = option(
+        0.05, "the learning rate up to the first milestone", above=0, jobs=TRAIN, bears="training"
+    )
+    lr_factor: float = option(
+        0.1, "what the learning rate is multiplied by at a milestone", above=0, jobs=TRAIN, bears="training"
+    )
+    momentum: float = option(0.9, "the momentum of SGD", at_least=0, jobs=TRAIN, bears="training")
+    nesterov: bool = option(True, "Nesterov's form of momentum", jobs=TRAIN, bears="training")
+    weight_decay: float = option(
+        5e-4, "weight decay of everything that trains", at_least=0, jobs=TRAIN, bears="training"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network alone: trained with cross-entropy, and a teacher that supervision is made from."""
+
+    network: str = option(help="a name that `architectures` knows")
+    weights: str | None = option(
+        None, "a file, instead of what was trained here or published", jobs=ON_WEIGHTS, bears="weights"
+    )
+    published_top1: float | None = option(
+        None, "what published_weights should reach, in percent", jobs=("evaluate",), bears="nothing"
+    )
+    trained_as: str | None = option(
+        None, "the experiment that trains these weights; None: this one", jobs=ON_WEIGHTS, bears="weights"
+    )
+    downscale: int = option(
+        1,
+        "side of the windows that maps are averaged over, for coarser students",
+        at_least=1,
+        jobs=OFFLINE,
+        bears="training",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A student and its teacher."""
+
+    teacher: str = option(
+        help="the teacher's network, a name that `architectures` knows", jobs=TEACHES, bears="training"
+    )
+    student: str = option(help="the student's network, a name that `architectures` knows")
+    teacher_experiment: str | None = option(
+        None, "what trains the teacher; None: nothing here", jobs=TEACHES, bears="training"
+    )
+    teacher_weights: str | None = option(
+        None,
+        "a file, instead of what that experiment trained or was published",
+        jobs=("train", *OFFLINE, "pictures"),
+        bears="training",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """letKD's and QuEST's: the teacher's words, and how they are learnt. K and S are shapes of a student's weights,
+    which loading compares."""
+
+    supervision: str | None = option(
+        None,
+        "the experiment whose codebook and decision scores are used; None: those of the teacher's weights",
+        jobs=TEACHES,
+        bears="training",
+    )
+    codebook: str | None = option(
+        None, "a file, instead of the one below experiments/VQ/<supervision>", jobs=TEACHES, bears="training"
+    )
+    num_words: int = option(4096, "K, the words in the codebook", at_least=2, bears="training")
+    words_place: str = option(
+        "penultimate",
+        "where the layer of the words sits in the student: a name or a module path",
+        of_loss="words.place",
+    )
+    words_teacher_place: str = option(
+        "penultimate",
+        "the teacher's map that the words are of",
+        jobs=("train", "kmeans", "pictures"),
+        bears="training",
+        of_loss="words.teacher_place",
+    )
+    temperature: float = option(
+        1.0, "tau, which multiplies squared distances to the words", above=0, jobs=TEACHES, bears="training"
+    )
+    cls_loss_coef: float = option(
+        1.0, "weight of the cross-entropy", at_least=0, jobs=TRAIN, bears="training", of_loss="ce.weight"
+    )
+    quest_loss_coef: float = option(
+        1.0,
+        "weight of the divergence from the teacher's words",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+        of_loss="words.weight",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """KD layers in the student."""
+
+    penultimate: bool = option(True, "whether there is a KD layer at the penultimate map")
+    intermediate: bool = option(False, "whether there is a KD layer after the first block of the last stage")
+    alpha_penultimate: float = option(1.0, "weight of the values in the output of the penultimate layer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """letKD-2's: the teacher's sub-class decisions, and the second layer that learns them."""
+
+    decisions: str | None = option(
+        None, "a file, instead of those below experiments/LDA/<supervision>", jobs=TEACHES, bears="training"
+    )
+    decisions_place: str = option(
+        "intermediate",
+        "where the layer of the decisions sits in the student: a name or a module path",
+        of_loss="decisions.place",
+    )
+    decisions_teacher_place: str = option(
+        "intermediate",
+        "the teacher's map that the decisions are of",
+        jobs=("train", "LDA", "pictures"),
+        bears="training",
+        of_loss="decisions.teacher_place",
+    )
+    alpha_intermediate: float = option(1.0, "weight of the values in the output of the intermediate layer")
+    sub_loss_coef: float = option(
+        1.0,
+        "weight of the divergence from the teacher's decisions",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+        of_loss="decisions.weight",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subclasses:
+    """Of decision scores, and of the layer that learns them."""
+
+    subclasses_per_class: int = option(8, "S, the sub-classes of a class", at_least=1, bears="training")
+    lda_components: int = option(
+        60, "L, the LDA components that are kept; N classes have at most N - 1", at_least=1, bears="training"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """Of the paper's control of size: FitNet with KD layers."""
+
+    supervised: bool = option(
+        False, "whether the teacher supervises the scores of the KD layers, as in letKD", jobs=TRAIN, bears="training"
+    )
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """All options of a run, by groups; those of an experiment are None where it does not have them.
+
+    Args:
+        others: options of losses by their dotted names, and of an experiment of your own.
+        flat: all of them in one dictionary, as `results.json` has it.
+    """
+
+    job: Job
+    run: Run
+    offline: Offline
+    prediction: Prediction
+    report: Report
+    experiment: Experiment
+    data: Data
+    protocol: Protocol
+    network: Network | None
+    pair: Pair | None
+    words: Words | None
+    layers: Layers | None
+    decisions: Decisions | None
+    subclasses: Subclasses | None
+    control: Control | None
+    others: Mapping[str, Any] = field(default_factory=dict)
+    flat: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config) -> "Options":
+        """The options of a flat dictionary, which has been checked; what it does not say is the default."""
+        found = {name: filled(group, config) for name, group in GROUPS.items() if _has(config, name)}
+        others = {key: value for key, value in config.items() if key not in OPTIONS}
+        return cls(**dict.fromkeys(GROUPS) | found, others=others, flat=config)
+
+
+_TYPES = typing.get_type_hints(Options)
+_OF_SOME = {name: typing.get_args(kind)[0] for name, kind in _TYPES.items() if isinstance(kind, UnionType)}
+GROUPS: dict[str, type] = {
+    name: _OF_SOME.get(name, kind) for name, kind in _TYPES.items() if name not in ("others", "flat")
+}
+
+
+def _has(config: Config, name: str) -> bool:
+    """Whether a dictionary has a group of options: all that have no default, or any where all have one."""
+    required = {key for key, said in _DESCRIBED[name].items() if said.default is dataclasses.MISSING}
+    return name not in _OF_SOME or (required <= set(config) if required else bool(set(_DESCRIBED[name]) & set(config)))
+
+
+ENTRY = (Job, Run, Offline, Prediction, Report)  # what every command has
+_DESCRIBED = {name: options_of(group) for name, group in GROUPS.items()}
+OPTIONS: dict[str, Option] = {key: said for options in _DESCRIBED.values() for key, said in options.items()}
+
+# Options of losses that have a published name, by the name that losses have: {"ce.weight": "cls_loss_coef"}.
+PUBLISHED_NAMES = {said.of_loss: key for key, said in OPTIONS.items() if said.of_loss}
+
+
+def values_of(*groups: type, **given: Any) -> Config:
+    """The options of groups in one dictionary: what is given, and defaults.
+
+    Raises:
+        TypeError: something is given that is no option of theirs, or an option without a default is not.
+    """
+    names = {field.name for group in groups for field in dataclasses.fields(group)}
+    if unknown := sorted(set(given) - names):
+        raise TypeError(f"{unknown[0]!r} is no option of {', '.join(group.__name__ for group in groups)}")
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    return {key: value for group in groups for key, value in dataclasses.asdict(filled(group, values)).items()}
+
+
+def names(*, bears: Bears) -> frozenset[str]:
+    """The options that bear on something."""
+    return frozenset(key for key, said in OPTIONS.items() if said.bears == bears)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config.former_names import FORMER_NAMES
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
@@ -32,6 +34,10 @@ def test_the_changelog_has_the_usual_headings_each_once_a_version():
     for version in CHANGELOG.split("\n## ")[1:]:
         found = re.findall(r"^### (.+)$", version, re.MULTILINE)
         assert set(found) <= usual and len(found) == len(set(found)), found
+
+
+def test_the_changelog_has_every_old_name_of_an_option():
+    assert dict(re.findall(r"^\| `(\w+)` \| `([\w.]+)` \|", CHANGELOG, re.MULTILINE)) == FORMER_NAMES
 
 
 def test_one_licence_everywhere():

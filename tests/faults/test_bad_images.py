@@ -103,7 +103,9 @@ def test_kinds_of_one_picture_are_one_picture(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", lambda data: data[: len(data) // 2], lambda data: data[:20]], ids=repr
+    "content",
+    [b"", b"<html>404</html>", lambda data: data[: len(data) // 2], lambda data: data[:20]],
+    ids=["empty", "page", "half", "short"],
 )
 def test_a_file_that_is_no_image_is_named(content, split, tree, train):
     path = tree / split / "dog" / "1.png"
@@ -171,7 +173,7 @@ class RunsCode:
         ({"labels": [0]}, "KeyError"),
         (RunsCode(), "could run code"),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else "",
 )
 def test_what_a_file_of_cifar_must_not_hold(content, complaint, batches, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -98,13 +98,14 @@ class _Experiment(sacred.Experiment):
 
     def run(self, command_name: str, config_updates: Config, named_configs: list[str], **rest: Any) -> sacred.run.Run:
         """Options from files, which sacred calls named configurations: of two the later is followed, words go first."""
+        sources = [flat(load_options(Path(path))) for path in named_configs] + [flat(config_updates)]
+        given = [source["config"] for source in sources if "config" in source]
+        defaults = default_config(canonical_name(given[-1]) if given else ENTRY_OPTIONS["config"])
         updates: Config = {}
-        for path in named_configs:
-            updates |= flat(load_options(Path(path)))
-        updates |= flat(config_updates)
-        if "config" in updates:
-            updates["config"] = canonical_name(updates["config"])
-        updates = check_updates(updates, default_config(updates.get("config", ENTRY_OPTIONS["config"])))
+        for source in sources:  # each by today's names: an option may have others in a file
+            updates |= check_updates(source, defaults)
+        if given:
+            updates["config"] = defaults["config"]
         return super().run(command_name, nested(updates), **rest)
 
 

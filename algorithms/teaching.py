@@ -137,7 +137,7 @@ def missing_weights(config: Config, *, network: str, experiment: str, chosen: st
 
 def _trained_by(config: Config, name: str, network: str) -> tuple[str, Config]:
     """The experiment and the options that train what is called `name`, an experiment or this very run."""
-    if name == config["name"]:
+    if name == config.get("name"):
         return config["config"], {"name": name, "network": network}
     return name, {"network": network}
 

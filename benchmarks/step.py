@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from architectures import Input, create_model
 from benchmarks.plain import PlainKDLayer, PlainStep
-from config.options import Options
+from config.options import Protocol
+from config.schema import filled
 from dataloaders import Batch, Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
 from distillation.build import build_network, fold_teacher_
@@ -165,7 +166,7 @@ def make_plain_step(case: Case) -> StepFunction:
         }
     teacher = functools.partial(pooled_maps, objective.network, objective.teacher)
     plain = PlainStep(
-        student, teacher, supervision, make_optimizer(student, Options.of(case.config).protocol), case.autocast()
+        student, teacher, supervision, make_optimizer(student, filled(Protocol, case.config)), case.autocast()
     )
 
     def step(batch: Batch) -> Callable[[], dict[str, float]]:
@@ -182,7 +183,7 @@ def make_our_step(case: Case) -> StepFunction:
     fold_teacher_(objective.teacher)
     objective = objective.to(device, memory_format=torch.channels_last).train()
     kind = GraphedStep if case.device == "cuda" else TrainStep
-    train = kind(objective, make_optimizer(objective, Options.of(case.config).protocol), case.autocast)
+    train = kind(objective, make_optimizer(objective, filled(Protocol, case.config)), case.autocast)
 
     def step(batch: Batch) -> Callable[[], dict[str, float]]:
         meter = Meter(device)

@@ -244,7 +244,7 @@ def _other_methods(section: Section) -> Table | None:
         for label, pair in pairs
         if pair
     ]
-    note = f"Top-1 accuracy in percent as printed in {PUBLISHED['source']}. None of these methods was run here."
+    note = f"Top-1 accuracy in percent as printed in {PUBLISHED['source']}."
     return Table("Other published methods", ["Pair", *names], rows, note, is_folded=True) if names else None
 
 

@@ -20,6 +20,8 @@ import dataloaders.digits
 import main_classification
 from architectures import create_model
 from engine import numerics
+from letkd.files import fingerprint
+from storage.tensor_files import load_tensors
 
 ROOT = Path(main_classification.__file__).parent
 PYTHON_MAIN = "python main_classification.py with "
@@ -359,6 +361,13 @@ def test_more_words_than_patches_are_refused(command, tree):
     assert products(tree) == before
 
 
+def test_words_go_before_files_whatever_an_option_is_called_there(command, tree, tmp_path):
+    file = tmp_path / "fewer.json"
+    file.write_text('{"ksubset": 99}')
+    assert "kmeans=100 is more than the 99 patches" in command(*TEACHER, "kmeans=100", str(file)).error
+    assert command(*TEACHER, "kmeans=100", str(file), "max_patches=100").status == 0
+
+
 @pytest.mark.parametrize("index", [1, 6])
 def test_an_index_that_is_no_stage_is_refused_with_the_stages(index, command, tree):
     before = products(tree)
@@ -378,10 +387,19 @@ def test_jobs_are_run_one_at_a_time(command, tree):
 def test_supervision_of_a_pair_is_that_of_its_teacher(job, command, tree):
     """The same file at the same place, as if the teacher had been named, and none of the pair's own."""
     path = tree / ("VQ/digits/RN8/codebook_K16.pth" if "kmeans" in job else DECISIONS)
-    before, others = path.read_bytes(), products(tree)
+    before, others = contents(path), products(tree)
     path.unlink()
     assert command(*PAIR, job).status == 0
-    assert path.read_bytes() == before and products(tree) == others
+    assert contents(path) == before and products(tree) == others
+
+
+def contents(path: Path) -> str:
+    """What a file of supervision holds, but for where the weights lay."""
+    content = load_tensors(path)
+    for made in content["maps"].values():
+        assert Path(made["record"].pop("weights")).name == "last.pth"
+        made["tensors"] = fingerprint(made["tensors"])
+    return str(content)
 
 
 @pytest.mark.parametrize("job", ["kmeans=8", "LDA=5"])
@@ -519,7 +537,7 @@ def test_a_training_leaves_what_is_promised(finished):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "best.pth", "last.pth", "previous.pth", "epoch_1.pth", "epoch_2.pth", "epoch_3.pth", "log.txt", "results.json",
-        "tensorboard", ".lock",
+        "tensorboard", ".lock", ".results.lock",
     }  # fmt: skip
     log = (folder / "log.txt").read_text()
     assert len(re.findall(r"  epoch \d/3  ", log)) == 3

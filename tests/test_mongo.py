@@ -133,7 +133,7 @@ def test_a_variable_in_the_address_is_replaced_and_its_value_not_recorded(server
         ("127.0.0.1:1/letkd", "'127.0.0.1:1/letkd' does not answer: 127.0.0.1:1: [Errno 111] Connection refused\n"),
         ("localhost", "'localhost' must be host:port/database, like localhost:27017/sacred"),
         ("http://localhost/letkd", "'http://localhost/letkd' must be host:port/database"),
-        ("5", "must be host:port/database"),
+        ("5", "mongo=5 must be of type str, or None"),
     ],
 )
 def test_what_cannot_be_recorded_there_stops_before_any_work(address, problem, command, tmp_path):

@@ -13,6 +13,7 @@ from torch import Tensor
 from algorithms.base import Config
 from distillation.expressions import PENULTIMATE, supervises
 from engine.checkpoints import load_checkpoint
+from engine.records import LOG
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import PALETTE, new_figure
 from results.places import run_name
@@ -75,7 +76,7 @@ class Usage(Picture):
         if not all("dead_words" in done["statistics"] for done in history) or not history:
             raise ValueError(
                 f"{self.directory} has no record of codebook usage over training, which earlier versions did not keep; "
-                f"train it again: python main_classification.py with config={run_name(self.config)}"
+                f"train it again by the command in {self.directory / LOG}"
             )
         return history
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 import sklearn.datasets
 import torch
 from docs_tools import ROOT, Command, entry_commands, programs
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
@@ -58,10 +59,18 @@ def little() -> Iterator[None]:
         patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
         patch.setattr(experiments, "ENTRY_OPTIONS", shortened(ENTRY_OPTIONS))
         patch.setattr(experiments, "load_experiment", lambda name: shortened(load(name)))
-        patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"a picture"))
+        patch.setattr("matplotlib.figure.Figure.savefig", save_quickly)
         patch.setattr(export, "TIMED_SECONDS", 0)
         patch.setitem(sys.modules, "faiss", None)
         yield
+
+
+def save_quickly(figure: Figure, file: Any, *, draw: Callable[..., None] = Figure.savefig, **options: Any) -> None:
+    """Draws the charts of the report, which are read again, and no picture."""
+    if options.get("format") == "svg":
+        draw(figure, file, **options)
+    else:
+        file.write(b"a picture")
 
 
 def shortened(options: dict[str, Any]) -> dict[str, Any]:

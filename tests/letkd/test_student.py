@@ -1,6 +1,6 @@
 """A student where a network is expected: its signature, and what torch's own tools make of it.
 
-ONNX Runtime and torch.compile are asked in tests/faults/test_student_elsewhere.py."""
+ONNX Runtime and torch.compile are asked in tests/letkd/test_student_elsewhere.py."""
 
 import copy
 import inspect

@@ -219,8 +219,8 @@ def test_only_supervision_has_to_be_made_beforehand(options, needed, configure):
 
 
 def test_a_missing_teacher_is_required(configure):
-    config = configure() | {"teacher_weights": None}
-    assert [requirement.experiment for requirement in missing_supervision(config)] == ["digits.RN8x4"]
+    config = configure() | {"teacher": "resnet14", "teacher_experiment": "digits.RN14", "teacher_weights": None}
+    assert [requirement.experiment for requirement in missing_supervision(config)] == ["digits.RN14"]
 
 
 def test_mistakes_get_one_line(configure):

@@ -24,12 +24,11 @@ def pair(key: str) -> tuple[Loss, Network, Network]:
 
 @pytest.mark.parametrize("key", list_losses())
 def test_options_tell_what_they_are(key):
-    for field in find_loss(key).options():
-        bounds = set(field.metadata) - {"help"}
-        assert field.metadata["help"] and not field.metadata["help"].endswith(".")
-        assert bounds or isinstance(field.default, str)  # any text: a place
-        assert bounds <= {"at_least", "above", "choices", "optional"}
-        assert field.default is not None or "optional" in bounds
+    for option in find_loss(key).described().values():
+        assert option.help and not option.help.endswith(".")
+        is_bounded = (option.at_least, option.above, option.choices) != (None, None, None)
+        assert is_bounded or option.types in [(str,), (bool,)]  # any text: a place
+        option.check(option.default)
 
 
 @pytest.mark.parametrize("key", list_losses())

@@ -364,7 +364,7 @@ def test_more_words_than_patches_are_refused(command, tree):
 def test_words_go_before_files_whatever_an_option_is_called_there(command, tree, tmp_path):
     file = tmp_path / "fewer.json"
     file.write_text('{"ksubset": 99}')
-    assert "kmeans=100 is more than the 99 patches" in command(*TEACHER, "kmeans=100", str(file)).error
+    assert "kmeans=100 is more than the 99 patches" in command(*TEACHER, "kmeans=100", str(file)).err
     assert command(*TEACHER, "kmeans=100", str(file), "max_patches=100").status == 0
 
 

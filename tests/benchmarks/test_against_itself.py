@@ -118,16 +118,16 @@ def test_steps_of_both_sides_are_timed_and_then_their_processes_end(tmp_path):
     place = tmp_path / "place"
     place.mkdir()
     sides = [benchmark.Side(name, tmp_path / name, place / name) for name in ("this", "older")]
-    for side, seconds in zip(sides, ("0.1", "0.05"), strict=True):
+    for side, seconds in zip(sides, ("0.4", "0.2"), strict=True):
         side.root.mkdir()
         side.root.joinpath("main_classification.py").write_text(FAKE.replace("SECONDS", seconds))
     size = benchmark.Size(turns=3)
     found = benchmark.measure_training(sides, "config=any", size, place)
     assert [len(found[name]) for name in ("step, ms", "peak MiB", "start to first step, s")] == [3, 3, 1]
     for pair in found["step, ms"]:
-        assert 100 <= pair["this"] < 200  # sleep is never shorter, and two steps would be at least 200
-        assert 50 <= pair["older"] < 100
-    for name, seconds in (("this", 0.1), ("older", 0.05)):
+        assert 400 <= pair["this"] < 800  # sleep is never shorter, and two steps would be at least 800
+        assert 200 <= pair["older"] < 400
+    for name, seconds in (("this", 0.4), ("older", 0.2)):
         assert found["start to first step, s"][0][name] > seconds
         assert all(50 < pair[name] < 5000 for pair in found["peak MiB"])  # torch is in it
     assert not children(os.getpid())

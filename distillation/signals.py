@@ -217,9 +217,9 @@ def plain_kd_layer(layer: KDLayer | TokenKDLayer) -> KDLayer:
 
 
 def map_at(layer: KDLayer | TokenKDLayer, features: Tensor) -> Tensor:
-    """The map (B, C, H, W) in what a KD layer takes or returns."""
+    """The map (B, C, H, W) in what a KD layer takes or returns: a copy, because the network may overwrite it."""
     prefix = layer.prefix if isinstance(layer, TokenKDLayer) else None
-    return as_map(features, prefix, isinstance(layer, ChannelsLastKDLayer))
+    return as_map(features, prefix, isinstance(layer, ChannelsLastKDLayer)).clone()
 
 
 def _keep(found: dict[Any, Tensor], key: Any, place: Place) -> Callable[..., None]:

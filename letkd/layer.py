@@ -92,7 +92,8 @@ class KDLayer(nn.Module):
             ValueError: a single patch has no statistics where those of the batch are used, as in training.
         """
         if self.alpha == 0:
-            return features_BCHW, self.scores(features_BCHW) if with_scores else None
+            # A copy for the scores: the network may overwrite the features, which their gradient needs.
+            return features_BCHW, self.scores(features_BCHW.clone()) if with_scores else None
         operands = self._operands(features_BCHW)
         is_batch = self.bn.training or self.bn.running_mean is None
         if _is_traced(features_BCHW) or (torch.is_grad_enabled() and not is_batch and not with_scores):

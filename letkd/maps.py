@@ -6,7 +6,7 @@ a square grid, row by row.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +81,6 @@ def layouts(
     *,
     channels_last: bool | Mapping[str, bool] | None = None,
     num_prefix_tokens: int | Mapping[str, int] | None = None,
-    run: Callable[[Tensor], Any] | None = None,
 ) -> dict[str, Layout]:
     """Layouts by module path, seen by showing the network one black image.
 
@@ -92,13 +91,12 @@ def layouts(
         image_shape: (channels, height, width).
         channels_last: whether maps are (B, H, W, C), for all or by path.
         num_prefix_tokens: how many tokens precede the patches, for all or by path.
-        run: the part of the network that is called; all of it by default.
 
     Raises:
         ValueError: there is no such module, it does not run exactly once, returns neither a map nor tokens, or one
             whose axes are not known.
     """
-    paths, run = list(paths), network if run is None else run
+    paths = list(paths)
     orders = by_path(channels_last, paths, default=None, name="channels_last")
     prefixes = by_path(num_prefix_tokens, paths, default=None, name="num_prefix_tokens")
     for path in paths:
@@ -107,14 +105,13 @@ def layouts(
         if prefixes[path] is not None:
             prefixes[path] = whole_number(f"num_prefix_tokens of {path!r}", prefixes[path], least=0)
     try:
-        outputs = _shapes(network, paths, run, image_shape)
+        outputs = shapes_returned(network, paths, image_shape)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"the network does not take a black image {(1, *image_shape)}: {reason}") from error
     for path, calls in outputs.items():
-        if len(calls) != 1:
-            raise ValueError(f"module {path!r} runs {len(calls)} times for one image; choose one that runs once")
-    larger = _shapes_of_a_larger_image(network, paths, run, image_shape)
+        check_runs_once(path, len(calls))
+    larger = _shapes_of_a_larger_image(network, paths, image_shape)
     is_square = image_shape[1] == image_shape[2]
     return {
         path: layout_of(
@@ -134,6 +131,7 @@ def layout_of(
     is_square: bool = True,
     channels_last: bool | None = None,
     num_prefix_tokens: int | None = None,
+    infer: bool = False,
 ) -> Layout:
     """The layout of what a module returned for a batch of one image.
 
@@ -142,16 +140,19 @@ def layout_of(
         larger: likewise for a larger image, where that is known (`larger_sides`).
         is_square: the image.
         channels_last, num_prefix_tokens: what the caller knows of them.
+        infer: what nothing says follows from the sides, where one answer alone makes the grid of a square image square.
 
     Raises:
         ValueError: it is neither a map nor tokens, or one whose axes are not known.
     """
     grows = _growing_axes(shape, larger)
     if len(shape) == 4 and shape[0] == 1:
-        order = _is_channels_last(network, path, shape, grows) if channels_last is None else channels_last
+        order = _is_channels_last(network, path, shape, grows, infer=infer) if channels_last is None else channels_last
         return _map_layout(path, shape, order, is_square=is_square)
     if len(shape) == 3 and shape[0] == 1:
         prefix = getattr(network, "num_prefix_tokens", None) if num_prefix_tokens is None else num_prefix_tokens
+        if infer and prefix and shape[1] > prefix and not _is_square(shape[1] - prefix) and _is_square(shape[1]):
+            prefix = 0  # the class token comes later
         return _token_layout(path, shape, prefix, grows, is_square=is_square)
     raise ValueError(
         f"module {path!r} returns {shape}; a KD layer needs a map (batch, channels, height, width) or (batch, "
@@ -165,23 +166,27 @@ def larger_sides(sides: Sequence[int]) -> tuple[int, ...]:
     return tuple(factor * side for side in sides)
 
 
-def _shapes(
-    network: nn.Module, paths: list[str], run: Callable[[Tensor], Any], image_shape: Sequence[int], *refusals: type
+def check_runs_once(path: str, number: int) -> None:
+    """Refuse a module that was called so many times for one image: of several maps none is the one."""
+    if number != 1:
+        raise ValueError(f"module {path!r} runs {number} times for one image; choose one that runs once")
+
+
+def shapes_returned(
+    network: nn.Module, paths: Iterable[str], image_shape: Sequence[int], *refusals: type
 ) -> dict[str, list[Any]]:
     """What the calls of the modules return for a black image: shapes, or the type's name of what is no tensor."""
     parameter = next(network.parameters())
     image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     with evaluating(network), recording(network, paths) as outputs, torch.no_grad(), suppress(*refusals):
-        run(image)
+        network(image)
     return {path: [_shape(output) for output in calls] for path, calls in outputs.items()}
 
 
-def _shapes_of_a_larger_image(
-    network: nn.Module, paths: list[str], run: Callable[[Tensor], Any], image_shape: Sequence[int]
-) -> dict[str, list[Any]]:
-    """As `_shapes`. The network may refuse this size in any way, and modules that ran before have been seen."""
+def _shapes_of_a_larger_image(network: nn.Module, paths: list[str], image_shape: Sequence[int]) -> dict[str, list[Any]]:
+    """As `shapes_returned`. The network may refuse this size in any way, and modules that ran before have been seen."""
     channels, *sides = image_shape
-    return _shapes(network, paths, run, (channels, *larger_sides(sides)), Exception)
+    return shapes_returned(network, paths, (channels, *larger_sides(sides)), Exception)
 
 
 def _shape(output: Any) -> tuple[int, ...] | str:
@@ -195,7 +200,7 @@ def _growing_axes(shape: tuple[int, ...] | str, larger: tuple[int, ...] | str | 
     return [size != other for size, other in zip(shape[1:], larger[1:], strict=True)]
 
 
-def _is_channels_last(network: nn.Module, path: str, shape: tuple[int, ...], grows: list[bool]) -> bool:
+def _is_channels_last(network: nn.Module, path: str, shape: tuple[int, ...], grows: list[bool], *, infer: bool) -> bool:
     if grows == [False, True, True]:
         return False
     if grows == [True, True, False]:
@@ -207,6 +212,9 @@ def _is_channels_last(network: nn.Module, path: str, shape: tuple[int, ...], gro
         said = getattr(module, "output_fmt", getattr(network, "output_fmt", None))  # timm's networks
         if said in ("NHWC", "NCHW"):
             return said == "NHWC"
+        _, first, second, third = shape
+        if infer and (first == second) != (second == third):
+            return first == second
     raise ValueError(
         f"module {path!r} returns {shape}, and nothing says which axis has the channels: "
         f"channels_last={{{path!r}: True}} says (batch, height, width, channels), False (batch, channels, height, "
@@ -244,9 +252,9 @@ def _token_layout(
         )
     side = math.isqrt(num_tokens)
     if prefix is None:  # without a word of the network: a class token, or none
-        prefix = int(num_tokens > 1 and math.isqrt(num_tokens - 1) ** 2 == num_tokens - 1)
+        prefix = int(num_tokens > 1 and _is_square(num_tokens - 1))
     num_patches = max(num_tokens - prefix, 0)
-    if not num_patches or math.isqrt(num_patches) ** 2 != num_patches:
+    if not num_patches or not _is_square(num_patches):
         raise ValueError(
             f"module {path!r} returns {num_tokens} tokens, {prefix} of them before the patches: no square grid of a "
             "square image; how many tokens are no patches, which the network's `num_prefix_tokens` says otherwise, is "
@@ -255,3 +263,7 @@ def _token_layout(
     if grows == [False, True]:
         raise ValueError(f"module {path!r} returns {shape}, (batch, channels, positions); take the map before it")
     return Layout(channels, (math.isqrt(num_patches),) * 2, prefix)
+
+
+def _is_square(number: int) -> bool:
+    return math.isqrt(number) ** 2 == number

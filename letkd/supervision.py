@@ -380,7 +380,7 @@ class NetworkPatches:
         paths = list(paths)
         with evaluating(self.network), recording(self.network, paths) as outputs:
             for images, labels_B in self.images:
-                _features_of(self.network)(images)
+                self.network(images)
                 batch = {}
                 for path in paths:
                     patches_RC = to_patches(self.maps[path].read(outputs[path][-1]).float())
@@ -436,7 +436,7 @@ class _Images:
         image = self._example.to(self.device)
         try:
             with evaluating(teacher), torch.no_grad():
-                _features_of(teacher)(image)
+                teacher(image)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the teacher does not take the loader's images {tuple(image.shape)} of {image.dtype}: "
@@ -491,9 +491,7 @@ def _teacher_maps(
     identity = fingerprint(teacher.state_dict())
     images.check_taken(teacher)
     maps = {}
-    for path, layout in layouts(
-        teacher, paths, images.image_shape, run=_features_of(teacher), **layout_options
-    ).items():
+    for path, layout in layouts(teacher, paths, images.image_shape, **layout_options).items():
         (height, width), side = layout.grid, sides[path]
         if height % side or width % side:
             raise ValueError(f"the {height} x {width} grid of {path!r} cannot be pooled {side} x {side}")
@@ -502,11 +500,6 @@ def _teacher_maps(
             pooling=side, grid=(height // side, width // side), image_shape=images.image_shape, teacher=identity,
         )  # fmt: skip
     return maps
-
-
-def _features_of(teacher: nn.Module) -> Callable[[Tensor], Any]:
-    """The part of the teacher that `FrozenTaps` runs in training."""
-    return getattr(teacher, "forward_features", teacher)
 
 
 def _check_labels(labels_B: Tensor, num_classes: int) -> None:

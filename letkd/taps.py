@@ -1,8 +1,11 @@
 """Reading maps inside any torch network, by module path.
 
-Forward hooks keep the network as it is; they are there while they are wanted and then go.
+Forward hooks keep the network as it is; they are there while they are wanted and then go. A map is what its module
+returned, whatever the network makes of the tensor afterwards: `relu(map, inplace=True)` behind a module overwrites what
+is read there. So what is recorded is a copy.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,12 +17,12 @@ from letkd.checks import suggestion
 
 
 class FrozenTaps(nn.Module):
-    """A frozen network that returns chosen maps: the teacher, as training and feature extraction see it.
+    """A frozen network that returns chosen maps: the teacher, as training sees it.
 
     Always in eval mode, and without gradients. The network has hooks during a call only, so several of these share one.
 
     Args:
-        network: `forward_features` is run where it has one, so that the classifier costs nothing; else all of it.
+        network: all of it is run: a map may also be behind `forward_features`.
         paths: module paths of the maps, under the names they are returned by.
     """
 
@@ -37,9 +40,8 @@ class FrozenTaps(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps (B, C, H, W) by name."""
-        run = getattr(self.network, "forward_features", self.network)
         with recording(self.network, self.paths.values()) as outputs:
-            run(images)
+            self.network(images)
         return {name: outputs[path][-1] for name, path in self.paths.items()}
 
 
@@ -60,11 +62,19 @@ def submodule(network: nn.Module, path: str) -> nn.Module:
 
 @contextmanager
 def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
-    """What the modules at `paths` return within the block, by path, an entry a call; the hooks go afterwards."""
+    """Copies of what the modules at `paths` return within the block, by path, an entry a call; the hooks go afterwards.
+
+    What other threads run in the meantime is not recorded: they may share the network.
+    """
     outputs: dict[str, list[Any]] = {path: [] for path in paths}
+    thread = threading.get_ident()
 
     def keep(calls: list[Any]) -> Callable[[nn.Module, tuple, Any], None]:
-        return lambda _module, _inputs, output: calls.append(output)
+        def hook(_module: nn.Module, _inputs: tuple, output: Any) -> None:
+            if threading.get_ident() == thread:
+                calls.append(output.clone() if isinstance(output, Tensor) else output)
+
+        return hook
 
     modules = [submodule(network, path) for path in outputs]  # all of them exist before one is changed
     handles = [

@@ -7,14 +7,19 @@ Two things a tracer must be told. The names of the inputs: torch.fx takes them f
 `with_forward_of` writes. And the layers: torch.fx runs no hook of a module that it does not look into, which is every
 module of torch.nn but Sequential. `Inserted.call` puts them behind such a module too. In the traced graph a layer is a
 call of the layer itself, so that it has its parameters, its modes and its precision there.
+
+Threads may share a network with layers: what a call gathers is in a context variable, of which each thread has its own.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from inspect import Parameter, Signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy, Tracer
 from torch.utils import _pytree as pytree
@@ -28,6 +33,27 @@ CALL = {
     Parameter.KEYWORD_ONLY: "{0}={0}",
     Parameter.VAR_KEYWORD: "**{0}",
 }
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a network with layers that wants more than what the network returns.
+
+    Args:
+        of: the layers that are meant; `outer` may be a call that this one is inside of.
+        scores: by layer, where they are wanted.
+        traced: the layers that have come into a graph of torch.fx.
+        has_gradients: so that layers inside have them too.
+    """
+
+    of: "Inserted"
+    outer: "_Call | None"
+    scores: dict[str, Tensor] | None = None
+    traced: set[str] = field(default_factory=set)
+    has_gradients: bool = field(default_factory=torch.is_grad_enabled)
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("call of a network with layers", default=None)
 
 
 def key_of(name: str) -> str:
@@ -47,9 +73,6 @@ class Inserted:
     def __init__(self, network: nn.Module, layers: nn.ModuleDict, paths: Mapping[str, str]):
         self.layers = layers
         self.paths = dict(paths)
-        self.with_scores = False
-        self.scores: dict[str, Tensor] = {}  # of a call with scores
-        self.traced: set[str] = set()  # the layers in a graph of torch.fx
         self._hooks = {name: _Insert(self, name) for name in paths}
         for path in self.paths.values():  # all of them exist before one is changed
             submodule(network, path)
@@ -65,15 +88,42 @@ class Inserted:
         tracer = next((leaf.tracer for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Proxy)), None)
         if tracer is None:
             return network(*args, **kwargs)
-        self.traced.clear()
-        with _hooks_of_leaves(tracer):
+        with _hooks_of_leaves(tracer), self._gathering() as call:
             output = network(*args, **kwargs)
         for name, path in self.paths.items():
-            if name not in self.traced:
+            if name not in call.traced:
                 raise ValueError(
                     f"the KD layer {name!r} is not traced: {path!r} is inside a module that the tracer takes as a whole"
                 )
         return output
+
+    def call_with_scores(
+        self, network: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """What the network returns, and the scores of the layers by name.
+
+        Raises:
+            ValueError: a layer is called several times, or without gradients where the call has some.
+        """
+        self._place(network)
+        with self._gathering(scores={}) as call:
+            return network(*args, **kwargs), call.scores
+
+    @contextmanager
+    def _gathering(self, scores: dict[str, Tensor] | None = None) -> Iterator[_Call]:
+        call = _Call(self, _CALL.get(), scores)
+        token = _CALL.set(call)
+        try:
+            yield call
+        finally:
+            _CALL.reset(token)
+
+    def current_call(self) -> _Call | None:
+        """The call of this network that is going on in this thread, if it gathers anything."""
+        call = _CALL.get()
+        while call is not None and call.of is not self:
+            call = call.outer
+        return call
 
     def _place(self, network: nn.Module) -> None:
         """Put the hooks that are nowhere where they belong: at first, and when a module was replaced since."""
@@ -95,12 +145,23 @@ class _Insert:
         return self.inserted.layers[key_of(self.name)]
 
     def __call__(self, module: nn.Module, inputs: tuple, output: Tensor | Proxy) -> Tensor | Proxy:
+        call = self.inserted.current_call()
         if isinstance(output, Proxy):
-            self.inserted.traced.add(self.name)
+            if call is not None:
+                call.traced.add(self.name)
             return self._traced(output)
-        changed, scores = self.layer(output, with_scores=self.inserted.with_scores)
-        if self.inserted.with_scores:
-            self.inserted.scores[self.name] = scores
+        if call is None or call.scores is None:
+            return self.layer(output, with_scores=False)[0]
+        if self.name in call.scores:
+            raise ValueError(
+                f"the module before the KD layer {self.name!r} runs several times; choose one that runs once"
+            )
+        if call.has_gradients and not torch.is_grad_enabled():
+            raise ValueError(
+                f"the KD layer {self.name!r} runs without gradients, which its scores need: call "
+                "torch.utils.checkpoint with use_reentrant=False, and no module with a layer behind it under no_grad"
+            )
+        changed, call.scores[self.name] = self.layer(output, with_scores=True)
         return changed
 
     def _traced(self, output: Proxy) -> Proxy:

@@ -63,14 +63,12 @@ class Student(nn.Module):
         return self._inserted.call(self.backbone, args, kwargs)
 
     def forward_with_scores(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """What the network returns, and the scores (P, K) of every layer by name."""
-        self._inserted.with_scores = True
-        try:
-            output = self._call(*args, **kwargs)
-            return output, dict(self._inserted.scores)
-        finally:
-            self._inserted.with_scores = False
-            self._inserted.scores.clear()
+        """What the network returns, and the scores (P, K) of every layer by name.
+
+        Raises:
+            ValueError: a layer is called several times, or without gradients where the call has some.
+        """
+        return self._inserted.call_with_scores(self.backbone, args, kwargs)
 
     def forward_with_losses(self, images: Tensor, labels: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """What the network returns for the images, and the mean KL divergence of every supervised layer by module path.

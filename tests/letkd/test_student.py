@@ -6,6 +6,8 @@ import copy
 import inspect
 import io
 import pickle
+import threading
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,8 +19,9 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qa
 from torch.export import Dim
 from torch.fx import Tracer, symbolic_trace
 from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.checkpoint import checkpoint
 
-from letkd import KDLayer, Student, chunks
+from letkd import KDLayer, Student, attach, chunks
 
 PLACES = {
     "a block": ["stage.1"],
@@ -113,6 +116,88 @@ def test_threads_may_share_a_student():
     expected = [student(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         assert all(map(torch.equal, pool.map(student, batches), expected))
+
+
+class Waits(nn.Module):
+    """Lets another thread run in the middle of a call."""
+
+    def __init__(self, meeting: threading.Barrier):
+        super().__init__()
+        self.meeting = meeting
+
+    def forward(self, maps: Tensor) -> Tensor:
+        self.meeting.wait(timeout=30)
+        return maps
+
+
+def test_calls_in_threads_have_scores_of_their_own():
+    """While one thread is inside a call, another one begins a call with scores, and one without."""
+    student = student_of(network(), ["stage.0", "stage.1"])
+    batches = [IMAGES[:3], IMAGES[3:8], IMAGES[8:]]
+    expected = [student.forward_with_scores(batch) for batch in batches]
+    student.backbone.stage[0].append(Waits(threading.Barrier(3)))
+    calls = [student.forward_with_scores, student.forward_with_scores, lambda batch: (student(batch), {})]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda call, batch: call(batch), calls, batches))
+    for (logits, scores), (expected_logits, expected_scores) in zip(found, expected, strict=True):
+        torch.testing.assert_close(logits, expected_logits)
+        for path in scores:
+            torch.testing.assert_close(scores[path], expected_scores[path])
+    assert [list(scores) for _, scores in found] == [["stage.0", "stage.1"]] * 2 + [[]]
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, use_reentrant: bool):
+        super().__init__()
+        self.net, self.use_reentrant = network(), use_reentrant
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        maps = self.net.stage[0](pixels)
+        return self.net.head(checkpoint(self.net.stage[1], maps, use_reentrant=self.use_reentrant))
+
+
+def test_checkpointing_keeps_the_gradients_of_values_and_scores():
+    gradients = []
+    for kind in (lambda: nn.Sequential(OrderedDict(net=network())), lambda: Checkpointed(use_reentrant=False)):
+        torch.manual_seed(1)
+        student = student_of(kind(), ["net.stage.1", "net.stage.0"]).train()
+        logits, scores = student.forward_with_scores(IMAGES)
+        (logits.square().sum() + sum(score.square().sum() for score in scores.values())).backward()
+        gradients.append([parameter.grad for parameter in student.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert plain.any()
+        torch.testing.assert_close(checkpointed, plain)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_scores_without_a_gradient_are_refused():
+    """Reentrant checkpointing runs its part without gradients first; what leaves it by another way has none."""
+    student = student_of(Checkpointed(use_reentrant=True), ["net.stage.1"]).train()
+    with pytest.raises(ValueError, match=r"KD layer 'net.stage.1' runs without gradients.*use_reentrant=False"):
+        student.forward_with_scores(IMAGES)
+    with torch.no_grad():
+        assert student.forward_with_scores(IMAGES)[1]["net.stage.1"].shape == (768, 6)
+    student(IMAGES).square().sum().backward()
+    assert all(p.grad.any() for name, p in student.layers.named_parameters())
+
+
+def test_a_module_that_runs_again_is_refused_where_scores_are_wanted():
+    class Twice(Checkpointed):
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.net.head(self.net.stage[1](self.net.stage(pixels)))
+
+    student = Student(Twice(False), {"late": KDLayer(4, 5)}, {"late": "net.stage.1"})
+    with pytest.raises(ValueError, match="module before the KD layer 'late' runs several times"):
+        student.forward_with_scores(IMAGES)
+
+
+def test_a_layer_that_only_scores_lets_the_network_overwrite_its_map():
+    for images in (IMAGES, IMAGES.contiguous(memory_format=torch.channels_last)):
+        backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        student = attach(backbone, {"0": 5}, images=images, alpha=0)
+        logits, scores = student.forward_with_scores(images)
+        (logits.sum() + scores["0"].square().sum()).backward()
+        assert all(p.grad.any() for p in (student.layers["0"].scores.templates, backbone[0].weight))
 
 
 # --- the signature ---------------------------------------------------------------------------------------------------

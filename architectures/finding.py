@@ -2,18 +2,21 @@
 
     head           the Linear whose output are the logits
     penultimate    the outermost module that returns the last map before pooling and head: what `forward_features`
-                   returns, where a network has that (timm)
+                   returns, where a network has that (timm). Where the logits do not depend on its patches, as where the
+                   head reads a class token, the last block of which they do: blocks.10 of 12 in a transformer
     intermediate   the first block at the final resolution; of a network whose blocks all have one resolution, like a
-                   plain vision transformer, the first block of the last quarter: blocks.9 of 12
-    stages         the stem, and the last block of every resolution; of one resolution the ends of the quarters
+                   plain vision transformer, the first block of the last quarter: blocks.9 of 12. Before the penultimate
+                   map, where there is such a block
+    stages         the stem, and the last block of every resolution; of one resolution the ends of the quarters. Where
+                   nothing is before the blocks, the first of these stands for the stem
 
 A block is what containers (Sequential, ModuleList, and modules that pass a map through one) hold in the end, a module
 with parameters in modules of its own. Of several kinds at one resolution, like blocks and the layer that halves it, it
-is the kind with the most parameters.
+is the kind with the most parameters. A network that is one chain of layers, like VGG, has its activations for blocks.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -23,6 +26,7 @@ from letkd.maps import Layout
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
 POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+POOLED = (1, 1)
 QUARTERS = 4  # of the depth, where no resolution tells the stages apart
 
 
@@ -32,10 +36,11 @@ class Seen:
 
     Args:
         outputs: the tensors, each with the number of changes in place so far.
-        layouts: of those that are maps or tokens.
+        layouts: of those that are maps or tokens, of modules that ran once.
         grids: their grids for a larger image, where these are known: there small ones are not yet equal.
         features: what `forward_features` returned, if there is one.
         logits: what the network returned.
+        reaches: whether the logits depend on the patches that a module returned; measured when it is asked.
     """
 
     outputs: Mapping[str, tuple[Tensor, int]]
@@ -43,6 +48,7 @@ class Seen:
     grids: Mapping[str, tuple[int, int]]
     features: Tensor | None
     logits: Tensor
+    reaches: Callable[[str], bool]
 
     def returns(self, path: str, other: str) -> bool:
         """Whether a module returns what another one has returned, unchanged."""
@@ -67,42 +73,63 @@ def find_places(network: nn.Module, seen: Seen) -> Found:
     """The default places of a network; None and left out is what it does not have."""
     linears = [path for path in seen.outputs if isinstance(network.get_submodule(path), nn.Linear)]
     head = next((path for path in reversed(linears) if seen.outputs[path][0] is seen.logits), None)
-    penultimate = _penultimate(seen, head)
-    if penultimate is None:
+    last = _last_map(seen, head)
+    if last is None:
         return Found(head, None)
-    order = list(seen.outputs)
-    reached = {path for path in order[: order.index(penultimate) + 1] if path in seen.layouts}
-    for plain in (False, True):
-        units = [path for path in _units(network, seen, plain=plain) if path in reached]
-        if blocks := _blocks(network, units, seen):
-            break
-    else:
+    order = {path: number for number, path in enumerate(seen.outputs)}
+    units, blocks = _units_and_blocks(network, seen, {path for path in seen.layouts if order[path] <= order[last]})
+    all_blocks = sorted((path for paths in blocks.values() for path in paths), key=order.__getitem__)
+    penultimate = next((path for path in [last, *reversed(all_blocks or units)] if seen.reaches(path)), None)
+    if penultimate is None or not blocks:
         return Found(head, penultimate)
-    stem = _stem(network, units, next(iter(blocks.values()))[0])
     if len(blocks) == 1:
-        (only,) = blocks.values()
-        ends = sorted({len(only) * quarter // QUARTERS - 1 for quarter in range(1, QUARTERS + 1)} - {-1})
-        intermediate, stages = only[len(only) * (QUARTERS - 1) // QUARTERS], [only[end] for end in ends]
+        count, candidates = len(all_blocks), all_blocks
+        ends = sorted({count * quarter // QUARTERS - 1 for quarter in range(1, QUARTERS + 1)} - {-1})
+        first, stages = count * (QUARTERS - 1) // QUARTERS, [all_blocks[end] for end in ends]
     else:
-        last_grid = seen.grids[penultimate]
-        intermediate = blocks[last_grid][0] if last_grid in blocks else None
+        last_blocks = next(reversed(blocks.values()))
+        first, candidates = 0, blocks.get(seen.grids.get(penultimate), last_blocks)
         stages = [paths[-1] for paths in blocks.values()]
-    named = {"stem": stem} if stem else {}
-    named |= {f"stage{number}": path for number, path in enumerate(stages, start=1)}
+    # The penultimate map itself only where no other block is before it.
+    before = [path for path in candidates if order[path] < order[penultimate]]
+    before = before or [path for path in candidates if path == penultimate]
+    intermediate = before[min(first, len(before) - 1)] if before else None
+    stem = _stem(network, units, all_blocks[0])
+    ends = [stem, *stages] if stem else stages
+    named = {f"stage{number}" if number else "stem": path for number, path in enumerate(ends)}
     return Found(head, penultimate, intermediate, named, _activations(network, named, seen))
 
 
-def _penultimate(seen: Seen, head: str | None) -> str | None:
-    """The outermost module that returned the features, or else the last that returned a map which is not pooled.
+def _last_map(seen: Seen, head: str | None) -> str | None:
+    """The outermost module that returned the features, or else the last map that is not pooled.
 
     Without a linear head a map with a channel for every class is the head's.
     """
-    returned = [path for path in seen.layouts if seen.outputs[path][0] is seen.features]
-    if returned:
-        return min(returned, key=lambda path: path.count("."))
     num_classes = seen.logits.shape[1] if head is None else None
-    maps = [path for path in seen.layouts if path in seen.grids and seen.layouts[path].channels != num_classes]
-    return maps[-1] if maps else None
+    maps = [path for path in seen.layouts if seen.outputs[path][0] is seen.features] or [
+        path
+        for path, layout in seen.layouts.items()
+        if seen.grids.get(path, POOLED) != POOLED and layout.channels != num_classes
+    ]
+    same = [path for path in seen.layouts if maps and seen.returns(path, maps[-1])]
+    return min(same, key=lambda path: path.count("."), default=None)
+
+
+def _units_and_blocks(
+    network: nn.Module, seen: Seen, reached: set[str]
+) -> tuple[list[str], dict[tuple[int, int], list[str]]]:
+    """The modules that pass the maps on, and the blocks of every resolution among them."""
+    opened, closed = (
+        [path for path in _units(network, seen, plain=plain) if path in reached] for plain in (False, True)
+    )
+    for units, candidates in (
+        (opened, _composite(network, opened, seen)),
+        (closed, _composite(network, closed, seen)),
+        (opened, [path for path in opened if isinstance(network.get_submodule(path), ACTIVATIONS)]),
+    ):
+        if blocks := _blocks(network, candidates, seen):
+            return units, blocks
+    return opened, {}
 
 
 def _units(network: nn.Module, seen: Seen, *, plain: bool) -> list[str]:
@@ -154,13 +181,19 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _blocks(network: nn.Module, units: list[str], seen: Seen) -> dict[tuple[int, int], list[str]]:
-    """Blocks of every resolution that has some, in the order of their calls; none where there is only one at all."""
+def _composite(network: nn.Module, units: list[str], seen: Seen) -> list[str]:
+    """Those that have parameters in modules of their own."""
     composite = [path for path in units if path in seen.grids and _is_composite(network.get_submodule(path))]
     inside = [path for path in composite if "." in path]  # a child of the network is its stem
+    return inside or composite
+
+
+def _blocks(network: nn.Module, candidates: list[str], seen: Seen) -> dict[tuple[int, int], list[str]]:
+    """Blocks of every resolution that has some, in the order of their calls; none where there is only one at all."""
     by_grid: dict[tuple[int, int], list[str]] = {}
-    for path in inside or composite:
-        by_grid.setdefault(seen.grids[path], []).append(path)
+    for path in candidates:
+        if path in seen.grids:
+            by_grid.setdefault(seen.grids[path], []).append(path)
     found = {}
     for grid, paths in by_grid.items():
         sizes: Counter[type] = Counter()
@@ -172,7 +205,9 @@ def _blocks(network: nn.Module, units: list[str], seen: Seen) -> dict[tuple[int,
 
 
 def _stem(network: nn.Module, units: list[str], first_block: str) -> str | None:
-    """What comes before the first block, before pooling."""
+    """What comes before the first block, before pooling; nothing in a chain of layers."""
+    if isinstance(network.get_submodule(first_block), ACTIVATIONS):
+        return None
     before = units[: units.index(first_block)]
     return next((path for path in reversed(before) if not isinstance(network.get_submodule(path), POOLINGS)), None)
 

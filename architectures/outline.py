@@ -11,6 +11,7 @@ seen by showing it a larger image too, on `meta`.
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from torch.autograd.graph import increment_version
 from architectures.finding import ACTIVATIONS, Seen, find_places
 from architectures.tapped import TappedNetwork
 from letkd.maps import Layout, as_map, evaluating, larger_sides, layout_of
+from letkd.reach import reaches_output
+
+NAMED = 5  # module paths in an error, where no default place was found
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Place:
     """Where a map (B, channels, *grid) is read in a network, and how it lies in what is read there.
 
     Attributes:
-        path: of the module that is hooked. Of one that is called several times, the last call counts.
+        path: of the module that is hooked. Of one that is called several times, the last call counts; no default place
+            is one, and no KD layer stands there.
         grid: height and width, at the image size of the outline.
         is_input: the map is the module's first input, not its output. Whoever records it sets the module's `inplace` to
             False: it is an activation, which would overwrite the map.
@@ -107,6 +112,9 @@ class Outline:
         if name in self.modules:
             return self.modules[name]
         others = ["a module path"] if self.modules else []
+        if self.modules and not self.places:  # nothing was found to stand at its default
+            last = [f"{path} ({place.sizes})" for path, place in self.modules.items()][-NAMED:]
+            others = [f"a module path, of which the last are {', '.join(last)}"]
         raise self._missing(f"place {name!r}", name, self.places, others)
 
     def before(self, name: str) -> Place:
@@ -191,11 +199,13 @@ def _found(network: nn.Module, image_size: int, name: str) -> Outline:
         raise ValueError(f"{name} returns {what} for an image; a network must return its logits (batch, classes)")
     outputs = {paths[module]: seen for module, seen in measured.outputs.items() if module in paths}
     larger = _shapes_of_a_larger_image(network, image_size)
-    layouts = {}
-    for path, (tensor, _) in outputs.items():
-        with suppress(ValueError):  # it returns no map
-            layouts[path] = layout_of(network, path, tuple(tensor.shape), larger.get(path))
-    found = find_places(network, Seen(outputs, layouts, _grids(layouts, larger), measured.features, logits))
+    layouts = _layouts(network, outputs, larger)
+    once = {path: layout for path, layout in layouts.items() if measured.calls[network.get_submodule(path)] == 1}
+
+    def reaches(path: str) -> bool:
+        return reaches_output(network, path, layouts[path], (3, image_size, image_size))
+
+    found = find_places(network, Seen(outputs, once, _grids(once, larger), measured.features, logits, reaches))
     modules = {path: _place(path, outputs[path], layout) for path, layout in layouts.items()}
     default = {"penultimate": found.penultimate, "intermediate": found.intermediate} | found.stages
     places = {place: modules[path] for place, path in default.items() if path is not None}
@@ -219,6 +229,22 @@ def _found(network: nn.Module, image_size: int, name: str) -> Outline:
     )
 
 
+def _layouts(
+    network: nn.Module, outputs: Mapping[str, "_Seen"], larger: Mapping[str, tuple[int, ...]]
+) -> dict[str, Layout]:
+    """Layouts of what modules return, without what is no map.
+
+    Where the larger image was refused, sides say what nothing else does, but of modules without parameters, such as the
+    dropout of attention weights (1, heads, tokens, tokens).
+    """
+    layouts = {}
+    for path, (tensor, _) in outputs.items():
+        infer = path not in larger and any(True for _ in network.get_submodule(path).parameters())
+        with suppress(ValueError):
+            layouts[path] = layout_of(network, path, tuple(tensor.shape), larger.get(path), infer=infer)
+    return layouts
+
+
 def _grids(layouts: Mapping[str, Layout], larger: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     """Grids for the larger image, without what is pooled and does not grow; the own ones where it was refused."""
     if any(path not in larger for path in layouts):
@@ -240,7 +266,7 @@ _Seen = tuple[Tensor, int]  # a tensor, and its version when it was seen: each c
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the modules return and what the activations take, each in its last call, for one black image.
+    """What the modules return and what the activations take, each in its last of `calls`, for one black image.
 
     `features` is what `forward_features` returned, where the network has it and `forward_head`, as those of timm.
     """
@@ -249,6 +275,7 @@ class _Measured:
     inputs: dict[str, _Seen]
     features: Any
     logits: Any
+    calls: Counter[nn.Module]
 
 
 def _place(
@@ -265,9 +292,11 @@ def _place(
 def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -> _Measured:
     outputs: dict[nn.Module, _Seen] = {}
     inputs: dict[str, _Seen] = {}
+    calls: Counter[nn.Module] = Counter()
     in_place = {path: getattr(network.get_submodule(path), "inplace", False) for path in activations}
 
     def keep_output(module: nn.Module, _inputs: tuple, output: Any) -> None:
+        calls[module] += 1
         outputs.pop(module, None)
         if isinstance(output, Tensor):
             outputs[module] = output, output._version
@@ -297,7 +326,7 @@ def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -
         finally:
             for handle in handles:
                 handle.remove()
-    return _Measured(outputs, inputs, features, logits)
+    return _Measured(outputs, inputs, features, logits, calls)
 
 
 def _shapes_of_a_larger_image(network: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:

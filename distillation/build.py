@@ -26,6 +26,7 @@ from distillation.objective import Objective, Teacher, union
 from distillation.prepared import PREPARED
 from distillation.signals import Network, measured
 from letkd import Student, kd_layer
+from letkd.reach import check_layers
 from storage.documents import log
 from storage.state_dicts import Weights, fingerprint, load_strictly
 
@@ -51,14 +52,21 @@ def build_student(config: Config, num_classes: int, image_size: int) -> nn.Modul
 
 
 def build_network(config: Config, num_classes: int, image_size: int) -> Network:
-    """As `build_student`, with its outline."""
+    """As `build_student`, with its outline.
+
+    Raises:
+        ValueError: as `build_student`, or a layer cannot be at its place (`letkd.reach`).
+    """
     name = network_name(config)
     backbone = create_model(name, num_classes=num_classes, image_size=image_size)
     found = outline(backbone, image_size, name)
     if not (sizes := _layers_of(config, num_classes)):
         return Network(backbone, found)
     places = {layer: found.place(option_of(config, f"{LAYERS[layer]}.place", layer)) for layer in sizes}
-    layers = {layer: kd_layer(places[layer].layout, size, config[f"alpha_{layer}"]) for layer, size in sizes.items()}
+    alphas = {layer: config[f"alpha_{layer}"] for layer in sizes}
+    wanted = [(place.path, place.layout, alphas[layer]) for layer, place in places.items()]
+    check_layers(backbone, wanted, (3, image_size, image_size))
+    layers = {layer: kd_layer(places[layer].layout, size, alphas[layer]) for layer, size in sizes.items()}
     return Network(Student(backbone, layers, {layer: place.path for layer, place in places.items()}), found)
 
 

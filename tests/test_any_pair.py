@@ -11,20 +11,23 @@ from unittest.mock import patch
 import pytest
 import timm
 import torch
+import torchvision
 from objective_tools import batch_of
 from PIL import Image
 from torch import nn
 
 import main_classification
+from algorithms import KMeansCodebook
 from algorithms.probe import intermediate_maps
 from architectures import Place, create_model
 from config.experiments import ENTRY_OPTIONS
 from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
-from distillation.build import build_network, build_objective
+from distillation.build import build_network, build_objective, fold_teacher_, open_teacher
 from distillation.deployment import deploy
 from distillation.prepared import PREPARED
-from letkd import Codebook, SubclassTargets
+from distillation.signals import Wanted
+from letkd import Codebook, FrozenTaps, SubclassTargets, pool_map, to_patches
 from reporting.pictures.layers import look_inside
 from storage.state_dicts import Weights
 
@@ -35,6 +38,12 @@ SWIN = {"embed_dim": 8, "depths": (1, 2), "num_heads": (1, 1)}
 def swin(num_classes: int) -> nn.Module:
     """Swin with maps (B, H, W, C), small."""
     return timm.create_model("swin_tiny_patch4_window7_224", img_size=IMAGE_SIZE, num_classes=num_classes, **SWIN)
+
+
+def deit(num_classes: int) -> nn.Module:
+    """A small DeiT, whose two heads read two tokens."""
+    small = {"img_size": IMAGE_SIZE, "embed_dim": 16, "depth": 3, "num_heads": 2}
+    return timm.create_model("deit_tiny_distilled_patch16_224", num_classes=num_classes, **small)
 
 
 KINDS = {
@@ -69,7 +78,7 @@ def drawn(places: dict[str, Place]) -> dict[str, Any]:
     return {"codebook": Codebook(torch.randn(NUM_WORDS, places["words"].channels)), "decisions": decisions}
 
 
-@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("name", [*KINDS.values(), f"{__name__}:deit"], ids=[*KINDS, "DeiT"])
 def test_a_step_reaches_every_parameter_of_the_student_and_none_of_the_teacher(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
     network = build_network(config_of(name, name), NUM_CLASSES, IMAGE_SIZE)
@@ -85,6 +94,9 @@ def test_a_step_reaches_every_parameter_of_the_student_and_none_of_the_teacher(n
     step.loss.backward()
     assert {"ce", "words", "decisions"} == set(step.terms) and all(term > 0 for term in step.terms.values())
     assert [key for key, parameter in objective.student.named_parameters() if parameter.grad is None] == []
+    # The semantic vectors learn from the logits alone.
+    layers = objective.student.layers.named_parameters()
+    assert [key for key, parameter in layers if not parameter.grad.any()] == []
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
@@ -137,6 +149,114 @@ def test_places_that_are_chosen() -> None:
         ValueError, match=r"timm/test_resnet has no place 'layer9'; .*penultimate \(layer4: 96 channels, 1"
     ):
         build_network(config, NUM_CLASSES, IMAGE_SIZE)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+class Shared(nn.Module):
+    """One ReLU for layers of different widths."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.early, self.late = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.relu, self.head = nn.ReLU(), nn.Linear(8, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.relu(self.late(self.relu(self.early(images)))).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("student", "place", "message"),
+    [
+        (
+            "timm/test_vit",
+            "norm",
+            "does not depend on the patches of 'norm': the values of a KD layer there would change",
+        ),
+        ("timm/test_vit", "blocks.5", "does not depend on the patches of 'blocks.5'"),
+        (f"{__name__}:Shared", "relu", "module 'relu' runs 2 times for one image; choose one that runs once"),
+    ],
+)
+def test_a_place_where_no_layer_can_be_is_refused(student: str, place: str, message: str) -> None:
+    config = config_of("timm/test_resnet", student, words_place=place, intermediate=False)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build_network(config, NUM_CLASSES, IMAGE_SIZE)
+
+
+def test_a_layer_that_is_supervised_only_may_be_behind_the_last_block() -> None:
+    config = config_of("timm/test_vit", "timm/test_vit", words_place="norm", alpha_penultimate=0)
+    assert build_network(config, NUM_CLASSES, IMAGE_SIZE).module.paths["penultimate"] == "norm"
+
+
+def dense(num_classes: int) -> nn.Module:
+    """A small DenseNet of torchvision: its features are overwritten by a function."""
+    return torchvision.models.DenseNet(8, (2, 2), 8, num_classes=num_classes)
+
+
+class Behind(Shared):
+    """A map behind `forward_features`, which overwrites the features."""
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.early(images)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(self.late(features.relu_()).mean(dim=(2, 3)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+OVERWRITTEN = [
+    (f"{__name__}:dense", "features"),
+    (f"{__name__}:dense", "features.norm0"),
+    (f"{__name__}:Behind", "early"),
+    ("timm/test_resnet", "layer1.0.bn1"),
+]
+KEPT = [
+    (f"{__name__}:Behind", "late"),
+    ("timm/test_vit", "norm"),
+    (f"{__name__}:swin", "layers.0"),
+    (f"{__name__}:swin", "norm"),
+]
+
+
+@pytest.mark.parametrize("downscale", [1, 2])
+@pytest.mark.parametrize(("name", "path"), OVERWRITTEN + KEPT)
+def test_the_jobs_read_what_training_reads(
+    name: str, path: str, downscale: int, digits: Dataset, tmp_path: Path
+) -> None:
+    """Also of maps that the network overwrites, and behind `forward_features`; and so do the taps of `attach`."""
+    torch.manual_seed(0)
+    weights = Weights(create_model(name, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE).state_dict(), tmp_path / "T")
+    torch.save(weights.state, weights.source)
+    job = KMeansCodebook(
+        main_classification.default_config("digits.RN8")
+        | {"network": name, "weights": str(weights.source), "kmeans": 4, "downscale": downscale}
+        | {"image_size": IMAGE_SIZE, "cuda": False, "localpath": str(tmp_path), "num_workers": 0}
+    )
+    job.open()
+    of = job.teacher_map(job.place(path))
+    rows, _ = next(job.source(of).batches([path]))[path]
+
+    images = job.input_of(digits)(next(iter(job.loader(digits, "train"))).images)
+    teacher = open_teacher(name, digits, weights, ["words"])
+    teacher.network = teacher.network.reading(Wanted(maps=(path,)))
+    fold_teacher_(teacher)
+    trained = to_patches(pool_map(teacher(images).maps[path], downscale))
+    torch.testing.assert_close(rows, trained, rtol=1e-4, atol=1e-5)
+    attached = to_patches(of.read(FrozenTaps(job.network, {path: path})(images)[path]))
+    torch.testing.assert_close(rows, attached)
+    assert teacher.network.maps[path].changed_later == ((name, path) in OVERWRITTEN)
+    assert (rows < 0).any(), "no activation has been at it"
+
+
+def test_pictures_show_what_a_layer_hands_on() -> None:
+    """Though the network overwrites it."""
+    config = config_of("timm/test_resnet", f"{__name__}:dense", intermediate=False)
+    network = build_network(config, NUM_CLASSES, IMAGE_SIZE)
+    view = look_inside(network.module.eval(), torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE), ["penultimate"])["penultimate"]
+    assert network.module.paths["penultimate"] == "features" and (view.after_BCHW < 0).any()
 
 
 # --- all jobs --------------------------------------------------------------------------------------------------------

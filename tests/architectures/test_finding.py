@@ -1,19 +1,22 @@
 """Places of networks that do not name them: one of each kind, of timm, of torchvision, and of the user's own."""
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from architectures import Outline, create_model, outline
+from architectures import Outline, create_model, create_on_meta, outline
 from architectures.registry import _LIBRARIES
 
 MAP, LAST = "map", "map with channels last"
-TOKENS = "tokens, 1 before the patches"
+TOKENS, TWO = "tokens, 1 before the patches", "tokens, 2 before the patches"
 
 
-def outline_of(name: str, image_size: int = 64) -> Outline:
-    return outline(create_model(name, num_classes=10, image_size=image_size), image_size, name)
+def outline_of(name: str, image_size: int = 64, make: Callable[..., nn.Module] = create_model) -> Outline:
+    return outline(make(name, num_classes=10, image_size=image_size), image_size, name)
 
 
 def told(found: Outline, name: str) -> tuple:
@@ -28,10 +31,11 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
         "fc", ("layer4", 512, 2, MAP), ("layer4.0", 512, 2, MAP), "act1 layer1.0 layer2.0 layer3.0 layer4.0"
     ),
     "timm/vit_tiny_patch16_224": (
-        "head", ("norm", 192, 4, TOKENS), ("blocks.9", 192, 4, TOKENS), "norm_pre blocks.2 blocks.5 blocks.8 blocks.11"
+        "head", ("blocks.10", 192, 4, TOKENS), ("blocks.9", 192, 4, TOKENS),
+        "norm_pre blocks.2 blocks.5 blocks.8 blocks.11"
     ),
     "timm/deit_tiny_distilled_patch16_224": (  # the mean of two heads
-        None, ("norm", 192, 4, "tokens, 2 before the patches"), ("blocks.9", 192, 4, "tokens, 2 before the patches"),
+        None, ("blocks.10", 192, 4, TWO), ("blocks.9", 192, 4, TWO),
         "norm_pre blocks.2 blocks.5 blocks.8 blocks.11",
     ),
     "timm/swin_tiny_patch4_window7_224": (
@@ -48,7 +52,15 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
     ),
     "timm/regnetx_002": ("head.fc", ("s4", 368, 2, MAP), ("s4.b1", 368, 2, MAP), "stem s1.b1 s2.b1 s3.b4 s4.b7"),
     "timm/test_vit": (  # of six blocks, and one that takes images of any size
-        "head", ("norm", 64, 4, TOKENS), ("blocks.4", 64, 4, TOKENS), "norm_pre blocks.0 blocks.2 blocks.3 blocks.5"
+        "head", ("blocks.4", 64, 4, TOKENS), ("blocks.3", 64, 4, TOKENS), "norm_pre blocks.0 blocks.2 blocks.3 blocks.5"
+    ),
+    "timm/cait_xxs24_224": (  # its patches have no class token beside them
+        "head", ("blocks.23", 192, 4, "tokens"), ("blocks.18", 192, 4, "tokens"),
+        "patch_embed blocks.5 blocks.11 blocks.17 blocks.23",
+    ),
+    "timm/coatnet_nano_rw_224": (  # refuses larger images
+        "head.fc", ("norm", 512, 2, MAP), ("stages.3.blocks.0", 512, 2, MAP),
+        "stem stages.0.blocks.2 stages.1.blocks.3 stages.2.blocks.5 stages.3.blocks.2",
     ),
     "torchvision/mobilenet_v2": (
         "classifier.1", ("features", 1280, 2, MAP), ("features.14", 160, 2, MAP),
@@ -59,7 +71,8 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
         "features.0.2 features.1.0 features.2.1 features.3.1 features.5.2 features.7.0",
     ),
     "torchvision/vit_b_16": (
-        "heads.head", ("encoder", 768, 4, TOKENS), ("encoder.layers.encoder_layer_9", 768, 4, TOKENS),
+        "heads.head", ("encoder.layers.encoder_layer_10", 768, 4, TOKENS),
+        ("encoder.layers.encoder_layer_9", 768, 4, TOKENS),
         "encoder.dropout " + " ".join(f"encoder.layers.encoder_layer_{n}" for n in (2, 5, 8, 11)),
     ),
     "torchvision/swin_t": (
@@ -70,16 +83,39 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
         "classifier.2", ("features", 768, 2, MAP), ("features.7.0", 768, 2, MAP),
         "features.0.1 features.1.2 features.3.2 features.5.8 features.7.2",
     ),
+    "torchvision/squeezenet1_1": (  # the Dropout behind its features returns them
+        None, ("features", 512, 3, MAP), ("features.9", 384, 3, MAP), "features.1 features.4 features.7 features.12"
+    ),
+    "torchvision/alexnet": (  # a chain of layers, and pooling behind it
+        "classifier.6", ("features", 256, 1, MAP), ("features.7", 384, 3, MAP),
+        "features.1 features.4 features.11",
+    ),
+    "torchvision/vgg11_bn": (
+        "classifier.6", ("features", 512, 2, MAP), ("features.24", 512, 4, MAP),
+        "features.2 features.6 features.13 features.20 features.27",
+    ),
+    "torchvision/densenet121": (
+        "classifier", ("features", 1024, 2, MAP), ("features.denseblock4", 1024, 2, MAP),
+        "features.relu0 features.denseblock1 features.denseblock2 features.denseblock3 features.denseblock4",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_places_of_every_kind(name: str) -> None:
     head, penultimate, intermediate, ends = KINDS[name]
-    found = outline_of(name)
+    found = outline_of(name, make=create_on_meta)
     assert (told(found, "penultimate"), told(found, "intermediate")) == (penultimate, intermediate)
     assert found.head == head and found.num_classes == 10
     assert " ".join(found.place(stage).path for stage in found.stages) == ends
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_resnet", f"{__name__}:OneSize", f"{__name__}:Shared"])
+def test_places_are_the_same_without_numbers(name: str) -> None:
+    """Jobs ask a network on `meta` before there are weights."""
+    network = create_on_meta(name, num_classes=10, image_size=64)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert outline(network, 64, name) == outline_of(name)
 
 
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet"])
@@ -167,6 +203,95 @@ def test_a_network_of_a_function() -> None:
     assert told(found, "intermediate") == ("stages.1.0", 16, 8, MAP)
     assert [found.place(stage).path for stage in found.stages] == ["stem", "stages.0.1", "stages.1.1"]
     assert (found.head, found.num_features) == ("head", 16)
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(width), nn.Sequential(nn.Linear(width, width), nn.GELU())
+
+    def forward(self, map_BHWC: Tensor) -> Tensor:
+        return map_BHWC + self.mlp(self.norm(map_BHWC))
+
+
+class OneSize(nn.Module):
+    """Maps (B, H, W, C) of a network that takes images of one size, with a pooled map behind them."""
+
+    def __init__(self, num_classes: int, width: int = 12):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.stages = nn.ModuleList([nn.ModuleList([Residual(width) for _ in range(2)]) for _ in range(2)])
+        self.norm, self.pool = nn.LayerNorm(width), nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[2:] == (64, 64), "one size"
+        map_BHWC = self.patches(images).permute(0, 2, 3, 1)
+        for stage in self.stages:
+            for block in stage:
+                map_BHWC = block(map_BHWC)
+            map_BHWC = map_BHWC[:, ::2, ::2]
+        return self.head(self.pool(self.norm(map_BHWC).permute(0, 3, 1, 2)).flatten(1))
+
+
+def partitions(num_classes: int) -> nn.Module:
+    """A small MaxViT of torchvision, of one size."""
+    return torchvision.models.MaxVit(
+        (64, 64), stem_channels=8, partition_size=2, block_channels=[8, 16], block_layers=[1, 2], head_dim=8,
+        stochastic_depth_prob=0.0, num_classes=num_classes,
+    )  # fmt: skip
+
+
+def test_a_network_that_refuses_larger_images_has_its_maps_from_their_sides() -> None:
+    """And not what is pooled."""
+    found = outline_of(f"{__name__}:OneSize")
+    assert told(found, "penultimate") == ("norm", 12, 4, LAST)
+    assert told(found, "intermediate") == ("stages.1.0", 12, 8, LAST)
+    assert told(found, "patches") == ("patches", 12, 16, MAP)
+    assert told(found, "pool")[2] == 1
+    found = outline_of(f"{__name__}:partitions")
+    assert told(found, "penultimate") == ("blocks.1", 16, 8, MAP)
+    assert told(found, "intermediate") == ("blocks.1.layers.0.layers.MBconv", 16, 8, MAP)
+    attention = "blocks.1.layers.0.layers.window_attention.attn_layer.0"
+    assert attention not in found.modules, "windows are no map"
+
+
+def test_sides_that_are_equal_say_nothing() -> None:
+    found = outline(OneSize(10, width=16), 64)  # (1, 16, 16, 16), then (1, 8, 8, 16)
+    assert "stages.0.0" not in found.modules and told(found, "stages.1.0") == ("stages.1.0", 16, 8, LAST)
+
+
+def pooled_only(num_classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Upsample((8, 8)), nn.AvgPool2d(8), nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, num_classes)
+    )
+
+
+def test_where_no_default_is_found_the_error_lists_maps() -> None:
+    with pytest.raises(ValueError) as caught:
+        outline_of(f"{__name__}:pooled_only", 32).place("penultimate")
+    assert str(caught.value).endswith(
+        "has no place 'penultimate'; it has: none, or a module path, of which the last are "
+        "1 (3 channels, 1 x 1), 2 (4 channels, 1 x 1)"
+    )
+
+
+class Shared(nn.Module):
+    """One ReLU for all layers."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.early, self.late = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(8, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.relu(self.late(self.relu(self.early(images)))).mean(dim=(2, 3)))
+
+
+def test_a_module_that_is_called_several_times_is_no_default() -> None:
+    found = outline_of(f"{__name__}:Shared")
+    assert told(found, "penultimate") == ("late", 8, 16, MAP)
+    assert told(found, "relu") == ("relu", 8, 16, MAP), "named, it can be read"
 
 
 def test_what_is_not_found_is_missing() -> None:

@@ -1,0 +1,69 @@
+"""Where KD layers can stand: behind a module that runs once, and whose patches the network's output depends on.
+
+A vision transformer may read its class token alone. Then the patches behind the last block reach no logits, and what a
+KD layer adds to them changes nothing. Whether it does is measured: for one image the patches are replaced by NaN, which
+makes NaN of all that is computed with them, whatever the weights are. A gradient would not do: it is 0 where a head
+starts from zeros, and unknown on `meta`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from letkd.maps import Layout, as_map, check_runs_once, evaluating, shapes_returned
+from letkd.taps import submodule
+
+
+def check_layers(network: nn.Module, layers: Iterable[tuple[str, Layout, float]], image_shape: Sequence[int]) -> None:
+    """Refuse KD layers where they cannot be.
+
+    Args:
+        layers: module path, layout of what is returned there, and alpha; a layer with an alpha of 0 changes no map.
+        image_shape: (channels, height, width).
+
+    Raises:
+        ValueError: a module does not run exactly once for an image, or what it returns does not reach the output.
+    """
+    layers = list(layers)
+    for path, calls in shapes_returned(network, [path for path, *_ in layers], image_shape).items():
+        check_runs_once(path, len(calls))
+    for path, layout, alpha in layers:
+        if alpha != 0 and not reaches_output(network, path, layout, image_shape):
+            raise ValueError(
+                f"what the network returns does not depend on the patches of {path!r}: the values of a KD layer there "
+                "would change nothing; take a module before it, like block 10 of the 12 of a vision transformer, or an "
+                "alpha of 0 for a layer that is supervised only"
+            )
+
+
+def reaches_output(network: nn.Module, path: str, layout: Layout, image_shape: Sequence[int]) -> bool:
+    """Whether what a network returns depends on the patches that the module at `path` returns.
+
+    A network on `meta` is run on the CPU, with zeros for its weights. True also where NaN shows nothing, because the
+    network does not run with it.
+    """
+
+    def spoil(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        spoiled = output.clone()
+        as_map(spoiled, layout.prefix, layout.channels_last).fill_(math.nan)
+        return spoiled
+
+    tensors = dict(chain(network.named_parameters(), network.named_buffers()))
+    zeros = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in tensors.items() if tensor.is_meta}
+    like = next(network.parameters())
+    image = torch.zeros(1, *image_shape, device="cpu" if like.is_meta else like.device, dtype=like.dtype)
+    with evaluating(network), torch.no_grad(), submodule(network, path).register_forward_hook(spoil):
+        try:
+            output = torch.func.functional_call(network, zeros, (image,))
+        except Exception:  # a network may refuse NaN, or zeros, in any way
+            return True
+    return any(_has_nan(leaf) for leaf in pytree.tree_leaves(output))
+
+
+def _has_nan(value: Any) -> bool:
+    return isinstance(value, Tensor) and bool(value.isnan().any())

@@ -30,7 +30,10 @@ class Job:
     """Which experiment, and what shall be done with it."""
 
     config: str = option(
-        "digits.RN8", "the experiment A.B.C: what the module config/A/B/C.py holds", jobs=JOBS, bears="nothing"
+        "digits.RN8",
+        "the experiment: its options are those of the module config/A/B/C.py, or of methods of a pair, A.B.letKD-2+DKD",
+        jobs=JOBS,
+        bears="nothing",
     )
     name: str | None = option(
         None, "the run's own name A.B.C, and so its directory, in place of its experiment's", bears="nothing"
@@ -64,7 +67,7 @@ class Job:
     )
     LDA: int | str = option(
         0,
-        "make the decision scores of one, at the first block of this stage, or at this place or module path",
+        "make the decision scores of such a network, of the first block of this stage, or of a place or module path",
         jobs=("LDA",),
         refused=True,
         bears="job",
@@ -214,7 +217,9 @@ class Experiment:
 
     method: str = option(help="classification, or a method or a sum of methods; each experiment has its own")
     published_weights: str | None = option(
-        None, "weights of the teacher, where none were trained here", bears="nothing"
+        None,
+        "file with published weights of the network alone, or of the pair's teacher; read where none were trained here",
+        bears="nothing",
     )
 
 
@@ -233,6 +238,9 @@ class Data:
     mean: list[float] | None = option(
         None,
         "mean of red, green and blue in 0..1; None: the data set's own, or measured",
+        at_least=0,
+        at_most=1,
+        length=3,
         elements="three numbers in 0..1, one for each channel",
         inherited=True,
         bears="images",
@@ -240,7 +248,10 @@ class Data:
     std: list[float] | None = option(
         None,
         "standard deviation of red, green and blue; None: likewise",
-        elements="three numbers in 0..1, one for each channel",
+        above=0,
+        at_most=1,
+        length=3,
+        elements="three numbers above 0 and up to 1, one for each channel",
         inherited=True,
         bears="images",
     )
@@ -346,13 +357,6 @@ class Words:
         "where the layer of the words sits in the student: a name or a module path",
         of_loss="words.place",
     )
-    words_teacher_place: str = option(
-        "penultimate",
-        "the teacher's map that the words are of",
-        jobs=("train", "kmeans", "pictures"),
-        bears="training",
-        of_loss="words.teacher_place",
-    )
     temperature: float = option(
         1.0, "tau, which multiplies squared distances to the words", above=0, jobs=TEACHES, bears="training"
     )
@@ -366,6 +370,19 @@ class Words:
         jobs=TRAIN,
         bears="training",
         of_loss="words.weight",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsMap:
+    """What words are of: a network alone is a teacher too."""
+
+    words_teacher_place: str = option(
+        "penultimate",
+        "the teacher's map that the words are of: a name or a module path",
+        jobs=("train", "kmeans", "pictures"),
+        bears="training",
+        of_loss="words.teacher_place",
     )
 
 
@@ -392,7 +409,7 @@ class Decisions:
     )
     decisions_teacher_place: str = option(
         "intermediate",
-        "the teacher's map that the decisions are of",
+        "the teacher's map that the decisions are of: a name or a module path",
         jobs=("train", "LDA", "pictures"),
         bears="training",
         of_loss="decisions.teacher_place",
@@ -450,6 +467,7 @@ class Options:
     network: Network | None
     pair: Pair | None
     words: Words | None
+    words_map: WordsMap | None
     layers: Layers | None
     decisions: Decisions | None
     subclasses: Subclasses | None
@@ -484,6 +502,13 @@ OPTIONS: dict[str, Option] = {key: said for options in _DESCRIBED.values() for k
 
 # Options of losses that have a published name, by the name that losses have: {"ce.weight": "cls_loss_coef"}.
 PUBLISHED_NAMES = {said.of_loss: key for key, said in OPTIONS.items() if said.of_loss}
+
+_FIELDS = {field.name: field for group in GROUPS.values() for field in dataclasses.fields(group)}
+
+
+def published(key: str) -> Any:
+    """The field of a loss for its option of the published name `key`, which is described under that name."""
+    return dataclasses.field(default=_FIELDS[key].default, metadata=_FIELDS[key].metadata)
 
 
 def values_of(*groups: type, **given: Any) -> Config:

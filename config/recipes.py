@@ -19,6 +19,7 @@ from config.options import (
     Protocol,
     Subclasses,
     Words,
+    WordsMap,
     values_of,
 )
 
@@ -86,7 +87,7 @@ def classification(*, network: str, dataset: str, **options: Any) -> Config:
         "published_top1": _published_top1(network, dataset),
         **_learning_rate(network),
     }
-    groups = (Experiment, Network, Subclasses, Data, Protocol)
+    groups = (Experiment, Network, WordsMap, Subclasses, Data, Protocol)
     return values_of(*groups, method="classification", network=network, dataset=dataset, **known | options)
 
 
@@ -109,17 +110,17 @@ def quest(**options: Any) -> Config:
             or for cross-architecture students from the experiment that pools its maps; and the learning rate is the
             published one of the student.
     """
-    return _pair("QuEST", Words, **options)
+    return _pair("QuEST", Words, WordsMap, **options)
 
 
 def letkd1(**options: Any) -> Config:
     """A KD layer at the penultimate map, supervised by the teacher's words; options as `quest`."""
-    return _pair("letKD-1", Words, Layers, **options)
+    return _pair("letKD-1", Words, WordsMap, Layers, **options)
 
 
 def letkd2(**options: Any) -> Config:
     """letKD-1 and a second KD layer after the first block of the last stage, supervised by sub-class decisions."""
-    return _pair("letKD-2", Words, Layers, Decisions, Subclasses, **{"intermediate": True} | options)
+    return _pair("letKD-2", Words, WordsMap, Layers, Decisions, Subclasses, **{"intermediate": True} | options)
 
 
 def fitnet(*, hint: str = "intermediate", **options: Any) -> Config:
@@ -130,7 +131,7 @@ def fitnet(*, hint: str = "intermediate", **options: Any) -> Config:
         options: as `letkd2`, and `supervised`; there are no KD layers unless they are asked for.
     """
     without = {"penultimate": False, "intermediate": False}
-    config = _pair("FitNet", Words, Layers, Decisions, Subclasses, Control, **without | options)
+    config = _pair("FitNet", Words, WordsMap, Layers, Decisions, Subclasses, Control, **without | options)
     return config | {"fitnet.hint": hint, "fitnet.weight": 100.0}  # RepDistiller's
 
 

@@ -51,6 +51,7 @@ class Option:
     at_most: float | None = None
     above: float | None = None
     choices: tuple[Any, ...] | None = None
+    length: int | None = None
     elements: str = ""
     jobs: tuple[str, ...] = EVERY_JOB
     refused: bool = False
@@ -83,7 +84,7 @@ class Option:
         if value is None:
             return
         if self.is_list:
-            if not all(self._outside(element) is None for element in value):
+            if self.length not in (None, len(value)) or any(self._outside(element) is not None for element in value):
                 raise ValueError(f"{self.name}={value!r} must be {self._meant()}")
         elif (bound := self._outside(value)) is not None:
             raise ValueError(f"{self.name}={value!r} must be {bound}")
@@ -126,6 +127,7 @@ def option(
     at_most: float | None = None,
     above: float | None = None,
     choices: Iterable[Any] | None = None,
+    length: int | None = None,
     elements: str = "",
     jobs: tuple[str, ...] = EVERY_JOB,
     refused: bool = False,
@@ -139,6 +141,7 @@ def option(
         default: none where every experiment says it.
         help: what it means, one line without a full stop.
         at_least, at_most, above, choices: what a value may be, or each element of a list.
+        length: of a list, where it has to be this.
         elements: of a list: what they are, and an example.
         jobs: those that read it.
         refused: by the other jobs, because it says what shall be done. How something is done, `cuda` for instance, may
@@ -154,8 +157,8 @@ def option(
         raise ValueError("an option needs a help that says what it means")
     said = {
         "help": help, "at_least": at_least, "at_most": at_most, "above": above,
-        "choices": None if choices is None else tuple(choices), "elements": elements, "jobs": jobs, "refused": refused,
-        "bears": bears, "inherited": inherited, "of_loss": of_loss,
+        "choices": None if choices is None else tuple(choices), "length": length, "elements": elements, "jobs": jobs,
+        "refused": refused, "bears": bears, "inherited": inherited, "of_loss": of_loss,
     }  # fmt: skip
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=said)

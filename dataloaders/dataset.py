@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from config.options import OPTIONS
+
 SPLIT_NAMES = ("train", "eval", "test")
 
 Triple = tuple[float, float, float]
@@ -78,12 +80,12 @@ class Dataset:
     test: Split | None = None
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or not all(0 <= value <= 1 for value in self.mean):
-            raise ValueError(
-                f"mean {self.mean} of {self.name} must be three numbers in 0..1 (pixel values divided by 255)"
-            )
-        if len(self.std) != 3 or not all(0 < value <= 1 for value in self.std):
-            raise ValueError(f"std {self.std} of {self.name} must be three numbers above 0 and up to 1 (pixels / 255)")
+        for key in ("mean", "std"):
+            said, value = OPTIONS[key], getattr(self, key)
+            try:
+                said.check(list(value))
+            except ValueError as error:
+                raise ValueError(f"{key} {value} of {self.name} must be {said.elements} (pixels / 255)") from error
         assert 0 <= self.padding < self.image_size
 
     @property

@@ -5,15 +5,18 @@
 All of it is said where options are described: `config/options.py`, and the files of losses.
 """
 
+import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from algorithms import Training
 from config.experiments import ENTRY_OPTIONS, load_experiment
 from config.former_names import FORMER_NAMES
 from config.options import OPTIONS, PUBLISHED_NAMES
-from config.schema import EVERY_JOB, Option
+from config.schema import EVERY_JOB, JOBS, Option
 from distillation.losses import find_loss, list_losses
+from main_classification import experiment
 
 PAGE = Path(__file__).with_name("options.md")
 NEARLY_ALL = 2  # so many jobs may lack, and the others are not counted up
@@ -38,22 +41,12 @@ combination that makes no sense are errors that say what is meant. A list is wri
 `python main_classification.py --help`. `mongo` needs `pip install pymongo`; its address is recorded as it stands, so a
 password in it is written as `$VARIABLE`.
 
-| job | asked for by | what it does |
-|---|---|---|
-| train | nothing else | trains, and evaluates after every epoch |
-| evaluate | `evaluate=True` | measures a trained network; needs neither teacher nor supervision |
-| export | `export=onnx`, `export=pt2` | writes a trained network to [a file of its own](export.md) |
-| probe | `probe=True` | measures a linear classifier on the intermediate map, before and behind the KD layer |
-| kmeans | `kmeans=4096` | makes the codebook of a network alone, or of the teacher of a pair |
-| LDA | `LDA=5`, `LDA=layer3.0` | makes its decision scores; 5 is the stage, `layer3` of a small ResNet |
-| predict | the command `predict` | prints the classes of image files |
-| pictures | the command `pictures`, or one of `picture_*` | draws pictures of a trained network |
-| report | the command `report` | writes a page of all results; reads `localpath` and `watch` alone |
+{jobs}
 
 A command is the first word: `python main_classification.py report`. Below, "all" are all jobs but the report. An option
 that says what shall be done (`best`, `checkpoint`, `images`) is refused by a job that does not read it. One that says
-how (`cuda`, `disp_step`) is not, so that a command can be repeated with `evaluate=True` behind it; the report refuses
-everything that it does not read. This page is made from the code by `python -m docs.make_options`.
+how (`cuda`, `disp_step`) is not, so that a command can be repeated with `evaluate=True` behind it; the report reads
+{read_by_report} alone and refuses the others. This page is made from the code by `python -m docs.make_options`.
 """
 
 
@@ -71,7 +64,10 @@ def render() -> str:
         default = next(experiments[kind][key] for kind in SHOWN if kind in kinds)
         said = OPTIONS[key]
         second.append((f"`{key}`", _written(default), _meaning(said), _jobs(said.jobs), _named(kinds)))
-    return f"""{HEAD}
+    read_by_report = " and ".join(
+        f"`{key}`" for key, said in OPTIONS.items() if "report" in said.jobs and key != "config"
+    )
+    return f"""{HEAD.format(jobs=_table(list(_of_jobs())), read_by_report=read_by_report)}
 ## Options of every command
 
 {_table(first)}
@@ -92,6 +88,30 @@ have their published names too, and either is understood. So are names of earlie
 
 {_table(list(_of_losses()))}
 """
+
+
+def _of_jobs() -> Iterator[tuple[str, ...]]:
+    """What every job is asked for by, and what it does as its option, its command or its class says it."""
+    yield "job", "asked for by", "what it does"
+    for job in JOBS:
+        if job in OPTIONS:
+            yield job, _asked_for(OPTIONS[job]), OPTIONS[job].help
+        elif command := experiment.commands.get(job):
+            yield job, f"the command `{job}`", _first_sentence(command)
+        else:
+            yield job, "nothing else", _first_sentence(Training)
+
+
+def _asked_for(said: Option) -> str:
+    """The values of an option that ask for a job; a number is anyone's choice."""
+    if said.types == (bool,):
+        return f"`{said.name}=True`"
+    return ", ".join(f"`{said.name}={value}`" for value in said.choices or ("NUMBER", "PLACE")[: len(said.types)])
+
+
+def _first_sentence(described: Any) -> str:
+    sentence = inspect.getdoc(described).splitlines()[0].rstrip(".")
+    return sentence[0].lower() + sentence[1:]  # as the help of options
 
 
 def _of_losses() -> Iterator[tuple[str, ...]]:

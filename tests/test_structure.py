@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "config": {"distillation", "storage"},  # distillation where a sum of methods is asked for
     "letkd": set(),
     "architectures": {"letkd"},  # how maps lie in what modules return
-    "dataloaders": {"storage"},
+    "dataloaders": {"config", "storage"},  # what mean and std may be
     "storage": {"letkd"},  # the seal of tensor files, which the method needs where it stands alone
     "results": {"config", "storage"},  # config says what each option bears on
     "engine": BELOW - {"letkd"},

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.options import OPTIONS, PUBLISHED_NAMES
 from config.schema import Option, options_of
 from dataloaders import Batch
 from distillation.signals import Network, Signals, Wanted
@@ -95,7 +96,10 @@ class Loss(nn.Module):
 
     @classmethod
     def described(cls) -> dict[str, Option]:
-        """Its weights and options by their names on the command line; they steer a training alone."""
+        """Its weights and options by their names on the command line; they steer a training alone.
+
+        What has a published name is described under that one.
+        """
         steers = {"jobs": ("train",), "bears": "training"}
         weights = [
             Option(
@@ -109,7 +113,9 @@ class Loss(nn.Module):
             for term, weight in cls.terms.items()
         ]
         options = options_of(cls.Options, prefix=f"{cls.key}.").values()
-        return {said.name: said for said in (*weights, *(dataclasses.replace(said, **steers) for said in options))}
+        found = {said.name: said for said in (*weights, *(dataclasses.replace(said, **steers) for said in options))}
+        published = {name: OPTIONS[PUBLISHED_NAMES[name]] for name in found if name in PUBLISHED_NAMES}
+        return found | {name: dataclasses.replace(said, name=name) for name, said in published.items()}
 
     @classmethod
     def build(cls, student: Network, teacher: Network | None, data: Data, **options: Any) -> "Loss":

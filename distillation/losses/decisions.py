@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from config.schema import option
+from config.options import published
 from dataloaders import Batch
 from distillation.losses.base import Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
@@ -34,8 +34,8 @@ class Decisions(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        place: str = option(INTERMEDIATE, "the student's map, by name or module path")
-        teacher_place: str = option(INTERMEDIATE, "the teacher's map, whose patches the decisions are of")
+        place: str = published("decisions_place")
+        teacher_place: str = published("decisions_teacher_place")
 
     def __init__(self, subclasses: SubclassTargets, *, place: str, pooling: int, teacher_place: str | None = None):
         super().__init__()

@@ -11,13 +11,15 @@ import pytest
 
 import config
 import main_classification
+from algorithms import check_options
 from config.experiments import ENTRY_OPTIONS, default_config, load_experiment
 from config.former_names import FORMER_NAMES, renamed, say_renamed
-from config.options import GROUPS, OPTIONS, Options, Protocol, values_of
+from config.options import GROUPS, OPTIONS, PUBLISHED_NAMES, Options, Protocol, values_of
 from config.recipes import classification
 from config.schema import like, option, options_of
 from config.updates import check_updates
 from distillation.expressions import described
+from distillation.losses import find_loss
 from results.settings import changed_settings
 
 FITNET = "CIFAR100.resnetv1.RN110_RN32.FitNet"
@@ -31,6 +33,7 @@ class Sample:
     share: float | None = option(None, "another", above=0)
     kind: str = option("soft", "which", choices=("soft", "hard"))
     lengths: list[int] = option([1, 2], "several", at_least=1, elements="lengths from 1")
+    triple: list[float] | None = option(None, "three", above=0, at_most=1, length=3, elements="three shares")
     stage: int | str = option(0, "a number or a name", at_least=0)
     anything: Any = option(None, "what somebody else checks")
 
@@ -76,6 +79,9 @@ def test_what_an_option_may_be(name, value):
         ("lengths", [1, "a"], "lengths=[1, 'a'] must be a list of lengths from 1"),
         ("lengths", [1, True], "lengths=[1, True] must be a list of lengths from 1"),
         ("lengths", [1, 0], "lengths=[1, 0] must be a list of lengths from 1"),
+        ("triple", [0.5, 1], "triple=[0.5, 1] must be a list of three shares, or None"),
+        ("triple", [0.5, 1, 0], "triple=[0.5, 1, 0] must be a list of three shares, or None"),
+        ("triple", [0.5, 1, 1.5], "triple=[0.5, 1, 1.5] must be a list of three shares, or None"),
     ],
 )
 def test_what_an_option_may_not_be(name, value, reason):
@@ -108,6 +114,24 @@ def test_every_option_of_an_experiment_is_described(name):
         said = OPTIONS.get(key) or described(key)
         assert said is not None and said.help, key
         said.check(value)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NAMES)
+def test_an_option_of_a_loss_with_a_published_name_is_described_under_it(name):
+    said, published = described(name), OPTIONS[PUBLISHED_NAMES[name]]
+    assert said == dataclasses.replace(published, name=name)
+    key, _, field = name.partition(".")
+    own = {field.name: field for field in find_loss(key).options()}
+    assert field not in own or (own[field].default, own[field].metadata["help"]) == (published.default, said.help)
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("value", [[0.5, 0.5], [0.5, 0.5, 1.5], [-0.1, 0.5, 0.5], [0.5] * 4])
+def test_a_normalisation_that_cannot_be_is_refused_before_images_are_read(key, value):
+    with pytest.raises(
+        ValueError, match=rf"^{key}=.* must be a list of three numbers .*, one for each channel, or None"
+    ):
+        check_options(default_config("digits.RN8") | {key: value})
 
 
 def test_an_option_that_nobody_explains_is_refused():

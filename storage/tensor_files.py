@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from letkd import files
 from letkd.files import describe_value, is_dense
@@ -39,8 +40,25 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read a torch file onto the CPU, ours or a published one; as `letkd.files.load_tensors`."""
+    """Read a torch file onto the CPU, ours or a published one, as `letkd.files.load_tensors`; or one of safetensors."""
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     return files.load_tensors(path, safe_globals=PUBLISHED_GLOBALS)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, as timm and others publish weights."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        from safetensors.torch import load
+    except ModuleNotFoundError as error:
+        install = "python -m pip install -r requirements-networks.txt"
+        raise ValueError(f"{path} needs safetensors; install it: {install}") from error
+    try:
+        return load(path.read_bytes())
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{path} is damaged, or no file of safetensors: {first_line(error)}") from error
 
 
 def checksum_path(path: Path) -> Path:

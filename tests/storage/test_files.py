@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from engine import checkpoints
 from engine.checkpoints import (
@@ -29,6 +31,7 @@ from engine.checkpoints import (
     set_aside,
 )
 from engine.records import Curves, exclusive, log, log_file, save_results, set_up_console, update_results
+from engine.weights import read_published
 from storage.tensor_files import load_json, load_tensors, save_json, save_tensors
 
 CONTENT = {"format": "letkd-test-1", "weights": torch.arange(300.0), "names": ["a", "b"], "epoch": 3}
@@ -131,6 +134,24 @@ def test_a_file_without_checksum_is_read_if_it_is_not_ours(tmp_path):
     torch.save(CONTENT, tmp_path / "ours.pth")
     with pytest.raises(ValueError, match="has lost its checksum"):
         load_tensors(tmp_path / "ours.pth")
+
+
+def test_weights_are_read_from_files_of_safetensors(tmp_path, monkeypatch):
+    path, state = tmp_path / "weights.safetensors", {"fc.weight": torch.rand(2, 3), "fc.bias": torch.ones(2).half()}
+    with pytest.raises(FileNotFoundError, match=f"no file {path}"):
+        read_published(path)
+    save_file(state, path)
+    found = read_published(path)
+    assert found.source == path and found.data is None
+    assert all(torch.equal(found.state[name], tensor) for name, tensor in state.items())
+    content = path.read_bytes()
+    for damaged in (b"", content[:-1], b"PK" + content[2:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"weights.safetensors is damaged, or no file of safetensors: "):
+            read_published(path)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ValueError, match=r"needs safetensors; install it: .* -r requirements-networks"):
+        read_published(path)
 
 
 def test_a_full_disk_is_an_error_and_the_earlier_file_survives(saved, monkeypatch):

@@ -110,6 +110,7 @@ class Run:
     def device(self) -> str:
         """What it ran on, and with a CPU which one."""
         device, cpu = self.facts.get("device") or "unknown device", self.environment.get("cpu")
+        device = "CPU, 1 thread" if device == "CPU, 1 threads" else device  # as it was once written
         return f"{device}, {cpu}" if cpu and device.startswith("CPU") else device
 
     @property

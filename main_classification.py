@@ -17,6 +17,7 @@ config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD. Every key that print_config show
 """
 
 import ast
+import contextlib
 import difflib
 import errno
 import itertools
@@ -25,6 +26,7 @@ import logging
 import os
 import reprlib
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -60,6 +62,7 @@ from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
 from sacred.utils import apply_backspaces_and_linefeeds, set_by_dotted_path
 
+from config.command_lines import command_line, options_for
 from config.experiments import (
     ENTRY_OPTIONS,
     canonical_name,
@@ -165,13 +168,39 @@ def _configuration(fixed: Config | None = None, preset: Config | None = None, fa
 experiment.configurations.append(_configuration)
 
 
+class Records(FileStorageObserver):
+    """The record of every run below <localpath>/sacred.
+
+    Attributes:
+        is_void: whether a mistake has ended the run before it left anything: then nothing of its record stays.
+    """
+
+    is_void = False
+
+    def started_event(self, *args: Any, **kwargs: Any) -> str:
+        folders = (Path(self.basedir), *Path(self.basedir).parents)
+        self.new_folders = [folder for folder in folders if not folder.exists()]
+        return super().started_event(*args, **kwargs)
+
+    def failed_event(self, *args: Any, **kwargs: Any) -> None:
+        super().failed_event(*args, **kwargs)
+        if not self.is_void:
+            return
+        shutil.rmtree(self.dir)
+        if self.new_folders and not any(entry.name.isdigit() for entry in Path(self.basedir).iterdir()):
+            shutil.rmtree(self.basedir)  # where sacred also keeps the sources
+        for folder in self.new_folders:
+            with contextlib.suppress(OSError):  # there is something else in it by now
+                folder.rmdir()
+
+
 @experiment.config_hook
 def _observe(config: Config, command_name: str, logger: logging.Logger) -> Config:
     """Every run is recorded below <localpath>/sacred, unless sacred was told otherwise, and where `mongo` says.
 
-    One whose options cannot work leaves nothing.
+    One whose options cannot work leaves nothing, nor does one that another mistake ends before it begins.
     """
-    experiment.observers = [FileStorageObserver(Path(config["localpath"]) / "sacred")]
+    experiment.observers = [Records(Path(config["localpath"]) / "sacred")]
     if config["mongo"] is not None and command_name == run.__name__:
         experiment.observers.append(mongo_observer(config["mongo"]))
     if command_name == run.__name__:
@@ -229,14 +258,19 @@ def mongo_observer(address: str) -> "MongoObserver":
 
 
 @experiment.main
-def run(_config: Config) -> Config:
+def run(_config: Config, _run: sacred.run.Run) -> Config:
     """Train, or do what evaluate, probe, kmeans or LDA ask for."""
-    from algorithms import run_config, set_up_console
+    from algorithms import Algorithm, run_config, set_up_console
 
     set_up_console()
-    config = _plain(_config)
+    config, traces = _plain(_config), Algorithm.num_traces
     try:
         return run_config(config)
+    except USER_ERRORS:
+        for record in _run.observers:
+            if isinstance(record, Records):
+                record.is_void = Algorithm.num_traces == traces
+        raise
     except KeyboardInterrupt as stop:
         # What has a state may also be a teacher that was prepared, or a trial: the same command does the rest of those.
         stop.goes_on = getattr(stop, "unfinished", None) == config
@@ -269,7 +303,7 @@ def draw_picture(name: str, config: Config) -> Config:
     Raises:
         ValueError: the experiment lacks what the picture shows; names the nearest that have it.
     """
-    from algorithms import check_method, check_options, provide, quoted, run_job, set_up_console
+    from algorithms import check_method, check_options, provide, run_job, set_up_console
     from engine.stopping import lost_stops_again
     from reporting.pictures import PICTURES
 
@@ -282,9 +316,7 @@ def draw_picture(name: str, config: Config) -> Config:
         others = [other for other, own in default_configs()[0].items() if not PICTURES[name].lacks(own)]
         near = difflib.get_close_matches(config["config"], others, n=3, cutoff=0)
         raise ValueError(f"picture_{name}: {config['config']} has no {lacking}; try config={' or '.join(near)}")
-    defaults = default_config(config["config"])
-    words = [f"{key}={quoted(value)}" for key, value in config.items() if key == "config" or value != defaults[key]]
-    picture = PICTURES[name](config, f"python main_classification.py picture_{name} with {' '.join(words)}")
+    picture = PICTURES[name](config, command_line(options_for("pictures", config), command=f"picture_{name}"))
     with lost_stops_again():
         provide(picture)
         return run_job(picture)
@@ -400,7 +432,10 @@ def check_words(argv: list[str]) -> None:
                 f"options stand behind `with`: python {shlex.join([program, *commands, 'with', *options])}"
             )
         if number > start and word in experiment.commands:
-            raise ValueError(f"the command {word} stands before `with`: python {program} {word} with ...")
+            rest = [other for other in words[:start] if other not in experiment.commands]
+            options = [other for other in words[start + 1 :] if other not in experiment.commands]
+            meant = shlex.join([program, word, *rest, "with", *options])
+            raise ValueError(f"the command {word} stands before `with`: python {meant}")
         is_file = Path(word).suffix.lower() in OPTIONS_FILES or Path(word).is_file()  # of options
         if number > start and "=" not in word and not is_file:
             raise ValueError(f"{word!r} is no option key=value; one with blanks needs quotation marks around it")

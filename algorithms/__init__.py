@@ -1,7 +1,7 @@
 """Jobs on experiments: train, evaluate, make a codebook, make decision scores."""
 
 from algorithms.base import Algorithm
-from algorithms.commands import command_for, quoted
+from algorithms.commands import command_for
 from algorithms.evaluate import Evaluation
 from algorithms.export import Export
 from algorithms.jobs import check_method, check_run, make_algorithm
@@ -40,7 +40,6 @@ __all__ = [
     "output_directory",
     "prediction_table",
     "provide",
-    "quoted",
     "run_config",
     "run_job",
     "run_trials",

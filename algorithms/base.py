@@ -11,7 +11,7 @@ from architectures import Input
 from config.options import Config, Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from engine.numerics import choose_device, device_name, set_numerics
-from engine.records import exclusive, is_watched, log, log_file
+from engine.records import exclusive, is_watched, log, log_file, missing_traces, removed_after_mistakes
 from results.places import Requirement, output_directory, run_directory
 from results.settings import PREPARATION
 
@@ -29,9 +29,11 @@ class Algorithm:
 
     mode: ClassVar[str]
     writes_files: ClassVar[bool] = True  # beside its results: then it wants the directory for itself
+    num_traces: ClassVar[int] = 0  # jobs of this process that have left something
+    has_begun = False  # see `begin`
 
     def __init__(self, config: Config):
-        self.config = config
+        self.config = self.given = config  # what was asked for, where a job itself decides otherwise
         self.options = options = Options.of(config)
         self.directory = run_directory(config, self.mode)
         self.device = choose_device(options.run.cuda)
@@ -52,10 +54,23 @@ class Algorithm:
         """An option and its value as the user gave it, for messages."""
         return f"{self.given_as.get(name, name)}={self.config[name]}"
 
+    def begin(self) -> None:
+        """All is built, and the work begins: a mistake that ends the job before leaves nothing where nothing was.
+
+        What leaves results alone need not say it.
+        """
+        self.has_begun = True
+        Algorithm.num_traces += 1
+
     def run(self) -> Results:
         """Do the job, leave its files, and return what `results.json` holds."""
+        self.has_begun = False
         numerics = set_numerics(self.options.run.precision, deterministic=self.options.run.deterministic)
-        with numerics, exclusive(self.directory) if self.writes_files else nullcontext(), log_file(self.directory):
+        lock = exclusive(self.directory) if self.writes_files else nullcontext()
+        traces = missing_traces(self.directory)
+        if not traces:
+            Algorithm.num_traces += 1  # lines in a log that is there
+        with numerics, lock, removed_after_mistakes(traces, unless=lambda: self.has_begun), log_file(self.directory):
             torch.manual_seed(self.options.run.seed)
             return self._run()
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
-from algorithms.teaching import open_objective
-from config.experiments import words_of
+from algorithms.commands import command_for
+from algorithms.teaching import missing_weights, open_objective
+from config.command_lines import command_line, options_for
 from dataloaders import Dataset
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_student
@@ -19,6 +20,7 @@ from engine.accuracy import accuracies, evaluate
 from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
+from results.places import Requirement
 from results.settings import PREPARATION, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
 
@@ -74,26 +76,47 @@ class Evaluation(Algorithm):
     def _open_weights(self) -> tuple[Weights, int | None]:
         """The weights that were asked for, and their epoch where it is known."""
         job, network = self.options.job, self.options.network
-        trained_as = (network and network.trained_as) or job.run_name
-        directory = self.training_directory(trained_as) if network and network.trained_as else self.directory
-        if network and (network.weights or not (directory / LAST).is_file()):
-            weights = find_weights(
-                experiment=trained_as,
-                directory=directory,
-                chosen=network.weights,
-                published=self.options.experiment.published_weights,
-            )
-            return weights, None
-        path = directory / BEST if job.best else find_checkpoint(directory, job.checkpoint or NEWEST)
+        if network and (network.weights or not (self._trained_in / LAST).is_file()):
+            return self._find_weights(network.weights), None
+        path = self._trained_in / BEST if job.best else find_checkpoint(self._trained_in, job.checkpoint or NEWEST)
         if not path.is_file():
-            words = words_of(self.config) if trained_as == job.name else f"config={trained_as}"
-            raise FileNotFoundError(
-                f"{trained_as} has not been trained: no {path}; train it: python main_classification.py with {words}"
-            )
+            command = self._training_command()
+            raise FileNotFoundError(f"{self._trained_as} has not been trained: no {path}; train it: {command}")
         checkpoint = load_own(path)
         if job.best:
-            load_best(directory)  # is it the best of this run?
+            load_best(self._trained_in)  # is it the best of this run?
         return Weights(checkpoint["model"], path, checkpoint["data"], checkpoint.get("config")), checkpoint["epoch"]
+
+    @property
+    def _trained_as(self) -> str:
+        """The run that trains the weights."""
+        network = self.options.network
+        return (network and network.trained_as) or self.options.job.run_name
+
+    @property
+    def _trained_in(self) -> Path:
+        """The directory of that training."""
+        is_other = self._trained_as != self.options.job.run_name
+        return self.training_directory(self._trained_as) if is_other else self.directory
+
+    def _find_weights(self, chosen: str | None) -> Weights:
+        """Those of a network alone that was not trained here to its end."""
+        name, directory = self._trained_as, self._trained_in
+        published = self.options.experiment.published_weights
+        network = self.options.network.network
+        missing = missing_weights(self.given, network=network, experiment=name, chosen=chosen, directory=directory)
+        for requirement in missing:
+            begins = requirement.published is None and "checkpoint" not in requirement.options
+            command = self._training_command() if begins else command_for(requirement, self.given)
+            raise FileNotFoundError(f"{requirement.what}; make it: {command}")
+        return find_weights(experiment=name, directory=directory, chosen=chosen, published=published)
+
+    def _training_command(self) -> str:
+        """The command line that trains the weights from scratch."""
+        if self._trained_as == self.options.job.run_name:
+            return command_line(options_for("train", self.given | {"checkpoint": 0}))
+        options = {"network": self.options.network.network}
+        return command_for(Requirement("", self._trained_as, options), self.given)
 
     def _changes(self, weights: Weights, dataset: Dataset) -> Results:
         """{"changed": what makes this another measurement than the training's own}, said in a line; {} for its own.
@@ -135,7 +158,7 @@ class Evaluation(Algorithm):
         return self._filled(build_student(self.config, num_classes, image_size), weights, num_classes)
 
     def _filled(self, model: nn.Module, weights: Weights, num_classes: int) -> nn.Module:
-        what = f"the network of {self.options.job.config} with {num_classes} classes"
+        what = f"the network of {self.options.job.run_name} with {num_classes} classes"
         load_strictly(model, weights.state, source=weights.source, what=what)
         return model.to(self.device, memory_format=torch.channels_last)
 
@@ -146,7 +169,7 @@ class Evaluation(Algorithm):
         """
         supervised = supervised_losses(self.config)
         objective = open_objective(self.config, dataset, supervised)
-        what = f"the network of {self.options.job.config} with {dataset.num_classes} classes"
+        what = f"the network of {self.options.job.run_name} with {dataset.num_classes} classes"
         load_strictly(objective.student, weights.state, source=weights.source, what=what)
         saved = load_checkpoint(weights.source)["losses"]
         losses = {name: value for name, value in saved.items() if name.partition(".")[0] in supervised}

@@ -127,6 +127,7 @@ class Export(Evaluation):
 
     def __init__(self, config: Config):
         super().__init__(config | {"cuda": False, "precision": "fp32"})
+        self.given = config
 
     def _run(self) -> Results:
         kind = self.options.job.export

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,7 @@ from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from architectures import Place
 from distillation.expressions import PENULTIMATE
-from distillation.prepared import codebook_path
+from distillation.prepared import codebook_path, pooled_apart
 from engine.records import duration, log, progress_bar, save_results
 from letkd.fit import Words, fit_maps
 from letkd.kmeans import NUM_ITERATIONS
@@ -25,7 +26,7 @@ class KMeansCodebook(OfflineAlgorithm):
 
     @property
     def _place_name(self) -> str:
-        """Of a pair's teacher, what `words_teacher_place` says."""
+        """What the words are of; an experiment of one's own need not say it."""
         return self.config.get("words_teacher_place", PENULTIMATE)
 
     def check_patches(self) -> Place:
@@ -40,9 +41,9 @@ class KMeansCodebook(OfflineAlgorithm):
         num_words, fname = self.config["kmeans"], self.config["fname"]
         self.open()
         of = self.teacher_map(self.check_patches())
+        self.begin()
         words = self._fit(of, num_words, self.config["seed"])
-        standard = codebook_path(self.directory, num_words, None if self._place_name == PENULTIMATE else of.path)
-        path = standard if fname is None else self.directory / fname
+        path = self._path(of.path) if fname is None else self.directory / fname
         self.save(path, of, words)
         seconds = time.perf_counter() - start
         kmeans = words.kmeans
@@ -58,6 +59,11 @@ class KMeansCodebook(OfflineAlgorithm):
             | {"seconds": seconds, "file": str(path), "words": num_words, "patches": words.num_patches}
             | {"objectives": kmeans.inertias_, "perplexity": perplexity},
         )
+
+    def _path(self, tap: str) -> Path:
+        is_usual = self._place_name == PENULTIMATE
+        pooled = pooled_apart(self.options.job.run_name, self.config["downscale"])
+        return codebook_path(self.directory, self.config["kmeans"], tap=None if is_usual else tap, pooled=pooled)
 
     def _fit(self, of: TeacherMap, num_words: int, seed: int) -> Words:
         with ExitStack() as stack:

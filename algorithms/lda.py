@@ -9,7 +9,7 @@ from torch import Tensor
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from architectures import Place, TappedNetwork
-from distillation.prepared import decisions_path
+from distillation.prepared import decisions_path, pooled_apart
 from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
 
@@ -30,6 +30,7 @@ class LDAScores(OfflineAlgorithm):
         self.open()
         tap = self.check_patches()
         of, num_subclasses = self.teacher_map(tap), config["subclasses_per_class"]
+        self.begin()
         decisions = fit_maps(
             self.source(of),
             decisions={of.path: num_subclasses},
@@ -64,6 +65,7 @@ class LDAScores(OfflineAlgorithm):
             tap.path,
             num_subclasses=config["subclasses_per_class"],
             num_components=config["lda_components"],
+            pooled=pooled_apart(self.options.job.run_name, config["downscale"]),
         )
 
     def check_patches(self) -> Place:

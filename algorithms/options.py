@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.trials import TRIALS
+from config.command_lines import command_line, options_for
 from config.options import OPTIONS
 from config.schema import like
 from distillation.expressions import described
@@ -22,7 +23,7 @@ OWN_NAMES = frozenset(
 )
 OWN_ENDINGS = (".part", ".json", ".npy", ".sha256")  # of temporary files, documents, the authors' arrays, checksums
 # Where a run looks for so many words or sub-classes: ours, and the authors'.
-STANDARD_NAMES = re.compile(r"codebook_k\d+\.pth|vector_quantizer_.*|decisions_.*_s\d+_l\d+\.pth", re.DOTALL)
+STANDARD_NAMES = re.compile(r"codebook_(.*_)?k\d+\.pth|vector_quantizer_.*|decisions_.*_s\d+_l\d+\.pth", re.DOTALL)
 LONGEST_NAME = 255  # bytes, of the file systems in use
 
 
@@ -37,7 +38,8 @@ def check_options(config: dict[str, Any]) -> None:
     if config["LDA"] == "" or (isinstance(config["LDA"], int) and config["LDA"] < 0):
         raise ValueError(f"LDA={config['LDA']!r} must be the index of a stage from 0, a place, or a module path")
     if config["watch"]:
-        raise ValueError("watch=True is for the report: python main_classification.py report with watch=True")
+        told = command_line({"watch": True} | options_for("report", config), command="report")
+        raise ValueError(f"watch=True is for the report: {told}")
     _check_trials(config)
     _check_contradictions(config)
     if config.get("intermediate") and "subclasses_per_class" not in config:

@@ -57,7 +57,7 @@ class Step:
 
     @property
     def name(self) -> str:
-        return self.requirement.experiment
+        return self.requirement.options.get("name") or self.requirement.experiment
 
 
 class Preparation:
@@ -120,7 +120,7 @@ class Preparation:
                 own = _words({key: step.job.config[key] for key in options})
                 one = len(options) == 1
                 if isinstance(self.run, Training):
-                    where = f"{'is' if one else 'are'} for {self.run.options.job.config} alone"
+                    where = f"{'is' if one else 'are'} for {self.run.options.job.run_name} alone"
                 else:
                     where = f"{'reaches' if one else 'reach'} no step"
                 yield (

@@ -80,8 +80,8 @@ def _step(requirement: Requirement, config: Config) -> Step:
         raise FileNotFoundError(f"{requirement.what}; make it: {command}")
     if requirement.published is not None:
         return Step(requirement, None, command)
-    updates = handed_on(requirement, config)
-    own = with_networks(default_config(requirement.experiment), updates) | updates
+    experiment, updates = handed_on(requirement, config)
+    own = with_networks(default_config(experiment), updates) | updates
     try:
         check_options(own)
         job = make_algorithm(own)

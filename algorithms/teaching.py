@@ -4,11 +4,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from algorithms.commands import experiment_of, words_of_run
 from config.experiments import load_experiment
 from config.recipes import classification
 from dataloaders import Dataset
 from distillation.build import build_objective
-from distillation.expressions import PLACES, needs_teacher, places_of, supervises
+from distillation.expressions import needs_teacher, places_of
 from distillation.objective import Objective
 from distillation.places import pooling
 from distillation.prepared import BY_WEIGHTS, PREPARED, prepared_of
@@ -42,10 +43,7 @@ def _supervision_of(config: Config) -> str:
     if found := config.get("supervision") or config["teacher_experiment"]:
         return found
     digits = fingerprint(teacher_weights(config).state)[:SHOWN_DIGITS]
-    read = [key for key, place in zip(("words", "decisions"), PLACES, strict=True) if supervises(config, place)]
-    sides = dict.fromkeys(pooling(config, key) for key in read or ["words"])
-    pooled = f"-pooled{'x'.join(map(str, sides))}" if any(side > 1 for side in sides) else ""
-    return f"{BY_WEIGHTS}.{config['dataset']}.{digits}{pooled}"
+    return f"{BY_WEIGHTS}.{config['dataset']}.{digits}"
 
 
 def of_the_teacher(config: Config, entry: Config) -> Config:
@@ -62,12 +60,24 @@ def of_the_teacher(config: Config, entry: Config) -> Config:
     given = {name: config[name] for name in (*entry, "dataset", "image_size", "mean", "std", "val_split")}
     given |= {name: config[name] for name in ("subclasses_per_class", "lda_components") if name in config}
     given |= {"weights": config["teacher_weights"], "words_teacher_place": places_of(config, "words")[1]}
+    given |= {"downscale": pooling(config, key)}
     if supervision.startswith(f"{BY_WEIGHTS}."):
-        own = classification(network=config["teacher"], dataset=config["dataset"], downscale=pooling(config, key))
+        own = classification(network=config["teacher"], dataset=config["dataset"])
         return own | given | {"name": supervision}
-    own = load_experiment(supervision)
-    check_trains(supervision, own, config["teacher"])
-    return own | given | {"config": supervision, "name": None}
+    experiment, own = network_alone(supervision, config)
+    return own | given | {"config": experiment, "name": own.get("name")}
+
+
+def network_alone(name: str, config: Config) -> tuple[str, Config]:
+    """The experiment of config/ behind what trains a pair's teacher or its supervision is of, and that run's options.
+
+    Raises:
+        ValueError: it is no network alone, or another one than the teacher; or as `experiment_of`.
+    """
+    experiment, words = experiment_of(name, config["localpath"])
+    own = load_experiment(experiment) | words
+    check_trains(name, own, config["teacher"])
+    return experiment, own
 
 
 def check_trains(experiment: str, own: Config, network: str) -> None:
@@ -108,7 +118,7 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
         )
     for requirement in missing_weights(config, network=config["teacher"], experiment=experiment, chosen=chosen):
         if requirement.published is None:
-            check_trains(experiment, load_experiment(experiment), config["teacher"])
+            network_alone(experiment, config)
         yield requirement
         if experiment is None:
             return
@@ -118,9 +128,15 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
             yield PREPARED[name].job(config)
 
 
-def missing_weights(config: Config, *, network: str, experiment: str, chosen: str | None) -> Iterator[Requirement]:
-    """The weights of a network trained alone, if they are not there or not finished; a chosen file must be there."""
-    directory = output_directory(config["localpath"], experiment or "", "train")
+def missing_weights(
+    config: Config, *, network: str, experiment: str, chosen: str | None, directory: Path | None = None
+) -> Iterator[Requirement]:
+    """The weights of a network trained alone, if they are not there or not finished; a chosen file must be there.
+
+    Args:
+        directory: of that training, where it is not that of its name.
+    """
+    directory = directory or output_directory(config["localpath"], experiment or "", "train")
     published = config["published_weights"]
     try:
         find_weights(experiment=experiment, directory=directory, chosen=chosen, published=published)
@@ -130,9 +146,8 @@ def missing_weights(config: Config, *, network: str, experiment: str, chosen: st
         experiment, options = _trained_by(config, experiment, network)
         yield Requirement(first_line(error), experiment, options, published and Path(published))
     except UnfinishedError as error:
-        what, _, _ = str(error).partition(";")
-        experiment, options = _trained_by(config, experiment, network)
-        yield Requirement(what, experiment, options | {"epochs": error.epochs, "checkpoint": -1})
+        options = words_of_run(error.options) | {"epochs": error.epochs, "checkpoint": -1}
+        yield Requirement(str(error), error.options["config"], options)
 
 
 def _trained_by(config: Config, name: str, network: str) -> tuple[str, Config]:

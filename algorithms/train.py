@@ -89,7 +89,6 @@ class Training(Algorithm):
 
         It has none before its first step, nor as long as an earlier run of the directory is where it was.
         """
-        self.has_begun = False
         try:
             return super().run()
         except KeyboardInterrupt as stop:
@@ -106,7 +105,7 @@ class Training(Algorithm):
             check_method(source, checkpoint, method=self.options.experiment.method)
         self._build(checkpoint)
         self._start_or_continue(source, checkpoint)
-        self.has_begun = True
+        self.begin()
         if results := self._results_of_these_epochs():
             log.info("nothing is left to train: %d epochs are done, %s stays", self.epoch, self.directory / RESULTS)
             remove_progress(self.directory)  # a run that was killed behind its results leaves it
@@ -193,7 +192,9 @@ class Training(Algorithm):
     def _continue_from(self, source: Path, checkpoint: dict[str, Any]) -> None:
         check_classes(source, checkpoint["data"]["classes"], self.dataset.classes, dataset=self.dataset.name)
         say_other_images(checkpoint["data"], self.data)
-        load_strictly(self.model, checkpoint["model"], source=source, what=f"the network of {self.options.job.config}")
+        load_strictly(
+            self.model, checkpoint["model"], source=source, what=f"the network of {self.options.job.run_name}"
+        )
         load_strictly(self.objective.losses, checkpoint["losses"], source=source, what="the losses of this experiment")
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])

@@ -11,11 +11,10 @@ import copy
 import difflib
 import importlib
 import re
-import shlex
 from pathlib import Path
 from types import ModuleType
 
-import config
+import config as config_package
 from config import recipes
 from config.former_names import renamed_aloud
 from config.options import ENTRY, PUBLISHED_NAMES, Config, values_of
@@ -28,9 +27,10 @@ OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": re
 
 
 NETWORKS = ("teacher", "student", "network")
-# What an experiment says of its network or teacher, and what is not so of another one.
+# What an experiment says of its network or teacher, and what is not so of another one, or of one trained elsewhere.
 OF_THE_NETWORK = {
     "teacher": ("teacher_experiment", "supervision", "published_weights"),
+    "teacher_experiment": ("supervision", "published_weights"),
     "network": ("trained_as", "published_weights", "published_top1"),
 }
 NAME = re.compile(r"[\w+:-]+(\.[\w+:-]+)+")  # every part a folder
@@ -74,7 +74,7 @@ def composed_config(name: str) -> Config | None:
 
 def list_experiments() -> list[str]:
     """Names of all experiments that have a module below config/."""
-    root = Path(config.__path__[0])
+    root = Path(config_package.__path__[0])
     files = (path.relative_to(root) for path in root.glob("*/**/*.py"))
     return sorted(".".join(path.with_suffix("").parts) for path in files if path.name != "__init__.py")
 
@@ -117,12 +117,18 @@ def with_networks(defaults: Config, updates: Config) -> Config:
     return found
 
 
-def words_of(config: Config) -> str:
-    """What a command says of a run with a name of its own, so that it is that run."""
-    own = with_networks(load_experiment(config["config"]), config)
-    set_here = {key: value for key, value in config.items() if key in own and value != own[key]}
-    words = {"config": config["config"], "name": config["name"]} | set_here
-    return " ".join(shlex.quote(f"{key}={str(value).replace(', ', ',')}") for key, value in words.items())
+def own_options(config: Config) -> Config:
+    """The options of a run that are not what its experiment says: what a command has to say, so that it is that run."""
+    usual = with_networks(default_config(config["config"]), config)
+    return {key: value for key, value in config.items() if key in usual and value != usual[key]}
+
+
+def is_experiment(name: str) -> bool:
+    """Whether this is an experiment of config/, and not only the name of a run."""
+    try:
+        return canonical_name(name) is not None
+    except ValueError:
+        return False
 
 
 def check_name(config: Config) -> None:
@@ -145,16 +151,11 @@ def check_name(config: Config) -> None:
         raise ValueError(f"name={name!r}: the program itself has folders called {taken[0]!r}; choose another name")
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
-        if _is_known(prefix := ".".join(parts[:end])):
+        if is_experiment(prefix := ".".join(parts[:end])):
             where = "is" if end == len(parts) else f"lies in the folder of {prefix},"
             raise ValueError(f"name={name!r} {where} an experiment of config/; choose another name")
-
-
-def _is_known(name: str) -> bool:
-    try:
-        return canonical_name(name) is not None
-    except ValueError:
-        return False
+    if Path(config_package.__path__[0], *parts).is_dir():
+        raise ValueError(f"name={name!r} is the folder of experiments of config/; choose another name")
 
 
 def config_file(name: str) -> str:

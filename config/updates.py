@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from config.command_lines import command_line, options_for
 from config.experiments import default_config, unknown
 from config.former_names import FORMER_NAMES, say_renamed
 from config.options import OPTIONS, PUBLISHED_NAMES, Config
@@ -83,7 +84,8 @@ def check_command(job: str, config: Config) -> None:
             read = [name for name, own in OPTIONS.items() if job in own.jobs and name != "config"]
             raise ValueError(f"{key}={config[key]} is not for the report, which reads {' and '.join(read)} alone")
         if said.refused and readers == ("predict",):
-            raise ValueError(f"{key} is for predict: python main_classification.py predict with {key}=...")
+            told = command_line({key: config[key]} | options_for("predict", config), command="predict")
+            raise ValueError(f"{key} is for predict: {told}")
         if said.refused:
             raise ValueError(f"{key}={config[key]} concerns {' and '.join(readers)} only; leave it out")
     if job in ("predict", "pictures") and len(config["seeds"]) > 1:

@@ -4,12 +4,14 @@ Files, below <localpath>, for a supervision experiment A.B.C:
 
     VQ/A/B/C/codebook_K4096.pth                                 ours, of the penultimate map
     VQ/A/B/C/codebook_<tap>_K4096.pth                           ours, of another one
+    VQ/A/B/C/codebook_pooled2_K4096.pth                         ours, of maps averaged over 2 x 2
     VQ/A/B/C/vector_quantizer_kmeansK4096_net_epoch*            the authors'
     LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
     LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
 
-For a teacher that is given by its weights alone A.B.C is weights.<data set>.<their fingerprint>, with `-pooled2` where
-maps are averaged for a coarser student.
+A pair whose student has a coarser grid needs averaged maps. `pooled2` says so, in names of decisions likewise, where
+`downscale` of A.B.C itself is another one. For a teacher that is given by its weights alone A.B.C is
+weights.<data set>.<their fingerprint>.
 
 Ours are supervision as `letkd.load_supervision` reads it, and a file that `Supervision.save` wrote can be chosen in
 their place: of its maps the teacher's is taken. Of what the map is that it was made from, a file must say what the run
@@ -28,11 +30,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.experiments import is_experiment, load_experiment
 from dataloaders import outline_dataset
 from distillation.expressions import PENULTIMATE, losses_of, places_of
 from distillation.losses import find_loss
 from distillation.objective import Teacher
-from distillation.places import stage_of, teacher_path
+from distillation.places import pooling, stage_of, teacher_path
 from distillation.signals import Network
 from letkd import Codebook, MapSupervision, SubclassTargets, Supervision
 from letkd.supervision import (
@@ -66,36 +69,48 @@ ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, wh
 
 
 def _codebook_job(config: Config) -> Requirement:
+    options, place = {"kmeans": config["num_words"]}, places_of(config, "words")[1]
+    if place != PENULTIMATE:
+        options["words_teacher_place"] = place
     what = f"no codebook of {config['num_words']} words of {config['supervision']}"
-    options, given_as = {"kmeans": config["num_words"]}, {"kmeans": "num_words"}
-    if _is_of_the_pair(config) or places_of(config, "words")[1] != PENULTIMATE:
-        return _job_on_the_pair(config, what, options, given_as)
-    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
-    return Requirement(what, config["supervision"], made_from | options, given_as=given_as)
+    return _job(config, "words", what, options, given_as={"kmeans": "num_words"})
 
 
 def _decisions_job(config: Config) -> Requirement:
-    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
-    settings = {key: config[key] for key in ("subclasses_per_class", "lda_components")}
-    what = f"no decision scores of {config['supervision']}"
-    settings["LDA"] = stage_of(config["teacher"], teacher_path(config, "decisions"))
-    if _is_of_the_pair(config):
-        return _job_on_the_pair(config, what, settings)
-    return Requirement(what, config["supervision"], made_from | settings)
+    options = {key: config[key] for key in ("subclasses_per_class", "lda_components")}
+    options["LDA"] = stage_of(config["teacher"], teacher_path(config, "decisions"))
+    return _job(config, "decisions", f"no decision scores of {config['supervision']}", options)
 
 
-def _is_of_the_pair(config: Config) -> bool:
-    """Whether the supervision is not that of an experiment of its own."""
-    return config["supervision"].startswith(f"{BY_WEIGHTS}.")
-
-
-def _job_on_the_pair(
-    config: Config, what: str, options: dict[str, Any], given_as: dict[str, str] | None = None
+def _job(
+    config: Config, key: str, what: str, options: dict[str, Any], given_as: dict[str, str] | None = None
 ) -> Requirement:
-    own = {key: config[key] for key in OF_THE_PAIR if key in config}
-    if not _is_of_the_pair(config):
-        own["supervision"] = config["supervision"]
-    return Requirement(what, config["config"], own | options, given_as=given_as or {})
+    """What makes the file of a loss: a job on the experiment of the supervision, or on the pair where there is none."""
+    side = _pooled(config, key)
+    if side is not None:
+        what += f", of maps averaged over {side} x {side}"
+    if config["supervision"].startswith(f"{BY_WEIGHTS}."):
+        own = {key: config[key] for key in OF_THE_PAIR if key in config}
+        return Requirement(what, config["config"], own | options, given_as=given_as or {})
+    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
+    if side is not None:
+        made_from["downscale"] = side
+    return Requirement(what, config["supervision"], made_from | options, given_as=given_as or {})
+
+
+def _pooled(config: Config, key: str) -> int | None:
+    return pooled_apart(config["supervision"], pooling(config, key))
+
+
+def pooled_apart(supervision: str, side: int) -> int | None:
+    """What the name of a file says of the windows that maps are averaged over: nothing where its experiment says it.
+
+    Args:
+        supervision: the experiment, or the name of a run, for which nothing is averaged.
+        side: of the windows.
+    """
+    usual = load_experiment(supervision).get("downscale", 1) if is_experiment(supervision) else 1
+    return None if side == usual else side
 
 
 @dataclass(frozen=True)
@@ -204,13 +219,25 @@ def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str
     return _File(path, {name: made.tensors[name] for name in names}, made.record | said, made)
 
 
-def codebook_path(directory: Path, num_words: int, tap: str | None = None) -> Path:
-    """The file of a codebook; `tap` is the module path of its map, None for the penultimate one."""
-    return directory / f"codebook_{f'{tap}_' if tap else ''}K{num_words}.pth"
+def codebook_path(directory: Path, num_words: int, *, tap: str | None = None, pooled: int | None = None) -> Path:
+    """The file of a codebook.
+
+    Args:
+        tap: module path of its map; None for the penultimate one.
+        pooled: as `pooled_apart`.
+    """
+    return directory / _file_name("codebook", tap, pooled, f"K{num_words}")
 
 
-def decisions_path(directory: Path, tap: str, *, num_subclasses: int, num_components: int) -> Path:
-    return directory / f"decisions_{tap}_S{num_subclasses}_L{num_components}.pth"
+def decisions_path(
+    directory: Path, tap: str, *, num_subclasses: int, num_components: int, pooled: int | None = None
+) -> Path:
+    """The file of decision scores; arguments as of a codebook."""
+    return directory / _file_name("decisions", tap, pooled, f"S{num_subclasses}_L{num_components}")
+
+
+def _file_name(what: str, tap: str | None, pooled: int | None, numbers: str) -> str:
+    return "_".join(filter(None, (what, tap, pooled and f"pooled{pooled}", numbers))) + ".pth"
 
 
 def save_supervision(path: Path, *made: MapSupervision) -> None:
@@ -222,10 +249,13 @@ def _find_codebook(config: Config) -> Path | None:
     if config["codebook"]:
         return Path(config["codebook"])
     directory = output_directory(config["localpath"], config["supervision"], "kmeans")
-    if places_of(config, "words")[1] != PENULTIMATE:
-        return _first_file([codebook_path(directory, config["num_words"], teacher_path(config, "words"))])
+    is_usual, side = places_of(config, "words")[1] == PENULTIMATE, _pooled(config, "words")
+    tap = None if is_usual else teacher_path(config, "words")
+    own, plain = (codebook_path(directory, config["num_words"], tap=tap, pooled=pooled) for pooled in (side, None))
+    if side is not None:
+        return _first_file([own]) or _averaged_over(side, plain, teacher_path(config, "words"), CODEBOOK_TENSORS)
     published = f"vector_quantizer_kmeansK{config['num_words']}_net_epoch*"
-    return _first_file([codebook_path(directory, config["num_words"]), *sorted(directory.glob(published))])
+    return _first_file([own, *(sorted(directory.glob(published)) if is_usual else ())])
 
 
 def _find_decisions(config: Config) -> Path | None:
@@ -233,12 +263,22 @@ def _find_decisions(config: Config) -> Path | None:
         return Path(config["decisions"])
     directory = output_directory(config["localpath"], config["supervision"], "LDA")
     num_subclasses, num_components = config["subclasses_per_class"], config["lda_components"]
-    tap = teacher_path(config, "decisions")
-    own = decisions_path(directory, tap, num_subclasses=num_subclasses, num_components=num_components)
+    tap, side = teacher_path(config, "decisions"), _pooled(config, "decisions")
+    numbers = {"num_subclasses": num_subclasses, "num_components": num_components}
+    own, plain = (decisions_path(directory, tap, **numbers, pooled=pooled) for pooled in (side, None))
+    if side is not None:
+        return _first_file([own]) or _averaged_over(side, plain, tap, DECISION_TENSORS)
     published = [directory / f"final_scores_{num_subclasses}_{num_components}.npy"]
     if num_components == PUBLISHED_COMPONENTS:
         published.append(directory / f"final_scores_{num_subclasses}.npy")
     return _first_file([own, *published])
+
+
+def _averaged_over(side: int, path: Path, tap: str, names: tuple[str, ...]) -> Path | None:
+    """A file of an earlier version, whose name does not say what maps were averaged over, where its content says it."""
+    if not path.is_file():
+        return None
+    return path if _read_ours(path, load_tensors(path), tap, names).facts.get("downscale") == side else None
 
 
 def _first_file(candidates: list[Path]) -> Path | None:

@@ -126,6 +126,27 @@ def log_file(directory: Path) -> Iterator[None]:
         handler.close()
 
 
+def missing_traces(directory: Path) -> list[Path]:
+    """Of the log, the lock and the folders of a job those that are not there, in an order in which they can be removed.
+
+    Nothing where there is a log: an earlier job has been here.
+    """
+    paths = (directory / LOG, directory / LOCK, directory, *directory.parents)
+    return [] if paths[0].exists() else [path for path in paths if not path.exists()]
+
+
+@contextmanager
+def removed_after_mistakes(traces: list[Path], *, unless: Callable[[], bool]) -> Iterator[None]:
+    """Remove what a job has left that a mistake of the user's has ended; its log is closed, and it has its lock."""
+    try:
+        yield
+    except (ValueError, OSError):
+        for path in () if unless() else traces:
+            with suppress(OSError):  # a folder that has something else in it by now
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
 # Locks are the kernel's: they end with their process, and a child that is forked meanwhile lets go of them. The marker
 # files that filelock has for file systems without such locks would outlive a killed process.
 KERNEL_ALONE = {"fallback_to_soft": False}
@@ -146,7 +167,7 @@ def exclusive(directory: Path) -> Iterator[None]:
             try:
                 stack.enter_context(FileLock(path, blocking=False, on_acquired=_write_holder, **KERNEL_ALONE))
             except Timeout:
-                written = path.read_text(encoding="utf-8", errors="replace")
+                written = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
                 holder = written or "another process"  # it has not written its number yet
                 message = f"{directory} is in use by {holder}; wait for it, or choose another localpath"
                 raise ValueError(message) from None

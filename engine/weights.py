@@ -13,11 +13,16 @@ from storage.tensor_files import check_checksum, describe_value, is_dense, load_
 
 
 class UnfinishedError(ValueError):
-    """The training that weights are wanted of has not reached its last epoch; `epochs` are those it shall have."""
+    """The training that weights are wanted of has not reached its last epoch.
 
-    def __init__(self, message: str, epochs: int):
+    Args:
+        epochs: those that it shall have.
+        options: of that training.
+    """
+
+    def __init__(self, message: str, *, epochs: int, options: dict[str, Any]):
         super().__init__(message)
-        self.epochs = epochs
+        self.epochs, self.options = epochs, options
 
 
 def find_weights(*, experiment: str, directory: Path, chosen: str | None, published: str | None) -> Weights:
@@ -41,9 +46,9 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
         checkpoint = load_own(state)
         if checkpoint["epoch"] < checkpoint["epochs"]:
             raise UnfinishedError(
-                f"the training of {experiment} stands at epoch {checkpoint['epoch']} of {checkpoint['epochs']}; "
-                f"finish it: python main_classification.py with config={experiment} checkpoint=-1",
-                checkpoint["epochs"],
+                f"the training of {experiment} stands at epoch {checkpoint['epoch']} of {checkpoint['epochs']}",
+                epochs=checkpoint["epochs"],
+                options=checkpoint["config"],
             )
         return Weights(checkpoint["model"], own, checkpoint["data"], checkpoint.get("config"))
     if published and Path(published).is_file():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.command_lines import typed
 from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
 from results.settings import FOLDER_DATASETS, bearing
 
@@ -302,12 +303,12 @@ def marks_of(run: Run) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as it would stand on a command line."""
+    """A value in a table."""
     return json.dumps(value, separators=(",", ":")) if isinstance(value, (list, dict)) else str(value)
 
 
 def words_of(options: Config) -> list[str]:
-    return [f"{key}={shown(value)}" for key, value in options.items()]
+    return [f"{key}={typed(value)}" for key, value in options.items()]
 
 
 def _section(scope: Scope, collection: Collection, experiments: dict[str, Config]) -> Section:
@@ -417,7 +418,7 @@ class _Table:
             words.append(f"trials={published.trials}")
         data_dir = self._data_dir()
         if data_dir is not None:
-            words.append(f"data_dir={data_dir}")
+            words += words_of({"data_dir": data_dir})
         return _command_line([*words, *self._localpath(place)])
 
     def _continuation(self, run: Run) -> str | None:
@@ -443,7 +444,7 @@ class _Table:
 
     def _localpath(self, place: str = "") -> list[str]:
         localpath = self.localpath / place
-        return [] if localpath == Path(DEFAULT_LOCALPATH) else [f"localpath={localpath}"]
+        return [] if localpath == Path(DEFAULT_LOCALPATH) else words_of({"localpath": str(localpath)})
 
 
 def _command_line(words: list[str]) -> str:

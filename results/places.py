@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from storage.documents import load_json
+
 Config = dict[str, Any]
 
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
 OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "export": "", "kmeans": "VQ", "LDA": "LDA"}
+RECORDS = ("progress.json", "results.json")  # while a run goes on, and of a finished one
 
 
 def output_directory(localpath: str, experiment: str, mode: str) -> Path:
@@ -25,6 +28,20 @@ def run_directory(config: Config, mode: str) -> Path:
     """The directory of a run's outputs: that of its name, or that of a trial in there, where `seeds` is one seed."""
     directory = output_directory(config["localpath"], run_name(config), mode)
     return directory / f"seed{config['seeds'][0]}" if len(config["seeds"]) == 1 else directory
+
+
+def recorded_options(localpath: str, name: str) -> Config | None:
+    """The options of the training that a run of this name has begun, as its records say them; None where there is none.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    for record in RECORDS:
+        path = output_directory(localpath, name, "train") / record
+        options = load_json(path).get("options") if path.is_file() else None
+        if isinstance(options, dict) and isinstance(options.get("config"), str):
+            return options
+    return None
 
 
 @dataclass(frozen=True)

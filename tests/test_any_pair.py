@@ -307,7 +307,8 @@ def test_a_pair_goes_through_the_jobs(tmp_path, capsys) -> None:
     go_through(run, jobs=["evaluate=True", "probe=True"])
     assert set(run.results()["objective"]["places"]["words"]) == {"student", "teacher"}
     (supervision,) = (tmp_path / "VQ" / "weights" / "digits").iterdir()
-    assert re.fullmatch(r"[0-9a-f]{16}-pooled2", supervision.name)
+    assert re.fullmatch(r"[0-9a-f]{16}", supervision.name)
+    assert (supervision / f"codebook_pooled2_K{NUM_WORDS}.pth").is_file()
     image = tmp_path / "image.png"
     Image.new("RGB", (40, 40)).save(image)
     status, out, _ = run(f"images={image}", command="predict")
@@ -350,6 +351,11 @@ def test_every_kind_goes_through_all_jobs(student: str, tmp_path, capsys) -> Non
         (["name=digits.RN8"], "name='digits.RN8' is an experiment of config/; choose another name"),
         (["name=digits.RN14_RN8.DKD"], "name='digits.RN14_RN8.DKD' is an experiment of config/"),
         (["name=digits.RN8.mine"], "lies in the folder of digits.RN8, an experiment of config/"),
+        (
+            ["name=digits.RN14_RN8"],
+            "name='digits.RN14_RN8' is the folder of experiments of config/",
+        ),
+        (["name=CIFAR100.resnetv1"], "is the folder of experiments of config/"),
     ],
 )
 def test_names_that_cannot_be(words: list[str], message: str, tmp_path, capsys) -> None:

@@ -504,8 +504,45 @@ def test_the_run_is_recorded_with_its_overrides(command, tmp_path):
 
 
 def test_a_failed_run_is_recorded_as_failed(command, tmp_path):
-    assert command(*TEACHER, "network=resnet9", "name=mine.other").error
+    assert "became nan" in command(*TEACHER, "learning_rate=1e9").error
     assert read(tmp_path / "sacred" / "1" / "run.json")["status"] == "FAILED"
+
+
+MISTAKES = {
+    "network": (*TEACHER, "network=resnet9", "name=mine.other"),
+    "place": (*PAIR, "name=mine.place", "words_place=layer9"),
+    "classes": (*PAIR, "name=mine.classes", "teacher_weights=seven.pth", "codebook=VQ/digits/RN8/codebook_K16.pth"),
+    "words": (*TEACHER, "kmeans=100000", "name=mine.words", "trained_as=digits.RN8"),
+    "stage": (*TEACHER, "LDA=1", "name=mine.stage", "trained_as=digits.RN8"),
+    "missing": (*PAIR, "name=mine.missing", "num_words=17"),
+    "preparation": (*OTHER, "name=mine.prepared", "kmeans=100000", "prepare=True", "val_split=300"),
+    "weights": (*TEACHER, "evaluate=True", "name=mine.weights", "weights=nowhere.pth"),
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["with records", "without"])
+def test_a_mistake_that_is_found_before_a_job_begins_leaves_nothing(words, is_recorded, command, tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    torch.save(create_model("resnet8", num_classes=7).state_dict(), tree / "seven.pth")
+    if not is_recorded:
+        shutil.rmtree(tree / "sacred")
+    before = set(tree.rglob("*"))
+    assert command(*words).error
+    assert set(tree.rglob("*")) == before
+
+
+def test_a_mistake_makes_no_folder(command, tmp_path):
+    assert command(*TEACHER, "network=resnet9", "name=mine.other", localpath=tmp_path / "new" / "one").error
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_directory_that_is_there_is_logged_and_recorded(command, tree):
+    number = len([*(tree / "sacred").glob("[0-9]*")])
+    torch.save(create_model("resnet8", num_classes=7).state_dict(), tree / "seven.pth")
+    assert command(*PAIR, f"teacher_weights={tree / 'seven.pth'}").error
+    assert "does not hold resnet8 with 10 classes" in (tree / "mine/RN8_RN8/letKD-2/log.txt").read_text()
+    assert read(tree / "sacred" / str(number + 1) / "run.json")["status"] == "FAILED"
 
 
 def test_an_observer_on_the_command_line_is_kept(tmp_path, monkeypatch):

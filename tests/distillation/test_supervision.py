@@ -527,9 +527,10 @@ def test_a_chosen_file_that_is_missing_is_refused_and_not_replaced(folder):
 def test_an_unfinished_training_is_refused_with_the_command_that_finishes_it(folder):
     path = folder / "digits/RN8/last.pth"
     save_tensors(path, load_tensors(path) | {"epoch": 1, "epochs": 8})
-    with pytest.raises(ValueError, match="epoch 1 of 8") as caught:
-        teacher_weights(pair(folder))
-    assert "with config=digits.RN8 checkpoint=-1" in refusal(caught)
+    with pytest.raises(FileNotFoundError, match=r"stands at epoch 1 of 8; make it: ") as caught:
+        run_config(pair(folder))
+    words = set(shlex.split(refusal(caught).partition("python main_classification.py with ")[2]))
+    assert {"config=digits.RN8", "checkpoint=-1", f"localpath={folder}"} <= words
 
 
 # --- networks of different resolution --------------------------------------------------------------------------------
@@ -537,7 +538,7 @@ def test_an_unfinished_training_is_refused_with_the_command_that_finishes_it(fol
 
 def test_pooling_follows_from_the_networks(folder):
     cross = {"student": "shufflenetv1"}  # its maps have half the side of resnet8's
-    with pytest.raises(ValueError, match="another downscale"):
+    with pytest.raises(FileNotFoundError, match=r"no codebook of 16 words of digits.RN8, of maps averaged over 2 x 2"):
         open_all(pair(folder, **cross))
     run("digits.RN8", folder, kmeans=16, downscale=2)
     run("digits.RN8", folder, LDA=5, downscale=2)
@@ -551,9 +552,11 @@ def test_pooling_follows_from_the_networks(folder):
         "intermediate": (4, 64, 1, 1),
     }
     assert objective(batch_of(PIXELS, torch.arange(4))).loss.isfinite()
-    assert fact_of(folder / CODEBOOK, "patches") == NUM_PATCHES // 4
-    with pytest.raises(ValueError, match="another downscale"):
-        open_all(pair(folder))
+    pooled = folder / CODEBOOK.replace("_K16", "_pooled2_K16")
+    assert fact_of(pooled, "patches") == NUM_PATCHES // 4
+    open_all(pair(folder))  # what a student of the teacher's grid needs is still there
+    with pytest.raises(ValueError, match=r"another downscale \(2, this run has 1\)"):
+        open_all(pair(folder, codebook=str(pooled)))
 
 
 def test_pooled_patches_are_the_means_of_windows(folder):

@@ -107,7 +107,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("world")
     with fewer_digits(80, 40), pytest.MonkeyPatch.context() as patch:
         patch.setattr(download_cifar100_teacher, "main", lambda names: 1)
-        patch.setattr(main_classification, "FileStorageObserver", lambda path: sacred.observers.RunObserver())
+        patch.setattr(main_classification, "Records", lambda path: sacred.observers.RunObserver())
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(reporting.pictures.base, "save_figure", lambda figure, place: None)
         for name in ("digits.RN8", "digits.RN14"):

@@ -1,5 +1,6 @@
 """Fixtures test folders share: the golden tensors and their deterministic inputs, few digits, and a small teacher."""
 
+import gc
 import importlib.util
 import re
 import shutil
@@ -11,12 +12,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from digits_tools import fewer_digits
 
 # The networks here are tiny: a second thread that waits for a busy core costs far more than it gives.
 torch.set_num_threads(1)
 
 GOLDEN = Path(__file__).parent / "golden"
-NUM_TRAIN, NUM_EVAL = 256, 128  # few digits
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Modules stay: the collector of garbage, which sees all of torch and its friends, need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -59,33 +66,25 @@ def method_golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def few_digits() -> Iterator[None]:
     """The data set `digits` has 256 training and 128 evaluation images: an epoch is four steps of 64."""
-    import sklearn.datasets
-
-    import dataloaders.digits
-
-    whole = sklearn.datasets.load_digits()
-    part = slice(NUM_TRAIN + NUM_EVAL)
-    few = type(whole)(**whole | {key: whole[key][part] for key in ("data", "images", "target")})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn.datasets, "load_digits", lambda: few)
-        patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
+    with fewer_digits():
         yield
 
 
-@pytest.fixture(scope="module")
-def supervision(tmp_path_factory, few_digits) -> Path:
-    """A teacher of one epoch with its codebook and decision scores."""
+@pytest.fixture(scope="session")
+def supervision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of one epoch with its codebook and decision scores, to be copied."""
     from training_tools import train
 
     folder = tmp_path_factory.mktemp("supervision")
-    train("classification", folder, epochs=1)
-    train("classification", folder, kmeans=16)
-    train("classification", folder, LDA=5, subclasses_per_class=2)
+    with fewer_digits():
+        train("classification", folder, epochs=1)
+        train("classification", folder, kmeans=16)
+        train("classification", folder, LDA=5, subclasses_per_class=2)
     return folder
 
 
 @pytest.fixture
-def folder(supervision, tmp_path) -> Path:
+def folder(supervision: Path, tmp_path: Path) -> Path:
     """A copy of `supervision` to train in."""
     shutil.copytree(supervision, tmp_path, dirs_exist_ok=True)
     return tmp_path

@@ -50,7 +50,7 @@ def test_a_deterministic_run_repeats_is_recorded_and_leaves_nothing_behind(few_d
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", ["classification", "letKD-2"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_deterministic_run_on_a_gpu_repeats_bit_for_bit(method, precision, folder):
+def test_a_deterministic_run_on_a_gpu_repeats_bit_for_bit(method, precision, few_digits, folder):
     """An operation that cannot is an error of torch's."""
     found = []
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ OPTIONS = {"epochs": 3, "milestones": [1], "disp_step": 2}
 
 
 @pytest.fixture(scope="module")
-def directory(supervision):
-    return train("letKD-2", supervision, **OPTIONS)
+def directory(few_digits, supervision, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("history")
+    shutil.copytree(supervision, folder, dirs_exist_ok=True)
+    return train("letKD-2", folder, **OPTIONS)
 
 
 def test_every_epoch_has_its_figures(directory):

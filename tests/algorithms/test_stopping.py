@@ -146,7 +146,7 @@ STOPS = {
 
 
 @pytest.fixture(scope="module")
-def whole(supervision, tmp_path_factory) -> dict[str, dict]:
+def whole(few_digits, supervision, tmp_path_factory) -> dict[str, dict]:
     """What a run of three epochs without a stop leaves."""
     folder = tmp_path_factory.mktemp("whole")
     shutil.copytree(supervision, folder, dirs_exist_ok=True)

@@ -1,5 +1,7 @@
 """What the benchmark measures against computes the same: losses, and weights after a few steps; what it counts."""
 
+import multiprocessing
+
 import pytest
 import torch
 from objective_tools import batch_of
@@ -51,6 +53,9 @@ def test_losses_that_differ_are_an_error():
         benchmark._compare(case, figures)
 
 
-def test_a_process_that_dies_is_an_error_and_not_waited_for():
+def test_a_process_that_dies_is_an_error_and_not_waited_for(monkeypatch):
+    """Forks here, which have torch loaded already; the benchmark itself starts processes that share nothing."""
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
     with pytest.raises(RuntimeError, match="a process has ended; its error is above"):
         benchmark.measure(benchmark.Case("no such pair", "letKD-1", "fp32", "cpu"), threads=1, repeats=1, warm_up=0)

@@ -125,7 +125,7 @@ def mine(monkeypatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(supervision, tmp_path_factory) -> Path:
+def whole(few_digits, supervision, tmp_path_factory) -> Path:
     """A run that nobody stops."""
     folder = tmp_path_factory.mktemp("whole")
     shutil.copytree(supervision, folder, dirs_exist_ok=True)

@@ -75,22 +75,6 @@ def open_all(config: dict[str, Any]) -> tuple[Teacher, Codebook, SubclassTargets
     return teacher, open_codebook(config, student, teacher), open_subclasses(config, student, teacher)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, few_digits) -> Path:
-    """A teacher of one epoch, a codebook of 16 words and decisions between 20 sub-classes."""
-    folder = tmp_path_factory.mktemp("made")
-    run("digits.RN8", folder, epochs=1)
-    run("digits.RN8", folder, kmeans=16)
-    run("digits.RN8", folder, LDA=5)
-    return folder
-
-
-@pytest.fixture
-def folder(made, tmp_path) -> Path:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 def refusal(caught: pytest.ExceptionInfo) -> str:
     """The message of an error, which is one line."""
     assert "\n" not in str(caught.value)

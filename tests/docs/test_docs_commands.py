@@ -6,8 +6,8 @@ pictures are laid out but not painted. What needs CIFAR-100 and the like is left
 
 import importlib
 import json
+import multiprocessing
 import shutil
-import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
+from digits_tools import fewer_digits
 from docs_tools import ROOT, Command, entry_commands, programs
 from matplotlib.figure import Figure
 from PIL import Image
@@ -25,7 +25,6 @@ from torch import nn
 
 import architectures
 import config
-import dataloaders.digits
 import distillation.losses
 import main_classification
 from algorithms import export
@@ -51,14 +50,9 @@ PACKAGES = {"architectures": architectures, "config": config, "distillation.loss
 @pytest.fixture(scope="module", autouse=True)
 def little() -> Iterator[None]:
     """Short experiments, few digits, empty pictures; and no faiss, because README says that nothing here needs it."""
-    digits, load = sklearn.datasets.load_digits(), load_experiment
-    part = slice(NUM_TRAIN + NUM_EVAL)
-    few = type(digits)(**digits | {key: digits[key][part] for key in ("data", "images", "target")})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn.datasets, "load_digits", lambda: few)
-        patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
+    with fewer_digits(NUM_TRAIN, NUM_EVAL), pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "ENTRY_OPTIONS", shortened(ENTRY_OPTIONS))
-        patch.setattr(experiments, "load_experiment", lambda name: shortened(load(name)))
+        patch.setattr(experiments, "load_experiment", lambda name: shortened(load_experiment(name)))
         patch.setattr("matplotlib.figure.Figure.savefig", save_quickly)
         patch.setattr(export, "TIMED_SECONDS", 0)
         patch.setitem(sys.modules, "faiss", None)
@@ -180,6 +174,17 @@ def test_an_exported_student_is_used_as_the_page_says(follow, capsys):
     assert names["logits"].shape == (4, 10) and names["about"]["classes"] == [str(digit) for digit in range(10)]
 
 
+def found_in(project: str) -> list[str]:
+    """Where a project has the loss and the network of the pages; in a process that imports it anew."""
+    ours = {path.stem for path in Path(project).iterdir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]
+    sys.path.insert(0, project)
+    losses, networks = map(importlib.import_module, ("distillation.losses", "architectures"))
+    assert Path(networks.__file__).is_relative_to(project)
+    return [losses.find_loss("direction").__module__, type(networks.create_model("tinynet", num_classes=2)).__module__]
+
+
 def test_what_the_pages_write_is_found_by_the_project(tmp_path):
     """A network and a loss by themselves: a file each in its folder."""
     for package in ROOT.glob("*/__init__.py"):
@@ -189,13 +194,9 @@ def test_what_the_pages_write_is_found_by_the_project(tmp_path):
         shutil.copy(module, tmp_path)
     for name in ("own-network.md", "own-method.md"):
         write_programs(DOCS / name, tmp_path)
-    script = (
-        "from architectures import create_model\n"
-        "from distillation.losses import find_loss\n"
-        "print(find_loss('direction').__module__, type(create_model('tinynet', num_classes=2)).__module__)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["distillation.losses.direction", "architectures.tinynet"], done.stderr
+    with multiprocessing.get_context("fork").Pool(1) as process:
+        found = process.apply(found_in, (str(tmp_path),))
+    assert found == ["distillation.losses.direction", "architectures.tinynet"]
 
 
 def test_the_loss_of_the_page_is_short_and_distils(follow):

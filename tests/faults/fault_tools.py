@@ -11,15 +11,12 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sklearn.datasets
 import torch
 
-import dataloaders.digits
 import main_classification
 from storage.tensor_files import load_tensors
 
@@ -41,18 +38,6 @@ def short_and_long(name: str, short: Any, long: Any) -> pytest.MarkDecorator:
     """Two sizes of one test: the short one belongs to `make test`, the long one to `make test-all`."""
     sizes = [pytest.param(short, id="short"), pytest.param(long, id="long", marks=pytest.mark.slow)]
     return pytest.mark.parametrize(name, sizes)
-
-
-@contextmanager
-def fewer_digits(num_train: int, num_eval: int) -> Iterator[None]:
-    """The data set `digits` has so many training and evaluation images, in this process and its forks."""
-    whole = sklearn.datasets.load_digits()
-    part = slice(num_train + num_eval)
-    few = type(whole)(**whole | {key: whole[key][part] for key in ("data", "images", "target")})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn.datasets, "load_digits", lambda: few)
-        patch.setattr(dataloaders.digits, "NUM_TRAIN", num_train)
-        yield
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

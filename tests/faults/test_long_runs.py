@@ -5,7 +5,8 @@ import threading
 import time
 from pathlib import Path
 
-from fault_tools import FAST, fewer_digits, run_here, short_and_long
+from digits_tools import fewer_digits
+from fault_tools import FAST, run_here, short_and_long
 
 from algorithms.train import Training
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sacred.observers
-from fault_tools import SMALL, TEACHER, fewer_digits, run_here, short_and_long
+from digits_tools import fewer_digits
+from fault_tools import SMALL, TEACHER, run_here, short_and_long
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image

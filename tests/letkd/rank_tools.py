@@ -9,11 +9,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 NUM_RANKS = 2
+# A fork has torch loaded already. Where there is a GPU, autograd has threads that do not live on in a fork.
+START = "spawn" if torch.cuda.is_available() else "fork"
 
 
 def on_two_ranks(function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
     """What `function(rank, *args)`, a function of a module, returns on each of two ranks."""
-    mp.spawn(_run, (function, str(folder), args), nprocs=NUM_RANKS)
+    mp.start_processes(_run, (function, str(folder), args), nprocs=NUM_RANKS, start_method=START)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(NUM_RANKS)]
 
 

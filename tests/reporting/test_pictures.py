@@ -2,20 +2,20 @@
 
 import json
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
 import torch.nn.functional as F
+from digits_tools import NUM_EVAL
 from objective_tools import open_networks, pooled_maps
 from PIL import Image
 
-import dataloaders.digits
 import main_classification
 from distillation.prepared import open_codebook, open_subclasses
 from letkd import KDLayer
@@ -28,7 +28,9 @@ from reporting.pictures.subclasses import draw_decision, regions, typical_cell
 from reporting.pictures.templates import draw_heat
 from reporting.pictures.usage import perplexity, shares
 
-NUM_TRAIN, NUM_EVAL, NUM_WORDS, NUM_SUBCLASSES = 256, 128, 16, 2
+pytestmark = pytest.mark.usefixtures("few_digits")
+
+NUM_WORDS, NUM_SUBCLASSES = 16, 2
 FAST = ("image_size=8", "cuda=False")
 SUPERVISION = ("teacher=resnet8", "teacher_experiment=digits.RN8", "supervision=digits.RN8")
 LETKD2 = (
@@ -39,33 +41,16 @@ QUEST = ("config=digits.RN14_RN8.QuEST", "name=mine.RN8_RN8.QuEST", *SUPERVISION
 PLACES = ["intermediate", "penultimate"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_digits() -> Iterator[None]:
-    """The data set `digits` has 256 training and 128 evaluation images, so that an epoch takes a tenth of a second."""
-    whole = sklearn.datasets.load_digits()
-    part = slice(NUM_TRAIN + NUM_EVAL)
-    few = type(whole)(**whole | {key: whole[key][part] for key in ("data", "images", "target")})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sklearn.datasets, "load_digits", lambda: few)
-        patch.setattr(dataloaders.digits, "NUM_TRAIN", NUM_TRAIN)
-        yield
-
-
 def run(*words: str) -> int:
     return main_classification.main(["main_classification.py", *words])
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(few_digits, supervision, tmp_path_factory) -> Path:
     """A teacher, its supervision, a letKD-2 run of two epochs and a QuEST run of one."""
     folder = tmp_path_factory.mktemp("trained")
-    for words in (
-        ("config=digits.RN8", "epochs=2", *FAST),
-        ("config=digits.RN8", f"kmeans={NUM_WORDS}", *FAST),
-        ("config=digits.RN8", "LDA=5", "subclasses_per_class=2", *FAST),
-        (*LETKD2, "epochs=2"),
-        (*QUEST, "epochs=1"),
-    ):
+    shutil.copytree(supervision, folder, dirs_exist_ok=True)
+    for words in ((*LETKD2, "epochs=2"), (*QUEST, "epochs=1")):
         assert run("with", *words, f"localpath={folder}") == 0
     return folder
 

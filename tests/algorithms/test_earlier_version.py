@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import main_classification
-from algorithms import run_config
+from algorithms import export, run_config
 from algorithms.teaching import open_objective
 from config.experiments import default_configs
 from dataloaders import load_dataset
@@ -66,7 +66,8 @@ def earlier_checkpoint(localpath: Path, name: str) -> dict[str, Any]:
     return load_checkpoint(path)
 
 
-def test_it_is_exported(left):
+def test_it_is_exported(left, monkeypatch):
+    monkeypatch.setattr(export, "TIMED_SECONDS", 0)
     run_config(configure("digits.RN14_RN8.letKD-2", left, export="pt2"))
     exported = results_of("digits.RN14_RN8.letKD-2", left)["exports"]
     assert len(exported) == 1

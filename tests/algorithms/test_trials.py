@@ -262,7 +262,7 @@ def test_options_that_contradict_each_other_are_refused(updates, reason):
         check_options(main_classification.default_config(NAME) | updates)
 
 
-def test_a_trial_is_the_run_with_its_seed(tmp_path, capsys):
+def test_a_trial_is_the_run_with_its_seed(few_digits, tmp_path, capsys):
     def run(*words: str) -> None:
         argv = ["main.py", "with", f"config={NAME}", "image_size=8", "epochs=1", "cuda=False", *words]
         assert main_classification.main([*argv, f"localpath={tmp_path}"]) == 0

@@ -39,7 +39,7 @@ def test_made_up_patches_give_both_tables(monkeypatch, capsys):
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
-def test_patches_of_a_network_are_those_of_its_jobs(weights, tmp_path):
+def test_patches_of_a_network_are_those_of_its_jobs(few_digits, weights, tmp_path):
     options = ["config=digits.RN14", f"weights={weights}", f"localpath={tmp_path}"]
     words, decisions, labels = offline.TrainedNetwork(precision.read_config(options)).both()
     assert words.shape == decisions.shape == (len(labels), 64)

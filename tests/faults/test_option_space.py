@@ -29,6 +29,7 @@ from PIL import Image
 import download_cifar100_teacher
 import main_classification
 import reporting.pictures.base
+from algorithms import export
 
 # What every drawn command line begins with, so that an experiment fits the small data and the small teacher.
 SMALL_PAIR = {
@@ -111,6 +112,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(main_classification, "Records", lambda path: sacred.observers.RunObserver())
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(reporting.pictures.base, "save_figure", lambda figure, place: None)
+        patch.setattr(export, "TIMED_SECONDS", 0)
         for name in ("digits.RN8", "digits.RN14"):
             module = importlib.import_module(f"config.{name}")
             patch.setitem(module.config, "epochs", 1)

@@ -291,7 +291,7 @@ READ_BY_ALL = ("model", "epoch", "epochs", "data")  # the other entries are for 
 
 
 def odd_checkpoints() -> Iterator[Any]:
-    """Every odd entry, for a training that goes on; for other jobs those that they read, and one of each of the rest."""
+    """All, for a training that goes on; for other jobs those of entries that they read, and one of each other entry."""
     for entry, odd, job in itertools.product(ENTRIES, ODD_VALUES, ("continue", "evaluate", "kmeans")):
         is_long = job != "continue" and entry not in READ_BY_ALL and odd != "a text"
         yield pytest.param(entry, odd, job, marks=[pytest.mark.slow] * is_long)

@@ -1,6 +1,7 @@
 """Reads everything below a `localpath` and writes `report/index.html` and `report/report.md` there."""
 
 import datetime
+import functools
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -68,6 +69,7 @@ def write_report(
     return report
 
 
+@functools.cache
 def _environment(template: str) -> Environment:
     """Where templates escape all that they show, as HTML or as Markdown."""
     environment = Environment(

@@ -741,8 +741,9 @@ def test_imagenet_folders_train_and_evaluate(command, tmp_path):
         for number in range(4):
             write_noise(tmp_path / f"train/{wnid}/{wnid}_{number}.JPEG", (90, 70))
         write_noise(tmp_path / f"val/{wnid}/ILSVRC2012_val_{wnid}.JPEG", (70, 90))
-    words = ("config=ImageNet.RN18", f"data_dir={tmp_path}", "cuda=False", "image_size=64", "num_workers=0")
+    words = ("config=ImageNet.RN18", "network=resnet8", "name=mine.RN8", f"data_dir={tmp_path}", "image_size=64")
+    words += ("cuda=False", "num_workers=0")
     assert command(*words, "epochs=1", "batch_size=4").status == 0
     assert command(*words, "evaluate=True").status == 0
-    results = read(tmp_path / "ImageNet/RN18/results.json")
+    results = read(tmp_path / "mine/RN8/results.json")
     assert results["evaluations"]["last"]["top1"] == results["top1"]

@@ -56,12 +56,19 @@ MAY_IMPORT = {
 WITH_LETKD = {"features.py", "kmeans.py", "lda.py", "probe.py"}  # the jobs that are the paper's own
 
 
+@functools.cache
+def imports_of(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """All import statements of a file, wherever they stand."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imported(path: Path) -> Iterator[str]:
     """Top-level packages that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path} imports relatively"
             yield node.module.partition(".")[0]
 
@@ -83,10 +90,10 @@ def test_a_folder_imports_only_what_it_may(folder):
 def imported_modules(path: Path) -> set[str]:
     """Modules that a file imports, and what it imports from them, by their whole names."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 

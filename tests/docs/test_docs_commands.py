@@ -32,6 +32,7 @@ from architectures import registry
 from config import experiments
 from config.experiments import ENTRY_OPTIONS, load_experiment
 from distillation.losses import base
+from reporting.pictures import embedding, subclasses, templates
 from storage.documents import load_json
 
 DOCS = ROOT / "docs"
@@ -41,20 +42,28 @@ SHORT = ["own-images.md", "own-network.md", "options.md", "commands.md", "runs.m
 LONG = ["how-it-works.md", "reproduce.md", "watch.md"]
 APART = ["export.md", OWN_METHOD.name]  # have a test of their own
 HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
-NUM_TRAIN, NUM_EVAL = 256, 64  # digits
+NUM_TRAIN, NUM_EVAL = 128, 64  # digits: two steps an epoch
 SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1}
 FEWER = {"num_words": 16, "val_split": 4, "mongo": None}  # instead of what a command says; no server is here
+SKETCHES = {
+    embedding: {"NUM_IMAGES": 20, "NUM_VECTORS": 20},
+    subclasses: {"NUM_EXAMPLES": 1},
+    templates: {"NUM_IMAGES": 1, "NUM_TEMPLATES": {1: 1, 2: 1}},
+}  # pictures of few things
 PACKAGES = {"architectures": architectures, "config": config, "distillation.losses": distillation.losses}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def little() -> Iterator[None]:
-    """Short experiments, few digits, empty pictures; and no faiss, because README says that nothing here needs it."""
+    """Short experiments, few digits, sketches for pictures; and no faiss, because README says nothing here needs it."""
     with fewer_digits(NUM_TRAIN, NUM_EVAL), pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "ENTRY_OPTIONS", shortened(ENTRY_OPTIONS))
         patch.setattr(experiments, "load_experiment", lambda name: shortened(load_experiment(name)))
         patch.setattr("matplotlib.figure.Figure.savefig", save_quickly)
         patch.setattr(export, "TIMED_SECONDS", 0)
+        for module, sizes in SKETCHES.items():
+            for size, value in sizes.items():
+                patch.setattr(module, size, value)
         patch.setitem(sys.modules, "faiss", None)
         yield
 

@@ -104,7 +104,11 @@ def test_torchvision_pair_keeps_what_it_makes(images, divergences, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("student", "words", "decisions"), [("regnety_002", "s4", "s4.b1"), ("resnet10t", "layer4", "layer4.0")]
+    ("student", "words", "decisions"),
+    [
+        ("resnet10t", "layer4", "layer4.0"),
+        pytest.param("regnety_002", "s4", "s4.b1", marks=pytest.mark.slow),  # of one family, which asks less
+    ],
 )
 def test_timm_pair_keeps_its_student(images, divergences, tmp_path, student, words, decisions):
     options = ["--data", images, "--num-words", 4, "--num-subclasses", 2, *PAIR_OPTIONS, "--epochs", 6]

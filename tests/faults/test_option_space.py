@@ -110,7 +110,6 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with fewer_digits(80, 40), pytest.MonkeyPatch.context() as patch:
         patch.setattr(download_cifar100_teacher, "main", lambda names: 1)
         patch.setattr(main_classification, "Records", lambda path: sacred.observers.RunObserver())
-        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(reporting.pictures.base, "save_figure", lambda figure, place: None)
         patch.setattr(export, "TIMED_SECONDS", 0)
         for name in ("digits.RN8", "digits.RN14"):

@@ -9,7 +9,6 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor, nn
 
 from algorithms.base import Results
@@ -90,5 +89,7 @@ def intermediate_maps(network: Network, images: Tensor) -> dict[str, Tensor]:
 
 def probe(known_NC: np.ndarray, known_labels_N: np.ndarray, features_MC: np.ndarray, labels_M: np.ndarray) -> float:
     """Accuracy in percent on M images of an LDA classifier of N others."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # takes two seconds to import
+
     classifier = LinearDiscriminantAnalysis().fit(known_NC, known_labels_N)
     return 100 * float(classifier.score(features_MC, labels_M))

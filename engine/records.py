@@ -255,20 +255,24 @@ def now() -> str:
 
 def environment() -> dict[str, Any]:
     """Versions and the machine, as far as they bear on a result."""
-    versions = {}
-    for package in VERSIONS_OF:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": dict(_versions()),
         "machine": platform.machine(),
         "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "commit": code_version(),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Of packages that are installed; looked up once, because a long list of facts is read for each."""
+    found = {}
+    for package in VERSIONS_OF:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 @functools.cache

@@ -36,6 +36,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Some libraries complain at the end of what is never collected."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C interrupts here and in what is started, though the tests be a job of a shell that lets them ignore it."""

@@ -101,11 +101,11 @@ def follow(workplace, tmp_path, monkeypatch) -> Iterator:
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path.joinpath(*name.split(".")))])
     before = set(sys.modules)
 
-    def follow(page: Path) -> list[Command]:
+    def follow(page: Path, whole: bool = True) -> list[Command]:
         for file in write_programs(page, tmp_path):
             if not file.startswith("config/"):  # the entry finds these itself; the others, another test says
                 importlib.import_module(file.removesuffix(".py").replace("/", "."))
-        commands = commands_here(page)
+        commands = [command for command in commands_here(page) if whole or not takes_long(command)]
         for command in commands:
             run(command)
         return commands
@@ -138,9 +138,18 @@ def commands_here(page: Path) -> list[Command]:
     return [command for command in commands if command.experiment.startswith(HERE)]
 
 
-@pytest.mark.parametrize("name", [*SHORT, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
-def test_a_page_can_be_followed(name, follow):
-    commands = follow(DOCS / name)
+def takes_long(command: Command) -> bool:
+    """What other tests run of a digits pair: exports, those of the page on them, and pictures, their own."""
+    return command.name == "pictures" or "export" in command.updates
+
+
+WAYS = [pytest.param(name, False, id=name) for name in SHORT]
+WAYS += [pytest.param(name, True, id=f"{name}-whole", marks=pytest.mark.slow) for name in (*LONG, "own-network.md")]
+
+
+@pytest.mark.parametrize(("name", "whole"), WAYS)
+def test_a_page_can_be_followed(name, whole, follow):
+    commands = follow(DOCS / name, whole)
     trained = [command for command in commands if command.name == "run" and "trials" not in command.updates]
     for command in trained:
         place = Path("experiments", *command.updates.get("name", command.experiment).split("."))

@@ -1,10 +1,9 @@
-"""Losses without networks: outlines and signals made of numbers, and golden values of published losses."""
+"""Losses without networks: outlines and signals made of numbers, and the constants of published losses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +12,7 @@ from dataloaders import Batch
 from distillation.losses import Data
 from distillation.signals import Head, Network, Signals, Wanted
 
-SMALL = Path(__file__).parents[2] / "golden" / "methods"
-WHOLE = Path(__file__).parents[4] / "shared" / "reference" / "methods"
+GOLDEN = Path(__file__).parents[2] / "golden" / "methods"
 DATA = Data(num_images=64, num_classes=10)
 
 
@@ -76,47 +74,8 @@ def batch(labels: Tensor, **mixed: Tensor) -> Batch:
     return Batch(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), labels, torch.arange(count), **mixed)
 
 
-class Golden:
-    """Arrays of a method, with a note of which have been compared.
-
-    Args:
-        whole: the file with all arrays, where it is at hand, instead of the copy in `tests/golden/methods`.
-    """
-
-    def __init__(self, method: str, *, whole: bool = False):
-        path = (WHOLE if whole else SMALL) / f"{method}.npz"
-        if not path.is_file():
-            pytest.skip(f"the reference values of {method} are not at hand")
-        with np.load(path) as arrays:
-            self.arrays = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        self.compared: set[str] = set()
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.arrays[name].clone()
-
-    def variable(self, name: str) -> Tensor:
-        return self[name].requires_grad_()
-
-    def compare(self, name: str, value: Tensor) -> None:
-        """A loss, an intermediate result or a state."""
-        self._compare(name, value.detach(), rtol=1e-4)
-
-    def compare_gradients(self, loss: str, value: Tensor, variables: Mapping[str, Tensor]) -> None:
-        """Of a loss, with respect to variables by their names in the file; those that the file has."""
-        found = torch.autograd.grad(value, list(variables.values()), retain_graph=True)
-        for name, gradient in zip((f"grad/{loss}/{variable}" for variable in variables), found, strict=True):
-            if name in self:
-                self._compare(name, gradient, rtol=1e-3)
-
-    def assert_all_compared(self) -> None:
-        results = {name for name in self.arrays if name.startswith(("loss/", "grad/", "out/", "after/"))}
-        assert results == self.compared
-
-    def _compare(self, name: str, value: Tensor, *, rtol: float) -> None:
-        self.compared.add(name)
-        expected = self.arrays[name]
-        atol = 1e-6 * expected.abs().max().item() if expected.ndim else 1e-6
-        torch.testing.assert_close(value, expected, rtol=rtol, atol=atol, msg=lambda text: f"{name}: {text}")
+def constants(method: str) -> dict[str, float]:
+    """What the reference values of a method were computed with, by name: const/ of the copy."""
+    with np.load(GOLDEN / f"{method}.npz") as arrays:
+        names = [name for name in arrays.files if name.startswith("const/")]
+        return {name.removeprefix("const/"): arrays[name].tolist() for name in names}

@@ -1,11 +1,10 @@
-"""KD against golden values and against the sum over classes."""
+"""KD against the sum over classes; reference values are in tests/golden."""
 
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from loss_tools import DATA, Golden, batch, network
+from loss_tools import DATA, batch, constants, network
 
 from distillation.losses.kd import KD
 from distillation.signals import Signals
@@ -18,27 +17,11 @@ def value(student, teacher, labels, temperature=4.0):
     return loss(Signals(logits=student), Signals(logits=teacher), batch(labels))["kd"]
 
 
-def test_golden_values():
-    golden = Golden("kd")
-    student, teacher, labels = (
-        golden.variable("input/student_logits"),
-        *(golden[f"input/{n}"] for n in ("teacher_logits", "labels")),
+def test_constants_are_the_published_ones():
+    found = constants("kd")
+    assert (KD.Options().temperature, KD.ce, KD.terms["kd"]) == tuple(
+        found[name] for name in ("temperature", "weight_ce", "weight_kd")
     )
-    kd, ce = value(student, teacher, labels), F.cross_entropy(student, labels)
-    assert KD.Options().temperature == golden["const/temperature"]
-    assert (KD.ce, KD.terms["kd"]) == (golden["const/weight_ce"], golden["const/weight_kd"])
-    losses = {
-        "ce": ce,
-        "kd": kd,
-        "kd_mdistiller": kd,
-        "weighted_kd": KD.terms["kd"] * kd,
-        "total": KD.ce * ce + KD.terms["kd"] * kd,
-    }
-    losses |= {f"kd_T{number}": value(student, teacher, labels, float(number)) for number in (1, 2, 8)}
-    for name, loss in losses.items():
-        golden.compare(f"loss/{name}", loss)
-        golden.compare_gradients(name, loss, {"student_logits": student})
-    golden.assert_all_compared()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

@@ -1,0 +1,79 @@
+"""What adapters share: registered losses, built for the shapes of a file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillation.losses import Data, Loss, find_loss
+from distillation.signals import Network, Signals
+from tests.distillation.losses.loss_tools import batch, network
+from tests.golden.methods.core import Golden
+
+EPOCHS = 240  # of the protocol that published warm-ups belong to
+
+
+def build(
+    key: str, student: Network, teacher: Network, *, num_classes: int = 10, num_images: int = 64, **options: Any
+) -> Loss:
+    """A registered loss for two outlines, with its default options but for those that are given."""
+    cls = find_loss(key)
+    defaults = {field.name: field.default for field in cls.options()}
+    return cls.build(student, teacher, Data(num_images, num_classes), **defaults | options)
+
+
+def run(loss: Loss, student: Signals, teacher: Signals, labels: Tensor) -> dict[str, Tensor]:
+    """The terms of a loss."""
+    return loss(student, teacher, batch(labels))
+
+
+def no_labels(count: int) -> Tensor:
+    """Labels of samples for a loss that does not read them."""
+    return torch.zeros(count, dtype=torch.int64)
+
+
+def weighted(terms: Mapping[str, Tensor], **weights: float) -> Tensor:
+    """The sum of terms, as an objective has it."""
+    return sum(weights[name] * term for name, term in terms.items())
+
+
+class Logits:
+    """The logits of a file and its labels, as arguments of losses.
+
+    Args:
+        golden: has input/student_logits (B, N), input/teacher_logits and, where losses read them, input/labels.
+
+    Attributes:
+        variables: what has gradients, by its name in the file.
+    """
+
+    def __init__(self, golden: Golden):
+        self.student, self.teacher = golden.variable("input/student_logits"), golden["input/teacher_logits"]
+        self.labels = golden["input/labels"] if "input/labels" in golden else no_labels(len(self.student))
+        self.variables = {"student_logits": self.student}
+
+    @property
+    def num_classes(self) -> int:
+        return self.student.shape[1]
+
+    @property
+    def ce(self) -> Tensor:
+        """The registered cross-entropy."""
+        return run(find_loss("ce").build(None, None, None), Signals(logits=self.student), None, self.labels)["ce"]
+
+    def build(self, key: str, **options: Any) -> Loss:
+        """A registered loss on logits."""
+        sides = (network(name, num_classes=self.num_classes) for name in ("student", "teacher"))
+        return build(key, *sides, num_classes=self.num_classes, **options)
+
+    def terms(self, key: str, *, epoch: int | None = None, **options: Any) -> dict[str, Tensor]:
+        """The terms of a registered loss on logits.
+
+        Args:
+            epoch: from 1, of `EPOCHS`; None: the loss is told of none.
+        """
+        loss = self.build(key, **options)
+        if epoch is not None:
+            loss.on_epoch(epoch, EPOCHS)
+        return run(loss, Signals(logits=self.student), Signals(logits=self.teacher), self.labels)

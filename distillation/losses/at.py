@@ -16,7 +16,7 @@ from torch import Tensor
 from config.schema import option
 from dataloaders import Batch
 from distillation.losses.base import Data, Loss, Needs, register_loss
-from distillation.losses.maps import average_to, paired_stages
+from distillation.losses.maps import on_one_grid, paired_stages
 from distillation.signals import Network, Signals, Wanted
 
 
@@ -47,12 +47,11 @@ class AT(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         pairs = ((student.maps[stage], teacher.maps[other]) for stage, other in self.pairs)
-        return {"at": sum(self.distance(features.float(), target.float()) for features, target in pairs)}
+        return {"at": sum(self.distance(*pair) for pair in pairs)}
 
     def distance(self, student_BChw: Tensor, teacher_BChw: Tensor) -> Tensor:
         """Mean squared error of the attention at one stage."""
-        height, width = map(min, student_BChw.shape[-2:], teacher_BChw.shape[-2:])
-        one, other = (self.attention(average_to(each, (height, width))) for each in (student_BChw, teacher_BChw))
+        one, other = map(self.attention, on_one_grid(student_BChw, teacher_BChw))
         return F.mse_loss(one, other)
 
     def attention(self, map_BChw: Tensor) -> Tensor:

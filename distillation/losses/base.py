@@ -28,10 +28,15 @@ WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protoc
 
 @dataclass(frozen=True)
 class Needs:
-    """What an instance of a loss reads of each network."""
+    """What an instance of a loss reads of each network.
+
+    Args:
+        whole_batch: whether it compares samples with each other, so that it is no mean over them.
+    """
 
     student: Wanted = dataclasses.field(default_factory=Wanted)
     teacher: Wanted = dataclasses.field(default_factory=Wanted)
+    whole_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,4 +271,7 @@ def list_losses() -> list[str]:
 
 
 # Ours: the losses of the paper, then those on logits, then those on features. Others follow by name.
-ORDER = ("ce", "words", "decisions", "kd", "dkd", "fitnet", "at", "reviewkd")
+ORDER = (
+    "ce", "words", "decisions", "kd", "dkd",
+    "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ofd", "reviewkd",
+)  # fmt: skip

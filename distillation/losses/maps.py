@@ -1,28 +1,63 @@
-"""What losses on feature maps share: which stages meet, and maps brought to one grid."""
+"""What losses on features share: which stages meet, maps brought to one grid, pooled vectors, unit vectors."""
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillation.signals import Network
+
+Grid = tuple[int, int]
+EPSILON = 1e-12  # a vector that is not longer has no direction; torch's own for normalising
+
+
+def stages_of(method: str, network: Network) -> tuple[str, ...]:
+    """Names of a network's stages behind the stem, in order.
+
+    Raises:
+        ValueError: it has none; names method and network.
+    """
+    found = tuple(stage for stage in network.outline.stages if stage != "stem")
+    if not found:
+        raise ValueError(
+            f"{method} compares maps of stages, and {network.outline.network} has none; choose another network, or a "
+            "method of logits, like KD"
+        )
+    return found
 
 
 def paired_stages(method: str, student: Network, teacher: Network) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the student's and the teacher's stages that meet: all behind the stem, in order.
 
     Raises:
-        ValueError: one has more of them; names the method, both networks and their stages.
+        ValueError: one has none, or more of them; names the method, both networks and their stages.
     """
-    one, other = (network.outline.stages[1:] for network in (student, teacher))
+    one, other = stages_of(method, student), stages_of(method, teacher)
     if len(one) != len(other):
         raise ValueError(
             f"{method} compares networks stage by stage: {student.outline.network} has {', '.join(one)} "
-            f"and {teacher.outline.network} {', '.join(other)}; choose networks with as many stages"
+            f"and {teacher.outline.network} {', '.join(other)}; choose networks with as many stages, or a method of "
+            "one map or of pooled vectors, like SP or RKD"
         )
     return one, other
 
 
-def average_to(map_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The map averaged to a grid that is not larger.
+def pooled_widths(method: str, student: Network, teacher: Network) -> tuple[int, int]:
+    """Channels of the student's and the teacher's pooled vectors.
+
+    Raises:
+        ValueError: one has no pooled vector; names method and network.
+    """
+    for network in (student, teacher):
+        if network.outline.head is None:
+            raise ValueError(
+                f"{method} compares pooled vectors, and {network.outline.network} has none: its logits come from no "
+                "Linear; choose another network, or a method of maps, like AT or SP"
+            )
+    return student.outline.num_features, teacher.outline.num_features
+
+
+def average_to(map_BCHW: Tensor, grid: Grid) -> Tensor:
+    """The map averaged to a grid, which is larger for maps without gradients alone.
 
     The windows are those of adaptive pooling. Where they are equal ordinary pooling does it, whose gradient is
     deterministic on a GPU.
@@ -33,3 +68,35 @@ def average_to(map_BCHW: Tensor, grid: tuple[int, int]) -> Tensor:
     if own[0] % grid[0] or own[1] % grid[1]:
         return F.adaptive_avg_pool2d(map_BCHW, grid)
     return F.avg_pool2d(map_BCHW, (own[0] // grid[0], own[1] // grid[1]))
+
+
+def on_one_grid(student_BChw: Tensor, teacher_BChw: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps in float32, each averaged to the smaller of the two heights and widths."""
+    grid = tuple(map(min, student_BChw.shape[-2:], teacher_BChw.shape[-2:]))
+    return average_to(student_BChw.float(), grid), average_to(teacher_BChw.float(), grid)
+
+
+def unit(vectors: Tensor, dim: int = -1) -> Tensor:
+    """Vectors of length 1; one of length 0 stays 0.
+
+    Its gradient is that of the vector, where `F.normalize` would return 1e12 times as much.
+    """
+    length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return vectors / length.masked_fill(length <= EPSILON, 1.0)
+
+
+def resizing_convolution(channels: int, teacher_channels: int, own: Grid, other: Grid) -> tuple[nn.Module, Grid]:
+    """A convolution that brings a student's map to a teacher's channels and grid, and the grid that it returns.
+
+    1x1 where the grids are equal, 3x3 with stride 2 where the student has twice the sides, transposed 4x4 with stride 2
+    where it has half, without padding and with as large a kernel as it takes where it is larger otherwise; smaller
+    otherwise, 3x3 to its own grid. So are RepDistiller's connectors for hints, but for the last case, which is SimKD's.
+    """
+    if own == tuple(2 * side for side in other):
+        return nn.Conv2d(channels, teacher_channels, kernel_size=3, stride=2, padding=1), other
+    if other == tuple(2 * side for side in own):
+        return nn.ConvTranspose2d(channels, teacher_channels, kernel_size=4, stride=2, padding=1), other
+    if all(one >= two for one, two in zip(own, other, strict=True)):
+        kernel = tuple(one - two + 1 for one, two in zip(own, other, strict=True))
+        return nn.Conv2d(channels, teacher_channels, kernel_size=kernel), other
+    return nn.Conv2d(channels, teacher_channels, kernel_size=3, padding=1), own

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from config.schema import option
 from dataloaders import Batch
 from distillation.losses.base import Connector, Data, Loss, Needs, register_loss, warm_up
-from distillation.losses.maps import average_to, paired_stages
+from distillation.losses.maps import average_to, paired_stages, pooled_widths
 from distillation.signals import Network, Signals, Wanted
 
 MAX_CHANNELS = 512  # between the convolutions
@@ -89,11 +89,12 @@ class ReviewKD(Loss):
     def build(cls, student: Network, teacher: Network, data: Data, *, warmup: float | None) -> "ReviewKD":
         one, other = student.outline, teacher.outline
         stages, teacher_stages = paired_stages(cls.method, student, teacher)
+        width, teacher_width = pooled_widths(cls.method, student, teacher)
         return cls(
             stages,
             teacher_stages,
-            (*(one.place(stage).channels for stage in stages), one.num_features),
-            (*(other.before(stage).channels for stage in teacher_stages), other.num_features),
+            (*(one.place(stage).channels for stage in stages), width),
+            (*(other.before(stage).channels for stage in teacher_stages), teacher_width),
             warmup=warmup,
         )
 

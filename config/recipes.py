@@ -126,13 +126,15 @@ def letkd2(**options: Any) -> Config:
 def fitnet(*, hint: str = "intermediate", **options: Any) -> Config:
     """The student regresses a map of the teacher; with KD layers in it, the paper's control of their size (RN110_RN32).
 
+    This is the paper's form; FitNet by its name, of any other pair, is that of `distillation/losses/fitnet.py`.
+
     Args:
-        hint: which map, penultimate or intermediate.
+        hint: which map, by name or module path.
         options: as `letkd2`, and `supervised`; there are no KD layers unless they are asked for.
     """
     without = {"penultimate": False, "intermediate": False}
     config = _pair("FitNet", Words, WordsMap, Layers, Decisions, Subclasses, Control, **without | options)
-    return config | {"fitnet.hint": hint, "fitnet.weight": 100.0}  # RepDistiller's
+    return config | {"fitnet.hint": hint, "fitnet.regressor": "pointwise", "fitnet.weight": 100.0}
 
 
 def _pair(

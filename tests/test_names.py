@@ -88,7 +88,8 @@ def test_a_sum_is_made_of_the_module_of_its_pair():
     assert found["alpha_intermediate"] == own["alpha_intermediate"] == 0.2
     assert found == own | {
         "method": "letKD-2+FitNet",
-        "fitnet.hint": "intermediate",
+        "fitnet.hint": "stage2",
+        "fitnet.regressor": "resizing",
         "fitnet.weight": 100.0,
     }
     assert losses_of(found) == ["ce", "words", "decisions", "fitnet"]
@@ -203,7 +204,7 @@ def test_an_option_of_a_loss_that_is_none_is_one_line_and_leaves_nothing(name, w
         ({"tiny.length": "x"}, "tiny.length='x' must be of type float, or None"),
         ({"tiny.scale": None}, "tiny.scale=None is not possible: it needs a value"),
         ({"tiny.far": 1e30}, "tiny.far=1e+30 must be a number of at most"),
-        ({"fitnet.hint": "last"}, "fitnet.hint='last' must be penultimate or intermediate"),
+        ({"fitnet.regressor": "last"}, "fitnet.regressor='last' must be resizing or pointwise"),
         ({"ce.weight": -0.1}, "ce.weight=-0.1 must be at least 0"),
     ],
 )
@@ -221,7 +222,7 @@ def test_options_of_losses_have_the_bounds_that_the_losses_say(updates, error):
         ("tiny.far=-1", "tiny.far=-1 must be at least 0"),
         ("tiny.length=x", "tiny.length='x' must be of type float, or None"),
         ("tiny.kind=har", "tiny.kind='har' must be soft or hard"),
-        ("fitnet.hint=layer9", "fitnet.hint='layer9' must be penultimate or intermediate"),
+        ("fitnet.regressor=layer9", "fitnet.regressor='layer9' must be resizing or pointwise"),
         ("method=Tiny", f"method=Tiny does not fit {PAIR}.FitNet+Tiny; choose its experiment"),
         ("evaluate=True export=pt2", "evaluate and export are different jobs"),
         ("testset=True", "testset=True concerns evaluate and probe and pictures only"),

@@ -1,4 +1,7 @@
-"""FitNet: a hint beside a student alone, or one with KD layers, supervised or not."""
+"""FitNet as published, and as the paper's control: beside a student alone, or one with KD layers, supervised or not.
+
+Reference values of the published form are in tests/golden.
+"""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -7,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from loss_tools import DATA, constants, network_of
+from loss_tools import batch as batch_of_labels
 from objective_tools import Prepared, batch_of
 from supervision_tools import made_up
 
@@ -16,8 +21,10 @@ from config.options import Options
 from config.recipes import fitnet, letkd2
 from dataloaders import Batch, Dataset, ImageTensors
 from distillation.build import build_student
+from distillation.losses.fitnet import FitNet
 from distillation.objective import Objective
 from distillation.prepared import save_supervision
+from distillation.signals import Signals
 from engine.optimization import make_optimizer
 from engine.step import descend
 from letkd import Student, pool_map
@@ -132,14 +139,15 @@ def test_the_hint_is_read_behind_the_kd_layer(configure, batch):
     assert not torch.allclose(layer(features)[0], features)
 
 
-def test_the_intermediate_map_is_the_default_and_the_teacher_is_pooled_to_the_students_grid(configure, batch):
+def test_the_intermediate_map_is_the_hint_and_the_teacher_is_pooled_to_the_students_grid(configure, batch):
     objective = build(configure(student="shufflenetv1"))
     loss, teacher = objective.losses["fitnet"], objective.teacher.network.module
-    assert loss.pooling == objective.student.intermediate.reduction // teacher.intermediate.reduction == 2
+    pooling = objective.student.intermediate.reduction // teacher.intermediate.reduction
+    assert pooling == 2 and loss.grid == (SIZE // objective.student.intermediate.reduction,) * 2
     maps = objective.teacher(batch.images).maps
     assert list(maps) == ["intermediate"]
     grid = SIZE // objective.student.intermediate.reduction
-    assert pool_map(maps["intermediate"], loss.pooling).shape == (4, teacher.intermediate.channels, grid, grid)
+    assert pool_map(maps["intermediate"], pooling).shape == (4, teacher.intermediate.channels, grid, grid)
     regressed = loss.regressor(objective.network(batch.images).maps["intermediate"])
     assert regressed.shape == (4, teacher.intermediate.channels, grid, grid)
     assert objective(batch).terms["fitnet"] > 0
@@ -224,7 +232,50 @@ def test_a_missing_teacher_is_required(configure):
 
 
 def test_mistakes_get_one_line(configure):
-    with pytest.raises(ValueError, match=r"^unknown hint 'intermediat'; did you mean 'intermediate'\? known: .*$"):
+    with pytest.raises(ValueError, match=r"^resnet8 has no place 'intermediat'; did you mean 'intermediate'"):
         build(configure(hint="intermediat"))
+    with pytest.raises(ValueError, match=r"^unknown regressor 'pointwis'; did you mean 'pointwise'\? known: .*$"):
+        build(configure() | {"fitnet.regressor": "pointwis"})
     with pytest.raises(ValueError, match=r"^supervised=True needs a KD layer: penultimate=True.*$"):
         build(configure(supervised=True))
+
+
+# --- as published ----------------------------------------------------------------------------------------------------
+
+
+def test_constants_are_the_published_ones():
+    assert {"weight": FitNet.terms["fitnet"]} == constants("fitnet")
+    assert FitNet.Options() == FitNet.Options(hint="stage2", regressor="resizing")
+
+
+@pytest.mark.parametrize(
+    ("grid", "teacher_grid", "kernel", "stride"),
+    [
+        ((8, 8), (8, 8), (1, 1), 1),
+        ((8, 6), (4, 3), (3, 3), 2),
+        ((8, 8), (7, 7), (2, 2), 1),
+        ((8, 6), (7, 3), (2, 4), 1),
+        ((4, 4), (8, 8), (4, 4), -2),  # transposed
+        ((4, 4), (6, 6), (3, 3), 0),  # with the padding that keeps the student's grid
+        ((4, 4), (12, 12), (3, 3), 0),
+    ],
+)
+def test_the_convolution_meets_the_teachers_grid(grid, teacher_grid, kernel, stride):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 3, *grid), torch.randn(4, 5, *teacher_grid)
+    options = {"hint": "stage1", "regressor": "resizing"}
+    loss = FitNet.build(network_of([student]), network_of([teacher]), DATA, **options)
+    convolution, norm, _ = loss.regressor
+    assert convolution.kernel_size == kernel
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    given = (student, convolution.weight, convolution.bias)
+    if stride < 0:
+        found = F.conv_transpose2d(*given, stride=-stride, padding=1)
+    else:
+        found = F.conv2d(*given, stride=stride or 1, padding=1 if kernel == (3, 3) else 0)
+    hint = F.batch_norm(found, None, None, norm.weight, norm.bias, training=True).relu()
+    expected = F.mse_loss(hint, F.adaptive_avg_pool2d(teacher, hint.shape[2:]))
+    assert hint.shape[2:] == (student if stride == 0 else teacher).shape[2:]
+    term = loss(Signals(maps={"stage1": student}), Signals(maps={"stage1": teacher}), batch_of_labels(torch.arange(4)))
+    torch.testing.assert_close(term["fitnet"], expected)

@@ -1,6 +1,6 @@
 """What adapters share: registered losses, built for the shapes of a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,13 @@ def run(loss: Loss, student: Signals, teacher: Signals, labels: Tensor) -> dict[
 def no_labels(count: int) -> Tensor:
     """Labels of samples for a loss that does not read them."""
     return torch.zeros(count, dtype=torch.int64)
+
+
+def run_maps(loss: Loss, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The terms of a loss for maps, or maps before the activation, in the order of its places."""
+    pairs = ((loss.needs.student, students), (loss.needs.teacher, teachers))
+    found = [dict(zip(wanted.maps + wanted.preact, maps, strict=True)) for wanted, maps in pairs]
+    return run(loss, *(Signals(maps=maps, preact=maps) for maps in found), no_labels(len(students[0])))
 
 
 def weighted(terms: Mapping[str, Tensor], **weights: float) -> Tensor:

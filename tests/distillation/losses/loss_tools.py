@@ -1,11 +1,14 @@
 """Losses without networks: outlines and signals made of numbers, and the constants of published losses."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from architectures import Outline, Place
 from dataloaders import Batch
@@ -24,7 +27,10 @@ def network(
     num_classes: int = 10,
     num_features: int = 32,
 ) -> Network:
-    """A network that is an outline alone: a stem, and stages of these channels and grids."""
+    """A network that is an outline alone: a stem, and stages of these channels and grids.
+
+    Its modules are the BatchNorms before the activations of the stages, called like these.
+    """
     sizes = list(zip(channels, grids, strict=True))
     places = {f"stage{number}": Place(f"layer{number}", *size) for number, size in enumerate(sizes, start=1)}
     places = {"stem": Place("relu", *sizes[0]), **places}
@@ -36,9 +42,15 @@ def network(
         head="fc",
         stages=tuple(places),
         places={**places, "intermediate": places[f"stage{len(sizes)}"]},
-        befores=places,
+        befores={stage: replace(place, norm=stage) for stage, place in places.items()},
     )
-    return Network(nn.Identity(), outline)
+    norms = {stage: nn.BatchNorm2d(place.channels) for stage, place in places.items()}
+    return Network(nn.ModuleDict(norms), outline)
+
+
+def outlined(network: Network, **fields: object) -> Network:
+    """The network with other fields of its outline."""
+    return Network(network.module, replace(network.outline, **fields))
 
 
 def network_of(maps: Iterable[Tensor], name: str = "net", **numbers: int) -> Network:
@@ -63,6 +75,16 @@ def signals(network: Network, wanted: Wanted, *, batch_size: int = 8, grad: bool
     )
 
 
+def changed(found: Signals, change: Callable[[Tensor], Tensor]) -> Signals:
+    """Signals whose tensors are changed, each a leaf with a gradient."""
+
+    def one(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else change(tensor.detach()).clone().requires_grad_()
+
+    maps = {kind: {name: one(each) for name, each in getattr(found, kind).items()} for kind in ("maps", "preact")}
+    return replace(found, logits=one(found.logits), pooled=one(found.pooled), **maps)
+
+
 def tensors_of(found: Signals) -> list[Tensor]:
     """All tensors of signals that may have gradients."""
     single = [tensor for tensor in (found.logits, found.pooled) if tensor is not None]
@@ -79,3 +101,17 @@ def constants(method: str) -> dict[str, float]:
     with np.load(GOLDEN / f"{method}.npz") as arrays:
         names = [name for name in arrays.files if name.startswith("const/")]
         return {name.removeprefix("const/"): arrays[name].tolist() for name in names}
+
+
+class Largest(TorchDispatchMode):
+    """The context in which it is seen how many entries the largest tensor has that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.size = max(self.size, *sizes, 0)
+        return result

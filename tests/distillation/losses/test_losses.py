@@ -3,10 +3,10 @@
 import pytest
 import torch
 from device_tools import OnMeta
-from loss_tools import DATA, batch, network, signals, tensors_of
+from loss_tools import DATA, batch, changed, network, outlined, signals, tensors_of
 
 from architectures import list_models
-from distillation.losses import Loss, find_loss, list_losses
+from distillation.losses import LogitLoss, Loss, find_loss, list_losses
 from distillation.losses.base import loss_precision
 from distillation.signals import Network
 
@@ -14,12 +14,16 @@ FREE = [key for key in list_losses() if not find_loss(key).prepared]  # those th
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
+def default(cls: type[Loss]) -> dict[str, object]:
+    return {field.name: field.default for field in cls.options()}
+
+
 def pair(key: str) -> tuple[Loss, Network, Network]:
     """A loss with its default options for two networks."""
     cls = find_loss(key)
     student = network("student")
     teacher = network("teacher", (16, 32, 64), num_features=64)
-    return cls.build(student, teacher, DATA, **{field.name: field.default for field in cls.options()}), student, teacher
+    return cls.build(student, teacher, DATA, **default(cls)), student, teacher
 
 
 @pytest.mark.parametrize("key", list_losses())
@@ -97,19 +101,17 @@ def test_half_precision_stays_in_the_connectors(key):
 @pytest.mark.parametrize("key", ["kd", "dkd"])
 def test_class_counts_that_differ_are_refused(key):
     cls = find_loss(key)
-    options = {field.name: field.default for field in cls.options()}
     with pytest.raises(ValueError, match=rf"^{cls.method} compares logits.*resnet8 has 10 classes and wrn_40_2 100;"):
-        cls.build(network("resnet8"), network("wrn_40_2", num_classes=100), DATA, **options)
+        cls.build(network("resnet8"), network("wrn_40_2", num_classes=100), DATA, **default(cls))
 
 
-@pytest.mark.parametrize("key", ["at", "reviewkd"])
+@pytest.mark.parametrize("key", ["at", "vid", "nst", "reviewkd"])
 def test_networks_with_other_numbers_of_stages_are_refused(key):
     cls = find_loss(key)
-    options = {field.name: field.default for field in cls.options()}
     teacher = network("vgg13", (8, 16, 32, 64), ((16, 16), (8, 8), (4, 4), (2, 2)))
     message = rf"^{cls.method} .*: resnet8 has stage1, stage2, stage3 and vgg13 stage1, stage2, stage3, stage4;"
     with pytest.raises(ValueError, match=message):
-        cls.build(network("resnet8"), teacher, DATA, **options)
+        cls.build(network("resnet8"), teacher, DATA, **default(cls))
 
 
 @pytest.mark.parametrize("key", ["kd", "dkd"])
@@ -123,3 +125,86 @@ def test_mixed_images_weigh_both_labels(key):
     one, two = (loss.compare(seen.logits, taught.logits, given, loss.temperature) for given in (labels, others))
     for name, value in mixed.items():
         torch.testing.assert_close(value, (share * one[name] + (1 - share) * two[name]).mean())
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in FREE if find_loss(key).needs_teacher and not issubclass(find_loss(key), LogitLoss)]
+)
+def test_networks_that_lack_what_it_reads_are_refused(key):
+    """Those without stages, and those whose logits come from no Linear; one line names the method and the network."""
+    cls = find_loss(key)
+    loss, student, teacher = pair(key)
+    wanted = loss.needs.student
+    lacks = {}
+    if any("stage" in place for place in (*wanted.maps, *wanted.preact)):
+        lacks["bare"] = {"stages": (), "places": {}, "befores": {}}
+    if wanted.pooled:
+        lacks["headless"] = {"head": None}
+    for name, fields in lacks.items():
+        for networks in (
+            (outlined(student, network=name, **fields), teacher),
+            (student, outlined(teacher, network=name, **fields)),
+        ):
+            with pytest.raises(ValueError, match=rf"\b{name} has no") as caught:
+                cls.build(*networks, DATA, **default(cls))
+            assert "\n" not in str(caught.value)
+    assert lacks
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_says_whether_it_needs_the_whole_batch(key):
+    """It does unless the terms of two halves have those of all for a mean."""
+    torch.manual_seed(0)
+    loss, student, teacher = pair(key)
+    loss.eval()  # without the statistics of a batch, which are a matter of connectors
+    loss.on_epoch(30, 240)
+    found = signals(student, loss.needs.student), signals(teacher, loss.needs.teacher)
+    labels = torch.tensor(LABELS)
+
+    def terms(rows: slice) -> dict[str, torch.Tensor]:
+        return loss(*(changed(each, lambda x: x[rows]) for each in found), batch(labels[rows]))
+
+    whole, halves = terms(slice(8)), (terms(slice(4)), terms(slice(4, 8)))
+    is_mean = [torch.allclose(whole[name], (halves[0][name] + halves[1][name]) / 2, rtol=1e-4) for name in whole]
+    assert loss.needs.whole_batch == (not all(is_mean))
+
+
+@pytest.mark.parametrize("key", [key for key in FREE if pair(key)[0].needs.whole_batch])
+def test_a_batch_of_one_has_nothing_to_compare(key):
+    loss, student, teacher = pair(key)
+    loss.on_epoch(30, 240)
+    seen = changed(signals(student, loss.needs.student), lambda x: x[:1])
+    taught = changed(signals(teacher, loss.needs.teacher), lambda x: x[:1])
+    terms = loss(seen, taught, batch(torch.tensor(LABELS[:1])))
+    sum(terms.values()).backward()
+    assert all(term.isfinite() for term in terms.values())
+    for tensor in tensors_of(seen):
+        assert tensor.grad is not None and tensor.grad.isfinite().all()
+
+
+SINGULAR = {
+    "all_zero": torch.zeros_like,
+    "one_is_zero": lambda x: torch.cat([torch.zeros_like(x[:1]), x[1:]]),
+    "two_are_equal": lambda x: torch.cat([x[1:2], x[1:]]),
+    "all_are_equal": lambda x: x[:1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("case", SINGULAR)
+@pytest.mark.parametrize("key", FREE)
+def test_gradients_are_moderate_where_a_norm_or_a_distance_is_zero(key, case):
+    """In the student, whose teacher is not so; of the order of those elsewhere."""
+    torch.manual_seed(0)
+    loss, student, teacher = pair(key)
+    loss.eval()  # a BatchNorm has steep gradients where all are equal
+    loss.on_epoch(30, 240)
+    usual = signals(student, loss.needs.student, grad=True)
+    singular = changed(usual, SINGULAR[case])
+    taught = signals(teacher, loss.needs.teacher)
+    largest = []
+    for seen in (usual, singular):
+        terms = loss(seen, taught, batch(torch.tensor(LABELS)))
+        sum(terms.values()).backward()
+        assert all(term.isfinite() for term in terms.values())
+        largest.append(max(tensor.grad.abs().max() for tensor in tensors_of(seen)))
+    assert largest[1] <= 1e4 * largest[0]

@@ -254,4 +254,4 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
 
 def _nearest(name: str, known: list[str]) -> list[str]:
     lower = {choice.lower(): choice for choice in known}
-    return [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3)]

@@ -34,7 +34,7 @@ class CC(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        dimensions: int = option(128, "of the space that both pooled vectors are embedded in", at_least=1)
+        dimensions: int = option(128, "dimensions that both pooled vectors are embedded in", at_least=1)
 
     def __init__(self, channels: int, teacher_channels: int, *, dimensions: int):
         super().__init__()

@@ -48,7 +48,7 @@ def network(
     return Network(nn.ModuleDict(norms), outline)
 
 
-def outlined(network: Network, **fields: object) -> Network:
+def outlined(network: Network, /, **fields: object) -> Network:
     """The network with other fields of its outline."""
     return Network(network.module, replace(network.outline, **fields))
 

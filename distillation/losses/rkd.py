@@ -54,5 +54,6 @@ def relations(pooled_BC: Tensor) -> tuple[Tensor, Tensor]:
     size = len(pooled_BC)
     distances_BB = lengths_BB.clamp(min=NEAREST) * (1 - torch.eye(size, device=pooled_BC.device))
     mean = (distances_BB.sum() / max(size * (size - 1), 1)).clamp(min=NEAREST)  # which it is, of two samples or more
-    directions_BBC = differences_BBC / lengths_BB.masked_fill(lengths_BB < NEAREST, 1.0).unsqueeze(2)
+    scales_BB = lengths_BB.masked_fill(lengths_BB < NEAREST, 1.0).reciprocal()
+    directions_BBC = differences_BBC * scales_BB.unsqueeze(2)
     return distances_BB / mean, directions_BBC @ directions_BBC.mT

@@ -135,6 +135,14 @@ class Loss(nn.Module):
         """
         return cls(**options)
 
+    @classmethod
+    def check_networks(cls, student: Network, teacher: Network, **options: Any) -> None:
+        """Refuse networks as `build` does; of a loss with prepared files, which may still have to be made.
+
+        Raises:
+            ValueError: as `build`.
+        """
+
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
         """The terms, scalars that are not weighted; 0 that keeps the graph where no sample counts."""
         raise NotImplementedError
@@ -168,12 +176,7 @@ class LogitLoss(Loss):
 
     @classmethod
     def build(cls, student: Network, teacher: Network, data: Data, **options: Any) -> "LogitLoss":
-        one, other = student.outline, teacher.outline
-        if one.num_classes != other.num_classes:
-            raise ValueError(
-                f"{cls.method or cls.key} compares logits class by class: {one.network} has {one.num_classes} classes "
-                f"and {other.network} {other.num_classes}; choose a teacher of the same classes"
-            )
+        check_classes(cls.method or cls.key, student, teacher)
         return cls(**options)
 
     def compare(
@@ -188,6 +191,20 @@ class LogitLoss(Loss):
             return {name: value_B.mean() for name, value_B in values.items()}
         others = self.compare(student.logits, teacher.logits, batch.other_labels, self.temperature)
         return {name: torch.lerp(others[name], value_B, batch.share).mean() for name, value_B in values.items()}
+
+
+def check_classes(method: str, student: Network, teacher: Network) -> None:
+    """Refuse networks of unequal numbers of classes.
+
+    Raises:
+        ValueError: names the method, both networks and their classes.
+    """
+    one, other = student.outline, teacher.outline
+    if one.num_classes != other.num_classes:
+        raise ValueError(
+            f"{method} compares logits class by class: {one.network} has {one.num_classes} classes "
+            f"and {other.network} {other.num_classes}; choose a teacher of the same classes"
+        )
 
 
 def divergence(student_BN: Tensor, teacher_BN: Tensor) -> Tensor:
@@ -274,4 +291,5 @@ def list_losses() -> list[str]:
 ORDER = (
     "ce", "words", "decisions", "kd", "dkd",
     "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ofd", "reviewkd",
+    "itrd", "cat-kd", "srrl", "kdpp", "ab", "ft", "fsp",
 )  # fmt: skip

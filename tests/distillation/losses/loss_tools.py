@@ -17,6 +17,8 @@ from distillation.signals import Head, Network, Signals, Wanted
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "methods"
 DATA = Data(num_images=64, num_classes=10)
+# What jobs make for losses, of a teacher that is not there.
+FILES = {"means": lambda teacher: torch.randn(teacher.outline.num_classes, teacher.outline.num_features)}
 
 
 def network(
@@ -41,7 +43,7 @@ def network(
         num_features=num_features,
         head="fc",
         stages=tuple(places),
-        places={**places, "intermediate": places[f"stage{len(sizes)}"]},
+        places={**places, **dict.fromkeys(("intermediate", "penultimate"), places[f"stage{len(sizes)}"])},
         befores={stage: replace(place, norm=stage) for stage, place in places.items()},
     )
     norms = {stage: nn.BatchNorm2d(place.channels) for stage, place in places.items()}

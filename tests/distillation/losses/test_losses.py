@@ -3,27 +3,29 @@
 import pytest
 import torch
 from device_tools import OnMeta
-from loss_tools import DATA, batch, changed, network, outlined, signals, tensors_of
+from loss_tools import DATA, FILES, batch, changed, network, outlined, signals, tensors_of
 
 from architectures import list_models
 from distillation.losses import Loss, find_loss, list_losses
 from distillation.losses.base import loss_precision
 from distillation.signals import Network
 
-FREE = [key for key in list_losses() if not find_loss(key).prepared]  # those that need no files
+FREE = [key for key in list_losses() if set(find_loss(key).prepared) <= set(FILES)]  # those whose files are made up
 LABELS = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
-def default(cls: type[Loss]) -> dict[str, object]:
-    return {field.name: field.default for field in cls.options()}
+def default(cls: type[Loss], teacher: Network) -> dict[str, object]:
+    """Default options, and what of files it is built from."""
+    files = {name: FILES[name](teacher) for name in cls.prepared}
+    return {field.name: field.default for field in cls.options()} | files
 
 
 def pair(key: str) -> tuple[Loss, Network, Network]:
     """A loss with its default options for two networks."""
     cls = find_loss(key)
     student = network("student")
-    teacher = network("teacher", (16, 32, 64), num_features=64)
-    return cls.build(student, teacher, DATA, **default(cls)), student, teacher
+    teacher = network("teacher", (8, 16, 32) if key == "fsp" else (16, 32, 64), num_features=64)
+    return cls.build(student, teacher, DATA, **default(cls, teacher)), student, teacher
 
 
 @pytest.mark.parametrize("key", list_losses())
@@ -81,6 +83,7 @@ def test_half_precision_stays_in_the_connectors(key):
     torch.manual_seed(0)
     loss, student, teacher = pair(key)
     seen, taught = signals(student, loss.needs.student), signals(teacher, loss.needs.teacher)
+    torch.manual_seed(1)  # of a dropout
     exact = loss(seen, taught, batch(torch.tensor(LABELS)))
     for found in (seen, taught):
         for maps in (found.maps, found.preact):
@@ -89,6 +92,7 @@ def test_half_precision_stays_in_the_connectors(key):
     for module in loss.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda _module, _inputs, output: types.append(output.dtype))
+    torch.manual_seed(1)
     device = torch.device("cpu")
     with torch.autocast("cpu", dtype=torch.bfloat16), loss_precision(device):
         terms = loss(seen, taught, batch(torch.tensor(LABELS)))
@@ -98,20 +102,21 @@ def test_half_precision_stays_in_the_connectors(key):
         torch.testing.assert_close(term, exact[name], rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("key", ["kd", "dkd"])
+@pytest.mark.parametrize("key", ["kd", "dkd", "cat-kd"])
 def test_class_counts_that_differ_are_refused(key):
     cls = find_loss(key)
+    teacher = network("wrn_40_2", num_classes=100)
     with pytest.raises(ValueError, match=rf"^{cls.method} compares logits.*resnet8 has 10 classes and wrn_40_2 100;"):
-        cls.build(network("resnet8"), network("wrn_40_2", num_classes=100), DATA, **default(cls))
+        cls.build(network("resnet8"), teacher, DATA, **default(cls, teacher))
 
 
-@pytest.mark.parametrize("key", ["at", "vid", "nst", "reviewkd"])
+@pytest.mark.parametrize("key", ["at", "vid", "nst", "reviewkd", "ab", "fsp"])
 def test_networks_with_other_numbers_of_stages_are_refused(key):
     cls = find_loss(key)
     teacher = network("vgg13", (8, 16, 32, 64), ((16, 16), (8, 8), (4, 4), (2, 2)))
     message = rf"^{cls.method} .*: resnet8 has stage1, stage2, stage3 and vgg13 stage1, stage2, stage3, stage4;"
     with pytest.raises(ValueError, match=message):
-        cls.build(network("resnet8"), teacher, DATA, **default(cls))
+        cls.build(network("resnet8"), teacher, DATA, **default(cls, teacher))
 
 
 @pytest.mark.parametrize("key", ["kd", "dkd"])
@@ -141,7 +146,7 @@ def test_networks_that_lack_what_it_reads_are_refused(key):
     lacks = {}
     if any("stage" in place for place in (*wanted.maps, *wanted.preact)):
         lacks["bare"] = {"stages": (), "places": {}, "befores": {}}
-    if wanted.pooled:
+    if wanted.pooled or wanted.head:
         lacks["headless"] = {"head": None}
     for name, fields in lacks.items():
         for networks in (
@@ -149,7 +154,7 @@ def test_networks_that_lack_what_it_reads_are_refused(key):
             (student, outlined(teacher, network=name, **fields)),
         ):
             with pytest.raises(ValueError, match=rf"\b{name} has no") as caught:
-                cls.build(*networks, DATA, **default(cls))
+                cls.build(*networks, DATA, **default(cls, teacher))
             assert "\n" not in str(caught.value)
     assert lacks
 

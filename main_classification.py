@@ -4,6 +4,7 @@
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 evaluate=True  evaluate
     python main_classification.py with config=CIFAR100.resnetv1.RN56 kmeans=4096                 make a codebook
     python main_classification.py with config=CIFAR100.resnetv1.RN56 LDA=5                       make decision scores
+    python main_classification.py with config=CIFAR100.resnetv1.RN56 class_means=True            make class means
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 probe=True     probe (table 4)
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 trials=5       seeds 0 to 4
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 export=onnx   take the student away
@@ -259,7 +260,7 @@ def mongo_observer(address: str) -> "MongoObserver":
 
 @experiment.main
 def run(_config: Config, _run: sacred.run.Run) -> Config:
-    """Train, or do what evaluate, probe, kmeans or LDA ask for."""
+    """Train, or do what evaluate, probe, kmeans, LDA or class_means ask for."""
     from algorithms import Algorithm, run_config, set_up_console
 
     set_up_console()

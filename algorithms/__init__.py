@@ -1,6 +1,7 @@
-"""Jobs on experiments: train, evaluate, make a codebook, make decision scores."""
+"""Jobs on experiments: train, evaluate, make a codebook, decision scores, class means."""
 
 from algorithms.base import Algorithm
+from algorithms.class_means import ClassMeans
 from algorithms.commands import command_for
 from algorithms.evaluate import Evaluation
 from algorithms.export import Export
@@ -20,6 +21,7 @@ from results.places import OutdatedError, Requirement, output_directory
 
 __all__ = [
     "Algorithm",
+    "ClassMeans",
     "Evaluation",
     "Export",
     "KMeansCodebook",

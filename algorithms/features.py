@@ -46,13 +46,21 @@ class OfflineAlgorithm(Algorithm):
         )
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
-        """What `check_patches` refuses, for weights that are there and for such as are still to be trained."""
+        """What `check_network` refuses, for weights that are there and for such as are still to be trained."""
         try:
             known = self._find_weights().data
         except (FileNotFoundError, UnfinishedError):
             known = None
         self.dataset = open_images(known)
         self.network = create_on_meta(self.config["network"], **self._size())
+        self.check_network()
+
+    def check_network(self) -> None:
+        """Refuse images and network, which are open, where nothing can be made of them.
+
+        Raises:
+            ValueError: says what they lack.
+        """
         self.check_patches()
 
     def check_patches(self) -> Place:
@@ -123,19 +131,29 @@ class OfflineAlgorithm(Algorithm):
     def source(self, of: TeacherMap) -> NetworkPatches:
         """The patches of a map: the network is run over all training images each time."""
         self.network.eval().requires_grad_(False)
+        return NetworkPatches(self.network, {of.path: of}, self.images(f"features {of.path}"))
+
+    def images(self, what: str) -> "_TrainingImages":
+        """All training images in order, as the network takes them, and their classes.
+
+        Args:
+            what: the bar says.
+        """
         number = len(self.dataset.split("train"))
-        images = _TrainingImages(self.input_of(self.dataset), self.loader(self.dataset, "train"), number, of.path)
-        return NetworkPatches(self.network, {of.path: of}, images)
+        return _TrainingImages(self.input_of(self.dataset), self.loader(self.dataset, "train"), number, what)
 
     def save(self, path: Path, of: TeacherMap, fitted: Words | Decisions) -> None:
         """Write what was made of a map, with what made it."""
+        record = self.record() | {"patches": fitted.num_patches}
+        record.pop("image_size", None)  # the map has it
+        save_supervision(path, supervise(of, fitted, record))
+
+    def record(self) -> dict[str, Any]:
+        """What a file says of its making, beside what it is of."""
         config, known = self.config, self.weights.data or {}
         preparation = {key: config[key] or known.get(key) for key in PREPARATION}
         images = outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
-        images.pop("image_size", None)  # the map has it
-        record = {key: config[key] for key in RECORDED} | images
-        record |= {"weights": str(self.weights.source), "patches": fitted.num_patches}
-        save_supervision(path, supervise(of, fitted, record))
+        return {key: config[key] for key in RECORDED} | images | {"weights": str(self.weights.source)}
 
     def hold(self, num_patches: int, channels: int) -> Tensor:
         """Room for (P, C) float32 on the device, or with `memmap` in a file that has no name.
@@ -170,7 +188,7 @@ class _TrainingImages:
         self.what = what
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        with progress_bar(self.num_images, "img", f"features {self.what}") as bar:
+        with progress_bar(self.num_images, "img", self.what) as bar:
             for batch in self.loader:
                 yield self.network_input(batch.images), batch.labels
                 bar.update(len(batch.labels))

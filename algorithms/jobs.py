@@ -1,6 +1,7 @@
 """Which job a configuration asks for."""
 
 from algorithms.base import Algorithm, Config
+from algorithms.class_means import ClassMeans
 from algorithms.evaluate import Evaluation
 from algorithms.export import Export
 from algorithms.features import OfflineAlgorithm
@@ -15,7 +16,10 @@ from config.updates import check_command
 from distillation.expressions import ALONE, canonical
 
 # By the option that asks for it; where none is set it is Training.
-JOBS = {"evaluate": Evaluation, "export": Export, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores}
+JOBS = {
+    "evaluate": Evaluation, "export": Export, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores,
+    "class_means": ClassMeans,
+}  # fmt: skip
 
 
 def find_job(config: Config) -> type[Algorithm]:
@@ -33,7 +37,7 @@ def find_job(config: Config) -> type[Algorithm]:
 
 
 def make_algorithm(config: Config) -> Algorithm:
-    """The job that a configuration asks for; `kmeans` and `LDA` of a pair are those of its teacher.
+    """The job that a configuration asks for; `kmeans`, `LDA` and `class_means` of a pair are those of its teacher.
 
     Raises:
         FileNotFoundError: the weights of the teacher that a pair names are not there.

@@ -7,7 +7,7 @@ from typing import Any
 
 from algorithms.trials import TRIALS
 from config.command_lines import command_line, options_for
-from config.options import OPTIONS
+from config.options import OFFLINE, OPTIONS
 from config.schema import like
 from distillation.expressions import described
 from distillation.prepared import codebook_path
@@ -116,7 +116,7 @@ def _check_trials(config: dict[str, Any]) -> None:
     option = f"trials={trials}" if trials else f"seeds={seeds}"
     if config["seed"]:
         raise ValueError(f"{option} chooses the seeds; leave out seed={config['seed']}")
-    for job in ("kmeans", "LDA"):
+    for job in OFFLINE:
         if config[job]:
             raise ValueError(f"{job} is shared by all trials; leave out {option}")
     if config["checkpoint"] > 0 and not any(config[job] for job in ("evaluate", "export", "probe")):

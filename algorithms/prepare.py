@@ -18,11 +18,10 @@ from typing import Any
 import torch
 
 from algorithms.base import Algorithm, Config
-from algorithms.features import OfflineAlgorithm
 from algorithms.teaching import open_objective
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
-from config.options import OFFLINE, OPTIONS, TRAIN, Protocol, Run
+from config.options import OPTIONS, PATCHES, TRAIN, Protocol, Run
 from config.schema import options_of
 from dataloaders import Batch, Dataset, ImageFiles
 from engine.numerics import device_name, set_numerics
@@ -35,8 +34,14 @@ from storage.tensor_files import load_json
 
 # What a training follows and one that prepares does not inherit, because its own experiment says it.
 TRAINING_OPTIONS = (*options_of(Protocol), *(key for key, said in options_of(Run).items() if said.jobs == TRAIN))
-# What only jobs that make supervision inherit.
-OFFLINE_OPTIONS = tuple(key for key, said in OPTIONS.items() if said.inherited and set(said.jobs) <= set(OFFLINE))
+# What only jobs on the patches of a map inherit.
+OFFLINE_OPTIONS = tuple(key for key, said in OPTIONS.items() if said.inherited and set(said.jobs) <= set(PATCHES))
+# By the job: what it makes, and the options that say how much of it.
+MADE = {
+    "kmeans": ("codebook", ("kmeans",)),
+    "LDA": ("decision scores", ("subclasses_per_class", "lda_components")),
+    "class_means": ("class means", ()),
+}
 MEASURED_STEPS = 3
 ENOUGH_SECONDS = 2.0  # one step that takes as long is measurement enough
 FAILURES = (ValueError, OSError, FloatingPointError, MemoryError)  # that one line explains
@@ -127,7 +132,7 @@ class Preparation:
                     f"{_words(options)} {where}; {step.name} is trained with {own}, "
                     f"or otherwise by a command of its own: {_command(step, options)}"
                 )
-        if not any(isinstance(job, OfflineAlgorithm) for job in [*(step.job for step in self.steps), self.run]):
+        if not any(job and job.mode in PATCHES for job in [*(step.job for step in self.steps), self.run]):
             for key in OFFLINE_OPTIONS:
                 if key in self.given:
                     yield f"{key}={self.given[key]} reaches no step: no codebook and no decision scores are made"
@@ -170,9 +175,8 @@ def _describe(step: Step) -> str:
     if isinstance(step.job, Training):
         begun = "train" if options.job.checkpoint == 0 else "go on training"
         return f"{begun} {step.name} ({options.network.network}), {_protocol(options.protocol)}"
-    what = "codebook" if step.job.mode == "kmeans" else "decision scores"
-    said = ("kmeans",) if step.job.mode == "kmeans" else ("subclasses_per_class", "lda_components")
-    return f"{what} of {step.name}, {' '.join(map(step.job.option, said))}"
+    what, said = MADE[step.job.mode]
+    return ", ".join([f"{what} of {step.name}", *([" ".join(map(step.job.option, said))] if said else [])])
 
 
 def _describe_run(run: Algorithm) -> str:

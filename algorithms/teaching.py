@@ -12,7 +12,7 @@ from distillation.build import build_objective
 from distillation.expressions import needs_teacher, places_of
 from distillation.objective import Objective
 from distillation.places import pooling
-from distillation.prepared import BY_WEIGHTS, PREPARED, prepared_of
+from distillation.prepared import BY_WEIGHTS, PREPARED, means_home, prepared_of
 from engine.weights import UnfinishedError, find_weights
 from results.places import Requirement, output_directory
 from storage.state_dicts import Weights, fingerprint
@@ -34,7 +34,7 @@ def with_supervision(config: Config) -> Config:
     Raises:
         FileNotFoundError: these are not there.
     """
-    if config.get("supervision", "") is not None:
+    if config.get("supervision") or not prepared_of(config):
         return config
     return config | {"supervision": _supervision_of(config)}
 
@@ -47,7 +47,7 @@ def _supervision_of(config: Config) -> str:
 
 
 def of_the_teacher(config: Config, entry: Config) -> Config:
-    """The options of `kmeans` or `LDA` on the teacher of a pair: those of the network alone.
+    """The options of `kmeans`, `LDA` or `class_means` on the teacher of a pair: those of the network alone.
 
     Args:
         entry: the options of the entry, which the pair's command sets.
@@ -56,11 +56,14 @@ def of_the_teacher(config: Config, entry: Config) -> Config:
         FileNotFoundError: the weights of the teacher are not there.
         ValueError: its supervision is that of an experiment that is no network alone, or of another network.
     """
-    supervision, key = _supervision_of(config), "words" if config["kmeans"] else "decisions"
+    supervision = _supervision_of(config)
+    if config["class_means"]:
+        supervision = means_home(config | {"supervision": supervision})
     given = {name: config[name] for name in (*entry, "dataset", "image_size", "mean", "std", "val_split")}
     given |= {name: config[name] for name in ("subclasses_per_class", "lda_components") if name in config}
     given |= {"weights": config["teacher_weights"], "words_teacher_place": places_of(config, "words")[1]}
-    given |= {"downscale": pooling(config, key)}
+    if not config["class_means"]:
+        given["downscale"] = pooling(config, "words" if config["kmeans"] else "decisions")
     if supervision.startswith(f"{BY_WEIGHTS}."):
         own = classification(network=config["teacher"], dataset=config["dataset"])
         return own | given | {"name": supervision}
@@ -104,7 +107,7 @@ def missing_supervision(config: Config) -> Iterator[Requirement]:
     Raises:
         FileNotFoundError: a file that the command chooses is not there.
     """
-    for option in PREPARED:
+    for option in (kind.option for kind in PREPARED.values() if kind.option):
         if config.get(option) and not Path(config[option]).is_file():
             raise FileNotFoundError(f"{option}={config[option]}: no file {config[option]}")
     if not needs_teacher(config):

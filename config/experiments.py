@@ -34,7 +34,9 @@ OF_THE_NETWORK = {
     "network": ("trained_as", "published_weights", "published_top1"),
 }
 NAME = re.compile(r"[\w+:-]+(\.[\w+:-]+)+")  # every part a folder
-NO_FOLDERS = re.compile(r"vq|lda|sacred|report|replaced|tensorboard|pictures|export|variants|weights|seed\d+")
+NO_FOLDERS = re.compile(
+    r"vq|lda|class_means|sacred|report|replaced|tensorboard|pictures|export|variants|weights|seed\d+"
+)
 
 
 class NoExperimentError(ValueError):

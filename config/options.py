@@ -16,7 +16,8 @@ from config.schema import EVERY_JOB, JOBS, Bears, Option, filled, option, option
 Config = dict[str, Any]
 
 TRAIN = ("train",)
-OFFLINE = ("kmeans", "LDA")
+PATCHES = ("kmeans", "LDA")  # jobs on the patches of a map
+OFFLINE = (*PATCHES, "class_means")  # jobs on the training images of a trained network
 TRAINED = ("export", "probe", "predict", "pictures")  # jobs on a trained network, beside its evaluation
 COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
 TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
@@ -72,10 +73,17 @@ class Job:
         refused=True,
         bears="job",
     )
+    class_means: bool = option(
+        False,
+        "make the class means of a network alone or of a pair's teacher, which KDPP needs",
+        jobs=("class_means",),
+        refused=True,
+        bears="job",
+    )
     prepare: bool = option(
         False,
         "first make the teacher and supervision that are missing",
-        jobs=("train", "kmeans", "LDA", "pictures"),
+        jobs=("train", *OFFLINE, "pictures"),
         bears="nothing",
     )
     checkpoint: int = option(
@@ -152,25 +160,25 @@ class Offline:
     """How patches are held that codebooks and decision scores are made from."""
 
     fname: str | None = option(
-        None, "file name of the result instead of the standard one", jobs=OFFLINE, refused=True, bears="nothing"
+        None, "file name of the result instead of the standard one", jobs=PATCHES, refused=True, bears="nothing"
     )
     max_patches: int = option(
         0,
         "of more patches than this, so many random ones are held; 0: all",
         at_least=0,
-        jobs=OFFLINE,
+        jobs=PATCHES,
         refused=True,
     )
     incremental: bool = option(
         False, "run the network twice instead of holding its patches", jobs=("LDA",), refused=True, bears="nothing"
     )
     memmap: bool = option(
-        False, "hold the patches in a file instead of in memory", jobs=OFFLINE, inherited=True, bears="nothing"
+        False, "hold the patches in a file instead of in memory", jobs=PATCHES, inherited=True, bears="nothing"
     )
     memmap_dir: str | None = option(
         None,
         "folder of the file of `memmap`; None: the output directory",
-        jobs=OFFLINE,
+        jobs=PATCHES,
         inherited=True,
         bears="nothing",
     )
@@ -313,7 +321,7 @@ class Network:
         1,
         "side of the windows that maps are averaged over, for coarser students",
         at_least=1,
-        jobs=OFFLINE,
+        jobs=PATCHES,
         bears="training",
     )
 

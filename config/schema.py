@@ -16,7 +16,9 @@ from dataclasses import MISSING, dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal
 
-EVERY_JOB = ("train", "evaluate", "export", "probe", "kmeans", "LDA", "predict", "pictures")  # but the report
+EVERY_JOB = (  # but the report
+    "train", "evaluate", "export", "probe", "kmeans", "LDA", "class_means", "predict", "pictures",
+)  # fmt: skip
 JOBS = (*EVERY_JOB, "report")
 LARGEST = 2**32 - 1  # of all numbers: more can only be a mistake, and torch takes no larger seed
 NUMBER = (int, float)

@@ -18,7 +18,6 @@ from distillation.expressions import (
     PENULTIMATE,
     losses_of,
     option_of,
-    places_of,
     weights_of,
 )
 from distillation.losses import Data, Loss, find_loss
@@ -159,9 +158,7 @@ def build_loss(key: str, config: Config, dataset: Dataset, student: Network, tea
         ValueError: an option is none of its choices, or as `Loss.build`.
     """
     cls = find_loss(key)
-    options = {field.name: option_of(config, f"{key}.{field.name}", field.default) for field in cls.options()}
-    for field in cls.options():
-        _check_choice(field.name, options[field.name], field.metadata.get("choices"))
+    options = _options_of(key, config)
     options |= {name: PREPARED[name].open(config, student, teacher) for name in cls.prepared}
     num_images = None if dataset.train is None else len(dataset.train)
     data = Data(num_images, dataset.num_classes)
@@ -169,10 +166,23 @@ def build_loss(key: str, config: Config, dataset: Dataset, student: Network, tea
         return cls.build(student, teacher and teacher.network, data, **options)
 
 
+def _options_of(key: str, config: Config) -> dict[str, Any]:
+    """The options of a loss by the names of its fields.
+
+    Raises:
+        ValueError: one is none of its choices.
+    """
+    fields = find_loss(key).options()
+    options = {field.name: option_of(config, f"{key}.{field.name}", field.default) for field in fields}
+    for field in fields:
+        _check_choice(field.name, options[field.name], field.metadata.get("choices"))
+    return options
+
+
 def check_networks(config: Config, dataset: Dataset) -> None:
     """Refuse networks that do not fit the losses or each other, before there are weights of a teacher.
 
-    Of losses that are built from files, which are made from the teacher, only the places are asked.
+    Losses that are built from files, which are made from the teacher, say it without being built.
 
     Raises:
         ValueError: as `build_loss`.
@@ -189,7 +199,7 @@ def check_networks(config: Config, dataset: Dataset) -> None:
     teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
     for key in keys:
         if losses[key].prepared:
-            student.pooling_of(untrained, *places_of(config, key))
+            losses[key].check_networks(student, untrained, **_options_of(key, config))
         else:
             build_loss(key, config, dataset, student, teacher)
 

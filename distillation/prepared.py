@@ -8,6 +8,7 @@ Files, below <localpath>, for a supervision experiment A.B.C:
     VQ/A/B/C/vector_quantizer_kmeansK4096_net_epoch*            the authors'
     LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
     LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
+    class_means/A/B/C/class_means.pth                           ours, of the pooled vectors, of the teacher
 
 A pair whose student has a coarser grid needs averaged maps. `pooled2` says so, in names of decisions likewise, where
 `downscale` of A.B.C itself is another one. For a teacher that is given by its weights alone A.B.C is
@@ -57,6 +58,7 @@ from storage.tensor_files import first_line, load_tensors, save_tensors
 Config = dict[str, Any]
 
 EARLIER_CODEBOOK, EARLIER_DECISIONS = "letkd-codebook-1", "letkd-decisions-1"  # one map each, and less of what it is
+MEANS_FORMAT = "letkd-class-means-1"
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 BY_WEIGHTS = "weights"  # the first part of what supervision is called whose teacher has no experiment
 # What tells the job on a pair which supervision is wanted.
@@ -73,29 +75,54 @@ def _codebook_job(config: Config) -> Requirement:
     if place != PENULTIMATE:
         options["words_teacher_place"] = place
     what = f"no codebook of {config['num_words']} words of {config['supervision']}"
-    return _job(config, "words", what, options, given_as={"kmeans": "num_words"})
+    return _job_of_maps(config, "words", what, options, given_as={"kmeans": "num_words"})
 
 
 def _decisions_job(config: Config) -> Requirement:
     options = {key: config[key] for key in ("subclasses_per_class", "lda_components")}
     options["LDA"] = stage_of(config["teacher"], teacher_path(config, "decisions"))
-    return _job(config, "decisions", f"no decision scores of {config['supervision']}", options)
+    return _job_of_maps(config, "decisions", f"no decision scores of {config['supervision']}", options)
+
+
+def _means_job(config: Config) -> Requirement:
+    home = means_home(config)
+    return _job(config, home, f"no class means of {home}", {"class_means": True})
+
+
+def means_home(config: Config) -> str:
+    """What class means lie under. They are of no map, so that all students of a teacher find the same."""
+    return config["teacher_experiment"] or config["supervision"]
+
+
+def _job_of_maps(
+    config: Config, key: str, what: str, options: dict[str, Any], given_as: dict[str, str] | None = None
+) -> Requirement:
+    """As `_job`, for what is made of the maps that a loss reads."""
+    side = _pooled(config, key)
+    if side is None:
+        return _job(config, config["supervision"], what, options, given_as=given_as)
+    what += f", of maps averaged over {side} x {side}"
+    return _job(config, config["supervision"], what, options, {"downscale": side}, given_as)
 
 
 def _job(
-    config: Config, key: str, what: str, options: dict[str, Any], given_as: dict[str, str] | None = None
+    config: Config,
+    home: str,
+    what: str,
+    options: dict[str, Any],
+    of_alone: dict[str, Any] | None = None,
+    given_as: dict[str, str] | None = None,
 ) -> Requirement:
-    """What makes the file of a loss: a job on the experiment of the supervision, or on the pair where there is none."""
-    side = _pooled(config, key)
-    if side is not None:
-        what += f", of maps averaged over {side} x {side}"
-    if config["supervision"].startswith(f"{BY_WEIGHTS}."):
+    """What makes a file: a job on the experiment that it lies under, or on the pair where there is none.
+
+    Args:
+        of_alone: options of the network alone, which follow from the pair.
+    """
+    if home.startswith(f"{BY_WEIGHTS}."):
         own = {key: config[key] for key in OF_THE_PAIR if key in config}
         return Requirement(what, config["config"], own | options, given_as=given_as or {})
-    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]}
-    if side is not None:
-        made_from["downscale"] = side
-    return Requirement(what, config["supervision"], made_from | options, given_as=given_as or {})
+    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]} | (of_alone or {})
+    return Requirement(what, home, made_from | options, given_as=given_as or {})
 
 
 def _pooled(config: Config, key: str) -> int | None:
@@ -163,6 +190,18 @@ def open_subclasses(config: Config, student: Network, teacher: Teacher) -> Subcl
     return SubclassTargets(*(file.tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
 
 
+def open_means(config: Config, student: Network, teacher: Teacher) -> Tensor:
+    """The class means (N, C) of the teacher's pooled vectors."""
+    path, means, record = _read_means(config)
+    _check_facts(path, record, _expected_of_teacher(config, teacher), config, _means_job)
+    log.info("means      %s", path)
+    outline = teacher.network.outline
+    if tuple(means.shape) != (wanted := (outline.num_classes, outline.num_features)):
+        raise ValueError(f"{path} holds class means {tuple(means.shape)}; {config['teacher']} has {wanted}")
+    check_finite({"means": means}, path)
+    return means.float()
+
+
 def _read_codebook(config: Config) -> _File:
     """The teacher's words."""
     path = _find_codebook(config)
@@ -182,6 +221,20 @@ def _read_decisions(config: Config) -> _File:
     if path.suffix == ".npy":
         return _File(path, _authors_decisions(path))
     return _read_ours(path, load_tensors(path), teacher_path(config, "decisions"), DECISION_TENSORS)
+
+
+def _read_means(config: Config) -> tuple[Path, Tensor, dict[str, Any]]:
+    """The teacher's class means, and what their file says of their making."""
+    path = _find_means(config)
+    if path is None:
+        raise FileNotFoundError(_means_job(config).what)
+    content = load_tensors(path)
+    if content.get("format") != MEANS_FORMAT:
+        raise ValueError(f"{path} holds no class means ({MEANS_FORMAT})")
+    if not isinstance(content.get("record"), dict):
+        raise ValueError(f"{path} is damaged: it has no record of what made it")
+    check_dense(content, ("means",), path)
+    return path, content["means"], content["record"]
 
 
 def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str, ...]) -> _File:
@@ -245,6 +298,15 @@ def save_supervision(path: Path, *made: MapSupervision) -> None:
     save_tensors(path, Supervision({found.path: found for found in made}).content())
 
 
+def means_path(directory: Path) -> Path:
+    return directory / "class_means.pth"
+
+
+def save_means(path: Path, means_NC: Tensor, record: dict[str, Any]) -> None:
+    """Write class means; `record` says of which teacher and images they are."""
+    save_tensors(path, {"format": MEANS_FORMAT, "means": means_NC, "record": record})
+
+
 def _find_codebook(config: Config) -> Path | None:
     if config["codebook"]:
         return Path(config["codebook"])
@@ -281,6 +343,10 @@ def _averaged_over(side: int, path: Path, tap: str, names: tuple[str, ...]) -> P
     return path if _read_ours(path, load_tensors(path), tap, names).facts.get("downscale") == side else None
 
 
+def _find_means(config: Config) -> Path | None:
+    return _first_file([means_path(output_directory(config["localpath"], means_home(config), "class_means"))])
+
+
 def _first_file(candidates: list[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
@@ -292,14 +358,17 @@ def _expected_facts(config: Config, student: Network, teacher: Teacher, key: str
         "teacher": teacher.identity,
         "tap": teacher.network.outline.place(teacher_place).path,
         "downscale": student.pooling_of(teacher.network, place, teacher_place),
-        "dataset": config["dataset"],
-        "val_split": config["val_split"],
     }
     if key == "decisions":
         expected["lda_components"] = config["lda_components"]
+    return expected | _expected_of_teacher(config, teacher) | {"grid": list(student.outline.place(place).grid)}
+
+
+def _expected_of_teacher(config: Config, teacher: Teacher) -> dict[str, Any]:
+    """Of these, what is of the teacher and its images."""
+    own = {"teacher": teacher.identity, "dataset": config["dataset"], "val_split": config["val_split"]}
     preparation = {key: config[key] for key in PREPARATION}
-    expected |= outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
-    return expected | {"grid": list(student.outline.place(place).grid)}
+    return own | outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
 
 
 def _check_made_from(file: _File, config: Config, student: Network, teacher: Teacher, key: str) -> None:
@@ -313,14 +382,35 @@ def _check_made_from(file: _File, config: Config, student: Network, teacher: Tea
     facts, expected = dict(file.facts), _expected_facts(config, student, teacher, key)
     if file.made_from is not None and file.made_from.teacher == earlier_fingerprint(teacher.network.module):
         facts["teacher"] = teacher.identity
+    option, job = ("codebook", _codebook_job) if key == "words" else ("decisions", _decisions_job)
+    _check_facts(file.path, facts, expected, config, job, chosen_by=option if config[option] else None)
+
+
+def _check_facts(
+    path: Path,
+    facts: dict[str, Any],
+    expected: dict[str, Any],
+    config: Config,
+    job: Callable[[Config], Requirement],
+    *,
+    chosen_by: str | None = None,
+) -> None:
+    """Compare what a file says with what it must say; what it does not say is not compared.
+
+    Args:
+        job: makes the standard file again.
+        chosen_by: the option that has chosen this file instead.
+
+    Raises:
+        OutdatedError: they differ; names the first fact.
+    """
     others = [key for key, value in expected.items() if key in facts and not _agree(facts[key], value)]
     if not others:
         return
     found, wanted = (_shortened(said[others[0]]) for said in (facts, expected))
-    message = f"{file.path} was made with another {others[0]} ({found}, this run has {wanted})"
-    option, job = ("codebook", _codebook_job) if key == "words" else ("decisions", _decisions_job)
-    if config[option]:  # the remedy makes the standard file and not this one
-        message += f"; leave out {option}= to use the standard file"
+    message = f"{path} was made with another {others[0]} ({found}, this run has {wanted})"
+    if chosen_by:  # the remedy makes the standard file and not this one
+        message += f"; leave out {chosen_by}= to use the standard file"
     remedy = job(config)
     prepared = {key: expected[key] for key in others if key in PREPARATION}  # else it would be the teacher's once more
     raise OutdatedError(message, replace(remedy, options=remedy.options | prepared))
@@ -381,6 +471,7 @@ class Prepared:
         job: what makes it.
         open: reads it for a student and a teacher.
         numbers: the tensors in it, whose fingerprint a run records.
+        option: of an experiment, which chooses another file; None: there is none.
     """
 
     what: str
@@ -388,17 +479,21 @@ class Prepared:
     job: Callable[[Config], Requirement]
     open: Callable[[Config, Network, Teacher], Any]
     numbers: Callable[[Config], dict[str, Tensor]]
+    option: str | None = None
 
 
-# By the name under which a loss is built from it; an option of that name chooses another file.
+# By the name under which a loss is built from it.
 PREPARED = {
     "codebook": Prepared(
         "the codebook", _find_codebook, _codebook_job, open_codebook,
-        lambda config: _read_codebook(config).tensors,
+        lambda config: _read_codebook(config).tensors, option="codebook",
     ),
     "decisions": Prepared(
         "the decision scores", _find_decisions, _decisions_job, open_subclasses,
-        lambda config: _read_decisions(config).tensors,
+        lambda config: _read_decisions(config).tensors, option="decisions",
+    ),
+    "means": Prepared(
+        "the class means", _find_means, _means_job, open_means, lambda config: {"means": _read_means(config)[1]},
     ),
 }  # fmt: skip
 
@@ -416,7 +511,8 @@ def prepared_of(config: Config) -> list[str]:
     """
     wanted = [(key, name) for key in losses_of(config) for name in find_loss(key).prepared]
     for key, name in wanted:
-        if name not in config:
+        option = PREPARED[name].option
+        if option is not None and option not in config:
             raise ValueError(
                 f"{key} is built from {PREPARED[name].what}, of which {config['method']} has no options; sum it with "
                 "letKD-1, letKD-2 or QuEST for a codebook, with letKD-2 for decisions"

@@ -29,8 +29,9 @@ from results.settings import MEASUREMENTS, SEEDS
 
 JOBS = {
     "train": "training", "evaluate": "evaluation", "probe": "linear probe", "export": "export",
-    "kmeans": "codebook (k-means)", "LDA": "decision scores (LDA)",
+    "kmeans": "codebook (k-means)", "LDA": "decision scores (LDA)", "class_means": "class means",
 }  # fmt: skip
+KINDS = {"kmeans": "codebook", "LDA": "decision scores", "class_means": "class means"}
 NONE = "-"
 
 
@@ -300,13 +301,16 @@ def _cost(group: Group) -> list[str]:
 
 
 def _supervision(section: Section) -> Table | None:
-    """Codebooks and decision scores."""
+    """What was made from teachers."""
     rows = []
     for run in section.supervision:
         facts = run.facts
         if run.mode == "kmeans":
             made = f"codebook of {text.value(facts.get('words'))} visual words"
             quality = f"perplexity {text.value(facts.get('perplexity'))}"
+        elif run.mode == "class_means":
+            made = "class means"
+            quality = f"mean cosine of two classes {text.value(facts.get('cosine'))}"
         else:
             components = text.value(facts.get("components"))
             made = f"decision scores at {facts.get('tap')}, {components} LDA components"
@@ -328,7 +332,7 @@ def _experiment(anchor: str, runs: list[Run], part: Part) -> Experiment:
     headline = f"{text.percent(groups[0].statistic('top1'))} %" if groups else ""
     mark = f"{text.MARK} " if groups and groups[0].marks else ""
     branch = f" in {first.branch}" if first.branch != Path() else ""
-    kinds = sorted({"codebook" if run.mode == "kmeans" else "decision scores" for run in runs if run not in trained})
+    kinds = sorted({KINDS[run.mode] for run in runs if run not in trained})
     own_charts = any(len(group.runs + group.repeated) > 1 for group in groups)
     return Experiment(
         anchor=anchor,

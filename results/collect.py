@@ -2,7 +2,7 @@
 
 Reads JSON alone, without torch. A run's place says which tree it belongs to:
 
-    [<branch>/][VQ/ | LDA/]A/B/C[/seed3]
+    [<branch>/][VQ/ | LDA/ | class_means/]A/B/C[/seed3]
 
 where A.B.C is its experiment, or the name of its own (`name=`), and a branch is a `localpath` below the one that is
 read.
@@ -23,7 +23,7 @@ Config = dict[str, Any]
 
 RESULTS, PROGRESS, TRIALS, PICTURES = "results.json", "progress.json", "trials.json", "pictures"
 NOT_RUNS = frozenset({"sacred", "report", "replaced", "tensorboard", PICTURES})
-SUPERVISION = {"kmeans": "VQ", "LDA": "LDA"}  # the folders of jobs that make it
+SUPERVISION = {"kmeans": "VQ", "LDA": "LDA", "class_means": "class_means"}  # the folders of jobs that make it
 MODES = frozenset({"train", "evaluate", "probe", "export", *SUPERVISION})
 # What the report reads of a file, by what it must be where it is there.
 TEXTS = (

@@ -10,7 +10,9 @@ Config = dict[str, Any]
 
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
-OUTPUT_FOLDERS = {"train": "", "evaluate": "", "probe": "", "export": "", "kmeans": "VQ", "LDA": "LDA"}
+OUTPUT_FOLDERS = {
+    "train": "", "evaluate": "", "probe": "", "export": "", "kmeans": "VQ", "LDA": "LDA", "class_means": "class_means",
+}  # fmt: skip
 RECORDS = ("progress.json", "results.json")  # while a run goes on, and of a finished one
 
 

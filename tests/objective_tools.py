@@ -107,7 +107,7 @@ def objective_of_method(method: str) -> Objective:
         config |= {"teacher": "resnet8", "num_words": NUM_WORDS}
         config |= {"subclasses_per_class": SUBCLASSES_PER_CLASS} if "subclasses_per_class" in config else {}
         teacher = Weights(create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
-    drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses}
+    drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses, "means": drawn_means}
     kinds = {
         key: SimpleNamespace(open=lambda config, student, teacher, draw=draw: draw()) for key, draw in drawn.items()
     }
@@ -122,6 +122,10 @@ def small_digits() -> Dataset:
 
 def drawn_codebook(channels: int = 64) -> Codebook:
     return Codebook(torch.randn(NUM_WORDS, channels))
+
+
+def drawn_means(channels: int = 64) -> Tensor:
+    return torch.randn(NUM_CLASSES, channels)
 
 
 def drawn_subclasses(channels: int = 64) -> SubclassTargets:

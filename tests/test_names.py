@@ -11,7 +11,7 @@ import main_classification
 from algorithms import check_method, check_options
 from config import experiments, recipes
 from config.experiments import canonical_name, default_config, load_experiment
-from config.options import Layers, Words
+from config.options import Layers, Words, WordsMap
 from config.schema import options_of
 from config.updates import check_updates, flat
 from distillation.expressions import losses_of, summands, weights_of
@@ -21,7 +21,7 @@ from results.settings import changed_network, changed_settings
 
 PAIR = "digits.RN14_RN8"
 CIFAR = "CIFAR100.resnetv1.RN56_RN20"
-OF_LETKD = {*options_of(Words), *options_of(Layers)}
+OF_LETKD = {*options_of(Words), *options_of(WordsMap), *options_of(Layers)}
 
 
 @pytest.fixture(autouse=True)

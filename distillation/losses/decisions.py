@@ -57,6 +57,10 @@ class Decisions(Loss):
         pooling = student.pooling_of(teacher, place, teacher_place)
         return cls(decisions, place=INTERMEDIATE, teacher_place=teacher_place, pooling=pooling)
 
+    @classmethod
+    def check_networks(cls, student: Network, teacher: Network, *, place: str, teacher_place: str) -> None:
+        student.pooling_of(teacher, place, teacher_place)
+
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         targets = self.subclasses.targets(self.teacher_map(teacher), batch.labels)
         return {"decisions": kl_to_scores(student.inner[self.place], targets)}

@@ -76,6 +76,10 @@ class Words(Loss):
             predictor = TemplateScores(student.outline.place(place).channels, codebook.num_words)
         return cls(codebook, place=place, teacher_place=teacher_place, pooling=pooling, predictor=predictor)
 
+    @classmethod
+    def check_networks(cls, student: Network, teacher: Network, *, place: str, teacher_place: str) -> None:
+        student.pooling_of(teacher, place, teacher_place)
+
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         return {"words": kl_to_scores(self.scores(student), self.codebook.targets(self.teacher_map(teacher)))}
 

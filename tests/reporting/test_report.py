@@ -740,6 +740,7 @@ def full(tree) -> Tree:
     tree.put("digits.RN8", 96.0, evaluations={"best": {"top1": 97.0, "weights": "best.pth"}}, device="CPU, 2 threads")
     tree.put("digits.RN14", None, mode="kmeans", place="VQ/digits/RN14", words=128, perplexity=115.5)
     tree.put("digits.RN14", None, mode="LDA", place="LDA/digits/RN14", tap="layer3.0", components=9)
+    tree.put("digits.RN14", None, mode="class_means", place="class_means/digits/RN14", cosine=0.25)
     tree.put("digits.RN8", place="second/digits/RN8")
     (tree.root / "digits/RN14").mkdir()
     (tree.root / "digits/RN14/results.json").write_text("{")
@@ -851,7 +852,10 @@ def test_a_run_without_the_first_metric_is_not_drawn_in_it(tree):
 
 def test_supervision_evaluations_and_probes_are_told(full):
     written = full.write()
-    for text in ("codebook of 128 visual words", "perplexity 115.50", "decision scores at layer3.0, 9 LDA components"):
+    for text in (
+        "codebook of 128 visual words", "perplexity 115.50", "decision scores at layer3.0, 9 LDA components",
+        "class means", "mean cosine of two classes 0.25",
+    ):  # fmt: skip
         written.says(text)
     for text in ("Linear probe", "map 50.50", "top1 97.00", "best.pth"):
         assert text in written.page

@@ -102,7 +102,7 @@ def test_half_precision_stays_in_the_connectors(key):
         torch.testing.assert_close(term, exact[name], rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("key", ["kd", "dkd", "cat-kd"])
+@pytest.mark.parametrize("key", ["kd", "dkd", "cat-kd", "kdpp"])
 def test_class_counts_that_differ_are_refused(key):
     cls = find_loss(key)
     teacher = network("wrn_40_2", num_classes=100)

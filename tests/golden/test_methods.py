@@ -146,7 +146,7 @@ def test_files_that_are_none(tmp_path, capsys):
     for name, message in {
         "kd.npz": "it is no file of arrays",
         "kd.npy": "it is no file of arrays",
-        "other.npz": "unknown method 'other'; known: at,",
+        "other.npz": f"unknown method 'other'; known: {METHODS[0]}, {METHODS[1]},",
         "missing.npz": "unknown method 'missing'",
         "dkd.npz": "there is no such file",
     }.items():

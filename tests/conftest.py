@@ -86,7 +86,7 @@ def few_digits() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def supervision(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher of one epoch with its codebook and decision scores, to be copied."""
+    """A teacher of one epoch with its codebook, decision scores and class means, to be copied."""
     from training_tools import train
 
     folder = tmp_path_factory.mktemp("supervision")
@@ -94,6 +94,7 @@ def supervision(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train("classification", folder, epochs=1)
         train("classification", folder, kmeans=16)
         train("classification", folder, LDA=5, subclasses_per_class=2)
+        train("classification", folder, class_means=True)
     return folder
 
 

@@ -29,6 +29,7 @@ PAIR = ("config=digits.RN14_RN8.letKD-2", "name=mine.RN8_RN8.letKD-2", *SUPERVIS
 
 CODEBOOK = "VQ/digits/RN8/codebook_K16.pth"
 DECISIONS = "LDA/digits/RN8/decisions_layer3.0_S2_L60.pth"
+MEANS = "class_means/digits/RN8/class_means.pth"
 RUN = "mine/RN8_RN8/letKD-2"
 
 TIMED = ("seconds", "images_per_second")  # what two equal runs measure differently

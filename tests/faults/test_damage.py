@@ -15,6 +15,7 @@ import torch
 from fault_tools import (
     CODEBOOK,
     DECISIONS,
+    MEANS,
     PAIR,
     RUN,
     damages,
@@ -32,7 +33,7 @@ from algorithms.trials import TRIALS
 from architectures import create_model
 from dataloaders import load_dataset
 from distillation.objective import Teacher
-from distillation.prepared import DECISION_TENSORS, open_codebook, open_subclasses
+from distillation.prepared import DECISION_TENSORS, open_codebook, open_means, open_subclasses
 from distillation.signals import Network
 from engine.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
 from engine.records import PROGRESS, RESULTS
@@ -99,6 +100,14 @@ def test_damaged_decision_scores_are_refused(number, folder, pair, networks):
     for damaged in damages(path.read_bytes(), number, seed=3):
         path.write_bytes(damaged)
         refusal(path, lambda: open_subclasses(pair, *networks))
+
+
+@short_and_long("number", 20, 200)
+def test_damaged_class_means_are_refused(number, folder, pair, networks):
+    path = folder / MEANS
+    for damaged in damages(path.read_bytes(), number, seed=12):
+        path.write_bytes(damaged)
+        refusal(path, lambda: open_means(pair, *networks))
 
 
 @short_and_long("number", 20, 200)

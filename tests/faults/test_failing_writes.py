@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from fault_tools import CODEBOOK, DECISIONS, PAIR, RUN, SMALL, TEACHER
+from fault_tools import CODEBOOK, DECISIONS, MEANS, PAIR, RUN, SMALL, TEACHER
 
 import download_cifar100_teacher
 import main_classification
@@ -26,6 +26,7 @@ ARTEFACTS = {
     f"{RUN}/results.json": GO_ON,
     CODEBOOK: (*TEACHER, "kmeans=16"),
     DECISIONS: (*TEACHER, "LDA=5", SMALL[1]),
+    MEANS: (*TEACHER, "class_means=True"),
     "VQ/digits/RN8/results.json": (*TEACHER, "kmeans=16"),
     "LDA/digits/RN8/results.json": (*TEACHER, "LDA=5", SMALL[1]),
 }

@@ -24,6 +24,7 @@ import torch
 from fault_tools import (
     CODEBOOK,
     DECISIONS,
+    MEANS,
     PAIR,
     RUN,
     SMALL,
@@ -257,7 +258,7 @@ def test_commands_that_are_killed_at_random_times_end_as_the_one_that_was_not(su
 
 # --- codebooks and decision scores -----------------------------------------------------------------------------------
 
-JOBS = {CODEBOOK: ("kmeans=16",), DECISIONS: ("LDA=5", SMALL[1])}
+JOBS = {CODEBOOK: ("kmeans=16",), DECISIONS: ("LDA=5", SMALL[1]), MEANS: ("class_means=True",)}
 
 
 @short_and_long("number", 1, 40)

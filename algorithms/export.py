@@ -36,6 +36,7 @@ from distillation.deployment import deploy, trace
 from distillation.signals import backbone_of
 from engine.numerics import device_name
 from engine.records import environment, log, now, update_results
+from results.places import folders_of
 from storage.state_dicts import Weights, fingerprint
 from storage.tensor_files import first_line, save_json, write_atomically
 
@@ -196,7 +197,7 @@ class Export(Evaluation):
 
     def _name(self, weights: str) -> str:
         trial = [f"seed{seed}" for seed in self.options.job.seeds]
-        return "-".join([self.options.job.run_name, *trial, weights])
+        return "-".join([".".join(folders_of(self.options.job.run_name)), *trial, weights])
 
     def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
         backbone = None

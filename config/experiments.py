@@ -211,17 +211,25 @@ def _summands(prefix: str, expression: str) -> list[str]:
     Raises:
         ValueError: one is missing or unknown, or they do not make a sum.
     """
-    from distillation.expressions import list_methods, summands
+    from distillation.expressions import list_methods, parts, split, summands
 
     known = list_methods()
-    names = expression.split("+")
+    names = split(expression)
+
+    def nearest(name: str) -> list[str]:
+        transforms, method = parts(name)
+        return [":".join([*transforms, other]) for other in _nearest(method, known)]
+
     for number, name in enumerate(names):
-        if name and name not in known:
-            if not (near := _nearest(name, known)):
-                raise ValueError(f"unknown method {name!r} in {f'{prefix}.{expression}'!r}; known: {', '.join(known)}")
-            rest = [next(iter(_nearest(other, known)), other) for other in names]
+        _, method = parts(name)
+        if name and method not in known:
+            if not (near := nearest(name)):
+                raise ValueError(
+                    f"unknown method {method!r} in {f'{prefix}.{expression}'!r}; known: {', '.join(known)}"
+                )
+            rest = [next(iter(nearest(other)), other) for other in names]
             meant = (f"{prefix}.{'+'.join([*rest[:number], other, *rest[number + 1 :]])}" for other in near)
-            raise ValueError(f"unknown method {name!r}; did you mean config={' or '.join(map(repr, meant))}?")
+            raise ValueError(f"unknown method {method!r}; did you mean config={' or '.join(map(repr, meant))}?")
     return summands(expression)
 
 

@@ -56,9 +56,9 @@ def _unknown_option(key: str, defaults: Config) -> str:
         return unknown("option", key, sorted(defaults))
     if prefix in defaults:
         return f"{prefix} is an option of its own, and {key} is none"
-    from distillation.expressions import losses_of
+    from distillation.expressions import parts_of
 
-    losses = losses_of(defaults)
+    losses = parts_of(defaults)
     if prefix not in losses:
         return f"unknown option {key!r}: {defaults['config']} has no loss {prefix}; its losses: {', '.join(losses)}"
     names = {*defaults, *(OTHER_NAMES[own] for own in defaults if own in OTHER_NAMES)}

@@ -18,9 +18,11 @@ from distillation.expressions import (
     PENULTIMATE,
     losses_of,
     option_of,
+    transforms_of,
     weights_of,
 )
-from distillation.losses import Data, Loss, find_loss
+from distillation.losses import Data, Loss, find_loss, find_transform
+from distillation.losses.base import Part
 from distillation.objective import Objective, Teacher, union
 from distillation.prepared import PREPARED
 from distillation.signals import Network, measured
@@ -152,31 +154,35 @@ def fold_teacher_(teacher: Teacher) -> None:
 
 
 def build_loss(key: str, config: Config, dataset: Dataset, student: Network, teacher: Teacher | None) -> Loss:
-    """A loss for two networks, drawn under a seed of its own: another loss beside it changes nothing.
+    """A loss for two networks, drawn under a seed of its own: another loss beside it changes nothing; behind transforms
+    where the method has them.
 
     Raises:
         ValueError: an option is none of its choices, or as `Loss.build`.
     """
     cls = find_loss(key)
-    options = _options_of(key, config)
-    options |= {name: PREPARED[name].open(config, student, teacher) for name in cls.prepared}
+    options = _options(cls, config) | {name: PREPARED[name].open(config, student, teacher) for name in cls.prepared}
     num_images = None if dataset.train is None else len(dataset.train)
-    data = Data(num_images, dataset.num_classes)
+    networks = student, teacher and teacher.network, Data(num_images, dataset.num_classes)
     with _drawn_from(config["seed"], key):
-        return cls.build(student, teacher and teacher.network, data, **options)
+        loss = cls.build(*networks, **options)
+    transforms = {}
+    for name in transforms_of(config).get(key, ()):
+        with _drawn_from(config["seed"], f"{name}:{key}"):
+            transforms[name] = find_transform(name).build(*networks, **_options(find_transform(name), config))
+    return loss.behind(transforms) if transforms else loss
 
 
-def _options_of(key: str, config: Config) -> dict[str, Any]:
-    """The options of a loss by the names of its fields.
+def _options(part: type[Part], config: Config) -> dict[str, Any]:
+    """What an experiment says of the options of a loss or transform, by the names of its fields.
 
     Raises:
         ValueError: one is none of its choices.
     """
-    fields = find_loss(key).options()
-    options = {field.name: option_of(config, f"{key}.{field.name}", field.default) for field in fields}
-    for field in fields:
-        _check_choice(field.name, options[field.name], field.metadata.get("choices"))
-    return options
+    found = {name: option_of(config, f"{part.key}.{name}", default) for name, default in part.defaults().items()}
+    for field in part.options():
+        _check_choice(field.name, found[field.name], field.metadata.get("choices"))
+    return found
 
 
 def check_networks(config: Config, dataset: Dataset) -> None:
@@ -199,7 +205,7 @@ def check_networks(config: Config, dataset: Dataset) -> None:
     teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
     for key in keys:
         if losses[key].prepared:
-            losses[key].check_networks(student, untrained, **_options_of(key, config))
+            losses[key].check_networks(student, untrained, **_options(losses[key], config))
         else:
             build_loss(key, config, dataset, student, teacher)
 

@@ -1,17 +1,19 @@
 """Methods by name, and sums of them: "letKD-2+DKD" is letKD-2 and DKD in one objective.
 
 A method is a loss beside the cross-entropy, called by its own name, or one of the paper's: names of sums of the losses
-`words` and `decisions`, each at its place, and of KD layers in the student. The canonical order of a sum is that of its
-losses, whatever was written.
+`words` and `decisions`, each at its place, and of KD layers in the student. In front of one on logits may stand
+transforms, "ctkd:lskd:KD". The canonical order of a sum is that of its losses, and of transforms the one in which they
+act, whatever was written.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from config.options import PUBLISHED_NAMES
 from config.schema import Option
-from distillation.losses import find_loss, list_losses
+from distillation.losses import LogitLoss, find_loss, find_transform, list_losses, list_transforms
 
 ALONE = "classification"  # a network alone: cross-entropy and no teacher
 PAPER = {"letKD-1": ("words",), "letKD-2": ("words", "decisions"), "QuEST": ("words",)}
@@ -25,42 +27,86 @@ def list_methods() -> list[str]:
     return [*PAPER, *(method for key in list_losses() if (method := find_loss(key).method))]
 
 
-def brought_by(method: str) -> tuple[str, ...]:
-    """Keys of the losses that a method brings."""
+def parts(summand: str) -> tuple[tuple[str, ...], str]:
+    """The transforms of a summand as they are written, and its method: ("ctkd", "lskd"), "KD" of "ctkd:lskd:KD"."""
+    *transforms, method = summand.split(":")
+    return tuple(transforms), method
+
+
+def brought_by(summand: str) -> tuple[str, ...]:
+    """Keys of the losses that a method brings, with transforms in front of it or without."""
+    _, method = parts(summand)
     return PAPER.get(method) or (method.lower(),)
 
 
+def split(expression: str) -> list[str]:
+    """What stands between the pluses; parentheses are read as colons, lskd(KD) as lskd:KD."""
+    while (plain := re.sub(r"(\w+)\(([^()+]*)\)", r"\1:\2", expression)) != expression:
+        expression = plain
+    return expression.split("+")
+
+
 def summands(expression: str) -> list[str]:
-    """The methods of an expression in canonical order.
+    """The methods of an expression in canonical order, with their transforms in theirs.
 
     Raises:
-        ValueError: a method is missing, unknown, there twice, or two of them cannot be in one sum; names them.
+        ValueError: a method is missing, unknown, there twice, or two of them cannot be in one sum, or a transform is
+            unknown or cannot stand there; names them.
     """
-    names = expression.split("+")
+    names = split(expression)
     if not expression:
         raise ValueError("the name of a method is missing")
     for number, name in enumerate(names):
         if not name:
             where = "after '+'" if number else f"before '+{names[1]}'"
             raise ValueError(f"{expression}: a method is missing {where}")
-        if name not in list_methods():
-            raise ValueError(_unknown(name, known=[*list_methods(), ALONE]))
+        transforms, method = parts(name)
+        if method not in list_methods():
+            raise ValueError(_unknown("method", method, known=[*list_methods(), ALONE]))
+        for transform in transforms:
+            if transform not in list_transforms():
+                raise ValueError(_unknown("transform", transform, known=list_transforms()))
+        _check_transforms(transforms, method)
     for number, name in enumerate(names):
         for other in names[:number]:
             _check_pair(expression, other, name)
-    return sorted(names, key=list_methods().index)
+    return sorted(map(_ordered, names), key=lambda name: list_methods().index(parts(name)[1]))
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    lower = {method.lower(): method for method in known}
+def _ordered(summand: str) -> str:
+    transforms, method = parts(summand)
+    return ":".join([*sorted(transforms, key=list_transforms().index), method])
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    lower = {choice.lower(): choice for choice in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f" did you mean {lower[near[0]]!r}?" if near else ""
-    return f"unknown method {name!r};{hint} known: {', '.join(known)}"
+    return f"unknown {kind} {name!r};{hint} known: {', '.join(known)}"
+
+
+def _check_transforms(transforms: tuple[str, ...], method: str) -> None:
+    for number, name in enumerate(transforms):
+        said = f"{name}:{method}"
+        if name in transforms[:number]:
+            raise ValueError(f"{':'.join([*transforms, method])}: {name} is there twice")
+        loss = None if method in PAPER else find_loss(method.lower())
+        if loss is None or not issubclass(loss, LogitLoss):
+            others = (find_loss(key) for key in list_losses())
+            known = ", ".join(other.method for other in others if issubclass(other, LogitLoss) and other.method)
+            raise ValueError(f"{said}: {name} stands in front of a loss on logits, and {method} is none; try {known}")
+        transform = find_transform(name)
+        if lacking := set(transform.replaces) - set(loss.defaults()):
+            raise ValueError(f"{said}: {name} sets the {min(lacking)}, and {method} has none; leave out {name}")
+        if transform.weighs_rows and not loss.per_sample:
+            raise ValueError(
+                f"{said}: {name} weighs what {method} compares, which is no mean over samples; leave it out"
+            )
 
 
 def _check_pair(expression: str, one: str, other: str) -> None:
-    if one == other:
-        raise ValueError(f"{expression}: {one} is there twice")
+    if parts(one)[1] == parts(other)[1]:
+        raise ValueError(f"{expression}: {parts(one)[1]} is there twice")
     # A part that is also a method of its own stands once in a sum with it.
     shared = [key for key in brought_by(one) if key in brought_by(other) and key not in (one.lower(), other.lower())]
     if shared:
@@ -99,6 +145,20 @@ def losses_of(config: Config) -> list[str]:
     return [key for key in list_losses() if key in keys]
 
 
+def transforms_of(config: Config) -> dict[str, tuple[str, ...]]:
+    """Transforms in front of losses, in the order in which they act, by the keys of these losses."""
+    if config["method"] == ALONE:
+        return {}
+    found = {brought_by(name)[0]: parts(name)[0] for name in summands(config["method"])}
+    return {key: transforms for key, transforms in found.items() if transforms}
+
+
+def parts_of(config: Config) -> list[str]:
+    """Keys of all that has options of its own, with a point behind them: losses and transforms."""
+    there = {name for transforms in transforms_of(config).values() for name in transforms}
+    return [*losses_of(config), *(name for name in list_transforms() if name in there)]
+
+
 def needs_teacher(config: Config) -> bool:
     """Whether a loss of an experiment reads a teacher."""
     return any(find_loss(key).needs_teacher for key in losses_of(config))
@@ -116,9 +176,11 @@ def places_of(config: Config, key: str) -> tuple[str, str]:
 
 
 def described(name: str) -> Option | None:
-    """An option of a loss, `dkd.nckd`; None for those of others."""
+    """An option of a loss or transform, `dkd.nckd`; None for those of others."""
     key, dot, _ = name.partition(".")
-    return find_loss(key).described().get(name) if dot and key in list_losses() else None
+    if not dot or key not in (*list_losses(), *list_transforms()):
+        return None
+    return (find_loss(key) if key in list_losses() else find_transform(key)).described().get(name)
 
 
 def weights_of(config: Config) -> dict[str, float]:
@@ -138,13 +200,28 @@ def default_options(methods: list[str], teacher: str, student: str) -> dict[str,
     where that stands alone, and else 1.
     """
     options: dict[str, Any] = {}
-    keys = {key for method in methods for key in brought_by(method)} - {"words", "decisions"}
-    for key in (key for key in list_losses() if key in keys):
-        loss = find_loss(key)
-        own = loss.published.get((teacher, student), {})
+    by_key = {key: method for method in methods for key in brought_by(method) if method not in PAPER}
+    for key in (key for key in list_losses() if key in by_key):
+        loss, (transforms, _) = find_loss(key), parts(by_key[key])
+        own = published(by_key[key], teacher, student)
         weights = {loss.weight_option(term): float(own[term]) for term in loss.terms if term in own}
-        others = {f"{key}.{field.name}": own[field.name] for field in loss.options() if field.name in own}
-        options |= {name: said.default for name, said in loss.described().items()} | weights | others
+        options |= {name: said.default for name, said in loss.described().items()} | weights
+        for part in (loss, *map(find_transform, transforms)):
+            defaults = part.defaults()
+            options |= {f"{part.key}.{name}": own.get(name, default) for name, default in defaults.items()}
+        for replaced in (name for each in transforms for name in find_transform(each).replaces):
+            del options[f"{key}.{replaced}"]
         if len(methods) == 1:
             options["ce.weight"] = float(own.get("ce", loss.ce))
     return options
+
+
+def published(summand: str, teacher: str, student: str) -> dict[str, Any]:
+    """What is published for a method and its transforms, of a pair: terms and options by their own names, and "ce"."""
+    transforms, inner = parts(summand)
+    found = dict(find_loss(inner.lower()).published.get((teacher, student), {}))
+    for name in reversed(transforms):
+        known = find_transform(name).published.get(inner, {})
+        found |= {**known.get(None, {}), **known.get((teacher, student), {})}
+        inner = f"{name}:{inner}"
+    return found

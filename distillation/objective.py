@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from architectures import Input
 from dataloaders import Batch
-from distillation.losses.base import Loss, loss_precision
+from distillation.losses.base import Loss, Part, loss_precision
 from distillation.signals import Network, Signals, Wanted
 from letkd import KDLayer, TemplateScores
 
@@ -121,11 +121,16 @@ class Objective(nn.Module):
         return dict(zip(scales, values, strict=True))
 
     def on_epoch(self, epoch: int, epochs: int) -> None:
-        """Tell all losses which epoch begins or goes on, from 1."""
-        for loss in self.losses.values():
-            loss.on_epoch(epoch, epochs)
+        """Tell all losses, and what stands in front of them, which epoch begins or goes on, from 1."""
+        for part in self.losses.modules():
+            if isinstance(part, Part):
+                part.on_epoch(epoch, epochs)
 
     def forward(self, batch: Batch, *, with_statistics: bool = False) -> Step:
+        if batch.other_labels is not None and (
+            those := [key for key, loss in self.losses.items() if not loss.takes_mixed]
+        ):
+            raise ValueError(f"{', '.join(those)} cannot weigh the labels of mixed images; do not mix any")
         images = self.input(batch.images)
         taught = None
         if self.teacher is not None:
@@ -140,6 +145,10 @@ class Objective(nn.Module):
                     statistics |= loss.statistics(student, taught, batch)
             total = sum(self.weights[name] * term for name, term in terms.items())
         return Step(total, student.logits, {name: term.detach() for name, term in terms.items()}, statistics)
+
+    def _check_mixed(self) -> None:
+        if those := [key for key, loss in self.losses.items() if not loss.takes_mixed]:
+            raise ValueError(f"{', '.join(those)} cannot weigh the labels of mixed images; leave out one of both")
 
 
 def union(wanted: Any) -> Wanted:

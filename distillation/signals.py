@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from architectures import Outline, Place, TappedNetwork, outline
 from letkd import KDLayer, Student
 from letkd.layer import ChannelsLastKDLayer, TokenKDLayer
-from letkd.maps import as_map
+from letkd.maps import as_map, evaluating
 from letkd.taps import submodule
 
 
@@ -126,6 +126,18 @@ class Network:
     def pooling_of(self, teacher: "Network", place: str, teacher_place: str | None = None) -> int:
         """As `pooling_between`, of this network and its teacher."""
         return pooling_between(self.outline, teacher.outline, place, teacher_place or place)
+
+    def pools(self, place: str) -> bool:
+        """Whether what enters the classifier is the mean of a map over its positions, as seen with an image."""
+        if self.outline.head is None or self.outline.place(place).channels != self.outline.num_features:
+            return False
+        parameter = next(self.module.parameters())
+        side = self.outline.image_size
+        image = torch.linspace(-2, 2, 3 * side * side).view(1, 3, side, side).to(parameter)
+        with evaluating(self.module), torch.no_grad():
+            found = self.reading(Wanted(pooled=True, maps=(place,)))(image)
+        mean = found.maps[place].mean(dim=(2, 3))
+        return torch.allclose(found.pooled, mean, rtol=1e-3, atol=1e-4 * mean.abs().max().item())
 
     def reading(self, wanted: Wanted) -> "Network":
         """The same network, of which other signals are read."""

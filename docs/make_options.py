@@ -15,7 +15,7 @@ from config.experiments import ENTRY_OPTIONS, load_experiment
 from config.former_names import FORMER_NAMES
 from config.options import OPTIONS, PUBLISHED_NAMES
 from config.schema import EVERY_JOB, JOBS, Option
-from distillation.losses import find_loss, list_losses
+from distillation.losses import find_loss, find_transform, list_losses, list_transforms
 from main_classification import experiment
 
 PAGE = Path(__file__).with_name("options.md")
@@ -84,7 +84,8 @@ Every experiment has its own defaults, which `print_config` shows. Here they are
 `config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD`, an experiment of one method or of a sum of methods, has those of its
 losses, and train reads them. A weight is what a term of the sum is multiplied by. That of cross-entropy is the
 published one where a method stands alone, and a pair with published values of its own has those. The weights of letKD
-have their published names too, and either is understood. So are names of earlier versions, with a notice.
+have their published names too, and either is understood. So are names of earlier versions, with a notice. A transform,
+`ctkd:KD`, has options of its own; what it sets itself, there the temperature, is no option any more.
 
 {_table(list(_of_losses()))}
 """
@@ -115,11 +116,12 @@ def _first_sentence(described: Any) -> str:
 
 
 def _of_losses() -> Iterator[tuple[str, ...]]:
-    """Weights and options of every loss, in the order of summation."""
+    """Weights and options of every loss, in the order of summation, and options of what stands in front of losses."""
     published = {key: f"`{name}`" for key, name in PUBLISHED_NAMES.items()}
     yield "option", "default", "meaning", "published name"
-    for key in list_losses():
-        for name, said in find_loss(key).described().items():
+    parts = [*map(find_loss, list_losses()), *map(find_transform, list_transforms())]
+    for part in parts:
+        for name, said in part.described().items():
             yield f"`{name}`", _written(said.default), _meaning(said), published.get(name, "")
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from config.command_lines import typed
 from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
+from results.places import folders_of
 from results.settings import FOLDER_DATASETS, bearing
 
 TEACHER, STUDENT = "teacher", "student"
@@ -425,7 +426,7 @@ class _Table:
         """What goes on with an unfinished run; None where it would only repeat what went wrong, or nothing is known."""
         experiment = run.options["config"] if run.has_own_name else run.experiment
         own = self.experiments.get(experiment)
-        folders = run.experiment.split(".") + [f"seed{run.trial}"] * (run.trial is not None)
+        folders = [*folders_of(run.experiment), *[f"seed{run.trial}"] * (run.trial is not None)]
         was_moved = run.place != run.branch.joinpath(*folders)
         if own is None or run.apart or was_moved or run.facts.get("state") == "diverged":
             return None

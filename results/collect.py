@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from results.places import folders_of
 from results.settings import MEASUREMENTS, TOP_K, changed_measurement, changed_settings, seed_of
 from storage.documents import first_line, load_json
 
@@ -239,7 +240,7 @@ def _run(
     trial = seed_of(place.name)
     if trial is not None:
         parts.pop()
-    own_parts = experiment.split(".")
+    own_parts = list(folders_of(experiment))
     if parts[-len(own_parts) :] == own_parts:
         del parts[-len(own_parts) :]
     if parts and parts[-1] == SUPERVISION.get(facts["mode"]):

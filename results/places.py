@@ -16,9 +16,16 @@ OUTPUT_FOLDERS = {
 RECORDS = ("progress.json", "results.json")  # while a run goes on, and of a finished one
 
 
+def folders_of(name: str) -> tuple[str, ...]:
+    """The folders of a dotted name. The colon of a transform, lskd:KD, is a tilde there, lskd~KD: no folder of Windows
+    has a colon, and rsync takes what stands before one for a host.
+    """
+    return tuple(name.replace(":", "~").split("."))
+
+
 def output_directory(localpath: str, experiment: str, mode: str) -> Path:
     """The directory of one experiment's outputs in one mode."""
-    return Path(localpath, OUTPUT_FOLDERS[mode], *experiment.split("."))
+    return Path(localpath, OUTPUT_FOLDERS[mode], *folders_of(experiment))
 
 
 def run_name(config: Config) -> str:

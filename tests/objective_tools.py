@@ -27,6 +27,7 @@ from main_classification import default_config
 from storage.state_dicts import Weights
 
 SUM = "letKD-2+DKD+AT"
+TRANSFORMED = ("lskd:DKD", "ctkd:KD", "sdd:NKD", "sdd:ctkd:lskd:KD")
 IMAGE_SIZE, NUM_CLASSES, NUM_WORDS, SUBCLASSES_PER_CLASS = 8, 10, 16, 2
 
 
@@ -94,8 +95,8 @@ def pooled_maps(student: Network, teacher: Teacher, images: Tensor) -> dict[str,
 
 
 def every_method() -> list[str]:
-    """All registered methods, a network alone, and a sum."""
-    return [ALONE, *list_methods(), SUM]
+    """All registered methods, a network alone, a sum, and some behind transforms."""
+    return [ALONE, *list_methods(), SUM, *TRANSFORMED]
 
 
 def objective_of_method(method: str) -> Objective:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from architectures import Input, create_model
 from config.options import Protocol
 from dataloaders import Batch
-from distillation.losses import Loss
+from distillation.losses import LogitLoss, Loss, Transform
+from distillation.losses.base import Part
 from engine.accuracy import evaluate
 from engine.meter import Meter
 from engine.optimization import make_optimizer
@@ -121,11 +122,14 @@ def batch_on_meta(size: int = 8, *, mixed: bool = False) -> Batch:
 def test_a_step_of_every_method(method):
     objective = objective_of_method(method).train().to(META, memory_format=torch.channels_last)
     step = TrainStep(objective, make_optimizer(objective, PROTOCOL), nullcontext)
-    shown = [key for key, loss in objective.losses.items() if type(loss).statistics is not Loss.statistics]
+    silent = {cls.statistics for cls in (Loss, LogitLoss, Transform)}
+    shown = {type(part) for part in objective.losses.modules() if isinstance(part, Part)}
+    shown = {part.key for part in shown if part.statistics not in silent}
+    mixes = all(loss.takes_mixed for loss in objective.losses.values())
     with on_meta(EPOCH + (LOOKS if shown else []) + (WORDS_SEEN if "words" in shown else [])):
         meter = Meter(META)
         objective.on_epoch(1, 4)
-        for batch in (batch_on_meta(), batch_on_meta(mixed=True)):  # the first makes the optimiser's buffers
+        for batch in (batch_on_meta(), batch_on_meta(mixed=mixes)):  # the first makes the optimiser's buffers
             result = step(batch, with_statistics=True)
             meter.add(result, batch.labels)
         meter.look(result.statistics)

@@ -7,14 +7,21 @@ from config.schema import option
 from distillation.losses.base import (
     Connector,
     Data,
-    LogitLoss,
     Loss,
     Needs,
-    divergence,
     find_loss,
     list_losses,
     register_loss,
     warm_up,
+)
+from distillation.losses.logits import (
+    LogitLoss,
+    Rows,
+    Transform,
+    divergence,
+    find_transform,
+    list_transforms,
+    register_transform,
 )
 from distillation.signals import Wanted
 
@@ -27,11 +34,16 @@ __all__ = [
     "LogitLoss",
     "Loss",
     "Needs",
+    "Rows",
+    "Transform",
     "Wanted",
     "divergence",
     "find_loss",
+    "find_transform",
     "list_losses",
+    "list_transforms",
     "option",
     "register_loss",
+    "register_transform",
     "warm_up",
 ]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.options import OPTIONS, PUBLISHED_NAMES
@@ -24,6 +23,9 @@ from distillation.signals import Network, Signals, Wanted
 from letkd.losses import autocast_is_on, no_autocast
 
 WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protocol that they belong to
+STEERS = {"jobs": ("train",), "bears": "training"}  # of every option of a loss
+# Pairs that methods are compared with on ImageNet.
+IMAGENET = (("torchvision/resnet34", "torchvision/resnet18"), ("torchvision/resnet50", "mobilenetv1"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,45 @@ class NoOptions:
     """Of a loss without options."""
 
 
-class Loss(nn.Module):
+class Part(nn.Module):
+    """What has options on the command line and is told of epochs: a loss, or a transform in front of one.
+
+    Attributes:
+        key: what options are called by.
+        Options: a frozen dataclass made of `option(...)`.
+    """
+
+    key: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+
+    @classmethod
+    def options(cls) -> tuple[dataclasses.Field, ...]:
+        """The fields of its options."""
+        return dataclasses.fields(cls.Options)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The values of its options where nothing else is said."""
+        return dataclasses.asdict(cls.Options())
+
+    @classmethod
+    def described(cls) -> dict[str, Option]:
+        """Its options by their names on the command line; they steer a training alone."""
+        options = options_of(cls.Options, prefix=f"{cls.key}.")
+        return {name: dataclasses.replace(said, **STEERS) for name, said in options.items()}
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before the first step of an epoch, and when a run goes on inside one.
+
+        A pure function of both; what changes are 0-dim buffers, filled in place, so that a recorded step sees it.
+
+        Args:
+            epoch: from 1.
+            epochs: of the whole run.
+        """
+
+
+class Loss(Part):
     """Base of all losses; a subclass sets the attributes and writes `__init__`, `build` where it needs more, `forward`.
 
     Attributes:
@@ -66,22 +106,21 @@ class Loss(nn.Module):
             option `<key>.weight`, others by `<key>.<term>`.
         ce: weight of the cross-entropy where the method stands alone.
         published: weights and options by (teacher, student), where a pair has its own; "ce" is the cross-entropy's.
-        Options: a frozen dataclass made of `option(...)`.
         needs_teacher: whether it reads the teacher's signals.
         prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
         replaces_classifier: whether the student predicts through another classifier than its own.
+        takes_mixed: whether it can weigh the two labels of a mixed image.
         needs: of the instance; set by `__init__`.
     """
 
-    key: ClassVar[str]
     method: ClassVar[str | None]
     terms: ClassVar[Mapping[str, float]]
     ce: ClassVar[float] = 1.0
     published: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
-    Options: ClassVar[type] = NoOptions
     needs_teacher: ClassVar[bool] = True
     prepared: ClassVar[tuple[str, ...]] = ()
     replaces_classifier: ClassVar[bool] = False
+    takes_mixed: ClassVar[bool] = True
     needs: Needs
 
     @classmethod
@@ -95,17 +134,11 @@ class Loss(nn.Module):
         return f"{cls.key}.{'weight' if term == cls.key else term}"
 
     @classmethod
-    def options(cls) -> tuple[dataclasses.Field, ...]:
-        """The fields of its options."""
-        return dataclasses.fields(cls.Options)
-
-    @classmethod
     def described(cls) -> dict[str, Option]:
-        """Its weights and options by their names on the command line; they steer a training alone.
+        """Its weights and options by their names on the command line.
 
         What has a published name is described under that one.
         """
-        steers = {"jobs": ("train",), "bears": "training"}
         weights = [
             Option(
                 name=cls.weight_option(term),
@@ -113,12 +146,11 @@ class Loss(nn.Module):
                 types=(float,),
                 help=f"weight of the term `{cls.term_name(term)}`",
                 at_least=0,
-                **steers,
+                **STEERS,
             )
             for term, weight in cls.terms.items()
         ]
-        options = options_of(cls.Options, prefix=f"{cls.key}.").values()
-        found = {said.name: said for said in (*weights, *(dataclasses.replace(said, **steers) for said in options))}
+        found = {said.name: said for said in weights} | super().described()
         published = {name: OPTIONS[PUBLISHED_NAMES[name]] for name in found if name in PUBLISHED_NAMES}
         return found | {name: dataclasses.replace(said, name=name) for name, said in published.items()}
 
@@ -147,70 +179,9 @@ class Loss(nn.Module):
         """The terms, scalars that are not weighted; 0 that keeps the graph where no sample counts."""
         raise NotImplementedError
 
-    def on_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before the first step of an epoch, and when a run goes on inside one.
-
-        A pure function of both; what changes are 0-dim buffers, filled in place, so that a recorded step sees it.
-
-        Args:
-            epoch: from 1.
-            epochs: of the whole run.
-        """
-
     def statistics(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
         """What one wants to see now and then, on the device; names end in how steps are summed up: /mean or /count."""
         return {}
-
-
-class LogitLoss(Loss):
-    """A loss that compares logits sample by sample: `compare` is all that a subclass writes.
-
-    Args:
-        temperature: what `compare` gets; an option of most subclasses.
-    """
-
-    def __init__(self, temperature: float = 1.0):
-        super().__init__()
-        self.temperature = temperature
-        self.needs = Needs(student=Wanted(logits=True), teacher=Wanted(logits=True))
-
-    @classmethod
-    def build(cls, student: Network, teacher: Network, data: Data, **options: Any) -> "LogitLoss":
-        check_classes(cls.method or cls.key, student, teacher)
-        return cls(**options)
-
-    def compare(
-        self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor
-    ) -> dict[str, Tensor]:
-        """Every term of every sample, (B,)."""
-        raise NotImplementedError
-
-    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
-        values = self.compare(student.logits, teacher.logits, batch.labels, self.temperature)
-        if batch.other_labels is None:
-            return {name: value_B.mean() for name, value_B in values.items()}
-        others = self.compare(student.logits, teacher.logits, batch.other_labels, self.temperature)
-        return {name: torch.lerp(others[name], value_B, batch.share).mean() for name, value_B in values.items()}
-
-
-def check_classes(method: str, student: Network, teacher: Network) -> None:
-    """Refuse networks of unequal numbers of classes.
-
-    Raises:
-        ValueError: names the method, both networks and their classes.
-    """
-    one, other = student.outline, teacher.outline
-    if one.num_classes != other.num_classes:
-        raise ValueError(
-            f"{method} compares logits class by class: {one.network} has {one.num_classes} classes "
-            f"and {other.network} {other.num_classes}; choose a teacher of the same classes"
-        )
-
-
-def divergence(student_BN: Tensor, teacher_BN: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of every sample, (B,); finite for finite logits."""
-    log_p_BN, log_q_BN = student_BN.log_softmax(dim=1), teacher_BN.log_softmax(dim=1)
-    return F.kl_div(log_p_BN, log_q_BN, reduction="none", log_target=True).sum(dim=1)
 
 
 # --- precision -------------------------------------------------------------------------------------------------------
@@ -240,15 +211,16 @@ class Connector(nn.Sequential):
             return super().forward(features)
 
 
-def warm_up(epoch: int, epochs: int, length: float | None = None) -> float:
+def warm_up(epoch: int, epochs: int, length: float | None = None, *, published: int = WARM_UP) -> float:
     """min(epoch / length, 1) as the published methods raise their weights.
 
     Args:
         epoch: those that count; some methods count from 0.
         epochs: of the run.
-        length: None for the published 20 of 240 epochs, scaled to the run's; 0 for none.
+        length: None for the published one of 240 epochs, scaled to the run's; 0 for none.
+        published: that one.
     """
-    length = WARM_UP * epochs / WARM_UP_OF if length is None else length
+    length = published * epochs / WARM_UP_OF if length is None else length
     return min(epoch / length, 1.0) if length else 1.0
 
 
@@ -287,9 +259,9 @@ def list_losses() -> list[str]:
     return sorted(_LOSSES, key=lambda key: (ORDER.index(key) if key in ORDER else len(ORDER), key))
 
 
-# Ours: the losses of the paper, then those on logits, then those on features. Others follow by name.
+# Ours: the losses of the paper, then those on logits, without a teacher, on features. Others follow by name.
 ORDER = (
-    "ce", "words", "decisions", "kd", "dkd",
-    "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ofd", "reviewkd",
-    "itrd", "cat-kd", "srrl", "kdpp", "ab", "ft", "fsp",
+    "ce", "words", "decisions", "kd", "dkd", "nkd", "dist", "ttm", "wttm", "ls", "tfkd",
+    "fitnet", "at", "sp", "cc", "vid", "rkd", "pkt", "nst", "ofd", "reviewkd", "itrd", "cat-kd", "srrl", "kdpp",
+    "ab", "ft", "fsp",
 )  # fmt: skip

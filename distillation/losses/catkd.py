@@ -22,7 +22,8 @@ from torch import Tensor
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, check_classes, register_loss
+from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.logits import check_classes
 from distillation.losses.maps import average_to, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
 

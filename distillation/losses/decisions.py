@@ -31,6 +31,7 @@ class Decisions(Loss):
 
     terms = {"decisions": 1.0}
     prepared = ("decisions",)
+    takes_mixed = False  # sub-classes are those of the image's own class
 
     @dataclass(frozen=True)
     class Options:

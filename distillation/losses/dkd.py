@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import LogitLoss, divergence, register_loss, warm_up
+from distillation.losses.base import register_loss, warm_up
+from distillation.losses.logits import LogitLoss, divergence, other_logits
 
 BETA = {
     8.0: (
@@ -71,7 +72,6 @@ class DKD(LogitLoss):
 
 def decouple(logits_BN: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the label's class against all others (B, 2), and logits of the others (B, N - 1)."""
-    labels_B1 = labels_B.unsqueeze(1)
-    others_BM = torch.arange(logits_BN.shape[1] - 1, device=logits_BN.device).expand(len(logits_BN), -1)
-    rest_BM = logits_BN.gather(1, others_BM + (others_BM >= labels_B1))
-    return torch.cat([logits_BN.gather(1, labels_B1), rest_BM.logsumexp(dim=1, keepdim=True)], dim=1), rest_BM
+    rest_BM = other_logits(logits_BN, labels_B)
+    own_B1 = logits_BN.gather(1, labels_B.unsqueeze(1))
+    return torch.cat([own_B1, rest_BM.logsumexp(dim=1, keepdim=True)], dim=1), rest_BM

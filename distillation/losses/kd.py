@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import LogitLoss, divergence, register_loss
+from distillation.losses.base import register_loss
+from distillation.losses.logits import LogitLoss, divergence
 
 
 @register_loss("KD")

@@ -30,16 +30,8 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import (
-    Connector,
-    Data,
-    Loss,
-    Needs,
-    check_classes,
-    divergence,
-    register_loss,
-    warm_up,
-)
+from distillation.losses.base import Connector, Data, Loss, Needs, register_loss, warm_up
+from distillation.losses.logits import check_classes, divergence
 from distillation.losses.maps import EPSILON, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
 

@@ -122,7 +122,7 @@ FAULTS = {
         lambda arrays: {name: array for name, array in arrays.items() if name != "input/teacher_logits"},
         "there is no array 'input/teacher_logits'; there are input/",
     ),
-    "other_shape": (lambda arrays: arrays | {"loss/kd": torch.ones(1)}, "loss/kd has the shape (1,), and ours ()"),
+    "other_shape": (lambda arrays: arrays | {"loss/kd": torch.ones(2)}, "loss/kd has the shape (2,), and ours ()"),
     "not_finite": (with_nan, "DIFFERS"),
     "nothing_to_compare": (without_results, "nothing was compared"),
     "nothing_at_all": (lambda arrays: {}, "there is no array 'input/student_logits'"),

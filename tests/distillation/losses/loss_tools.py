@@ -21,6 +21,13 @@ DATA = Data(num_images=64, num_classes=10)
 FILES = {"means": lambda teacher: torch.randn(teacher.outline.num_classes, teacher.outline.num_features)}
 
 
+class Outlined(Network):
+    """A network that is an outline alone."""
+
+    def pools(self, place: str) -> bool:
+        return True
+
+
 def network(
     name: str = "net",
     channels: Iterable[int] = (8, 16, 32),
@@ -47,12 +54,12 @@ def network(
         befores={stage: replace(place, norm=stage) for stage, place in places.items()},
     )
     norms = {stage: nn.BatchNorm2d(place.channels) for stage, place in places.items()}
-    return Network(nn.ModuleDict(norms), outline)
+    return Outlined(nn.ModuleDict(norms), outline)
 
 
 def outlined(network: Network, /, **fields: object) -> Network:
     """The network with other fields of its outline."""
-    return Network(network.module, replace(network.outline, **fields))
+    return Outlined(network.module, replace(network.outline, **fields))
 
 
 def network_of(maps: Iterable[Tensor], name: str = "net", **numbers: int) -> Network:

@@ -6,7 +6,7 @@ from device_tools import OnMeta
 from loss_tools import DATA, FILES, batch, changed, network, outlined, signals, tensors_of
 
 from architectures import list_models
-from distillation.losses import Loss, find_loss, list_losses
+from distillation.losses import LogitLoss, Loss, find_loss, list_losses
 from distillation.losses.base import loss_precision
 from distillation.signals import Network
 
@@ -102,7 +102,10 @@ def test_half_precision_stays_in_the_connectors(key):
         torch.testing.assert_close(term, exact[name], rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("key", ["kd", "dkd", "cat-kd", "kdpp"])
+ON_LOGITS = [key for key in FREE if issubclass(find_loss(key), LogitLoss)]
+
+
+@pytest.mark.parametrize("key", [*ON_LOGITS, "cat-kd", "kdpp"])
 def test_class_counts_that_differ_are_refused(key):
     cls = find_loss(key)
     teacher = network("wrn_40_2", num_classes=100)
@@ -119,7 +122,7 @@ def test_networks_with_other_numbers_of_stages_are_refused(key):
         cls.build(network("resnet8"), teacher, DATA, **default(cls, teacher))
 
 
-@pytest.mark.parametrize("key", ["kd", "dkd"])
+@pytest.mark.parametrize("key", ["kd", "dkd", "nkd", "ttm", "wttm"])
 def test_mixed_images_weigh_both_labels(key):
     torch.manual_seed(0)
     loss, student, teacher = pair(key)

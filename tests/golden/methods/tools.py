@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillation.losses import Data, Loss, find_loss
+from distillation.losses import Data, Loss, find_loss, find_transform
+from distillation.losses.base import Part
 from distillation.signals import Network, Signals
 from tests.distillation.losses.loss_tools import batch, network
 from tests.golden.methods.core import Golden
@@ -17,10 +18,25 @@ EPOCHS = 240  # of the protocol that published warm-ups belong to
 def build(
     key: str, student: Network, teacher: Network, *, num_classes: int = 10, num_images: int = 64, **options: Any
 ) -> Loss:
-    """A registered loss for two outlines, with its default options but for those that are given."""
-    cls = find_loss(key)
-    defaults = {field.name: field.default for field in cls.options()}
-    return cls.build(student, teacher, Data(num_images, num_classes), **defaults | options)
+    """A registered loss for two outlines, with its default options but for those that are given.
+
+    Args:
+        key: of a loss, with transforms in front of it or without: "ctkd:lskd:kd".
+        options: of the loss; those of a transform stand behind its key, ctkd={"decay": 10.0}.
+    """
+    *transforms, key = key.split(":")
+    own = {name: find_transform(name).defaults() | options.pop(name, {}) for name in transforms}
+    cls, data = find_loss(key), Data(num_images, num_classes)
+    loss = cls.build(student, teacher, data, **cls.defaults() | options)
+    built = {name: find_transform(name).build(student, teacher, data, **given) for name, given in own.items()}
+    return loss.behind(built) if built else loss
+
+
+def tell_epoch(loss: Loss, epoch: int) -> None:
+    """Tell a loss, and what stands in front of it, of an epoch from 1."""
+    for part in loss.modules():
+        if isinstance(part, Part):
+            part.on_epoch(epoch, EPOCHS)
 
 
 def run(loss: Loss, student: Signals, teacher: Signals, labels: Tensor) -> dict[str, Tensor]:
@@ -82,5 +98,9 @@ class Logits:
         """
         loss = self.build(key, **options)
         if epoch is not None:
-            loss.on_epoch(epoch, EPOCHS)
+            tell_epoch(loss, epoch)
+        return self.run(loss)
+
+    def run(self, loss: Loss) -> dict[str, Tensor]:
+        """The terms of a loss."""
         return run(loss, Signals(logits=self.student), Signals(logits=self.teacher), self.labels)

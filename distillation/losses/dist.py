@@ -1,0 +1,54 @@
+"""DIST (Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022).
+
+    P = softmax(z_BN / T), Q = softmax(u_BN / T)
+    inter = T^2 (1 - mean_B r(P_b, Q_b))        between the classes, sample by sample
+    intra = T^2 (1 - mean_N r(P_:n, Q_:n))      among the samples of a batch, class by class
+
+z are the student's logits, u the teacher's; r is Pearson's correlation, with |a| |b| + 1e-8 below. Published, in the
+authors' code, for every pair: CE + 2 inter + 2 intra, with T = 4 on CIFAR-100 and T = 1 on ImageNet. T^2 stands there
+though a correlation hardly has a scale.
+
+intra is no mean over samples, and of one sample a constant. Where all probabilities of a row or column are equal, r is
+0, and its gradient not steeper than elsewhere: the authors' is of the order of 1e8 there. Their copy for segmentation
+has no T.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from config.schema import option
+from distillation.losses.base import IMAGENET, register_loss
+from distillation.losses.logits import LogitLoss, centred
+
+EPS = 1e-8
+
+
+@register_loss("DIST")
+class DIST(LogitLoss):
+    """Correlations of probabilities, in rows and in columns."""
+
+    terms = {"inter": 2.0, "intra": 2.0}
+    published = {pair: {"temperature": 1.0} for pair in IMAGENET}
+    per_sample = takes_mixed = False
+
+    @dataclass(frozen=True)
+    class Options:
+        temperature: float = option(4.0, "what both networks' logits are divided by", above=0.0)
+
+    def compare(
+        self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor
+    ) -> dict[str, Tensor]:
+        own_BN, other_BN = ((logits / temperature).softmax(dim=1) for logits in (student_BN, teacher_BN))
+        scale = temperature**2
+        return {
+            "inter": scale * (1 - correlation(own_BN, other_BN).mean()),
+            "intra": scale * (1 - correlation(own_BN.T, other_BN.T).mean()),
+        }
+
+
+def correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson's correlation of the rows of two matrices; 0 where a row is constant."""
+    (one, is_constant), (other, other_is_constant) = centred(one), centred(other)
+    lengths = one.norm(dim=1) * other.norm(dim=1) + EPS
+    return (one * other).sum(dim=1) / lengths.masked_fill((is_constant | other_is_constant).squeeze(1), 1.0)

@@ -1,0 +1,30 @@
+"""Label smoothing (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer
+Vision", CVPR 2016), without a teacher.
+
+    L = -mean_B mean_N log softmax(z_BN),    z the student's logits
+
+(1 - e) CE + e L is the cross-entropy with labels of which e is given to all N classes alike. The method alone has the
+paper's e = 0.1, 0.9 CE + 0.1 L. In a sum CE has the weight 1, unless `ce.weight=0.9` says so.
+"""
+
+from torch import Tensor
+
+from dataloaders import Batch
+from distillation.losses.base import Loss, Needs, register_loss
+from distillation.signals import Signals, Wanted
+
+
+@register_loss("LS")
+class LS(Loss):
+    """Cross-entropy with all classes alike."""
+
+    terms = {"ls": 0.1}
+    ce = 0.9
+    needs_teacher = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.needs = Needs(student=Wanted(logits=True))
+
+    def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
+        return {"ls": -student.logits.log_softmax(dim=1).mean()}

@@ -10,10 +10,12 @@ from typing import Any
 
 import bson
 import pytest
+from digits_tools import fewer_digits
 
 import main_classification
 
 WORDS = ["main_classification.py", "with", "config=digits.RN8", "cuda=False", "evaluate=True"]
+TRAINING = [*WORDS[:-1], "image_size=8", "epochs=1", "milestones=[]"]
 HEADER = struct.Struct("<iiii")  # of a message: length, number, number of the message it answers, kind
 QUERY, REPLY, MESSAGE = 2004, 1, 2013  # kinds; the first two are for the first word of a client
 
@@ -108,14 +110,23 @@ def command(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["{}/letkd", "mongodb://{}/letkd?w=1"])
-def test_a_run_is_recorded_in_the_database_and_in_the_files(address, server, command, tmp_path):
+def test_a_run_is_recorded_in_the_database_and_in_the_files(address, server, tmp_path):
     address = address.format(server.address)
-    assert "no weights of digits.RN8" in command(f"mongo={address}")
+    words = [*TRAINING, f"localpath={tmp_path}", f"mongo={address}"]
+    with fewer_digits():
+        assert main_classification.main(words) == 0
     started, *_, ended = server.written("runs")
-    assert (started["status"], started["config"]["mongo"], started["config"]["evaluate"]) == ("RUNNING", address, True)
+    assert (started["status"], started["config"]["mongo"], started["config"]["epochs"]) == ("RUNNING", address, 1)
+    assert (ended["_id"], ended["status"]) == (started["_id"], "COMPLETED")
+    assert (tmp_path / "sacred/1/run.json").is_file()
+
+
+def test_a_mistake_that_leaves_no_files_is_recorded_in_the_database(server, command, tmp_path):
+    assert "no weights of digits.RN8" in command(f"mongo={server.address}/letkd")
+    started, *_, ended = server.written("runs")
     assert (ended["_id"], ended["status"]) == (started["_id"], "FAILED")
     assert any("no weights of digits.RN8" in line for line in ended["fail_trace"])
-    assert (tmp_path / "sacred/1/run.json").is_file()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_variable_in_the_address_is_replaced_and_its_value_not_recorded(server, command, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from architectures import Input
 from config.options import Config, Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from engine.numerics import choose_device, device_name, set_numerics
-from engine.records import exclusive, is_watched, log, log_file, missing_traces, removed_after_mistakes
+from engine.progress import tracked
+from engine.records import exclusive, log, log_file, missing_traces, removed_after_mistakes
 from results.places import Requirement, output_directory, run_directory
 from results.settings import PREPARATION
 
@@ -125,7 +126,7 @@ class Algorithm:
             **{key: getattr(options.data, key) or known.get(key) for key in PREPARATION},
             classes=known.get("classes"),
             num_workers=options.run.num_workers,
-            progress=is_watched(),
+            progress=tracked,
         )
 
     def loader(self, dataset: Dataset, split: str) -> Iterable[Batch]:

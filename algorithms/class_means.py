@@ -16,6 +16,7 @@ from algorithms.features import OfflineAlgorithm
 from architectures import outline
 from distillation.prepared import means_path, save_means
 from distillation.signals import Network, Wanted
+from engine.progress import phase
 from engine.records import duration, log, save_results
 from storage.state_dicts import fingerprint
 
@@ -36,6 +37,7 @@ class ClassMeans(OfflineAlgorithm):
     def _run(self) -> Results:
         start = time.perf_counter()
         self.open()
+        self.begin()
         means_NC, num_images_N = self._means()
         path = means_path(self.directory)
         save_means(path, means_NC.float().cpu(), self.record() | {"teacher": fingerprint(self.weights.state)})
@@ -58,10 +60,13 @@ class ClassMeans(OfflineAlgorithm):
         self.network.eval().requires_grad_(False)
         sums_NC = torch.zeros(num_classes, network.outline.num_features, dtype=torch.float64, device=self.device)
         number_N = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
-        for images, labels_B in self.images("pooled vectors"):
-            belongs_BN = F.one_hot(labels_B, num_classes).double()
-            sums_NC += belongs_BN.mT @ network(images).pooled.double()
-            number_N += belongs_BN.sum(dim=0)
+        images_and_labels = self.images()
+        with phase("pooled vectors of the training images", images_and_labels.num_images) as line:
+            for images, labels_B in images_and_labels:
+                belongs_BN = F.one_hot(labels_B, num_classes).double()
+                sums_NC += belongs_BN.mT @ network(images).pooled.double()
+                number_N += belongs_BN.sum(dim=0)
+                line.update(len(labels_B))
         return sums_NC / number_N.clamp_min(1).unsqueeze(1), [int(number) for number in number_N.tolist()]
 
 

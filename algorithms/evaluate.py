@@ -18,6 +18,7 @@ from distillation.objective import Objective
 from distillation.prepared import supervised_losses
 from engine.accuracy import accuracies, evaluate
 from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
+from engine.progress import phase
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
 from results.places import Requirement
@@ -59,11 +60,13 @@ class Evaluation(Algorithm):
         split = "test" if options.job.testset else "eval"
         dataset = self.open_dataset(split, data=weights.data)
         model = self._open_model(weights, dataset.num_classes, dataset.image_size)
-        loader = self.loader(dataset, split)
-        measured = evaluate(nn.Sequential(self.input_of(dataset), model), loader, autocast=self.autocast())
+        deployed, loader = nn.Sequential(self.input_of(dataset), model), self.loader(dataset, split)
+        num_images = len(dataset.split(split))
+        with phase(f"evaluation of {num_images} images", num_images) as line:
+            measured = evaluate(deployed, line.over(loader), autocast=self.autocast())
         log.info(
             "%s: %s on %d %s images of %s, %.0f img/s",
-            weights.source, accuracies(measured, dataset.num_classes), len(dataset.split(split)), split, dataset.name,
+            weights.source, accuracies(measured, dataset.num_classes), num_images, split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
         published = options.network and options.network.published_top1

@@ -7,6 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +20,10 @@ from algorithms.teaching import missing_weights
 from architectures import Input, Place, create_model, create_on_meta, outline
 from dataloaders import Batch, Dataset, outline_dataset
 from distillation.prepared import save_supervision
-from engine.records import log, progress_bar
+from engine.progress import Line, phase
+from engine.records import log
 from engine.weights import UnfinishedError, find_weights
-from letkd.fit import Decisions, Words
+from letkd.fit import Decisions, Follow, Progress, Words
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
 from results.places import Requirement, run_name
 from results.settings import PREPARATION
@@ -131,16 +133,31 @@ class OfflineAlgorithm(Algorithm):
     def source(self, of: TeacherMap) -> NetworkPatches:
         """The patches of a map: the network is run over all training images each time."""
         self.network.eval().requires_grad_(False)
-        return NetworkPatches(self.network, {of.path: of}, self.images(f"features {of.path}"))
+        return NetworkPatches(self.network, {of.path: of}, self.images())
 
-    def images(self, what: str) -> "_TrainingImages":
-        """All training images in order, as the network takes them, and their classes.
-
-        Args:
-            what: the bar says.
-        """
+    def images(self) -> "_TrainingImages":
+        """All training images in order, as the network takes them, and their classes."""
         number = len(self.dataset.split("train"))
-        return _TrainingImages(self.input_of(self.dataset), self.loader(self.dataset, "train"), number, what)
+        return _TrainingImages(self.input_of(self.dataset), self.loader(self.dataset, "train"), number)
+
+    @contextmanager
+    def followed(self, tap: Place) -> Iterator[Follow]:
+        """Shows how far `fit_maps` is with the patches at `tap`: a line for each of its phases."""
+        with ExitStack() as opened:
+            line: Line
+
+            def follow(now: Progress) -> None:
+                nonlocal line
+                if not now.done:
+                    opened.close()  # the phase before is done
+                    total = now.total or self.num_patches(tap)
+                    line = opened.enter_context(phase(now.what, total, number=now.number, count=now.count))
+                    return
+                if now.inertia is not None:
+                    line.set_postfix(objective=f"{now.inertia:.6g}", refresh=False)
+                line.update(now.done - line.n)
+
+            yield follow
 
     def save(self, path: Path, of: TeacherMap, fitted: Words | Decisions) -> None:
         """Write what was made of a map, with what made it."""
@@ -179,19 +196,16 @@ class OfflineAlgorithm(Algorithm):
 
 
 class _TrainingImages:
-    """All training images in order, as the network takes them, and their classes; a bar shows how far it is."""
+    """All training images in order, as the network takes them, and their classes."""
 
-    def __init__(self, network_input: Input, loader: Iterable[Batch], num_images: int, what: str):
+    def __init__(self, network_input: Input, loader: Iterable[Batch], num_images: int):
         self.network_input = network_input
         self.loader = loader
         self.num_images = num_images
-        self.what = what
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        with progress_bar(self.num_images, "img", self.what) as bar:
-            for batch in self.loader:
-                yield self.network_input(batch.images), batch.labels
-                bar.update(len(batch.labels))
+        for batch in self.loader:
+            yield self.network_input(batch.images), batch.labels
 
 
 def _map_file(folder: Path, shape: tuple[int, int]) -> np.ndarray:

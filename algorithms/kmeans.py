@@ -2,7 +2,6 @@
 
 import math
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,10 +11,8 @@ from algorithms.features import OfflineAlgorithm
 from architectures import Place
 from distillation.expressions import PENULTIMATE
 from distillation.prepared import codebook_path, pooled_apart
-from engine.records import duration, log, progress_bar, save_results
-from letkd.fit import Words, fit_maps
-from letkd.kmeans import NUM_ITERATIONS
-from letkd.supervision import TeacherMap
+from engine.records import duration, log, save_results
+from letkd.fit import fit_maps
 
 
 class KMeansCodebook(OfflineAlgorithm):
@@ -40,9 +37,18 @@ class KMeansCodebook(OfflineAlgorithm):
         start = time.perf_counter()
         num_words, fname = self.config["kmeans"], self.config["fname"]
         self.open()
-        of = self.teacher_map(self.check_patches())
+        tap = self.check_patches()
+        of = self.teacher_map(tap)
         self.begin()
-        words = self._fit(of, num_words, self.config["seed"])
+        with self.followed(tap) as follow:
+            words = fit_maps(
+                self.source(of),
+                words={of.path: num_words},
+                max_patches=self.max_patches,
+                seed=self.config["seed"],
+                hold=self.hold,
+                follow=follow,
+            )[of.path]
         path = self._path(of.path) if fname is None else self.directory / fname
         self.save(path, of, words)
         seconds = time.perf_counter() - start
@@ -64,23 +70,3 @@ class KMeansCodebook(OfflineAlgorithm):
         is_usual = self._place_name == PENULTIMATE
         pooled = pooled_apart(self.options.job.run_name, self.config["downscale"])
         return codebook_path(self.directory, self.config["kmeans"], tap=None if is_usual else tap, pooled=pooled)
-
-    def _fit(self, of: TeacherMap, num_words: int, seed: int) -> Words:
-        with ExitStack() as stack:
-            bars = []
-
-            def show(_path: str, _iteration: int, inertia: float) -> None:
-                if not bars:  # after the bar of the features
-                    bars.append(stack.enter_context(progress_bar(NUM_ITERATIONS, "iteration", "k-means")))
-                bars[0].update()
-                bars[0].set_postfix(objective=f"{inertia:.6g}")
-
-            fitted = fit_maps(
-                self.source(of),
-                words={of.path: num_words},
-                max_patches=self.max_patches,
-                seed=seed,
-                hold=self.hold,
-                on_iteration=show,
-            )
-        return fitted[of.path]

@@ -31,16 +31,18 @@ class LDAScores(OfflineAlgorithm):
         tap = self.check_patches()
         of, num_subclasses = self.teacher_map(tap), config["subclasses_per_class"]
         self.begin()
-        decisions = fit_maps(
-            self.source(of),
-            decisions={of.path: num_subclasses},
-            num_classes=self.dataset.num_classes,
-            num_components=config["lda_components"],
-            max_patches=self.max_patches,
-            seed=config["seed"],
-            incremental=config["incremental"],
-            hold=self.hold,
-        )[of.path]
+        with self.followed(tap) as follow:
+            decisions = fit_maps(
+                self.source(of),
+                decisions={of.path: num_subclasses},
+                num_classes=self.dataset.num_classes,
+                num_components=config["lda_components"],
+                max_patches=self.max_patches,
+                seed=config["seed"],
+                incremental=config["incremental"],
+                hold=self.hold,
+                follow=follow,
+            )[of.path]
         path = self._path(tap)
         self.save(path, of, decisions)
         seconds = time.perf_counter() - start

@@ -26,6 +26,7 @@ from config.schema import options_of
 from dataloaders import Batch, Dataset, ImageFiles
 from engine.numerics import device_name, set_numerics
 from engine.optimization import make_optimizer
+from engine.progress import within
 from engine.records import PROGRESS, RESULTS, duration, log
 from engine.step import descend
 from results.places import Requirement
@@ -98,8 +99,9 @@ class Preparation:
             if step.job is not None and not is_checked:
                 self.check()
                 is_checked = True
-            log.info("step %d of %d begins: %s", number, len(self.steps) + 1, step.name)
-            with self._named(step):
+            count = len(self.steps) + 1
+            log.info("step %d of %d begins: %s", number, count, step.name)
+            with self._named(step), within("step", number, count):
                 make(step)
 
     def check(self) -> None:

@@ -17,7 +17,8 @@ from dataloaders import Dataset
 from distillation.build import build_network
 from distillation.expressions import INTERMEDIATE
 from distillation.signals import Network
-from engine.records import log, progress_bar, update_results
+from engine.progress import phase
+from engine.records import log, update_results
 from letkd.taps import submodule
 
 
@@ -32,8 +33,8 @@ class LinearProbe(Evaluation):
         dataset = self.open_dataset("train", split, data=weights.data)
         model = build_network(self.config, dataset.num_classes, dataset.image_size)
         self._filled(model.module, weights, dataset.num_classes)
-        known, known_labels = self._pooled_maps(model, dataset, "train")
-        features, labels = self._pooled_maps(model, dataset, split)
+        known, known_labels = self._pooled_maps(model, dataset, "train", number=1)
+        features, labels = self._pooled_maps(model, dataset, split, number=2)
         accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
         shown = ", ".join(f"{name} {accuracy:.2f}%" for name, accuracy in accuracies.items())
         log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
@@ -41,19 +42,20 @@ class LinearProbe(Evaluation):
         return self._merge(accuracies | about)
 
     @torch.inference_mode()
-    def _pooled_maps(self, model: Network, dataset: Dataset, split: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split."""
+    def _pooled_maps(
+        self, model: Network, dataset: Dataset, split: str, *, number: int
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split, in one of two phases."""
         network_input, loader = self.input_of(dataset), self.loader(dataset, split)
         model.module.eval()
         pooled, all_labels = defaultdict(list), []
-        with progress_bar(len(dataset.split(split)), "img", f"{split} features") as bar:
-            for batch in loader:
+        with phase(f"maps of {split} images", len(dataset.split(split)), number=number, count=2) as line:
+            for batch in line.over(loader):
                 with self.autocast():
                     maps = intermediate_maps(model, network_input(batch.images))
                 for name, map_BCHW in maps.items():
                     pooled[name].append(map_BCHW.float().mean(dim=(2, 3)))
                 all_labels.append(batch.labels)
-                bar.update(len(batch.labels))
         features = {name: torch.cat(rows).cpu().numpy() for name, rows in pooled.items()}
         return features, torch.cat(all_labels).cpu().numpy()
 

@@ -9,6 +9,7 @@ from algorithms.options import check_options
 from algorithms.prepare import Preparation, Step
 from algorithms.trials import run_trials, wanted_seeds
 from config.experiments import default_config, with_networks
+from engine.progress import within
 from engine.stopping import lost_stops_again
 from results.places import OutdatedError, Requirement
 from storage.documents import first_line
@@ -21,10 +22,11 @@ def run_config(config: Config) -> Results:
     check_options(config)
     with lost_stops_again():
         algorithm = make_algorithm(config)
-        provide(algorithm)
-        if wanted_seeds(algorithm.options.job):
-            return run_trials(config, lambda trial: run_job(make_algorithm(trial)))
-        return run_job(algorithm)
+        count = 1 + provide(algorithm)
+        with within("step", count, count):
+            if wanted_seeds(algorithm.options.job):
+                return run_trials(config, lambda trial: run_job(make_algorithm(trial)))
+            return run_job(algorithm)
 
 
 def run_job(algorithm: Algorithm) -> Results:
@@ -45,8 +47,11 @@ def run_job(algorithm: Algorithm) -> Results:
         raise MemoryError(f"memory does not suffice ({first_line(error)}); try {remedy}") from error
 
 
-def provide(algorithm: Algorithm) -> None:
+def provide(algorithm: Algorithm) -> int:
     """Make what a job needs and cannot find where `prepare` is set.
+
+    Returns:
+        How many steps that were.
 
     Raises:
         FileNotFoundError: something is missing, and it is not; names the command that makes it.
@@ -55,12 +60,14 @@ def provide(algorithm: Algorithm) -> None:
     if not algorithm.options.job.prepare:
         for requirement in algorithm.missing_requirements():
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
-    elif steps := _steps_before(algorithm):
+        return 0
+    if steps := _steps_before(algorithm):
         defaults = default_config(config["config"])
         given = {key: value for key, value in config.items() if value != defaults[key]}
         preparation = Preparation(steps, algorithm, given)
         preparation.announce()
         preparation.carry_out(_make)
+    return len(steps)
 
 
 def _steps_before(algorithm: Algorithm) -> list[Step]:

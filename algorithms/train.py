@@ -11,12 +11,12 @@ loader a rank, and let rank 0 alone keep records: nothing else here knows how ma
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
@@ -43,12 +43,12 @@ from engine.host_memory import keep_freed_memory
 from engine.meter import Meter, Step
 from engine.numerics import computes_bfloat16
 from engine.optimization import learning_rate, load_optimizer, make_optimizer, optimizer_settings
+from engine.progress import Line, phase
 from engine.records import (
     RESULTS,
     Curves,
     duration,
     log,
-    progress_bar,
     read_results,
     remove_progress,
     save_progress,
@@ -63,6 +63,8 @@ from engine.weights import load_own
 from results.places import Requirement
 from results.settings import PREPARATION
 from storage.state_dicts import fingerprint, load_strictly
+
+PHASES = 2  # the epochs, and an evaluation behind them
 
 
 class Training(Algorithm):
@@ -124,11 +126,20 @@ class Training(Algorithm):
 
     def _run_epochs(self) -> None:
         try:
-            while self.epoch < self.options.protocol.epochs:
-                self._run_epoch(self.epoch + 1)
+            with self._phase_of_epochs() as self.line:
+                while self.epoch < self.options.protocol.epochs:
+                    self._run_epoch(self.epoch + 1)
         except Stopped:
             self._save_unfinished()
             raise
+
+    def _phase_of_epochs(self) -> AbstractContextManager[Line]:
+        """Counts the images of training and evaluation; its pace is a mean, because those of the two differ."""
+        epochs, batch_size = self.options.protocol.epochs, self.options.protocol.batch_size
+        num_images = len(self.train_loader) * batch_size + len(self.dataset.eval)
+        done = self.epoch * num_images + self.meter.num_steps * batch_size
+        what = f"{epochs} epoch{'s' * (epochs != 1)}"
+        return phase(what, epochs * num_images, number=1, count=PHASES, initial=done, smoothing=0)
 
     def _find_source(self) -> Path | None:
         """The file that the run goes on from; None where it begins."""
@@ -247,10 +258,12 @@ class Training(Algorithm):
         rate = learning_rate(self.options.protocol, epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.line.say(f"epoch {epoch} of {self.options.protocol.epochs}")
         trained = self._train(epoch)
         num_images = len(self.train_loader) * self.options.protocol.batch_size
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
-        tested = evaluate(self.deployed, self.stop.between(self.eval_loader), autocast=self.autocast())
+        images = self.line.over(self.stop.between(self.eval_loader))
+        tested = evaluate(self.deployed, images, autocast=self.autocast())
         if not math.isfinite(tested["loss"]):
             raise self._diverged("the loss of the evaluation", tested["loss"], f"epoch {epoch}")
         self.epoch = epoch
@@ -281,24 +294,22 @@ class Training(Algorithm):
         self.objective.on_epoch(epoch, self.options.protocol.epochs)
         meter, loader = self.meter, self.train_loader
         loader.set_epoch(epoch, skip=meter.num_steps)
-        with self._progress_bar(epoch) as bar:
-            for batch in self.stop.between(loader):
-                step = meter.num_steps + 1
-                looked_at = step % self.options.run.disp_step == 0 or step == len(loader)
-                result = self.step(batch, with_statistics=looked_at)
-                meter.add(result, batch.labels)
-                bar.update(len(batch.labels))
-                if looked_at:
-                    self._look(epoch, result, bar)
+        for batch in self.line.over(self.stop.between(loader)):
+            step = meter.num_steps + 1
+            looked_at = step % self.options.run.disp_step == 0 or step == len(loader)
+            result = self.step(batch, with_statistics=looked_at)
+            meter.add(result, batch.labels)
+            if looked_at:
+                self._look(epoch, result)
         return meter.means()
 
-    def _look(self, epoch: int, result: Step, bar: tqdm) -> None:
+    def _look(self, epoch: int, result: Step) -> None:
         """What is read from the device now and then."""
         means = self.meter.means()
         self._check_finite(means, epoch)
         statistics = self.meter.look(result.statistics)
         self.curves.add((epoch - 1) * len(self.train_loader) + self.meter.num_steps, "batch", statistics)
-        bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.1f}%")
+        self.line.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.1f}%")
 
     def _check_finite(self, means: dict[str, float], epoch: int) -> None:
         """Stop when a loss or a trained tensor is not finite, and name the first."""
@@ -377,11 +388,6 @@ class Training(Algorithm):
         }
         save_progress(self.directory, self.facts() | progress)
 
-    def _progress_bar(self, epoch: int) -> tqdm:
-        size = self.options.protocol.batch_size
-        done, total = self.meter.num_steps * size, len(self.train_loader) * size
-        return progress_bar(total, "img", f"epoch {epoch}", initial=done)
-
     def _log_epoch(self, done: dict[str, Any]) -> None:
         trained, epochs = done["train"], self.options.protocol.epochs
         parts = " ".join(f"{name} {trained[name]:.3f}" for name in trained if name not in ("loss", "top1"))
@@ -398,7 +404,9 @@ class Training(Algorithm):
         if self.options.data.val_split:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
             self.model.load_state_dict(load_best(self.directory)["model"])
-        tested = evaluate(self.deployed, self.loader(self.dataset, split), autocast=self.autocast())
+        num_images = len(self.dataset.split(split))
+        with phase(f"evaluation of {num_images} images", num_images, number=PHASES, count=PHASES) as line:
+            tested = evaluate(self.deployed, line.over(self.loader(self.dataset, split)), autocast=self.autocast())
         results = self.facts() | {
             "epochs": self.epoch,
             "top1": tested["top1"],

@@ -19,6 +19,7 @@ from algorithms.base import Config, Results
 from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
 from config.options import Job, Options
 from engine.checkpoints import LAST, NEWEST, find_state
+from engine.progress import within
 from engine.records import RESULTS, complete_results, log, read_results
 from engine.weights import load_own
 from results.places import output_directory, run_directory
@@ -55,7 +56,7 @@ def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
     for number, seed in enumerate(seeds, start=1):
         log.info("trial %d of %d: seed %d", number, len(seeds), seed)
         trial = config | {"seed": seed, "seeds": [seed], "trials": 0}
-        with _names_seed(seed):
+        with _names_seed(seed), within("trial", number, len(seeds)):
             if _job(job) != "train":
                 _check_trained(run_directory(trial, "train"), _job(job))
                 run(trial)

@@ -5,7 +5,7 @@ Processes, not threads: Pillow spends the time of a small image in Python, and t
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,6 @@ import torchvision.transforms.functional as TF
 from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
-from tqdm import tqdm
 
 from dataloaders.image_files import check_regular, image_formats, shown
 
@@ -24,6 +23,9 @@ MAX_RESIDENT_SIZE = 96
 MAX_RESIDENT_BYTES = 2 * 2**30
 
 DECODE_BATCH = 64  # images that a worker hands over at a time
+
+# Gives the items of an iterable, of which there are so many, and shows how far what it is called has come.
+Tracker = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 # What Pillow raises for files that are damaged, cut short, too large, or no images at all. It looks at what a file
 # holds and not at its name: any of its some forty readers may be the one that fails.
@@ -174,9 +176,9 @@ def checked(batches: DataLoader) -> Iterator[Any]:
 
 
 def read_files(
-    read: Callable[[str], Any], paths: Sequence[str], *, num_workers: int, progress: bool, label: str
+    read: Callable[[str], Any], paths: Sequence[str], *, num_workers: int, progress: Tracker | None, label: str
 ) -> Iterator[Any]:
-    """`read(path)` of every path in order, collated by `DECODE_BATCH`; `label` stands beside the progress bar."""
+    """`read(path)` of every path in order, collated by `DECODE_BATCH`; `progress` shows it as `label`."""
     loader = DataLoader(
         Reader(read),
         batch_size=DECODE_BATCH,
@@ -185,10 +187,11 @@ def read_files(
         collate_fn=collate,
         generator=torch.Generator(),  # its own: reading files must not advance the global random state
     )
-    yield from tqdm(checked(loader), desc=label, total=len(loader), unit="batch", disable=not progress)
+    batches = checked(loader)
+    yield from batches if progress is None else progress(batches, len(loader), label)
 
 
-def decode(paths: Sequence[str], image_size: int, *, num_workers: int, progress: bool, label: str) -> Tensor:
+def decode(paths: Sequence[str], image_size: int, *, num_workers: int, progress: Tracker | None, label: str) -> Tensor:
     """(N, image_size, image_size, 3) uint8 of N files."""
     images = torch.empty((len(paths), image_size, image_size, 3), dtype=torch.uint8)
     batches = read_files(SquarePixels(image_size), paths, num_workers=num_workers, progress=progress, label=label)

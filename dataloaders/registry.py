@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloaders.dataset import SPLIT_NAMES, Dataset, Triple
+from dataloaders.decoding import Tracker
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class LoadRequest:
     std: Triple | None
     classes: tuple[str, ...] | None
     num_workers: int
-    progress: bool
+    progress: Tracker | None
 
 
 Builder = Callable[[LoadRequest], Dataset]
@@ -81,7 +82,7 @@ def load_dataset(
     std: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
     num_workers: int = 0,
-    progress: bool = False,
+    progress: Tracker | None = None,
 ) -> Dataset:
     """Load a dataset by name.
 
@@ -93,7 +94,8 @@ def load_dataset(
         mean, std: normalisation per channel for pixel values in 0..1.
         classes: the class names in label order; data with other classes is refused.
         num_workers: processes that decode images while loading; 0 decodes in this one.
-        progress: show progress bars.
+        progress: shows how far reading files is: called with an iterable, its length and a few words, it gives the
+            items of the iterable. None shows nothing.
 
     Raises:
         ValueError: unknown name or split, a bad argument, classes that differ, or data that is not as it should be.

@@ -379,25 +379,6 @@ class Curves:
             self.writer.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
 
 
-def is_watched() -> bool:
-    """Whether somebody sees progress bars: stderr is a terminal (sacred may have replaced sys.stderr)."""
-    return sys.__stderr__ is not None and sys.__stderr__.isatty()
-
-
-def progress_bar(total: int, unit: str, description: str, *, initial: int = 0) -> tqdm:
-    """A bar that disappears when it is done, and is silent when nobody watches a terminal."""
-    return tqdm(
-        total=total,
-        initial=initial,
-        unit=unit,
-        desc=description,
-        leave=False,
-        disable=not is_watched(),
-        dynamic_ncols=True,
-        unit_scale=total > 10_000,
-    )
-
-
 def duration(seconds: float) -> str:
     """12345.6 -> '3:25:45'."""
     return str(datetime.timedelta(seconds=round(seconds)))

@@ -7,6 +7,8 @@
 Shapes: P patches, L LDA components, N classes, S sub-classes a class.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,18 @@ from letkd.kmeans import ROWS, KMeans, in_parallel, nearest
 
 
 def fit_subclasses(
-    projected_PL: Tensor, labels_P: Tensor, *, num_classes: int, num_subclasses: int, seed: int = 0
+    projected_PL: Tensor,
+    labels_P: Tensor,
+    *,
+    num_classes: int,
+    num_subclasses: int,
+    seed: int = 0,
+    on_class: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """k-means inside every class.
+
+    Args:
+        on_class: called for every class that is done, on a CPU by several threads.
 
     Returns:
         Centres (N*S, L), class by class, and the sub-class of every patch (P,), 0 to N*S - 1.
@@ -42,6 +53,8 @@ def fit_subclasses(
             raise ValueError(f"class {label}: {error}") from error
         centers_ML[first : first + num_subclasses] = kmeans.cluster_centers_
         members_P[rows_R] = kmeans.labels_ + first
+        if on_class:
+            on_class()
 
     in_parallel(fit_class, range(num_classes), projected_PL.device)
     return centers_ML, members_P

@@ -10,9 +10,10 @@ made does not depend on the batches in which the source gives them.
 Shapes: P patches, C channels, L LDA components, K words, N classes, S sub-classes a class, M = N*S; R rows of a batch.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -58,6 +59,29 @@ class HeldPatches:
         for path in paths:
             for rows in zip(*(part.split(ROWS) for part in self.maps[path]), strict=True):
                 yield {path: rows}
+
+
+class Progress(NamedTuple):
+    """How far `fit_maps` is.
+
+    Attributes:
+        number, count: of the phase, from 1. Every phase begins with `done` 0.
+        what, paths: what is done, and of which maps.
+        done, total: patches, passes of k-means over them, or classes. `total` is None where the first reading is for
+            LDA: a source need not know its number of patches before.
+        inertia: of the iteration of k-means for words that is done, else None.
+    """
+
+    number: int
+    count: int
+    what: str
+    paths: tuple[str, ...]
+    done: int
+    total: int | None
+    inertia: float | None = None
+
+
+Follow = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +133,7 @@ def fit_maps(
     seed: int = 0,
     incremental: bool = True,
     hold: Hold = torch.empty,
-    on_iteration: Callable[[str, int, float], None] | None = None,
+    follow: Follow | None = None,
 ) -> dict[str, Words | Decisions]:
     """Words and decisions by map.
 
@@ -123,7 +147,7 @@ def fit_maps(
         incremental: read the source a first time for LDA, and then hold projections alone. Otherwise the patches of all
             maps are held, unless there are more than `max_patches`, and LDA reads these: the result is the same.
         hold: gives room for patches or projections.
-        on_iteration: called with map, number and inertia of each iteration of k-means for words.
+        follow: is told how far it is; by other threads too, and never by two at once.
 
     Raises:
         ValueError: patches or numbers do not fit; names the map.
@@ -133,12 +157,18 @@ def fit_maps(
     if not incremental and max_patches is not None:
         incremental = any(source.num_patches(path) > max_patches for path in decisions)
     limit = {"max_patches": max_patches, "seed": seed, "hold": hold}
+    phases = _Phases(1 + bool(decisions) + len(words) + 2 * len(decisions), follow)
+    read = _Read(source, phases)
     if incremental:
-        ldas = _fit_ldas(source, decisions, num_classes, num_components)
-        held = hold_patches(source, paths, **limit, ldas=ldas)
+        phases.begin("LDA", decisions, None)
+        ldas = _fit_ldas(read, decisions, num_classes, num_components)
+        phases.begin("reading patches", paths, _total(source, paths))
+        held = hold_patches(read, paths, **limit, ldas=ldas)
     else:
-        held = hold_patches(source, paths, **limit)
-        patches = HeldPatches({path: held.pop(path) for path in decisions})
+        phases.begin("reading patches", paths, _total(source, paths))
+        held = hold_patches(read, paths, **limit)
+        patches = _Read(HeldPatches({path: held.pop(path) for path in decisions}), phases)
+        phases.begin("LDA", decisions, 2 * _total(patches, decisions))
         ldas = _fit_ldas(patches, decisions, num_classes, num_components)
         held |= hold_patches(patches, decisions, **limit, ldas=ldas)
         del patches
@@ -147,10 +177,48 @@ def fit_maps(
         rows, labels_P = held.pop(path)
         with at(path):
             if path in words:
-                fitted[path] = _fit_words(rows, words[path], seed, path, on_iteration)
+                fitted[path] = _fit_words(rows, words[path], seed, path, phases)
             else:
-                fitted[path] = _fit_decisions(rows, labels_P, ldas[path], num_classes, decisions[path], seed)
+                sizes = {"num_classes": num_classes, "num_subclasses": decisions[path]}
+                fitted[path] = _fit_decisions(rows, labels_P, ldas[path], **sizes, seed=seed, path=path, phases=phases)
     return fitted
+
+
+class _Phases:
+    """Tells a callback how far each phase is, one after the other."""
+
+    def __init__(self, count: int, follow: Follow | None):
+        self._follow = follow or (lambda progress: None)
+        self._now = Progress(0, count, "", (), 0, 0)
+        self._lock = threading.Lock()  # classes are done by several threads
+
+    def begin(self, what: str, paths: Iterable[str], total: int | None) -> None:
+        """Without maps there is no such phase."""
+        if paths := tuple(paths):
+            self._now = Progress(self._now.number + 1, self._now.count, what, paths, 0, total)
+            self._follow(self._now)
+
+    def advance(self, done: int = 1, inertia: float | None = None) -> None:
+        with self._lock:
+            self._now = self._now._replace(done=self._now.done + done, inertia=inertia)
+            self._follow(self._now)
+
+
+class _Read:
+    """A source whose readings advance the present phase."""
+
+    def __init__(self, source: PatchSource, phases: _Phases):
+        self.source, self.phases = source, phases
+        self.num_patches, self.channels = source.num_patches, source.channels
+
+    def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
+        for batch in self.source.batches(paths):
+            yield batch
+            self.phases.advance(sum(len(labels_R) for _, labels_R in batch.values()))
+
+
+def _total(source: PatchSource, paths: Iterable[str]) -> int:
+    return sum(source.num_patches(path) for path in paths)
 
 
 def hold_patches(
@@ -228,21 +296,38 @@ def _fit_ldas(
     return ldas
 
 
-def _fit_words(
-    patches_PC: Tensor, num_words: int, seed: int, path: str, on_iteration: Callable[[str, int, float], None] | None
-) -> Words:
-    def report(iteration: int, inertia: float) -> None:
-        if on_iteration:
-            on_iteration(path, iteration, inertia)
+def _fit_words(patches_PC: Tensor, num_words: int, seed: int, path: str, phases: _Phases) -> Words:
+    def report(_iteration: int, inertia: float) -> None:
+        phases.advance(inertia=inertia)
 
-    return Words(KMeans(num_words, random_state=seed, on_iteration=report).fit(patches_PC), len(patches_PC))
+    kmeans = KMeans(num_words, random_state=seed, on_iteration=report)
+    phases.begin(f"k-means of {num_words} words", [path], kmeans.max_iter + 1)
+    kmeans.fit(patches_PC)
+    phases.advance()  # after the iterations every patch was assigned once more
+    return Words(kmeans, len(patches_PC))
 
 
 def _fit_decisions(
-    projected_PL: Tensor, labels_P: Tensor, lda: LDA, num_classes: int, num_subclasses: int, seed: int
+    projected_PL: Tensor,
+    labels_P: Tensor,
+    lda: LDA,
+    *,
+    num_classes: int,
+    num_subclasses: int,
+    seed: int,
+    path: str,
+    phases: _Phases,
 ) -> Decisions:
+    phases.begin("sub-classes", [path], num_classes)
     centers_ML, members_P = fit_subclasses(
-        projected_PL, labels_P, num_classes=num_classes, num_subclasses=num_subclasses, seed=seed
+        projected_PL,
+        labels_P,
+        num_classes=num_classes,
+        num_subclasses=num_subclasses,
+        seed=seed,
+        on_class=phases.advance,
     )
+    phases.begin("decisions", [path], 1)
     prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
+    phases.advance()
     return Decisions(lda, num_subclasses, len(projected_PL), centers_ML, prototypes_ML, decisions_MM)

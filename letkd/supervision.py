@@ -37,7 +37,7 @@ from letkd.checks import (
 )
 from letkd.codebook import Codebook
 from letkd.files import describe_value, fingerprint, is_dense, load_tensors, pack, write_whole
-from letkd.fit import NUM_COMPONENTS, Batch, Decisions, Words, fit_maps
+from letkd.fit import NUM_COMPONENTS, Batch, Decisions, Progress, Words, fit_maps
 from letkd.maps import as_map, evaluating, layouts, unwrapped
 from letkd.patches import pool_map, to_patches
 from letkd.subclasses import SubclassTargets
@@ -289,7 +289,7 @@ def make_supervision(
         max_patches=max_patches,
         seed=seed,
         hold=partial(torch.empty, device=device),
-        on_iteration=lambda path, number, inertia: say(f"{path}: k-means iteration {number}, inertia {inertia:.6g}"),
+        follow=lambda now: _say(say, now),
     )
     made = {}
     for path, found in fitted.items():
@@ -305,6 +305,14 @@ def make_supervision(
             say(f"{path}: {found.lda.n_components} of {found.lda.scalings_.shape[1]} LDA components")
         made[path] = supervise(maps[path], found, record)
     return Supervision(made)
+
+
+def _say(say: Callable[[str], None], now: Progress) -> None:
+    """A line for every phase and every iteration of k-means for words."""
+    if not now.done:
+        say(f"{now.number} of {now.count}: {now.what} of {', '.join(now.paths)}")
+    elif now.inertia is not None:
+        say(f"{now.paths[0]}: k-means iteration {now.done}, inertia {now.inertia:.6g}")
 
 
 def supervise(found_at: TeacherMap, fitted: Words | Decisions, record: Mapping[str, Any]) -> MapSupervision:

@@ -212,9 +212,16 @@ def test_a_large_streamed_split_is_measured_on_evenly_spaced_images(tree, monkey
 
 
 def test_worker_processes_and_progress_change_nothing_but_the_display(tree, capsys):
-    alone, helped = load(tree), load(tree, num_workers=2, progress=True)
+    told = []
+
+    def show(items, total, what):
+        told.append((what, total))
+        return items
+
+    alone, helped = load(tree), load(tree, num_workers=2, progress=show)
     assert torch.equal(alone.train.images, helped.train.images) and alone.mean == helped.mean
-    assert "decoding train" in capsys.readouterr().err
+    assert told == [("image sizes", 1), ("decoding train", 1), ("decoding eval", 1)], "a batch of files each"
+    assert capsys.readouterr().err == ""
 
 
 def test_loading_leaves_the_global_random_state_alone(tree):

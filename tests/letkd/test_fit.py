@@ -1,5 +1,6 @@
 """Words and decisions from sources of patches: the same from batches of any size, held or read again."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +71,32 @@ def test_neither_batches_nor_where_the_patches_are_change_a_bit(incremental, ima
     found = tensors(source, incremental=incremental, max_patches=max_patches)
     assert_equal(found, tensors(Stream(50), max_patches=max_patches))
     assert source.readings == (2 if incremental or max_patches else 1)
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+def test_it_tells_how_far_each_phase_is_and_prints_nothing(incremental, capsys):
+    told: list[module.Progress] = []
+    found = tensors(Stream(9), incremental=incremental, follow=told.append)
+    assert_equal(found, tensors(Stream(9), incremental=incremental))
+    assert capsys.readouterr() == ("", "")
+    phases = [list(group) for _, group in itertools.groupby(told, key=lambda now: (now.number, now.count))]
+    expected = {
+        "reading patches": (("late", "early"), 875),
+        "LDA": (("early",), None if incremental else 2 * NUM_PATCHES),
+        "k-means of 9 words": (("late",), 21),
+        "sub-classes": (("early",), NUM_CLASSES),
+        "decisions": (("early",), 1),
+    }
+    if incremental:
+        expected = {"LDA": expected.pop("LDA")} | expected
+    assert {phase[0].what: (phase[0].paths, phase[0].total) for phase in phases} == expected
+    assert [phase[0][:2] for phase in phases] == [(number, 5) for number in range(1, 6)]
+    for begin, *rest in phases:
+        assert begin.done == 0 and rest[-1].done == (begin.total or NUM_PATCHES)
+        assert all(before.done < after.done for before, after in itertools.pairwise([begin, *rest]))
+    inertias = [now.inertia for now in told if now.inertia is not None]
+    fitted = KMeans(9).fit(PATCHES[::4])
+    assert inertias == pytest.approx(fitted.inertias_)
 
 
 def test_lda_sees_all_patches_and_the_rest_a_sample():

@@ -115,6 +115,39 @@ def test_no_more_patches_are_held_than_allowed(teacher):
     assert len((index // 16).unique()) > 20
 
 
+@pytest.mark.parametrize("decisions", [{}, {"first": 2}])
+def test_lines_of_progress_are_given_where_they_are_asked_for_and_cost_no_run(decisions, teacher, capsys):
+    class Counted(DataLoader):
+        runs = 0
+
+        def __iter__(self):
+            Counted.runs += 1
+            return super().__iter__()
+
+    loader = Counted(TensorDataset(IMAGES, LABELS), batch_size=8)
+    lines, runs = [], []
+    for progress in (None, lines.append):
+        Counted.runs = 0
+        options = {"words": {"last": 7}, "decisions": decisions, "num_classes": NUM_CLASSES}
+        make_supervision(teacher, loader, **options, progress=progress)
+        runs.append(Counted.runs)
+    assert capsys.readouterr() == ("", "")
+    assert runs == [3, 3], "two, and a first batch to see what it gives"
+    phases = [line for line in lines if " of " in line and line[0].isdigit()]
+    assert phases == (
+        [
+            "1 of 5: LDA of first",
+            "2 of 5: reading patches of last, first",
+            "3 of 5: k-means of 7 words of last",
+            "4 of 5: sub-classes of first",
+            "5 of 5: decisions of first",
+        ]
+        if decisions
+        else ["1 of 2: reading patches of last", "2 of 2: k-means of 7 words of last"]
+    )
+    assert sum("last: k-means iteration " in line for line in lines) == 20
+
+
 def test_a_sample_keeps_labels_with_their_patches(teacher):
     """Two images that lie apart: with any sample their sub-classes decide for their own class alone."""
     images = torch.cat((torch.zeros(20, 1, 8, 8), torch.ones(20, 1, 8, 8))) + 0.01 * torch.randn(40, 1, 8, 8)

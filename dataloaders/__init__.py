@@ -11,7 +11,14 @@ from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out
 from dataloaders.loaders import check_train_batch, make_eval_loader, make_train_loader
-from dataloaders.registry import LoadRequest, list_datasets, load_dataset, outline_dataset, register_dataset
+from dataloaders.registry import (
+    LoadRequest,
+    list_datasets,
+    load_dataset,
+    outline_dataset,
+    refuse_other_classes,
+    register_dataset,
+)
 
 __all__ = [
     "Batch",
@@ -26,5 +33,6 @@ __all__ = [
     "make_eval_loader",
     "make_train_loader",
     "outline_dataset",
+    "refuse_other_classes",
     "register_dataset",
 ]

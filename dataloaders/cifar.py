@@ -1,9 +1,19 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009).
 
 50,000 training and 10,000 test images of 32 x 32; the test set is the evaluation split, as in the literature.
-torchvision knows the address, the checksum and the file names, downloads the archive and verifies it before unpacking.
-Both happen in a folder of their own, and only whole files get their names here. The unpacked Python pickles are read
-without hashing them again on every start, and as data: they run no code.
+They are read from Python pickles, as they are published, or from a folder of PNG files for each class:
+
+    data_dir/cifar-100-python/{train,test,meta}           cifar-10-batches-py/ of CIFAR-10
+    data_dir/train/<class>/*.png                          a tree, where `data_dir` is given and has no pickles
+    data_dir/test/<class>/*.png                           or val/
+
+torchvision knows the address of the pickles, their checksum and their names, downloads the archive and verifies it
+before unpacking. Both happen in a folder of their own, and only whole files get their names here. The unpacked pickles
+are read without hashing them again on every start, and as data: they run no code.
+
+The order of the training images decides which of them a seed draws. That of a tree is the order of its file names where
+these are different numbers, over all classes of a split: a tree whose files are called by their number in the pickles
+trains to the same bits. Otherwise it is class by class, in each by name.
 """
 
 import http.client
@@ -19,9 +29,20 @@ import torchvision.datasets
 from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 from dataloaders.dataset import Dataset, ImageTensors, Triple
-from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, always, refuse_test_split, register_dataset
+from dataloaders.decoding import SquarePixels, decode
+from dataloaders.folders import (
+    digest_of_files,
+    find_in_class_folders,
+    in_order_of_numbers,
+    label_files,
+    search_class_folders,
+)
+from dataloaders.image_files import shown
+from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, Outliner, always, refuse_test_split, register_dataset
 
 IMAGE_SIZE = 32
+NUM_TRAIN = 50_000
+EVALUATION_FOLDERS = ("test", "val")  # of a tree
 PADDING = 4  # the protocol of DESIGN.md section 1 and of nearly all CIFAR papers
 
 # Per-channel statistics of the training sets; CIFAR-100's as the published protocol rounds them.
@@ -33,35 +54,64 @@ SAFE_GLOBALS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 SAFE_GLOBALS |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 SAFE_GLOBALS |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 
+# In label order; the published pickles say them, a tree has to have them.
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100_CLASSES = tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
+    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
+    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
+    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
+    wardrobe whale willow_tree wolf woman worm
+    """.split()  # noqa: SIM905  a literal would be a line for each
+)
+
 Source = type[torchvision.datasets.CIFAR10]  # CIFAR100 is a subclass
+Splits = dict[str, ImageTensors]
 
 
-@register_dataset("CIFAR100", always(IMAGE_SIZE, CIFAR100_MEAN, CIFAR100_STD))
+def _outline(source: Source, mean: Triple, std: Triple) -> Outliner:
+    """The name says which images a data set has, but not those of a tree that lacks some of them."""
+    known = always(IMAGE_SIZE, mean, std)
+
+    def outline(data_dir: Path | None) -> dict[str, Any]:
+        facts = known(data_dir)
+        if _is_tree(source, data_dir) and (data_dir / "train").is_dir():
+            found, _ = search_class_folders(data_dir / "train")
+            if sum(map(len, found.values())) != NUM_TRAIN:
+                facts["images"] = digest_of_files(data_dir / "train", found)
+        return facts
+
+    return outline
+
+
+@register_dataset("CIFAR100", _outline(torchvision.datasets.CIFAR100, CIFAR100_MEAN, CIFAR100_STD))
 def cifar100(request: LoadRequest) -> Dataset:
-    return _load(torchvision.datasets.CIFAR100, "fine_labels", request, CIFAR100_MEAN, CIFAR100_STD)
+    source = torchvision.datasets.CIFAR100
+    return _load(source, "fine_labels", CIFAR100_CLASSES, request, CIFAR100_MEAN, CIFAR100_STD)
 
 
-@register_dataset("CIFAR10", always(IMAGE_SIZE, CIFAR10_MEAN, CIFAR10_STD))
+@register_dataset("CIFAR10", _outline(torchvision.datasets.CIFAR10, CIFAR10_MEAN, CIFAR10_STD))
 def cifar10(request: LoadRequest) -> Dataset:
-    return _load(torchvision.datasets.CIFAR10, "labels", request, CIFAR10_MEAN, CIFAR10_STD)
+    source = torchvision.datasets.CIFAR10
+    return _load(source, "labels", CIFAR10_CLASSES, request, CIFAR10_MEAN, CIFAR10_STD)
 
 
-def _load(source: Source, label_key: str, request: LoadRequest, mean: Triple, std: Triple) -> Dataset:
+def _load(
+    source: Source, label_key: str, classes: tuple[str, ...], request: LoadRequest, mean: Triple, std: Triple
+) -> Dataset:
     name = source.__name__
     if request.image_size not in (None, IMAGE_SIZE):
         raise ValueError(
             f"image_size {request.image_size} does not fit {name}: its images are {IMAGE_SIZE}x{IMAGE_SIZE}"
         )
     refuse_test_split(name, request, "its test set is the split 'eval'")
-    files = {"train": [file for file, _ in source.train_list], "eval": [file for file, _ in source.test_list]}
-    meta_file = source.meta["filename"]
-    folder = _ensure_files(source, request.data_dir or DEFAULT_DATA_DIR, [meta_file, *files["train"], *files["eval"]])
-
-    classes = tuple(_read_pickle(folder / meta_file, source.meta["key"])[0])
-    splits = {
-        split: _read_split([folder / file for file in files[split]], label_key, len(classes))
-        for split in request.splits
-    }
+    if _is_tree(source, request.data_dir):
+        splits = {split: _read_tree(name, split, classes, request) for split in request.splits}
+    else:
+        classes, splits = _read_pickles(source, label_key, request)
     return Dataset(
         name=name,
         classes=classes,
@@ -72,6 +122,52 @@ def _load(source: Source, label_key: str, request: LoadRequest, mean: Triple, st
         flip=True,
         **splits,
     )
+
+
+def _is_tree(source: Source, data_dir: Path | None) -> bool:
+    """Whether a folder that the user names has class folders, and neither the pickles nor their archive."""
+    if data_dir is None or (data_dir / source.base_folder).exists() or (data_dir / source.filename).exists():
+        return False
+    return any((data_dir / folder).is_dir() for folder in ("train", *EVALUATION_FOLDERS))
+
+
+def _read_tree(name: str, split: str, classes: tuple[str, ...], request: LoadRequest) -> ImageTensors:
+    """A split of PNG files, which have the very pixels: other formats that Pillow reads need not.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not laid as the head of this module says, or not all of it is `name`.
+    """
+    folder = request.data_dir / "train" if split == "train" else _evaluation_folder(name, request.data_dir)
+    try:
+        files = in_order_of_numbers(label_files(split, find_in_class_folders(folder), classes, needs_all=True))
+        if other := next((path for path in files.paths if Path(path).suffix.lower() != ".png"), None):
+            raise ValueError(f"{shown(other)} is no PNG file")
+        read = SquarePixels(IMAGE_SIZE, exact=True)
+        options = {"num_workers": request.num_workers, "progress": request.progress, "label": f"decoding {split}"}
+        return ImageTensors(decode(files.paths, read, **options), files.labels)
+    except ValueError as error:
+        raise ValueError(f"{name} in {shown(request.data_dir)}: {error}") from error
+
+
+def _evaluation_folder(name: str, data_dir: Path) -> Path:
+    found = [data_dir / folder for folder in EVALUATION_FOLDERS if (data_dir / folder).is_dir()]
+    if len(found) != 1:
+        has = "both test/ and val/" if found else "neither test/ nor val/"
+        raise FileNotFoundError(f"{shown(data_dir)} has {has}: one of them must hold the test images of {name}")
+    return found[0]
+
+
+def _read_pickles(source: Source, label_key: str, request: LoadRequest) -> tuple[tuple[str, ...], Splits]:
+    """Classes and splits as they are published, after a download where they are missing."""
+    files = {"train": [file for file, _ in source.train_list], "eval": [file for file, _ in source.test_list]}
+    meta_file = source.meta["filename"]
+    folder = _ensure_files(source, request.data_dir or DEFAULT_DATA_DIR, [meta_file, *files["train"], *files["eval"]])
+    classes = tuple(_read_pickle(folder / meta_file, source.meta["key"])[0])
+    splits = {
+        split: _read_split([folder / file for file in files[split]], label_key, len(classes))
+        for split in request.splits
+    }
+    return classes, splits
 
 
 def _ensure_files(source: Source, data_dir: Path, files: list[str]) -> Path:

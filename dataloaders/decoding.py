@@ -137,13 +137,17 @@ def fit_square(image: Image.Image, image_size: int) -> Image.Image:
 
 
 class SquarePixels:
-    """Callable: path to (image_size, image_size, 3) uint8."""
+    """Callable: path to (image_size, image_size, 3) uint8. With `exact` an image of another size is an `ImageError`."""
 
-    def __init__(self, image_size: int):
-        self.image_size = image_size
+    def __init__(self, image_size: int, *, exact: bool = False):
+        self.image_size, self.exact = image_size, exact
 
     def __call__(self, path: str) -> np.ndarray:
-        return np.array(fit_square(read_rgb(path), self.image_size))
+        image, side = read_rgb(path), self.image_size
+        if self.exact and image.size != (side, side):
+            width, height = image.size
+            raise ImageError(f"image {shown(path)} is {width}x{height}, and those of this data set are {side}x{side}")
+        return np.array(fit_square(image, side))
 
 
 class Reader(torch.utils.data.Dataset):
@@ -191,10 +195,12 @@ def read_files(
     yield from batches if progress is None else progress(batches, len(loader), label)
 
 
-def decode(paths: Sequence[str], image_size: int, *, num_workers: int, progress: Tracker | None, label: str) -> Tensor:
+def decode(
+    paths: Sequence[str], read: SquarePixels, *, num_workers: int, progress: Tracker | None, label: str
+) -> Tensor:
     """(N, image_size, image_size, 3) uint8 of N files."""
-    images = torch.empty((len(paths), image_size, image_size, 3), dtype=torch.uint8)
-    batches = read_files(SquarePixels(image_size), paths, num_workers=num_workers, progress=progress, label=label)
+    images = torch.empty((len(paths), read.image_size, read.image_size, 3), dtype=torch.uint8)
+    batches = read_files(read, paths, num_workers=num_workers, progress=progress, label=label)
     for target, batch in zip(images.split(DECODE_BATCH), batches, strict=True):
         target.copy_(batch)
     return images

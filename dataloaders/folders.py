@@ -7,14 +7,16 @@ Either is first found as `{class: paths}`; `label_files` numbers the classes, `l
 """
 
 import difflib
+import hashlib
 import logging
+import os
 import re
 from pathlib import Path
 
 import torch
 
 from dataloaders.dataset import ImageFiles, ImageTensors, Split
-from dataloaders.decoding import MAX_RESIDENT_BYTES, MAX_RESIDENT_SIZE, decode
+from dataloaders.decoding import MAX_RESIDENT_BYTES, MAX_RESIDENT_SIZE, SquarePixels, decode
 from dataloaders.image_files import count_unused, counted, images_below, is_hidden, shown, visible, why_unused
 from dataloaders.registry import LoadRequest
 
@@ -22,6 +24,7 @@ log = logging.getLogger("letKD.run")  # the run's, for notices
 
 FilesByClass = dict[str, list[str]]  # paths in sorted order
 MOST_NAMED = 10  # classes in a notice
+READING = b"upright\n"  # goes into the digest of images: files made before tags of orientation were applied do not fit
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -93,6 +96,18 @@ def _refuse_shared_folders(folder: Path, names: list[str]) -> None:
             raise ValueError(f"{shown(folder / name)} is a link to {shown(path)}, which holds it: remove the link")
 
 
+def digest_of_files(folder: Path, found: FilesByClass) -> str:
+    """A digest of images, by class, name and bytes on the disk.
+
+    It is also of how images are read: what was made from them as they were read earlier is made again.
+    """
+    digest = hashlib.sha256(READING)
+    for paths in found.values():
+        for path in map(Path, paths):
+            digest.update(os.fsencode(f"{path.relative_to(folder)} {path.stat().st_size}\n"))
+    return digest.hexdigest()
+
+
 def find_listed(folder: Path, listed: dict[str, str], source: Path) -> FilesByClass:
     """The images below `folder` by the classes that `listed`, {file name: class} read from `source`, gives them.
 
@@ -154,11 +169,11 @@ def order_classes(root: Path, request: LoadRequest, found: dict[str, FilesByClas
     return request.classes or tuple(sorted(found["eval"]))
 
 
-def label_files(split: str, found: FilesByClass, classes: tuple[str, ...]) -> ImageFiles:
+def label_files(split: str, found: FilesByClass, classes: tuple[str, ...], *, needs_all: bool = False) -> ImageFiles:
     """One split, class by class in label order: label i is `classes[i]`. A notice names classes that have no images.
 
     Raises:
-        ValueError: a class that is not among `classes`.
+        ValueError: a class that is not among `classes`, or with `needs_all` one of these that has no images.
     """
     for name, paths in found.items():
         if name not in classes:
@@ -169,10 +184,22 @@ def label_files(split: str, found: FilesByClass, classes: tuple[str, ...]) -> Im
             )
     if missing := [name for name in classes if name not in found]:
         named = ", ".join(map(repr, missing[:MOST_NAMED])) + ", ..." * (len(missing) > MOST_NAMED)
-        log.info("note: the split %r has no images of %d of %d classes: %s", split, len(missing), len(classes), named)
+        lacks = f"the split {split!r} has no images of {len(missing)} of {len(classes)} classes: {named}"
+        if needs_all:
+            raise ValueError(lacks)
+        log.info("note: %s", lacks)
     counts = torch.tensor([len(found.get(name, ())) for name in classes])
     paths = tuple(path for name in classes for path in found.get(name, ()))
     return ImageFiles(paths, torch.arange(len(classes)).repeat_interleave(counts))
+
+
+def in_order_of_numbers(files: ImageFiles) -> ImageFiles:
+    """The files in the order of their names where these are different numbers, like 00042.png; else as they are."""
+    names = [Path(path).stem for path in files.paths]
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if len(set(numbers)) < len(names):
+        return files
+    return files.take(torch.tensor(sorted(range(len(names)), key=numbers.__getitem__)))
 
 
 def load_split(split: str, files: ImageFiles, image_size: int, request: LoadRequest) -> Split:
@@ -183,4 +210,4 @@ def load_split(split: str, files: ImageFiles, image_size: int, request: LoadRequ
     if image_size > MAX_RESIDENT_SIZE or len(files) * image_size**2 * 3 > MAX_RESIDENT_BYTES:
         return files
     options = {"num_workers": request.num_workers, "progress": request.progress, "label": f"decoding {split}"}
-    return ImageTensors(decode(files.paths, image_size, **options), files.labels)
+    return ImageTensors(decode(files.paths, SquarePixels(image_size), **options), files.labels)

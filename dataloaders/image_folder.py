@@ -7,9 +7,7 @@
 Labels number the class folders of train/ in alphabetical order.
 """
 
-import hashlib
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,30 +17,28 @@ from torch import Tensor
 
 from dataloaders.dataset import Dataset, ImageTensors, Split, Triple
 from dataloaders.decoding import SquarePixels, read_files, read_size
-from dataloaders.folders import find_in_class_folders, label_files, list_classes, load_split, search_class_folders
+from dataloaders.folders import (
+    digest_of_files,
+    find_in_class_folders,
+    label_files,
+    list_classes,
+    load_split,
+    search_class_folders,
+)
 from dataloaders.image_files import shown
 from dataloaders.registry import LoadRequest, register_dataset
 
 MAX_ASPECT = 1.125  # a common size this close to square becomes the image size
-READING = b"upright\n"  # goes into the digest of images: files made before tags of orientation were applied do not fit
 MEASURED_IMAGES = 5000  # of a streamed training split, evenly spaced, for its mean and std
 
 
 def outline(data_dir: Path | None) -> dict[str, Any]:
-    """A digest of the training images, by class, name and bytes on the disk, and the size that they would measure.
-
-    The digest is also of how images are read: what was made from them as they were read earlier is made again.
-    """
+    """A digest of the training images, and the size that they would measure."""
     if data_dir is None or not (data_dir / "train").is_dir():
         return {}
-    folder = data_dir / "train"
-    found, _ = search_class_folders(folder)
-    digest = hashlib.sha256(READING)
-    for paths in found.values():
-        for path in map(Path, paths):
-            digest.update(os.fsencode(f"{path.relative_to(folder)} {path.stat().st_size}\n"))
+    found, _ = search_class_folders(data_dir / "train")
     first = next(iter(found.values()))[0]
-    return {"images": digest.hexdigest(), "image_size": min(read_size(first))}
+    return {"images": digest_of_files(data_dir / "train", found), "image_size": min(read_size(first))}
 
 
 @register_dataset("ImageFolder", outline)

@@ -119,8 +119,8 @@ def load_dataset(
         progress=progress,
     )
     dataset = _BUILDERS[name](request)
-    if request.classes is not None and dataset.classes != request.classes:
-        raise ValueError(_class_difference(dataset, request.classes))
+    if request.classes is not None:
+        refuse_other_classes(dataset, request.classes)
     return dataset
 
 
@@ -161,10 +161,20 @@ def always(image_size: int, mean: Triple, std: Triple) -> Outliner:
     return lambda data_dir: {"image_size": image_size, "mean": list(mean), "std": list(std)}
 
 
-def _class_difference(dataset: Dataset, expected: tuple[str, ...]) -> str:
+def refuse_other_classes(dataset: Dataset, expected: tuple[str, ...], trained: str = "the model") -> None:
+    """Refuse classes that are not those, in this order, that something was trained on.
+
+    Args:
+        trained: what it is, for the error.
+
+    Raises:
+        ValueError: names the first class that is another.
+    """
+    if dataset.classes == expected:
+        return
     message = f"{dataset.name} has {dataset.num_classes} classes where {len(expected)} are expected"
     pairs = zip(dataset.classes, expected, strict=False)
     first = next((index for index, (found, wanted) in enumerate(pairs) if found != wanted), None)
     if first is not None:
         message += f"; class {first} is {dataset.classes[first]!r}, expected {expected[first]!r}"
-    return message + ": use the data the model was trained on"
+    raise ValueError(f"{message}: use the data {trained} was trained on")

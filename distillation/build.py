@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from architectures import Input, create_model, create_on_meta, fold_batch_norm_, outline
-from dataloaders import Dataset
+from dataloaders import Dataset, refuse_other_classes
 from distillation.expressions import (
     ALONE,
     INTERMEDIATE,
@@ -133,12 +133,14 @@ def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection
         keys: of the losses that it teaches, for the error.
 
     Raises:
-        ValueError: the weights do not fit.
+        ValueError: the weights do not fit, or are of other classes.
     """
     with torch.random.fork_rng(devices=[]):
         network = create_model(name, num_classes=dataset.num_classes, image_size=dataset.image_size)
     what = f"{name} with {dataset.num_classes} classes, the teacher of {', '.join(keys)}"
     load_strictly(network, weights.state, source=weights.source, what=what)
+    if known := (weights.data or {}).get("classes"):
+        refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
     network.to(memory_format=torch.channels_last)
     return Teacher(
         measured(network, dataset.image_size, name), Input(dataset.mean, dataset.std), fingerprint(weights.state)

@@ -134,12 +134,12 @@ class Training(Algorithm):
             raise
 
     def _phase_of_epochs(self) -> AbstractContextManager[Line]:
-        """Counts the images of training and evaluation; its pace is a mean, because those of the two differ."""
+        """Counts the images of training and evaluation."""
         epochs, batch_size = self.options.protocol.epochs, self.options.protocol.batch_size
         num_images = len(self.train_loader) * batch_size + len(self.dataset.eval)
         done = self.epoch * num_images + self.meter.num_steps * batch_size
         what = f"{epochs} epoch{'s' * (epochs != 1)}"
-        return phase(what, epochs * num_images, number=1, count=PHASES, initial=done, smoothing=0)
+        return phase(what, epochs * num_images, number=1, count=PHASES, initial=done)
 
     def _find_source(self) -> Path | None:
         """The file that the run goes on from; None where it begins."""

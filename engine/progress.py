@@ -4,7 +4,7 @@
 
 A phase is what takes time of its own: reading patches, k-means, the epochs of a training. It says where it stands among
 the phases of its job, and where the job stands among the steps of `prepare=True` and the trials. The time left is the
-phase's, from its own pace so far; before anything of it is done none is said. Where nobody watches a terminal the line
+phase's, from its mean pace so far; before anything of it is done none is said. Where nobody watches a terminal the line
 is a message of the log, at most one in LINE_SECONDS. A phase that is done leaves a message in any case.
 
 What is counted is what the host has asked for: nothing is read back from the device.
@@ -42,8 +42,8 @@ class Line(tqdm):
 
     def __init__(self, what: str, total: int, places: tuple[str, ...], **options: Any):
         self.places = places
-        options = {"bar_format": FORMAT + " |{bar}|", "dynamic_ncols": True, "leave": False, "miniters": 1} | options
-        super().__init__(desc=self.describe(what), total=total, **options)
+        shown = {"bar_format": FORMAT + " |{bar}|", "dynamic_ncols": True, "leave": False, "miniters": 1}
+        super().__init__(desc=self.describe(what), total=total, **shown | options)
 
     def describe(self, what: str) -> str:
         """What is done, behind its places."""
@@ -61,11 +61,11 @@ class Line(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
+        """With the time that is left at the mean pace; that of the last steps alone jumps on a busy machine."""
         facts = super().format_dict
         done, left = facts["n"] - facts["initial"], facts["total"] - facts["n"]
-        pace = facts["rate"] or (done / facts["elapsed"] if facts["elapsed"] else 0)
-        is_known = done > 0 and pace > 0 and left > 0
-        return facts | {"left": f", about {rough(left / pace)} left" if is_known else ""}
+        is_known = done > 0 and left > 0
+        return facts | {"left": f", about {rough(left * facts['elapsed'] / done)} left" if is_known else ""}
 
 
 class _LogLine(Line):

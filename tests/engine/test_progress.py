@@ -115,7 +115,7 @@ def test_the_epochs_that_are_left_take_as_long_as_those_that_were(file, monkeypa
     """Training at 3 s and evaluation at 1 s an image: an epoch of ten images each is 40 s."""
     clock, lines = file
     monkeypatch.setattr(progress, "LINE_SECONDS", 40)
-    with phase("3 epochs", 60, smoothing=0) as line:
+    with phase("3 epochs", 60) as line:
         for epoch in (1, 2, 3):
             line.say(f"epoch {epoch} of 3")
             for seconds in [3] * 10 + [1] * 10:

@@ -6,7 +6,7 @@ loader.set_epoch(3)
 for batch in loader: ...    # Batch: pixels (B, 3, H, W) uint8 channels_last, labels and index (B,) int64
 """
 
-from dataloaders import cifar, digits, image_folder, imagenet, tiny_imagenet  # noqa: F401  importing registers
+from dataloaders import cifar, digits, image_folder, imagenet, numbers, tiny_imagenet  # noqa: F401  importing registers
 from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out

@@ -1,7 +1,9 @@
 """Handwritten digits: scikit-learn's bundled 8 x 8 copy of the UCI test set (Alpaydin & Kaynak, 1998).
 
 1797 grey images, ten classes, no download: a data set on which the whole pipeline runs in seconds. In file order the
-first half trains and the second half evaluates, which were written by other people. Digits are not flipped.
+first half trains and the second half evaluates. Its rows are forms, filled in one behind the other
+(`dataloaders/numbers.py`), and the halves part just before the end of the seventh of fourteen: the first eight
+evaluation images are of a form that is trained on, all others of forms that are not. Digits are not flipped.
 """
 
 import torch

@@ -27,7 +27,10 @@ NEED_DATA_DIR = FOLDER_DATASETS | {"ImageNet"}
 ANY_FOLDER = "FOLDER"  # what stands for theirs in a command, where it is not known
 # Options that a command for what is left of a run has in another place, or does not need.
 SAID_OTHERWISE = frozenset({"config", "localpath", "checkpoint", "seed", "seeds", "trials", "prepare", "watch"})
-TITLES = {"CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "TinyImageNet": "Tiny-ImageNet", "digits": "Digits"}
+TITLES = {
+    "CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "TinyImageNet": "Tiny-ImageNet", "digits": "Digits",
+    "numbers": "Two-digit numbers",
+}  # fmt: skip
 DEFAULT_LOCALPATH = "experiments"
 
 

@@ -1,4 +1,4 @@
-"""ResNet-14 alone on handwritten digits: the teacher of the demonstration."""
+"""ResNet-14 alone on handwritten digits, the teacher of the smallest pair."""
 
 from config.recipes import classification
 

@@ -1,4 +1,4 @@
-"""ResNet-8 alone on handwritten digits: the demonstration's student without a teacher."""
+"""ResNet-8 alone on handwritten digits, the student of the smallest pair without a teacher."""
 
 from config.recipes import DIGITS_PROTOCOL, classification
 

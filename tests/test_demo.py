@@ -1,0 +1,127 @@
+"""The demonstration: its table and its sentence from numbers, and the chain, broken off and gone on with."""
+
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dataloaders.numbers
+import demo
+from algorithms.train import Training
+from demo import Row
+from storage.documents import load_json
+
+ROOT = Path(demo.__file__).parent
+SHORT = ["epochs=1", "milestones=[]", "cuda=False"]
+METHODS = ("QuEST", "letKD-2")
+
+
+def rows(**top1: list[float]) -> list[Row]:
+    taught = [Row("resnet8", name.replace("_", "-"), values, 1234) for name, values in top1.items()]
+    return [Row("resnet14", "alone", [91.0], 5678), *taught]
+
+
+def test_the_table_has_means_sample_deviations_and_parameters():
+    head, line, teacher, student = demo.table(rows(alone=[80.0, 82.0, 84.0])).splitlines()
+    assert head.split() == ["network", "method", "top-1", "%", "deviation", "seeds", "parameters"]
+    assert set(line) == {"-", " "}
+    assert teacher.split() == ["resnet14", "alone", "91.00", "-", "1", "5,678"]
+    assert student.split() == ["resnet8", "alone", "82.00", "2.00", "3", "1,234"]
+
+
+LOW, MIDDLE, HIGH, SPREAD = [80.0, 80.1, 80.2], [83.0, 83.1, 83.2], [86.0, 86.1, 86.2], [76.0, 84.0, 92.0]
+
+
+@pytest.mark.parametrize(
+    ("top1", "said"),
+    [
+        ({"letKD_1": HIGH}, "letKD-1 is above the student alone (+6.00) and QuEST (+3.00)."),
+        ({"letKD_1": LOW}, "letKD-1 is below QuEST (-3.00), not told apart from the student alone (+0.00)."),
+        ({"letKD_1": SPREAD}, "letKD-1 is not told apart from the student alone (+3.90) and QuEST (+0.90)."),
+        (
+            {"letKD_1": [81.0, 81.1, 81.2], "letKD_2": LOW},
+            "letKD-1 is above the student alone (+1.00), below QuEST (-2.00); "
+            "letKD-2 is below QuEST (-3.00), not told apart from the student alone (+0.00).",
+        ),
+    ],
+    ids=["won", "lost", "unclear", "both"],
+)
+def test_the_sentence_says_what_the_numbers_say(top1, said):
+    whole = demo.sentence(rows(alone=LOW, QuEST=MIDDLE, **top1))
+    assert whole == f"With 3 seeds each, by Welch's t-test at 5%: {said}"
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[None]:
+    """200 pictures for training and as many for evaluation, two methods, two seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataloaders.numbers, "NUM_PICTURES", 200)
+        patch.setattr(demo, "METHODS", METHODS)
+        patch.setattr(demo, "NUM_SEEDS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def broken_off(short, tmp_path_factory) -> Path:
+    """What is there after Ctrl-C in the second run of the student alone."""
+    folder, begun = tmp_path_factory.mktemp("demo"), []
+    run_epoch = Training._run_epoch
+
+    def interrupt(self: Training, epoch: int) -> None:
+        begun.append(self.directory)
+        if len(begun) == 3:
+            signal.raise_signal(signal.SIGINT)
+        run_epoch(self, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_run_epoch", interrupt)
+        assert demo.main([*SHORT, f"localpath={folder}"]) == 130
+    order = [path.relative_to(folder).as_posix() for path in begun]
+    assert order == ["numbers/RN14", "numbers/RN8/seed0", "numbers/RN8/seed1"]
+    return folder
+
+
+def test_after_ctrl_c_the_same_command_does_the_rest(broken_off, tmp_path, capsys):
+    root = tmp_path / "rest"
+    shutil.copytree(broken_off, root)
+    made = {path: path.read_bytes() for path in root.rglob("*.pth")}
+    assert demo.main([*SHORT, f"localpath={root}"]) == 0
+    out = capsys.readouterr().out
+    assert {path: path.read_bytes() for path in made if "seed1" not in path.parts}.items() <= made.items()
+    assert out.count("\nstep ") == 8 and "step 8 of 8: write the report" in out and out.count("done before: ") == 2
+    for name in ("RN8", *(f"RN14_RN8/{method}" for method in METHODS)):
+        seeds = [load_json(root / "numbers" / name / f"seed{seed}" / "results.json") for seed in (0, 1)]
+        mean = statistics.fmean(results["top1"] for results in seeds)
+        method = "alone" if name == "RN8" else name.rpartition("/")[2]
+        assert ["resnet8", method, f"{mean:.2f}"] in [line.split()[:3] for line in out.splitlines()]
+        assert all(results["parameters"] == seeds[0]["parameters"] for results in seeds)
+    *_, told, _, page, picture = out.splitlines()
+    assert told.startswith("With 2 seeds each, by Welch's t-test at 5%: letKD-2 is ")
+    for line in (page, picture):
+        assert Path(line.partition("file://")[2]).is_file()
+
+
+def test_what_ends_the_chain_is_said_with_the_command_that_goes_on(tmp_path, capsys):
+    assert demo.main(["epochs=0", f"localpath={tmp_path}"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: epochs=0 must be at least 1",
+        f"step 1 of 10 is not finished; the whole goes on with: python demo.py epochs=0 localpath={tmp_path}",
+    ]
+
+
+@pytest.mark.slow
+def test_the_whole_demonstration_has_room(tmp_path):
+    """As it is written: its teacher is at least three points above the mean of the student alone."""
+    command = [sys.executable, "demo.py", f"localpath={tmp_path}", "cuda=False"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    teacher, alone, *taught = demo.collect(tmp_path)
+    assert teacher.top1[0] >= statistics.fmean(alone.top1) + 3
+    assert [row.method for row in taught] == ["KD", "QuEST", "letKD-1", "letKD-2"]
+    assert all(len(row.top1) == 3 for row in (alone, *taught))
+    assert demo.table([teacher, alone, *taught]) in done.stdout
+    assert demo.sentence([teacher, alone, *taught]) in done.stdout

@@ -111,9 +111,15 @@ def sentence(rows: list[Row]) -> str:
             is_clear = ttest_ind(top1[own], top1[other], equal_var=False).pvalue < LEVEL
             verdict = "not told apart from" if not is_clear else "above" if difference > 0 else "below"
             verdicts[verdict].append(f"{'the student alone' if other == 'alone' else other} ({difference:+.2f})")
-        said = [f"{verdict} {' and '.join(others)}" for verdict, others in verdicts.items() if others]
+        said = [f"{verdict} {listed(others)}" for verdict, others in verdicts.items() if others]
         found.append(f"{own} is {', '.join(said)}")
     return f"With {NUM_SEEDS} seeds each, by Welch's t-test at {LEVEL:.0%}: {'; '.join(found)}."
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def main(options: list[str]) -> int:

@@ -25,6 +25,7 @@ from torch import nn
 
 import architectures
 import config
+import dataloaders.numbers
 import distillation.losses
 import main_classification
 from algorithms import export
@@ -39,10 +40,11 @@ DOCS = ROOT / "docs"
 OWN_METHOD = DOCS / "own-method.md"
 # The long ones repeat jobs of the short ones and draw pictures; `test_docs` asks the entry about their commands, too.
 SHORT = ["own-images.md", "own-network.md", "options.md", "commands.md", "runs.md"]
-LONG = ["how-it-works.md", "reproduce.md", "watch.md"]
+LONG = ["demo.md", "how-it-works.md", "reproduce.md", "watch.md"]
 APART = ["export.md", OWN_METHOD.name]  # have a test of their own
-HERE = ("digits.", "ImageFolder.", "mine.")  # experiments whose images are here
-NUM_TRAIN, NUM_EVAL = 128, 64  # digits: two steps an epoch
+HERE = ("digits.", "numbers.", "ImageFolder.", "mine.")  # experiments whose images are here
+NUM_TRAIN, NUM_EVAL = 128, 64  # digits, also those of two-digit numbers: two steps an epoch
+NUM_PICTURES = 200  # of such numbers, of either split
 SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1}
 FEWER = {"num_words": 16, "val_split": 4, "mongo": None}  # instead of what a command says; no server is here
 SKETCHES = {
@@ -57,6 +59,8 @@ PACKAGES = {"architectures": architectures, "config": config, "distillation.loss
 def little() -> Iterator[None]:
     """Short experiments, few digits, sketches for pictures; and no faiss, because README says nothing here needs it."""
     with fewer_digits(NUM_TRAIN, NUM_EVAL), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataloaders.numbers, "NUM_TRAIN_DIGITS", NUM_TRAIN)
+        patch.setattr(dataloaders.numbers, "NUM_PICTURES", NUM_PICTURES)
         patch.setattr(experiments, "ENTRY_OPTIONS", shortened(ENTRY_OPTIONS))
         patch.setattr(experiments, "load_experiment", lambda name: shortened(load_experiment(name)))
         patch.setattr("matplotlib.figure.Figure.savefig", save_quickly)

@@ -65,6 +65,7 @@ def test_the_sentence_says_what_the_numbers_say(top1, said):
 
 
 def not_painted(figure: object, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
     place.with_suffix(".png").write_bytes(b"a picture")
 
 

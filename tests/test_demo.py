@@ -69,7 +69,7 @@ def not_painted(figure: object, place: Path) -> None:
     place.with_suffix(".png").write_bytes(b"a picture")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def short() -> Iterator[None]:
     """200 pictures for training and as many for evaluation, one method, two seeds; pictures are not painted."""
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +80,7 @@ def short() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def broken_off(short, tmp_path_factory) -> Path:
     """What is there after Ctrl-C in the second run of the student alone."""
     folder, begun = tmp_path_factory.mktemp("demo"), []

@@ -133,7 +133,7 @@ def test_classes_that_differ_by_which_way_is_up_can_be_told_apart(image_size, tm
 
 def test_files_made_from_pictures_as_they_were_read_earlier_do_not_fit(tree, monkeypatch):
     now = outline_dataset("ImageFolder", data_dir=tree)
-    monkeypatch.setattr("dataloaders.image_folder.READING", b"")
+    monkeypatch.setattr("dataloaders.folders.READING", b"")
     assert outline_dataset("ImageFolder", data_dir=tree)["images"] != now["images"]
 
 

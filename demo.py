@@ -2,8 +2,8 @@
 
     make demo            or            python demo.py [localpath=DIR] [any other option, for every command]
 
-Each line that starts with `$` is a command that can be typed as it stands. What is finished is not done again: after
-Ctrl-C the same command goes on. docs/demo.md has the protocol, and what can be seen.
+Each line that starts with `$` is a command that can be typed as it stands. After Ctrl-C the same command goes on: what
+has been trained is not trained again. docs/demo.md has the protocol, and what can be seen.
 """
 
 import shlex
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import main_classification
+from engine.progress import within
 from engine.records import RESULTS
 from results.places import output_directory
 from storage.documents import load_json
@@ -29,13 +30,13 @@ LEVEL = 0.05  # of the test behind that sentence
 class Step(NamedTuple):
     """A command of the chain, and what it is for.
 
-    What it `makes`, as the mode of its job, is not made again; the others do by themselves what is left of them.
+    Trainings do what is left of them. The others are quick and done each time: so what supervises is always of the
+    teacher that is there.
     """
 
     title: str
     words: tuple[str, ...]
     command: str | None = None
-    makes: str | None = None
 
 
 class Row(NamedTuple):
@@ -53,8 +54,8 @@ def chain() -> list[Step]:
     trials = f"trials={NUM_SEEDS}"
     return [
         Step("train the teacher", (teacher, "checkpoint=-1")),
-        Step("make its visual words", (teacher, "kmeans=128"), makes="kmeans"),
-        Step("make its sub-class decisions", (teacher, "LDA=5"), makes="LDA"),
+        Step("make its visual words", (teacher, "kmeans=128")),
+        Step("make its sub-class decisions", (teacher, "LDA=5")),
         Step("train the student alone", (student, trials)),
         *(Step(f"train it with {name}", (f"config={PAIR}.{name}", trials)) for name in METHODS),
         Step("draw what it has learnt", (f"config={PAIR}.{METHODS[-1]}", "seeds=[0]"), command="picture_templates"),
@@ -130,15 +131,15 @@ def main(options: list[str]) -> int:
     steps = chain()
     for number, step in enumerate(steps, start=1):
         print(f"\nstep {number} of {len(steps)}: {step.title}", flush=True)
-        if step.makes and (made := output_directory(root, TEACHER, step.makes) / RESULTS).is_file():
-            print(f"done before: {made.parent}", flush=True)
-        elif status := run(step, options):
+        with within("step", number, len(steps)):
+            status = run(step, options)
+        if status:
             command = shlex.join(["python", "demo.py", *options])
             print(f"step {number} of {len(steps)} is not finished; the whole goes on with: {command}", file=sys.stderr)
             return status
     rows = collect(root)
     picture = output_directory(root, f"{PAIR}.{METHODS[-1]}", "train") / "seed0" / "pictures" / "templates.png"
-    print(f"\nTwo-digit numbers, top-1 of the last epoch; everything in {time.perf_counter() - start:.0f} s\n")
+    print(f"\nTwo-digit numbers, top-1 of the last epoch; this command took {time.perf_counter() - start:.0f} s\n")
     print(f"{table(rows)}\n\n{sentence(rows)}\n")
     print(f"All runs:  {(root / 'report' / 'index.html').resolve().as_uri()}")
     print(f"A picture: {picture.resolve().as_uri()}")

@@ -1,5 +1,6 @@
 """The demonstration: its table and its sentence from numbers, and the chain, broken off and gone on with."""
 
+import re
 import shutil
 import signal
 import statistics
@@ -9,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import dataloaders.numbers
 import demo
 from algorithms.train import Training
 from demo import Row
+from letkd import load_supervision
 from storage.documents import load_json
 
 ROOT = Path(demo.__file__).parent
@@ -104,11 +107,22 @@ def broken_off(short, tmp_path_factory) -> Path:
 def test_after_ctrl_c_the_same_command_does_the_rest(broken_off, tmp_path, capsys):
     root = tmp_path / "rest"
     shutil.copytree(broken_off, root)
-    made = {path: path.stat().st_mtime_ns for path in root.rglob("*.pth") if "seed1" not in path.parts}
+    trained = [*root.glob("numbers/RN14/*.pth"), *root.glob("numbers/RN8/seed0/*.pth")]
+    made = {path: path.stat().st_mtime_ns for path in trained}
+    assert {path.parent.name for path in made} == {"RN14", "seed0"}
+    (codebook,) = root.rglob("codebook*.pth")
+    (words,) = load_supervision(codebook).values()
+    codebook.unlink()  # and its results.json stays, as it does where other words have been made since
     assert demo.main([*SHORT, f"localpath={root}"]) == 0
     out = capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was finished is not written again"
-    assert out.count("\nstep ") == 7 and "step 7 of 7: write the report" in out and out.count("done before: ") == 2
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "what was trained is not trained again"
+    titles = re.findall(r"^\nstep (\d of 7): ", out, re.MULTILINE)
+    assert titles == [f"{number} of 7" for number in range(1, 8)]
+    (again,) = load_supervision(codebook).values()
+    assert torch.equal(again.tensors["centroids"], words.tensors["centroids"])
+    phases = [line for line in out.splitlines() if ", done in " in line]
+    assert all(re.match(r"step [1-7] of 7, ", line) for line in phases), phases
+    assert any(line.startswith("step 2 of 7, part 1 of 2: reading patches, ") for line in phases)
     for name in ("RN8", *(f"RN14_RN8/{method}" for method in METHODS)):
         seeds = [load_json(root / "numbers" / name / f"seed{seed}" / "results.json") for seed in (0, 1)]
         mean = statistics.fmean(results["top1"] for results in seeds)

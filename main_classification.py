@@ -189,7 +189,7 @@ class Records(FileStorageObserver):
             return
         shutil.rmtree(self.dir)
         if self.new_folders and not any(entry.name.isdigit() for entry in Path(self.basedir).iterdir()):
-            shutil.rmtree(self.basedir)  # where sacred also keeps the sources
+            shutil.rmtree(self.source_dir, ignore_errors=True)  # not all: another process may have a record there now
         for folder in self.new_folders:
             with contextlib.suppress(OSError):  # there is something else in it by now
                 folder.rmdir()

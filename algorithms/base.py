@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,11 +68,13 @@ class Algorithm:
         """Do the job, leave its files, and return what `results.json` holds."""
         self.has_begun = False
         numerics = set_numerics(self.options.run.precision, deterministic=self.options.run.deterministic)
-        lock = exclusive(self.directory) if self.writes_files else nullcontext()
+        held = partial(exclusive, self.directory)
+        lock, alone = (held, nullcontext) if self.writes_files else (nullcontext, held)
         traces = missing_traces(self.directory)
         if not traces:
             Algorithm.num_traces += 1  # lines in a log that is there
-        with numerics, lock, removed_after_mistakes(traces, unless=lambda: self.has_begun), log_file(self.directory):
+        cleared = removed_after_mistakes(traces, unless=lambda: self.has_begun, alone=alone)
+        with numerics, lock(), cleared, log_file(self.directory):
             torch.manual_seed(self.options.run.seed)
             return self._run()
 

@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -136,14 +136,23 @@ def missing_traces(directory: Path) -> list[Path]:
 
 
 @contextmanager
-def removed_after_mistakes(traces: list[Path], *, unless: Callable[[], bool]) -> Iterator[None]:
-    """Remove what a job has left that a mistake of the user's has ended; its log is closed, and it has its lock."""
+def removed_after_mistakes(
+    traces: list[Path], *, unless: Callable[[], bool], alone: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
+    """Remove what a job has left that a mistake of the user's has ended; its log is closed.
+
+    Args:
+        alone: holds the directory meanwhile, where the job does not. Where it is refused, another job has begun there,
+            and all stays.
+    """
     try:
         yield
     except (ValueError, OSError):
-        for path in () if unless() else traces:
-            with suppress(OSError):  # a folder that has something else in it by now
-                path.rmdir() if path.is_dir() else path.unlink()
+        if traces and not unless():
+            with suppress(ValueError, OSError), alone():
+                for path in traces:
+                    with suppress(OSError):  # a folder that has something else in it by now
+                        path.rmdir() if path.is_dir() else path.unlink()
         raise
 
 

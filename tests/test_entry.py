@@ -7,8 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ import torch
 from PIL import Image
 
 import main_classification
+from algorithms.evaluate import Evaluation
 from architectures import create_model
 from engine import numerics
+from engine.records import exclusive
 from letkd.files import fingerprint
 from storage.tensor_files import load_tensors
 
@@ -527,6 +530,38 @@ def test_a_mistake_in_a_directory_that_is_there_is_logged_and_recorded(command, 
     assert command(*PAIR, f"teacher_weights={tree / 'seven.pth'}").error
     assert "does not hold resnet8 with 10 classes" in (tree / "mine/RN8_RN8/letKD-2/log.txt").read_text()
     assert read(tree / "sacred" / str(number + 1) / "run.json")["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["beside a training", "alone"])
+def test_a_mistake_of_an_evaluation_leaves_what_a_training_has_begun(is_shared, command, tmp_path, monkeypatch):
+    directory, training = tmp_path / "mine" / "net", ExitStack()
+
+    def fail(job: Evaluation) -> None:
+        assert job.directory == directory
+        if is_shared:
+            training.enter_context(exclusive(directory))
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(Evaluation, "_run", fail)
+    with training:
+        assert command(*TEACHER, "name=mine.net", "evaluate=True").error == "error: a mistake"
+        assert {path.name for path in directory.glob("*")} == ({"log.txt", ".lock"} if is_shared else set())
+    assert directory.exists() == is_shared
+
+
+def test_a_mistake_leaves_the_record_that_another_process_has_begun_meanwhile(command, tmp_path, monkeypatch):
+    other = tmp_path / "new" / "sacred" / "7" / "run.json"
+    rmtree = shutil.rmtree
+
+    def begin_and_remove(path: Path, **options: Any) -> None:
+        if Path(path).name in ("sacred", "_sources"):  # the last that goes, after a look at what else is there
+            other.parent.mkdir()
+            other.write_text("{}")
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", begin_and_remove)
+    assert command(*TEACHER, "evaluate=True", localpath=tmp_path / "new").error
+    assert other.read_text() == "{}"
 
 
 def test_an_observer_on_the_command_line_is_kept(tmp_path, monkeypatch):

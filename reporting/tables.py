@@ -7,14 +7,13 @@ show is decided here; they only say it.
 import json
 import os
 import re
-import shlex
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from config.command_lines import typed
+from config.command_lines import command_line, typed
 from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
 from results.places import folders_of
 from results.settings import FOLDER_DATASETS, bearing
@@ -415,15 +414,15 @@ class _Table:
     def _command(
         self, experiment: str, published: Published | None, *, options: Config | None = None, place: str = ""
     ) -> str:
-        words = [f"config={experiment}", *words_of(options or {})]
+        wanted = {"config": experiment} | (options or {})
         if self.experiments[experiment]["method"] != ALONE:
-            words.append("prepare=True")
+            wanted["prepare"] = True
         if published and published.trials:
-            words.append(f"trials={published.trials}")
+            wanted["trials"] = published.trials
         data_dir = self._data_dir()
         if data_dir is not None:
-            words += words_of({"data_dir": data_dir})
-        return _command_line([*words, *self._localpath(place)])
+            wanted["data_dir"] = data_dir
+        return command_line(wanted | self._localpath(place))
 
     def _continuation(self, run: Run) -> str | None:
         """What goes on with an unfinished run; None where it would only repeat what went wrong, or nothing is known."""
@@ -437,19 +436,17 @@ class _Table:
             key: value for key, value in run.options.items()
             if key in own and key not in SAID_OTHERWISE and value != own[key]
         }  # fmt: skip
-        seed = run.facts.get("seed")
-        begun = [f"seeds=[{run.trial}]"] if run.trial is not None else [f"seed={seed}"] * bool(seed) + ["checkpoint=-1"]
-        return _command_line([f"config={experiment}", *words_of(options), *begun, *self._localpath()])
+        if run.trial is not None:
+            begun = {"seeds": [run.trial]}
+        else:
+            begun = ({"seed": seed} if (seed := run.facts.get("seed")) else {}) | {"checkpoint": -1}
+        return command_line({"config": experiment} | options | begun | self._localpath())
 
     def _data_dir(self) -> str | None:
         """Where the images of this data set were for the runs that are here."""
         known = [run.options["data_dir"] for run in self.runs if run.options.get("data_dir") is not None]
         return self.scope.data_dir or next(iter(known), ANY_FOLDER if self.scope.dataset in NEED_DATA_DIR else None)
 
-    def _localpath(self, place: str = "") -> list[str]:
+    def _localpath(self, place: str = "") -> Config:
         localpath = self.localpath / place
-        return [] if localpath == Path(DEFAULT_LOCALPATH) else words_of({"localpath": str(localpath)})
-
-
-def _command_line(words: list[str]) -> str:
-    return "python main_classification.py with " + shlex.join(words)
+        return {} if localpath == Path(DEFAULT_LOCALPATH) else {"localpath": str(localpath)}

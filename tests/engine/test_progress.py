@@ -284,8 +284,14 @@ def test_every_job_tells_its_phases(method, options, phases, folder, lines):
     assert done == [step + what for step, what in zip(steps, phases, strict=True)]
 
 
-@pytest.mark.parametrize("options", [{"kmeans": 16}, {"LDA": 5}, {"LDA": 5, "incremental": True}])
-def test_a_job_that_takes_long_is_never_silent(options, folder, lines, clock, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "num_phases"),
+    [({"kmeans": 16}, 2), ({"LDA": 5}, 4), ({"LDA": 5, "incremental": True}, 4)],
+    ids=["k-means", "LDA", "incremental LDA"],
+)
+def test_every_phase_of_a_slow_job_says_what_is_left_until_it_is_done(
+    options, num_phases, folder, lines, clock, monkeypatch
+):
     """Every batch, iteration and class takes a minute, and leaves a line."""
     monkeypatch.setattr(progress, "is_watched", lambda: False)
     update = progress.Line.update
@@ -297,7 +303,8 @@ def test_a_job_that_takes_long_is_never_silent(options, folder, lines, clock, mo
     monkeypatch.setattr(progress.Line, "update", slow)
     train("classification", folder, test_batch_size=64, **options)
     of_phases = [line for line in lines if line.startswith("step ")]
-    for _, of_phase in itertools.groupby(of_phases, key=lambda line: line.partition(":")[0]):
-        *shown, last, done = of_phase
+    phases = [list(said) for _, said in itertools.groupby(of_phases, key=lambda line: line.partition(":")[0])]
+    assert len(phases) == num_phases
+    for *shown, last, done in phases:
         assert all(re.search(r"%, about \d+ (s|min) left", line) for line in shown), shown
         assert "100%" in last and ", done in " in done

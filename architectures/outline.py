@@ -198,7 +198,7 @@ def _found(network: nn.Module, image_size: int, name: str) -> Outline:
         what = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ValueError(f"{name} returns {what} for an image; a network must return its logits (batch, classes)")
     outputs = {paths[module]: seen for module, seen in measured.outputs.items() if module in paths}
-    larger = _shapes_of_a_larger_image(network, image_size)
+    larger = _larger_shapes_on_meta(network, image_size)
     layouts = _layouts(network, outputs, larger)
     once = {path: layout for path, layout in layouts.items() if measured.calls[network.get_submodule(path)] == 1}
 
@@ -329,8 +329,11 @@ def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -
     return _Measured(outputs, inputs, features, logits, calls)
 
 
-def _shapes_of_a_larger_image(network: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the modules return, by path, as far as the network takes an image of another size."""
+def _larger_shapes_on_meta(network: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of what all modules return, by path, as far as the network takes an image of another size.
+
+    Nothing is computed: an outline may be of a large network, and of one whose weights are nowhere.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
 
     def keep(path: str, output: Any) -> None:

@@ -111,7 +111,9 @@ def layouts(
         raise ValueError(f"the network does not take a black image {(1, *image_shape)}: {reason}") from error
     for path, calls in outputs.items():
         check_runs_once(path, len(calls))
-    larger = _shapes_of_a_larger_image(network, paths, image_shape)
+    channels, *sides = image_shape
+    # The network may refuse this size in any way, and modules that ran before have been seen.
+    larger = shapes_returned(network, paths, (channels, *larger_sides(sides)), Exception)
     is_square = image_shape[1] == image_shape[2]
     return {
         path: layout_of(
@@ -181,12 +183,6 @@ def shapes_returned(
     with evaluating(network), recording(network, paths) as outputs, torch.no_grad(), suppress(*refusals):
         network(image)
     return {path: [_shape(output) for output in calls] for path, calls in outputs.items()}
-
-
-def _shapes_of_a_larger_image(network: nn.Module, paths: list[str], image_shape: Sequence[int]) -> dict[str, list[Any]]:
-    """As `shapes_returned`. The network may refuse this size in any way, and modules that ran before have been seen."""
-    channels, *sides = image_shape
-    return shapes_returned(network, paths, (channels, *larger_sides(sides)), Exception)
 
 
 def _shape(output: Any) -> tuple[int, ...] | str:

@@ -32,12 +32,17 @@ def check_layers(network: nn.Module, layers: Iterable[tuple[str, Layout, float]]
     layers = list(layers)
     for path, calls in shapes_returned(network, [path for path, *_ in layers], image_shape).items():
         check_runs_once(path, len(calls))
+    check_reach(network, layers, image_shape)
+
+
+def check_reach(network: nn.Module, layers: Iterable[tuple[str, Layout, float]], image_shape: Sequence[int]) -> None:
+    """As `check_layers`, of modules that are known to run once."""
     for path, layout, alpha in layers:
         if alpha != 0 and not reaches_output(network, path, layout, image_shape):
             raise ValueError(
                 f"what the network returns does not depend on the patches of {path!r}: the values of a KD layer there "
-                "would change nothing; take a module before it, like block 10 of the 12 of a vision transformer, or an "
-                "alpha of 0 for a layer that is supervised only"
+                "would change nothing; take a module before it, like blocks.10 of a vision transformer that ends with "
+                "blocks.11, or an alpha of 0 for a layer that is supervised only"
             )
 
 

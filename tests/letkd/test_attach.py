@@ -95,6 +95,14 @@ def test_the_network_keeps_its_modes_and_sees_no_image_in_training(supervision):
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
+def test_the_network_is_run_once_for_its_maps_and_once_for_each_layer():
+    """At the size of the images; a larger image shows which axes of the maps grow."""
+    net, sides = network(4), []
+    with net.register_forward_pre_hook(lambda _module, images: sides.append(images[0].shape[-1])):
+        attach(net, {"stage.0": 5, "stage.1": 5}, images=IMAGES)
+    assert sides == [8, 128, 8, 8]
+
+
 def test_layers_have_the_type_of_the_network(supervision):
     student = attach(network(4).double(), supervision)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float64}

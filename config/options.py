@@ -514,7 +514,7 @@ PUBLISHED_NAMES = {said.of_loss: key for key, said in OPTIONS.items() if said.of
 _FIELDS = {field.name: field for group in GROUPS.values() for field in dataclasses.fields(group)}
 
 
-def published(key: str) -> Any:
+def published_field(key: str) -> Any:
     """The field of a loss for its option of the published name `key`, which is described under that name."""
     return dataclasses.field(default=_FIELDS[key].default, metadata=_FIELDS[key].metadata)
 

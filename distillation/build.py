@@ -138,9 +138,9 @@ def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection
     with torch.random.fork_rng(devices=[]):
         network = create_model(name, num_classes=dataset.num_classes, image_size=dataset.image_size)
     what = f"{name} with {dataset.num_classes} classes, the teacher of {', '.join(keys)}"
-    load_strictly(network, weights.state, source=weights.source, what=what)
     if known := (weights.data or {}).get("classes"):
         refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
+    load_strictly(network, weights.state, source=weights.source, what=what)
     network.to(memory_format=torch.channels_last)
     return Teacher(
         measured(network, dataset.image_size, name), Input(dataset.mean, dataset.std), fingerprint(weights.state)

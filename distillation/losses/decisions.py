@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from config.options import published
+from config.options import published_field
 from dataloaders import Batch
 from distillation.losses.base import Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
@@ -35,8 +35,8 @@ class Decisions(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        place: str = published("decisions_place")
-        teacher_place: str = published("decisions_teacher_place")
+        place: str = published_field("decisions_place")
+        teacher_place: str = published_field("decisions_teacher_place")
 
     def __init__(self, subclasses: SubclassTargets, *, place: str, pooling: int, teacher_place: str | None = None):
         super().__init__()

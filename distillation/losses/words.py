@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from config.options import published
+from config.options import published_field
 from dataloaders import Batch
 from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
@@ -38,8 +38,8 @@ class Words(Loss):
 
     @dataclass(frozen=True)
     class Options:
-        place: str = published("words_place")
-        teacher_place: str = published("words_teacher_place")
+        place: str = published_field("words_place")
+        teacher_place: str = published_field("words_teacher_place")
 
     def __init__(
         self,

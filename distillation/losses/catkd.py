@@ -4,8 +4,9 @@
     L = mean over B, N and r * r of (A(F) - A(G))^2     after `normalize` every A_BN divided by its length over r * r
 
 F is the map of the student whose average enters the classifier, averaged to r x r, W its classifier's weights; G and
-the teacher's likewise. The mean of A over the positions is the logit but for the bias. Student and teacher need the
-same classes. The gradient reaches the student's classifier too.
+the teacher's likewise. The mean of A over the positions is the logit but for the bias; a network where anything else
+stands between the map and the classifier, a normalisation or a token of its own, has no such A and is refused. Student
+and teacher need the same classes. The gradient reaches the student's classifier too.
 
 Published, in the authors' code: CE + beta L with beta, r and whether A is normalised by pair; for all others 400, 2 and
 normalised, the code's defaults. Pairs of one family are not normalised there, though the paper says it of all.
@@ -24,7 +25,7 @@ from config.schema import option
 from dataloaders import Batch
 from distillation.losses.base import Data, Loss, Needs, register_loss
 from distillation.losses.logits import check_classes
-from distillation.losses.maps import average_to, pooled_widths, unit
+from distillation.losses.maps import average_to, check_pools, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
 
 PENULTIMATE = "penultimate"
@@ -71,14 +72,8 @@ class CATKD(Loss):
     @classmethod
     def build(cls, student: Network, teacher: Network, data: Data, *, grid: int, normalize: bool) -> "CATKD":
         check_classes(cls.method, student, teacher)
-        widths = pooled_widths(cls.method, student, teacher)
-        for network, width in zip((student, teacher), widths, strict=True):
-            if (channels := network.outline.place(PENULTIMATE).channels) != width:
-                raise ValueError(
-                    f"{cls.method} needs a map whose average enters the classifier: that of {network.outline.network} "
-                    f"takes {width} channels, and the {PENULTIMATE} map has {channels}; choose another network, or a "
-                    "method of logits, like KD"
-                )
+        pooled_widths(cls.method, student, teacher)
+        check_pools(cls.method, PENULTIMATE, student, teacher)
         return cls(grid=grid, normalize=normalize)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:

@@ -56,11 +56,27 @@ def pooled_widths(method: str, student: Network, teacher: Network) -> tuple[int,
     return student.outline.num_features, teacher.outline.num_features
 
 
-def average_to(map_BCHW: Tensor, grid: Grid) -> Tensor:
-    """The map averaged to a grid, which is larger for maps without gradients alone.
+def check_pools(method: str, place: str, *networks: Network) -> None:
+    """Refuse networks in which something other than the mean of a map enters the classifier.
 
-    The windows are those of adaptive pooling. Where they are equal ordinary pooling does it, whose gradient is
-    deterministic on a GPU.
+    Raises:
+        ValueError: names the method, the place and the network.
+    """
+    for network in networks:
+        if not network.pools(place):
+            raise ValueError(
+                f"{method} needs a map whose mean enters the classifier, which the {place} map of "
+                f"{network.outline.network} is not; choose a network that averages its last map, or a method of whole "
+                "logits, like KD"
+            )
+
+
+def average_to(map_BCHW: Tensor, grid: Grid) -> Tensor:
+    """The map averaged to a grid.
+
+    The windows are those of adaptive pooling: they overlap where a side is no multiple of the grid's, and are single
+    positions, repeated, or pairs of them where the grid is the larger one. Gradients are deterministic on a GPU, which
+    those of adaptive pooling are not: windows of one size are pooled as usual, others are products with matrices.
     """
     own = map_BCHW.shape[-2:]
     if own == grid:

@@ -25,7 +25,9 @@ from torch import Tensor
 
 from config.schema import option
 from distillation.losses.base import Data, Needs
+from distillation.losses.dkd import DKD
 from distillation.losses.logits import Rows, Transform, register_transform
+from distillation.losses.maps import check_pools
 from distillation.signals import Head, Network, Signals, Wanted
 
 PLACE = "penultimate"
@@ -86,12 +88,7 @@ class SDD(Transform):
 
     @classmethod
     def build(cls, student: Network, teacher: Network, data: Data, *, grids: list[int]) -> "SDD":
-        for network in (student, teacher):
-            if not network.pools(PLACE):
-                raise ValueError(
-                    f"sdd classifies regions of a map: what enters the classifier of {network.outline.network} is not "
-                    f"the mean of its {PLACE} map; choose a network that averages its last map, or leave out sdd"
-                )
+        check_pools("sdd", PLACE, student, teacher)
         return cls(*(network.outline.place(PLACE).grid for network in (student, teacher)), grids=grids)
 
     def forward(self, rows: Rows, student: Signals, teacher: Signals) -> Rows:

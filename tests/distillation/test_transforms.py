@@ -16,6 +16,7 @@ from algorithms import check_options
 from architectures import create_model
 from config.experiments import canonical_name, default_config, load_experiment
 from distillation.expressions import canonical, weights_of
+from distillation.losses import Data, Transform, find_loss, find_transform, logits
 from distillation.losses.sdd import region_logits
 from distillation.signals import measured
 from engine.checkpoints import load_checkpoint
@@ -151,10 +152,16 @@ class Normalising(torch.nn.Module):
         return self.head(self.norm(self.conv(images).relu().mean(dim=(2, 3))))
 
 
-def test_a_network_that_does_not_average_its_last_map_has_no_regions():
+def test_a_network_that_does_not_average_its_last_map_has_neither_regions_nor_class_maps():
     network = measured(Normalising(), 8, "normalising")
     assert network.outline.place("penultimate").channels == network.outline.num_features == 4
     assert not network.pools("penultimate")
+    other = measured(create_model("resnet8", num_classes=5), 8, "resnet8")
+    for part, name in ((find_transform("sdd"), "sdd"), (find_loss("cat-kd"), "CAT-KD")):
+        for pair in ((network, other), (other, network)):
+            message = rf"^{name} needs a map .*, which the penultimate map of normalising is not; choose"
+            with pytest.raises(ValueError, match=message):
+                part.build(*pair, Data(8, 5), **part.defaults())
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "shufflenetv2", "mobilenetv2", "vgg8"])

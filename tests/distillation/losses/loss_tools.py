@@ -25,7 +25,7 @@ class Outlined(Network):
     """A network that is an outline alone."""
 
     def pools(self, place: str) -> bool:
-        return True
+        return self.outline.place(place).channels == self.outline.num_features
 
 
 def network(

@@ -75,7 +75,10 @@ def test_a_map_that_does_not_enter_the_classifier_is_refused(which):
     nets = [side(5, (4, 4)), side(5, (4, 4))]
     places = nets[which].outline.places | {"penultimate": Place("last", 7, (4, 4))}
     nets[which] = outlined(nets[which], network="other", places=places)
-    with pytest.raises(ValueError, match=r"^CAT-KD needs a map .*: that of other takes 5 channels.* has 7; choose .*$"):
+    message = (
+        r"^CAT-KD needs a map whose mean enters the classifier, which the penultimate map of other is not; choose .*$"
+    )
+    with pytest.raises(ValueError, match=message):
         CATKD.build(*nets, DATA, grid=2, normalize=True)
 
 

@@ -197,13 +197,15 @@ def default_options(methods: list[str], teacher: str, student: str) -> dict[str,
     """Options and weights of the methods of a sum, by their names on the command line.
 
     Those of the paper's methods are in their recipes. Cross-entropy has the weight that is published with a method
-    where that stands alone, and else 1.
+    where that stands alone, and else 1; a term that yields to a loss on logits has 0 beside one.
     """
     options: dict[str, Any] = {}
     by_key = {key: method for method in methods for key in brought_by(method) if method not in PAPER}
     for key in (key for key in list_losses() if key in by_key):
         loss, (transforms, _) = find_loss(key), parts(by_key[key])
         own = published(by_key[key], teacher, student)
+        if on_logits - {key}:
+            own |= dict.fromkeys(loss.yields, 0.0)
         weights = {loss.weight_option(term): float(own[term]) for term in loss.terms if term in own}
         options |= {name: said.default for name, said in loss.described().items()} | weights
         for part in (loss, *map(find_transform, transforms)):

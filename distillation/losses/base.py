@@ -105,6 +105,8 @@ class Loss(Part):
         terms: what `forward` returns, and the weight of each. A term that is called like the loss is weighted by the
             option `<key>.weight`, others by `<key>.<term>`.
         ce: weight of the cross-entropy where the method stands alone.
+        yields: terms that compare logits as a loss on logits does: in a sum with one that stands in their place, and
+            their default weight is 0.
         published: weights and options by (teacher, student), where a pair has its own; "ce" is the cross-entropy's.
         needs_teacher: whether it reads the teacher's signals.
         prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
@@ -116,6 +118,7 @@ class Loss(Part):
     method: ClassVar[str | None]
     terms: ClassVar[Mapping[str, float]]
     ce: ClassVar[float] = 1.0
+    yields: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
     needs_teacher: ClassVar[bool] = True
     prepared: ClassVar[tuple[str, ...]] = ()

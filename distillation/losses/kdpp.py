@@ -10,13 +10,19 @@ than the teacher (BatchNorm, dropout of a half, linear), g the teacher's, z and 
 are shorter than the teacher's grows towards the mean of its class, and a longer one turns to it alone.
 
 Published, in the authors' code, whose epochs count from 0: CE + w kd + v nd with w and v by pair and T = 4; 1 and 2 for
-all others here. With kd.weight 0 it is their addition to any other method, of which kd is a part as well: DKD++ is
-`DKD+KDPP kdpp.kd=0` with alpha (dkd.tckd), beta (dkd.nckd) and v (kdpp.nd)
+all others here. In a sum with a loss on logits, behind transforms or not, that one stands in the place of kd, whose
+weight is 0 there unless `kdpp.kd=` says otherwise: `DKD+KDPP` is their DKD++, published with alpha (dkd.tckd), beta
+(dkd.nckd) and v (kdpp.nd)
 
     resnet56 resnet20 2.5 4 3.5 · resnet32x4 resnet8x4 2 8 0.5 · wrn_40_2 wrn_40_1 1 6 1
     resnet50 mobilenetv2 0.5 8 1 · resnet32x4 shufflenetv1 0.5 8 4 · resnet32x4 shufflenetv2 0.5 6 0.5
 
-and ReviewKD++ in the same order with its weight and v: 1.2 1 · 8 1 · 5 4 · 6 2 · 7 1 · 8 1.5.
+and in the same order, with the weight of the method and v,
+
+    ReviewKD++, `ReviewKD+KDPP kdpp.kd=0`   1.2 1 · 8 1 · 5 4 · 6 2 · 7 1 · 8 1.5
+    DIST++, `DIST+KDPP`                     2 1 · 1.5 4 · 2.5 3 · 7 1 · 2.5 3 · 3 4
+
+None of these is the default of a sum. Which terms the one weight of DIST++ multiplies is not known here.
 
 The authors store c rounded to four digits; here it is not. The gradient passes through |f| where that is the larger
 one, as there. A class without training images has no mean: e_y = 0.
@@ -57,6 +63,7 @@ class KDPP(Loss):
     """
 
     terms = {"kd": 1.0, "nd": 2.0}
+    yields = ("kd",)
     published = {pair: {"kd": kd, "nd": nd} for pair, (kd, nd) in WEIGHTS.items()}
     prepared = ("means",)
 

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from loss_tools import DATA, batch, network
 
+from config.experiments import load_experiment
+from distillation.expressions import weights_of
 from distillation.losses.kdpp import KDPP
 from distillation.signals import Signals
 
@@ -105,3 +107,24 @@ def test_other_classes_are_refused():
     sides = network("a", num_classes=3), network("b", num_classes=4)
     with pytest.raises(ValueError, match=r"^KDPP compares logits .*: a has 3 classes and b 4; choose"):
         KDPP.build(*sides, DATA, means=torch.randn(4, 32), temperature=4.0, warmup=None)
+
+
+@pytest.mark.parametrize(
+    ("expression", "kd", "nd"),
+    [
+        ("KDPP", 1.0, 2.0),
+        ("letKD-2+KDPP", 1.0, 2.0),
+        ("ReviewKD+KDPP", 1.0, 2.0),
+        ("KD+KDPP", 0.0, 2.0),
+        ("KDPP+DKD", 0.0, 2.0),
+        ("lskd:DKD+KDPP", 0.0, 2.0),
+        ("DIST+KDPP", 0.0, 2.0),
+    ],
+)
+def test_a_loss_on_logits_stands_in_the_place_of_the_divergence(expression, kd, nd):
+    for pair in ("digits.RN14_RN8", "CIFAR100.resnetv1.RN56_RN20"):
+        found = weights_of(load_experiment(f"{pair}.{expression}"))
+        assert (found["kdpp.kd"], found["kdpp.nd"]) == (kd, nd)
+    assert weights_of(load_experiment(f"CIFAR100.resnetv1.RN32x4_RN8x4.{expression}"))["kdpp.kd"] == 3.5 * kd
+    changed = load_experiment(f"{pair}.{expression}") | {"kdpp.kd": 0.5}
+    assert weights_of(changed)["kdpp.kd"] == 0.5

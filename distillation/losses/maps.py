@@ -82,8 +82,14 @@ def average_to(map_BCHW: Tensor, grid: Grid) -> Tensor:
     if own == grid:
         return map_BCHW
     if own[0] % grid[0] or own[1] % grid[1]:
-        return F.adaptive_avg_pool2d(map_BCHW, grid)
+        rows_Hh, columns_Ww = (pooling_matrix(*sides, map_BCHW) for sides in zip(own, grid, strict=True))
+        return rows_Hh.T @ (map_BCHW @ columns_Ww)
     return F.avg_pool2d(map_BCHW, (own[0] // grid[0], own[1] // grid[1]))
+
+
+def pooling_matrix(side: int, cells: int, like: Tensor) -> Tensor:
+    """Weights (side, cells) of positions in the windows of adaptive pooling, with a tensor's device and type."""
+    return F.adaptive_avg_pool1d(torch.eye(side, dtype=like.dtype, device=like.device), cells)
 
 
 def on_one_grid(student_BChw: Tensor, teacher_BChw: Tensor) -> tuple[Tensor, Tensor]:

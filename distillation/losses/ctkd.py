@@ -37,6 +37,7 @@ class CTKD(Transform):
     """
 
     replaces = ("temperature",)
+    reads_labels = False
 
     @dataclass(frozen=True)
     class Options:

@@ -30,7 +30,7 @@ class DIST(LogitLoss):
 
     terms = {"inter": 2.0, "intra": 2.0}
     published = {pair: {"temperature": 1.0} for pair in IMAGENET}
-    per_sample = takes_mixed = False
+    per_sample = reads_labels = False
 
     @dataclass(frozen=True)
     class Options:

@@ -22,6 +22,7 @@ class KD(LogitLoss):
 
     terms = {"kd": 0.9}
     ce = 0.1
+    reads_labels = False
 
     @dataclass(frozen=True)
     class Options:

@@ -40,13 +40,17 @@ class LogitLoss(Loss):
 
     Attributes:
         per_sample: whether every term is a mean over samples, of which `compare` returns all values. One that is not
-            returns the terms themselves, scalars. It cannot weigh samples, so `takes_mixed` is False too.
+            returns the terms themselves, scalars. It cannot weigh samples: where it reads labels, `takes_mixed` is
+            False too.
+        reads_labels: whether the terms depend on labels. Those of mixed images are weighed by calling `compare` twice,
+            once where neither a loss nor what stands in front of it reads them.
 
     Args:
         temperature: what `compare` gets; an option of most subclasses.
     """
 
     per_sample: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
@@ -80,7 +84,8 @@ class LogitLoss(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         values = self.values(student, teacher, batch.labels)
-        if batch.other_labels is None:
+        reads_labels = any(part.reads_labels for part in (self, *self.transforms.values()))
+        if batch.other_labels is None or not reads_labels:
             return {name: value_B.mean() for name, value_B in values.items()}
         others = self.values(student, teacher, batch.other_labels)
         return {name: torch.lerp(others[name], value_B, batch.share).mean() for name, value_B in values.items()}
@@ -109,6 +114,7 @@ class Transform(Part):
     Attributes:
         replaces: options of the loss that it takes the place of.
         weighs_rows: whether it weighs rows; a loss that is no mean over samples cannot stand behind it.
+        reads_labels: whether what it makes of logits, or the weights, depend on labels.
         published: weights and options, those of the loss and its own, by the expression behind the colon and then by
             (teacher, student), None for all pairs that are not there; "ce" is the weight of the cross-entropy.
         needs: of the instance.
@@ -116,6 +122,7 @@ class Transform(Part):
 
     replaces: ClassVar[tuple[str, ...]] = ()
     weighs_rows: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Mapping[tuple[str, str] | None, Mapping[str, Any]]]] = {}
     needs: Needs = Needs()
 

@@ -53,10 +53,9 @@ DKD = {
 class LSKD(Transform):
     """Logits of zero mean and unit deviation."""
 
+    reads_labels = False
     published = {
-        "KD": {
-            pair: {"temperature": t, "kd": weight, "ce": 0.1} for pair, (t, weight) in {None: (2.0, 9.0), **KD}.items()
-        },
+        "KD": {pair: {"temperature": t, "kd": weight, "ce": 0.1} for pair, (t, weight) in KD.items()},
         "DKD": {pair: {"temperature": t, "tckd": w, "nckd": w * beta} for pair, (t, w, beta) in DKD.items()},
     }
 

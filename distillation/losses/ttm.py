@@ -27,6 +27,7 @@ class TTM(LogitLoss):
     """
 
     terms = {"ttm": 45.0}
+    reads_labels = False
 
     @dataclass(frozen=True)
     class Options:

@@ -25,6 +25,7 @@ class WTTM(LogitLoss):
     """
 
     terms = {"wttm": 4.0}
+    reads_labels = False
 
     @dataclass(frozen=True)
     class Options:

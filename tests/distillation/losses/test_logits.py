@@ -13,7 +13,7 @@ from distillation.losses.ctkd import DECAY, LOWEST, RANGE
 from distillation.losses.dist import correlation
 from distillation.losses.lskd import standardised
 from distillation.losses.sdd import FINEST, region_logits, windows
-from distillation.signals import Head, Signals
+from distillation.signals import Head, Signals, Wanted
 
 ON_LOGITS = [key for key in list_losses() if issubclass(find_loss(key), LogitLoss)]
 
@@ -154,7 +154,7 @@ def test_of_one_sample_the_correlation_between_samples_is_a_constant():
     assert terms["intra"] == 16
     terms["intra"].backward()
     assert not student.grad.any()
-    assert build("dist").needs.whole_batch and not find_loss("dist").takes_mixed
+    assert build("dist").needs.whole_batch
 
 
 # --- transforms -------------------------------------------------------------------------------------------------------
@@ -242,6 +242,27 @@ def test_mixed_labels_weigh_what_is_made_of_regions():
     first, second = (loss.values(one, other, given) for given in (labels, others))
     for name, value in mixed.items():
         torch.testing.assert_close(value, (share * first[name] + (1 - share) * second[name]).mean())
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_two_labels_are_compared_twice_where_labels_are_read_alone(expression, monkeypatch):
+    """Whether they are is seen in the terms, and what is mixed is the mean of both."""
+    torch.manual_seed(0)
+    loss = build(expression, num_classes=3)
+    net = network("net", (6,), ((4, 4),), num_classes=3, num_features=6)
+    wanted = loss.needs.student | Wanted(logits=True)
+    given = [signals(net, wanted, batch_size=16) for _ in "12"]
+    labels, others = torch.arange(16) % 3, (torch.arange(16) + 1) % 3
+    share = torch.linspace(0, 1, 16)
+    one, two = (loss.values(*given, each) for each in (labels, others))
+    reads = any(not torch.equal(one[name], two[name]) for name in one)
+    calls, compare = [], loss.compare
+    monkeypatch.setattr(loss, "compare", lambda *args: calls.append(args) or compare(*args))
+    assert loss.takes_mixed
+    mixed = loss(*given, batch(labels, other_labels=others, share=share))
+    assert len(calls) == (2 if reads else 1)
+    for name, value in mixed.items():
+        torch.testing.assert_close(value, (share * one[name] + (1 - share) * two[name]).mean())
 
 
 def test_the_weights_of_certain_teachers_are_smallest():

@@ -4,9 +4,10 @@ Label Smoothing Regularization", CVPR 2020): Tf-KD_reg.
     L = T^2 mean_B KL(q_BN || softmax(z_BN / T))
     q = softmax(log d / T),    d_y = a for the label's class y, d_n = (1 - a) / (N - 1) for every other
 
-z are the student's logits, d what a teacher would say that is never wrong. T^2 is KD's, which the paper leaves out of
-its formula. The coefficients are of the paper's order, 0.9 CE + 0.1 L with T = 20 and a = 0.99; no values of the
-authors' code are at hand that they or the loss could be compared with.
+z are the student's logits, d what a teacher would say that is never wrong. That d is softened by log d / T, as a
+teacher's logits are, that both sides are at T, and the factor T^2, which is KD's and not in the paper's formula: this
+form is ours. Neither it nor the coefficients, of the paper's order, 0.9 CE + 0.1 L with T = 20 and a = 0.99, are
+checked against the authors' code, of which no values are at hand.
 """
 
 import math

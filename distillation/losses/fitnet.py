@@ -71,5 +71,5 @@ class FitNet(Loss):
         return cls(Connector(convolution, norm, nn.ReLU()), hint=hint, grid=grid)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
-        target = average_to(teacher.maps[self.hint], self.grid)
-        return {"fitnet": F.mse_loss(self.regressor(student.maps[self.hint]).float(), target.float())}
+        target = average_to(teacher.maps[self.hint].float(), self.grid)
+        return {"fitnet": F.mse_loss(self.regressor(student.maps[self.hint]).float(), target)}

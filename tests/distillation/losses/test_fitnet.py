@@ -279,3 +279,15 @@ def test_the_convolution_meets_the_teachers_grid(grid, teacher_grid, kernel, str
     assert hint.shape[2:] == (student if stride == 0 else teacher).shape[2:]
     term = loss(Signals(maps={"stage1": student}), Signals(maps={"stage1": teacher}), batch_of_labels(torch.arange(4)))
     torch.testing.assert_close(term["fitnet"], expected)
+
+
+def test_half_precision_maps_are_averaged_in_float32():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 3, 4, 4), torch.randn(4, 5, 16, 16).bfloat16()
+    options = {"hint": "stage1", "regressor": "pointwise"}
+    loss = FitNet.build(network_of([student]), network_of([teacher]), DATA, **options)
+    term, exact = (
+        loss(Signals(maps={"stage1": student}), Signals(maps={"stage1": each}), batch_of_labels(torch.arange(4)))
+        for each in (teacher, teacher.float())
+    )
+    assert torch.equal(term["fitnet"], exact["fitnet"])

@@ -102,6 +102,12 @@ def _check_transforms(transforms: tuple[str, ...], method: str) -> None:
             raise ValueError(
                 f"{said}: {name} weighs what {method} compares, which is no mean over samples; leave it out"
             )
+        for option in transform.replaces:
+            if both := [other for other in transforms[:number] if option in find_transform(other).replaces]:
+                raise ValueError(
+                    f"{':'.join([*transforms, method])}: {both[0]} and {name} both set the {option}; "
+                    "leave out one of them"
+                )
 
 
 def _check_pair(expression: str, one: str, other: str) -> None:
@@ -201,6 +207,7 @@ def default_options(methods: list[str], teacher: str, student: str) -> dict[str,
     """
     options: dict[str, Any] = {}
     by_key = {key: method for method in methods for key in brought_by(method) if method not in PAPER}
+    on_logits = {key for key in by_key if issubclass(find_loss(key), LogitLoss)}
     for key in (key for key in list_losses() if key in by_key):
         loss, (transforms, _) = find_loss(key), parts(by_key[key])
         own = published(by_key[key], teacher, student)

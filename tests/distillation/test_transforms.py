@@ -75,6 +75,16 @@ def test_what_cannot_stand_in_front_is_one_line_and_leaves_nothing(expression, e
     assert not list(tmp_path.iterdir())
 
 
+def test_two_transforms_that_set_one_option_are_refused(monkeypatch):
+    monkeypatch.setitem(
+        logits._TRANSFORMS, "fixed", type("Fixed", (Transform,), {"key": "fixed", "replaces": ("temperature",)})
+    )
+    message = r"^lskd:fixed:ctkd:KD: fixed and ctkd both set the temperature; leave out one of them$"
+    with pytest.raises(ValueError, match=message):
+        canonical("lskd:fixed:ctkd:KD")
+    assert canonical("lskd:fixed:KD") == "fixed:lskd:KD"
+
+
 def test_a_directory_has_no_colon():
     directory = output_directory("experiments", NAME, "train")
     assert directory.parts == ("experiments", "mine", "RN8_RN8", "ctkd~lskd~KD")

@@ -146,10 +146,6 @@ class Objective(nn.Module):
             total = sum(self.weights[name] * term for name, term in terms.items())
         return Step(total, student.logits, {name: term.detach() for name, term in terms.items()}, statistics)
 
-    def _check_mixed(self) -> None:
-        if those := [key for key, loss in self.losses.items() if not loss.takes_mixed]:
-            raise ValueError(f"{', '.join(those)} cannot weigh the labels of mixed images; leave out one of both")
-
 
 def union(wanted: Any) -> Wanted:
     """What any of several reads."""

@@ -83,6 +83,12 @@ def test_tells_where_every_loss_reads_what():
     assert student["stage3"]["grid"] == [IMAGE_SIZE // 4] * 2 and "grid" not in student["pooled"]
 
 
+def test_mixed_images_are_refused_where_a_loss_knows_one_label(objective, batch):
+    mixed = batch._replace(other_labels=batch.labels.flip(0), share=torch.linspace(0, 1, COUNT))
+    with pytest.raises(ValueError, match=r"^decisions cannot weigh the labels of mixed images; do not mix any$"):
+        objective(mixed)
+
+
 @pytest.fixture
 def one_process(tmp_path):
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)

@@ -33,21 +33,13 @@ from distillation.signals import Head, Network, Signals, Wanted
 PLACE = "penultimate"
 FINEST = 4  # the grid that the others are averages of
 COARSE = (("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"))
-GAMMA = {  # beta of DKD, where it is not the usual 8
-    ("vgg13", "vgg8"): 6.0,
-    ("vgg13", "mobilenetv2"): 6.0,
-    ("wrn_40_2", "wrn_16_2"): 6.0,
-    ("wrn_40_2", "wrn_40_1"): 6.0,
-    ("resnet56", "resnet20"): 2.0,
-    ("resnet110", "resnet32"): 2.0,
-}
 
 
 def of_nkd() -> dict[tuple[str, str] | None, dict[str, Any]]:
-    """What is published with NKD, by pair."""
-    found: dict = {None: {"temperature": 4.0, "non_target": 8.0, "warmup": None, "all_classes": True}}
-    for pair, gamma in GAMMA.items():
-        found[pair] = {"non_target": gamma}
+    """What is published with NKD, by pair: beta of DKD is gamma."""
+    found: dict = {None: {"temperature": 4.0, "non_target": DKD.terms["nckd"], "warmup": None, "all_classes": True}}
+    for pair, of_dkd in DKD.published.items():
+        found[pair] = {"non_target": of_dkd["nckd"]}
     for pair in (*COARSE, ("wrn_40_2", "vgg8")):
         found.setdefault(pair, {})["grids"] = [2]
     return found
@@ -94,9 +86,9 @@ class SDD(Transform):
     def forward(self, rows: Rows, student: Signals, teacher: Signals) -> Rows:
         own_BRN = region_logits(student.maps[PLACE], student.head, self.windows)
         other_BRN = region_logits(teacher.maps[PLACE], teacher.head, self.teacher_windows)
-        labels_BR = rows.labels[:, None].expand(own_BRN.shape[:2])
-        right_BR = other_BRN.argmax(dim=2) == labels_BR
+        right_BR = are_right(other_BRN, rows.labels)
         weights_BR = 1 + (right_BR != right_BR[:, :1]).to(own_BRN.dtype)
+        labels_BR = rows.labels[:, None].expand_as(right_BR)
         return Rows(
             own_BRN.flatten(0, 1), other_BRN.flatten(0, 1), labels_BR.flatten(), rows.temperature, weights_BR.flatten()
         )
@@ -112,3 +104,8 @@ def windows(grid: tuple[int, int], grids: list[int]) -> Tensor:
 def region_logits(map_BCHW: Tensor, head: Head, windows_PR: Tensor) -> Tensor:
     """(B, R, N)."""
     return head((map_BCHW.float().flatten(2) @ windows_PR).transpose(1, 2))
+
+
+def are_right(logits_BRN: Tensor, labels_B: Tensor) -> Tensor:
+    """(B, R): whether the largest logit of a region is the label's."""
+    return logits_BRN.argmax(dim=2) == labels_B[:, None]

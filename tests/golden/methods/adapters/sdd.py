@@ -1,7 +1,8 @@
 """SDD in front of KD, DKD and NKD: `SPP`, `sdd_kd_loss`, `multi_dkd` and `multi_nkd_loss` of the authors' repository.
 
-KD stands there beside 0.1 CE with 0.9; DKD and NKD beside CE, at the temperature 4, and their terms are raised over 20
-epochs. A sum is compared beyond the warm-up, where its name has no epoch.
+KD stands there beside 0.1 CE with 0.9; DKD and NKD beside CE, and their terms are raised over 20 epochs. A name without
+an epoch is a value beyond the warm-up, one without T has the temperature 4, and one without beta or gamma that of the
+other losses of its family.
 """
 
 import re
@@ -9,7 +10,7 @@ import re
 from torch import Tensor
 
 from distillation.losses import LogitLoss, find_loss
-from distillation.losses.sdd import region_logits
+from distillation.losses.sdd import are_right, region_logits
 from distillation.signals import Head, Signals
 from tests.distillation.losses.loss_tools import network_of
 from tests.golden.methods.core import Golden
@@ -51,29 +52,32 @@ def compare(golden: Golden) -> None:
         }
         for side, found_BRN in regions.items():
             golden.compare(f"out/{side}_region_logits_M{case}", found_BRN.transpose(1, 2))
-        golden.compare(f"out/teacher_region_correct_M{case}", regions["teacher"].argmax(dim=2) == labels[:, None])
+        golden.compare(f"out/teacher_region_correct_M{case}", are_right(regions["teacher"], labels))
 
     for (name,) in golden.find(r"loss/(sd_.+)"):
         case = [int(side) for side in re.search(r"_M(\d+)$", name)[1] if side != "1"]
         epoch = re.search(r"_epoch(\d+)", name)
-        beta = re.search(r"(?:beta|gamma)([\d.]+)", name)
-        number = float(beta[1]) if beta else default_beta(golden)
+        at = re.search(r"_T([\d.]+)", name)
+        temperature = float(at[1]) if at else TEMPERATURE
         when = int(epoch[1]) if epoch else WARM
         if name.startswith("sd_kd"):
             kd = find_loss("kd")
-            loss = total(built("kd", case, when, temperature=TEMPERATURE), {"kd": 1.0})
+            loss = total(built("kd", case, when, temperature=temperature), {"kd": 1.0})
             loss = kd.ce * ce + kd.terms["kd"] * loss if epoch else loss
         elif name.startswith("sd_dkd"):
-            loss = total(built("dkd", case, when, temperature=TEMPERATURE), {"tckd": 1.0, "nckd": number})
+            dkd = built("dkd", case, when, temperature=temperature)
+            loss = total(dkd, {"tckd": 1.0, "nckd": factor(golden, name, "beta")})
         else:
-            nkd = built("nkd", case, when, temperature=TEMPERATURE, warmup=None, all_classes=True)
-            loss = total(nkd, {"target": 1.0, "non_target": number})
+            nkd = built("nkd", case, when, temperature=temperature, warmup=None, all_classes=True)
+            loss = total(nkd, {"target": 1.0, "non_target": factor(golden, name, "gamma")})
         if epoch and not name.startswith("sd_kd"):
             loss = ce + loss
         golden.compare_loss(name, loss, variables)
 
 
-def default_beta(golden: Golden) -> float:
-    """beta and gamma of the sums, whose names have none: that of the losses in the file."""
-    betas = {beta for (beta,) in golden.find(r"loss/sd_[dn]kd_.*?(?:beta|gamma)([\d.]+)_M\d+")}
-    return float(min(betas, default="8"))
+def factor(golden: Golden, name: str, called: str) -> float:
+    """beta or gamma of a loss: that of its name, or the smallest of its family; 8 where no name has one."""
+    pattern = called + r"([\d.]+)"
+    if found := re.search(pattern, name):
+        return float(found[1])
+    return min((float(number) for (number,) in golden.find(rf"loss/sd_.*{pattern}_M\d+")), default=8.0)

@@ -48,10 +48,8 @@ class NKD(LogitLoss):
         self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor
     ) -> dict[str, Tensor]:
         labels_B1 = labels_B.unsqueeze(1)
-        sure_B, log_p_B = (
-            (function(logits, 1).gather(1, labels_B1).squeeze(1))
-            for function, logits in ((torch.softmax, teacher_BN), (torch.log_softmax, student_BN))
-        )
+        sure_B = teacher_BN.softmax(dim=1).gather(1, labels_B1).squeeze(1)
+        log_p_B = student_BN.log_softmax(dim=1).gather(1, labels_B1).squeeze(1)
         own_BM, other_BM = student_BN / temperature, teacher_BN / temperature
         if not self.all_classes:
             own_BM, other_BM = other_logits(own_BM, labels_B), other_logits(other_BM, labels_B)

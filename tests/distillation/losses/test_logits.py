@@ -7,6 +7,7 @@ import torch
 from loss_tools import DATA, batch, constants, network, signals
 from torch import Tensor
 
+from architectures import list_models
 from distillation.losses import LogitLoss, Loss, find_loss, find_transform, list_losses, list_transforms
 from distillation.losses.base import Part
 from distillation.losses.ctkd import DECAY, LOWEST, RANGE
@@ -84,6 +85,7 @@ def test_what_is_published_of_a_transform_is_a_term_or_an_option(name):
         assert not set(loss.defaults()) & set(cls.defaults())
         known = {"ce", *loss.terms, *loss.defaults(), *cls.defaults()}
         assert all(set(values) <= known for values in pairs.values())
+        assert all(set(pair) <= set(list_models()) for pair in pairs if pair is not None)
 
 
 # --- what cannot be in float32 ----------------------------------------------------------------------------------------

@@ -19,19 +19,7 @@ from torch import Tensor
 
 from config.schema import option
 from distillation.losses.base import register_loss, warm_up
-from distillation.losses.logits import LogitLoss, divergence, other_logits
-
-BETA = {
-    8.0: (
-        ("resnet32x4", "resnet8x4"),
-        ("resnet32x4", "shufflenetv1"),
-        ("resnet32x4", "shufflenetv2"),
-        ("resnet50", "mobilenetv2"),
-        ("wrn_40_2", "shufflenetv1"),
-    ),
-    6.0: (("vgg13", "vgg8"), ("vgg13", "mobilenetv2"), ("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1")),
-    2.0: (("resnet56", "resnet20"), ("resnet110", "resnet32")),
-}
+from distillation.losses.logits import BETA, LogitLoss, divergence, other_logits
 
 
 @register_loss("DKD")
@@ -43,7 +31,7 @@ class DKD(LogitLoss):
     """
 
     terms = {"tckd": 1.0, "nckd": 8.0}
-    published = {pair: {"nckd": beta} for beta, pairs in BETA.items() for pair in pairs}
+    published = {pair: {"nckd": beta} for pair, beta in BETA.items()}
 
     @dataclass(frozen=True)
     class Options:

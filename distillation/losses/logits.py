@@ -15,6 +15,21 @@ from dataloaders import Batch
 from distillation.losses.base import Data, Loss, Needs, Part, list_losses
 from distillation.signals import Network, Signals, Wanted
 
+# beta of DKD by pair as published, 8 for all others; methods that are published with DKD's coefficients read it too.
+BETA = {
+    ("resnet32x4", "resnet8x4"): 8.0,
+    ("resnet32x4", "shufflenetv1"): 8.0,
+    ("resnet32x4", "shufflenetv2"): 8.0,
+    ("resnet50", "mobilenetv2"): 8.0,
+    ("wrn_40_2", "shufflenetv1"): 8.0,
+    ("vgg13", "vgg8"): 6.0,
+    ("vgg13", "mobilenetv2"): 6.0,
+    ("wrn_40_2", "wrn_16_2"): 6.0,
+    ("wrn_40_2", "wrn_40_1"): 6.0,
+    ("resnet56", "resnet20"): 2.0,
+    ("resnet110", "resnet32"): 2.0,
+}
+
 
 class Rows(NamedTuple):
     """What a loss on logits compares: R rows, which are the samples unless a transform makes others of them.

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from config.schema import option
 from distillation.losses.base import Data, Needs
-from distillation.losses.dkd import DKD
-from distillation.losses.logits import Rows, Transform, register_transform
+from distillation.losses.logits import BETA, Rows, Transform, register_transform
 from distillation.losses.maps import check_pools
 from distillation.signals import Head, Network, Signals, Wanted
 
@@ -37,9 +36,9 @@ COARSE = (("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"))
 
 def of_nkd() -> dict[tuple[str, str] | None, dict[str, Any]]:
     """What is published with NKD, by pair: beta of DKD is gamma."""
-    found: dict = {None: {"temperature": 4.0, "non_target": DKD.terms["nckd"], "warmup": None, "all_classes": True}}
-    for pair, of_dkd in DKD.published.items():
-        found[pair] = {"non_target": of_dkd["nckd"]}
+    found: dict = {None: {"temperature": 4.0, "non_target": 8.0, "warmup": None, "all_classes": True}}
+    for pair, gamma in BETA.items():
+        found[pair] = {"non_target": gamma}
     for pair in (*COARSE, ("wrn_40_2", "vgg8")):
         found.setdefault(pair, {})["grids"] = [2]
     return found

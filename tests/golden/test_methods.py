@@ -165,3 +165,13 @@ def test_where_the_reference_is_not_finite_ours_must_be(tmp_path):
     gradient[:] = torch.inf
     none = core.check(save(tmp_path / "kd.npz", arrays | {"grad/kd/student_logits": gradient}))
     assert "not finite" in none.left_out["grad/kd/student_logits"] and not none.unknown
+
+
+def test_names_of_sdd_tell_temperature_and_factor_by_family(tmp_path):
+    arrays = core.load_arrays(small("sdd"))
+    values = {name: arrays[f"loss/{name}"] for name in ("sd_kd_M12", "sd_dkd_beta8_M12", "sd_nkd_T4_gamma8_M12")}
+    right = {"sd_kd_T4_M12": values["sd_kd_M12"], "sd_dkd_T4_beta8_M12": values["sd_dkd_beta8_M12"]}
+    wrong = {"sd_kd_T2_M12": values["sd_kd_M12"], "sd_nkd_T4_gamma10_M12": values["sd_nkd_T4_gamma8_M12"]}
+    path = save(tmp_path / "sdd.npz", arrays | {f"loss/{name}": value for name, value in (right | wrong).items()})
+    golden = core.check(path)
+    assert {name for name, row in golden.rows.items() if not row.agrees} == {f"loss/{name}" for name in wrong}

@@ -140,7 +140,7 @@ def reads_features(key: str) -> bool:
     return bool(wanted.maps or wanted.preact or wanted.pooled)
 
 
-@pytest.mark.parametrize("key", filter(reads_features, FREE))
+@pytest.mark.parametrize("key", list(filter(reads_features, FREE)))
 def test_networks_that_lack_what_it_reads_are_refused(key):
     """Those without stages, and those whose logits come from no Linear; one line names the method and the network."""
     cls = find_loss(key)

@@ -13,10 +13,21 @@ from typing import Any
 
 from config.options import PUBLISHED_NAMES
 from config.schema import Option
-from distillation.losses import LogitLoss, find_loss, find_transform, list_losses, list_transforms
+from distillation.losses import LogitLoss, Paper, find_loss, find_transform, list_losses, list_transforms
 
 ALONE = "classification"  # a network alone: cross-entropy and no teacher
+LETKD = Paper("Gorgun, Gurbuz, Alatan", "Knowledge Distillation Layer that Lets the Student Decide", "BMVC", 2023)
 PAPER = {"letKD-1": ("words",), "letKD-2": ("words", "decisions"), "QuEST": ("words",)}
+SOURCES = {
+    "letKD-1": LETKD,
+    "letKD-2": LETKD,
+    "QuEST": Paper(
+        "Jain, Gidaris, Komodakis, Pérez, Cord",
+        "QuEST: Quantized Embedding Space for Transferring Knowledge",
+        "ECCV",
+        2020,
+    ),
+}
 PLACES = PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"  # of the words and the decisions
 
 Config = Mapping[str, Any]
@@ -25,6 +36,11 @@ Config = Mapping[str, Any]
 def list_methods() -> list[str]:
     """Names of all methods of a pair, in canonical order."""
     return [*PAPER, *(method for key in list_losses() if (method := find_loss(key).method))]
+
+
+def paper_of(method: str) -> Paper | None:
+    """Where a method was published; None for one of one's own."""
+    return SOURCES[method] if method in PAPER else find_loss(method.lower()).paper
 
 
 def parts(summand: str) -> tuple[tuple[str, ...], str]:

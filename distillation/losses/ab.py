@@ -1,5 +1,4 @@
-"""Activation boundaries (Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by
-Hidden Neurons", AAAI 2019).
+"""Activation boundaries.
 
     l_i = sum over all elements of max(0, 1 + x)^2 where G <= 0, of max(0, 1 - x)^2 where G > 0
     L = 3 / 1000 / B sum_i l_i / 2^(n - 1 - i)          i = 0 ... n - 1, shallow to deep
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import average_to, paired_stages, resizing_convolution
 from distillation.signals import Network, Signals, Wanted
 
@@ -35,6 +34,13 @@ class AB(Loss):
         connectors: bring the student's maps to the teacher's.
     """
 
+    paper = Paper(
+        "Heo, Lee, Yun, Choi",
+        "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+        "AAAI",
+        2019,
+    )
+    kind = "features"
     terms = {"ab": 1.0}
 
     def __init__(self, stages: tuple[str, ...], teacher_stages: tuple[str, ...], connectors: list[nn.Module]):

@@ -1,4 +1,4 @@
-"""Attention transfer (Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017).
+"""Attention transfer.
 
     a(F) = l2-normalised over the h * w positions: mean over C channels of |F_BChw|^p
     L    = sum over stages of the mean over B samples and h * w positions of (a(F) - a(G))^2
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import on_one_grid, paired_stages
 from distillation.signals import Network, Signals, Wanted
 
@@ -29,6 +29,8 @@ class AT(Loss):
         p: as in `Options`.
     """
 
+    paper = Paper("Zagoruyko, Komodakis", "Paying More Attention to Attention", "ICLR", 2017)
+    kind = "features"
     terms = {"at": 1000.0}
 
     @dataclass(frozen=True)

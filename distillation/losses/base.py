@@ -24,6 +24,7 @@ from letkd.losses import autocast_is_on, no_autocast
 
 WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protocol that they belong to
 STEERS = {"jobs": ("train",), "bears": "training"}  # of every option of a loss
+KINDS = ("words", "logits", "teacher-free", "features", "relations")  # relations are those of samples with each other
 # Pairs that methods are compared with on ImageNet.
 IMAGENET = (("torchvision/resnet34", "torchvision/resnet18"), ("torchvision/resnet50", "mobilenetv1"))
 
@@ -55,6 +56,21 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """Where a method was published.
+
+    Args:
+        authors: family names.
+        venue: the conference, or the number of a preprint.
+    """
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """Of a loss without options."""
 
@@ -65,10 +81,12 @@ class Part(nn.Module):
     Attributes:
         key: what options are called by.
         Options: a frozen dataclass made of `option(...)`.
+        paper: where it was published; None for one of one's own.
     """
 
     key: ClassVar[str]
     Options: ClassVar[type] = NoOptions
+    paper: ClassVar[Paper | None] = None
 
     @classmethod
     def options(cls) -> tuple[dataclasses.Field, ...]:
@@ -103,6 +121,7 @@ class Loss(Part):
     Attributes:
         key: what options are called by, and the loss in checkpoints; `register_loss` sets it and `method`.
         method: the name in expressions, like "DKD"; None for what is only part of methods.
+        kind: what it compares, one of `KINDS`.
         terms: what `forward` returns, and the weight of each. A term that is called like the loss is weighted by the
             option `<key>.weight`, others by `<key>.<term>`.
         ce: weight of the cross-entropy where the method stands alone.
@@ -117,6 +136,7 @@ class Loss(Part):
     """
 
     method: ClassVar[str | None]
+    kind: ClassVar[str] = "features"
     terms: ClassVar[Mapping[str, float]]
     ce: ClassVar[float] = 1.0
     yields: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""Class attention transfer (Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", CVPR 2023).
+"""Class attention transfer.
 
     A(F) = W_NC F_BCrr                                  of class N and position rr
     L = mean over B, N and r * r of (A(F) - A(G))^2     after `normalize` every A_BN divided by its length over r * r
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.logits import check_classes
 from distillation.losses.maps import average_to, check_pools, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
@@ -52,6 +52,8 @@ class CATKD(Loss):
         grid, normalize: as in `Options`.
     """
 
+    paper = Paper("Guo, Yan, Li, Lin", "Class Attention Transfer Based Knowledge Distillation", "CVPR", 2023)
+    kind = "features"
     terms = {"cat-kd": 400.0}
     published = {
         pair: {"cat-kd": weight, "grid": grid, "normalize": normalize}

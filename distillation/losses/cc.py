@@ -1,5 +1,4 @@
-"""Correlation congruence (Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge
-Distillation", ICCV 2019), in the form that RepDistiller had from the authors.
+"""Correlation congruence, in the form that RepDistiller had from the authors.
 
     D_BE = |W p_BC + w - (V t_BK + v)|          p, t: pooled vectors of student and teacher; W, V: to E dimensions
     L    = mean over b of sum_E D_b D_(b+1)     the B - 1 pairs of neighbours in the batch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import pooled_widths
 from distillation.signals import Network, Signals, Wanted
 
@@ -30,6 +29,10 @@ class CC(Loss):
         dimensions: as in `Options`.
     """
 
+    paper = Paper(
+        "Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang", "Correlation Congruence for Knowledge Distillation", "ICCV", 2019
+    )
+    kind = "relations"
     terms = {"cc": 0.02}
 
     @dataclass(frozen=True)

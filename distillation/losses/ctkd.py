@@ -1,4 +1,4 @@
-"""Curriculum temperature (Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023).
+"""Curriculum temperature.
 
     ctkd:L is L at the temperature  T = 1 + 20 sigmoid(a),  a a learnt scalar, 1 at the start: T = 15.6
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from config.schema import option
-from distillation.losses.base import warm_up
+from distillation.losses.base import Paper, warm_up
 from distillation.losses.logits import Rows, Transform, register_transform
 from distillation.signals import Signals
 
@@ -36,6 +36,9 @@ class CTKD(Transform):
         decay: as in `Options`.
     """
 
+    paper = Paper(
+        "Li, Li, Yang, Zhao, Song, Luo, Li, Yang", "Curriculum Temperature for Knowledge Distillation", "AAAI", 2023
+    )
     replaces = ("temperature",)
     reads_labels = False
 

@@ -29,6 +29,7 @@ class Decisions(Loss):
         pooling: side of the windows that bring the teacher's map to the student's grid.
     """
 
+    kind = "words"
     terms = {"decisions": 1.0}
     prepared = ("decisions",)
     takes_mixed = False  # sub-classes are those of the image's own class

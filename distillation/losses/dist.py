@@ -1,4 +1,4 @@
-"""DIST (Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022).
+"""DIST: correlations of probabilities.
 
     P = softmax(z_BN / T), Q = softmax(u_BN / T)
     inter = T^2 (1 - mean_B r(P_b, Q_b))        between the classes, sample by sample
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import IMAGENET, register_loss
+from distillation.losses.base import IMAGENET, Paper, register_loss
 from distillation.losses.logits import LogitLoss, centred
 
 EPS = 1e-8
@@ -28,6 +28,7 @@ EPS = 1e-8
 class DIST(LogitLoss):
     """Correlations of probabilities, in rows and in columns."""
 
+    paper = Paper("Huang, You, Wang, Qian, Xu", "Knowledge Distillation from A Stronger Teacher", "NeurIPS", 2022)
     terms = {"inter": 2.0, "intra": 2.0}
     published = {pair: {"temperature": 1.0} for pair in IMAGENET}
     per_sample = reads_labels = False

@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation (Zhao, Cui, Song, Qiu, Liang, CVPR 2022).
+"""Decoupled knowledge distillation.
 
     tckd = c T^2 mean_B KL(b(u_BN / T) || b(z_BN / T))      b = (p_y, 1 - p_y): the label's class against the others
     nckd = c T^2 mean_B KL(q(u_BN / T) || q(z_BN / T))      q = softmax over the M = N - 1 other classes
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import register_loss, warm_up
+from distillation.losses.base import Paper, register_loss, warm_up
 from distillation.losses.logits import BETA, LogitLoss, divergence, other_logits
 
 
@@ -30,6 +30,7 @@ class DKD(LogitLoss):
         warmup: as in `Options`.
     """
 
+    paper = Paper("Zhao, Cui, Song, Qiu, Liang", "Decoupled Knowledge Distillation", "CVPR", 2022)
     terms = {"tckd": 1.0, "nckd": 8.0}
     published = {pair: {"nckd": beta} for pair, beta in BETA.items()}
 

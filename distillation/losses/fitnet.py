@@ -1,4 +1,4 @@
-"""Hints (Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", ICLR 2015).
+"""Hints.
 
     L = mean (ReLU(BN(conv(F_BChw))) - G_BDHW)^2        mean over all elements
 
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import Grid, average_to, resizing_convolution
 from distillation.signals import Network, Signals, Wanted
 
@@ -43,6 +43,8 @@ class FitNet(Loss):
         grid: what the teacher's map is averaged to.
     """
 
+    paper = Paper("Romero, Ballas, Kahou, Chassang, Gatta, Bengio", "FitNets: Hints for Thin Deep Nets", "ICLR", 2015)
+    kind = "features"
     terms = {"fitnet": 100.0}
 
     @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Flow of the solution procedure (Yim, Joo, Bae, Kim, "A Gift from Knowledge Distillation", CVPR 2017).
+"""Flow of the solution procedure.
 
     S_i(F)_BCD = mean over h * w of F_i,BChw F_i+1,BDhw         the larger map averaged to the grid of the smaller one
     L = sum over i of the mean over B, C and D of (S_i(F) - S_i(G))^2
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import on_one_grid, paired_stages
 from distillation.signals import Network, Signals, Wanted
 
@@ -32,6 +32,8 @@ class FSP(Loss):
         stages, teacher_stages: places of the maps, as many of each, shallow to deep.
     """
 
+    paper = Paper("Yim, Joo, Bae, Kim", "A Gift from Knowledge Distillation", "CVPR", 2017)
+    kind = "features"
     terms = {"fsp": 1.0}
 
     def __init__(self, stages: tuple[str, ...], teacher_stages: tuple[str, ...]):

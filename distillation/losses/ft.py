@@ -1,5 +1,4 @@
-"""Factor transfer (Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS
-2018).
+"""Factor transfer.
 
     reconstruction = mean (D(E(G_BChw)) - G_BChw)^2
     ft = mean over B and h * w of |a(T(F)) - a(E(G))|           a(x) = l2-normalised over the positions: mean_C of x^2
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import on_one_grid, stages_of, unit
 from distillation.signals import Network, Signals, Wanted
 
@@ -35,6 +34,10 @@ class FT(Loss):
         channels, teacher_channels: of these maps.
     """
 
+    paper = Paper(
+        "Kim, Park, Kwak", "Paraphrasing Complex Network: Network Compression via Factor Transfer", "NeurIPS", 2018
+    )
+    kind = "features"
     terms = {"ft": 200.0, "reconstruction": 1.0}
 
     def __init__(self, stage: str, teacher_stage: str, channels: int, teacher_channels: int):

@@ -1,4 +1,4 @@
-"""Information theoretic representation distillation (Miles, Lopez-Rodriguez, Mikolajczyk, BMVC 2022).
+"""Information theoretic representation distillation.
 
     correlation = log2 sum_D |c_D - 1|^(2 alpha)        c_D = 1/B sum_B z(W F_BC + b)_BD z(G_BD)_BD
     mutual = sum_BB (K_s / tr K_s)^2 - sum_BB (K_st / tr K_st)^2
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import EPSILON, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
 
@@ -38,6 +38,10 @@ class ITRD(Loss):
         alpha: as in `Options`.
     """
 
+    paper = Paper(
+        "Miles, Lopez-Rodriguez, Mikolajczyk", "Information Theoretic Representation Distillation", "BMVC", 2022
+    )
+    kind = "relations"
     terms = {"correlation": 2.0, "mutual": 0.05}
     published = {("wrn_40_2", "wrn_16_2"): {"mutual": 1.0, "alpha": 1.01}}
 

@@ -1,4 +1,4 @@
-"""Knowledge distillation (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015).
+"""Knowledge distillation.
 
     L = T^2 mean_B KL(softmax(u_BN / T) || softmax(z_BN / T))
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import register_loss
+from distillation.losses.base import Paper, register_loss
 from distillation.losses.logits import LogitLoss, divergence
 
 
@@ -20,6 +20,7 @@ from distillation.losses.logits import LogitLoss, divergence
 class KD(LogitLoss):
     """Divergence from the teacher's softened probabilities."""
 
+    paper = Paper("Hinton, Vinyals, Dean", "Distilling the Knowledge in a Neural Network", "arXiv 1503.02531", 2015)
     terms = {"kd": 0.9}
     ce = 0.1
     reads_labels = False

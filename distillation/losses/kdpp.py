@@ -1,5 +1,4 @@
-"""KD++ (Wang, Cheng, Duan, Wang, Feng, Kong, "Improving Knowledge Distillation via Regularizing Feature Norm and
-Direction", arXiv 2305.17007). It is called KDPP: in the name of an experiment + adds methods.
+"""KD++. It is called KDPP: in the name of an experiment + adds methods.
 
     nd = mean_B (1 - f_B . e_y / max(|f_B|, |g_B|))     e_y = c_y / |c_y|, y the label
     kd = c T^2 mean_B KL(softmax(u_BN / T) || softmax(z_BN / T))    c = min((epoch - 1) / 20, 1), epochs from 1
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss, warm_up
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss, warm_up
 from distillation.losses.logits import check_classes, divergence
 from distillation.losses.maps import EPSILON, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
@@ -62,6 +61,13 @@ class KDPP(Loss):
         temperature, warmup: as in `Options`.
     """
 
+    paper = Paper(
+        "Wang, Cheng, Duan, Wang, Feng, Kong",
+        "Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
+        "arXiv 2305.17007",
+        2023,
+    )
+    kind = "features"
     terms = {"kd": 1.0, "nd": 2.0}
     yields = ("kd",)
     published = {pair: {"kd": kd, "nd": nd} for pair, (kd, nd) in WEIGHTS.items()}

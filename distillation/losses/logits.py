@@ -64,6 +64,7 @@ class LogitLoss(Loss):
         temperature: what `compare` gets; an option of most subclasses.
     """
 
+    kind = "logits"
     per_sample: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
 

@@ -1,5 +1,4 @@
-"""Label smoothing (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, "Rethinking the Inception Architecture for Computer
-Vision", CVPR 2016), without a teacher.
+"""Label smoothing, without a teacher.
 
     L = -mean_B mean_N log softmax(z_BN),    z the student's logits
 
@@ -10,7 +9,7 @@ paper's e = 0.1, 0.9 CE + 0.1 L. In a sum CE has the weight 1, unless `ce.weight
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Loss, Needs, register_loss
+from distillation.losses.base import Loss, Needs, Paper, register_loss
 from distillation.signals import Signals, Wanted
 
 
@@ -18,6 +17,13 @@ from distillation.signals import Signals, Wanted
 class LS(Loss):
     """Cross-entropy with all classes alike."""
 
+    paper = Paper(
+        "Szegedy, Vanhoucke, Ioffe, Shlens, Wojna",
+        "Rethinking the Inception Architecture for Computer Vision",
+        "CVPR",
+        2016,
+    )
+    kind = "teacher-free"
     terms = {"ls": 0.1}
     ce = 0.9
     needs_teacher = False

@@ -1,4 +1,4 @@
-"""Logit standardization (Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024).
+"""Logit standardization.
 
     lskd:L is L of s(z_BN) and s(u_BN),    s(x) = (x - mean_N x) / (std_N x + 1e-7)
 
@@ -15,6 +15,7 @@ that of the logits; the authors' is 1e7 times as large, because only the 1e-7 ke
 
 from torch import Tensor
 
+from distillation.losses.base import Paper
 from distillation.losses.logits import Rows, Transform, centred, register_transform
 from distillation.signals import Signals
 
@@ -53,6 +54,7 @@ DKD = {
 class LSKD(Transform):
     """Logits of zero mean and unit deviation."""
 
+    paper = Paper("Sun, Ren, Li, Wang, Cao", "Logit Standardization in Knowledge Distillation", "CVPR", 2024)
     reads_labels = False
     published = {
         "KD": {pair: {"temperature": t, "kd": weight, "ce": 0.1} for pair, (t, weight) in KD.items()},

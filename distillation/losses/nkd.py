@@ -1,5 +1,4 @@
-"""Normalized knowledge distillation (Yang, Zeng, Yuan, Li and others, "From Knowledge Distillation to Self-Knowledge
-Distillation: A Unified Approach with Normalized Loss and Customized Soft Labels", ICCV 2023).
+"""Normalized knowledge distillation.
 
     target     = -mean_B p(u_BN)_y log p(z_BN)_y                  p = softmax, of the logits as they are
     non_target = -c T^2 mean_B sum_M q(u_BN / T) log q(z_BN / T)  q = softmax over the M = N - 1 other classes
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import IMAGENET, register_loss, warm_up
+from distillation.losses.base import IMAGENET, Paper, register_loss, warm_up
 from distillation.losses.logits import LogitLoss, other_logits
 
 
@@ -27,6 +26,13 @@ class NKD(LogitLoss):
         warmup, all_classes: as in `Options`.
     """
 
+    paper = Paper(
+        "Yang, Zeng, Yuan, Li and others",
+        "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and "
+        "Customized Soft Labels",
+        "ICCV",
+        2023,
+    )
     terms = {"target": 1.0, "non_target": 3.5}
     published = {pair: {"non_target": 1.5, "temperature": 1.0} for pair in IMAGENET}
 

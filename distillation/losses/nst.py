@@ -1,5 +1,4 @@
-"""Neuron selectivity transfer (Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
-2017).
+"""Neuron selectivity transfer.
 
     f_BCN   = each channel's map F_bc, flattened to its N = h * w positions and of length 1; g_BDN likewise of G
     k(f, g) = mean over B samples and C * D pairs of channels of (f_c . g_d)^2
@@ -14,7 +13,7 @@ here. A channel whose activations are all 0 stays 0.
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import on_one_grid, paired_stages, unit
 from distillation.signals import Network, Signals, Wanted
 
@@ -27,6 +26,10 @@ class NST(Loss):
         stages, teacher_stages: places of the maps, as many of each.
     """
 
+    paper = Paper(
+        "Huang, Wang", "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", "arXiv 1707.01219", 2017
+    )
+    kind = "features"
     terms = {"nst": 50.0}
 
     def __init__(self, stages: tuple[str, ...], teacher_stages: tuple[str, ...]):

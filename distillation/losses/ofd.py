@@ -1,4 +1,4 @@
-"""Overhaul (Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", ICCV 2019).
+"""Overhaul.
 
     f_BDhw = BN(conv1x1(F_BChw)) to the teacher's D channels
     g_BDhw = max(G_BDhw, m_D)                   m: the mean of a channel of G where it is negative
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import average_to, stages_of
 from distillation.signals import Network, Signals, Wanted
 from letkd.taps import submodule
@@ -40,6 +40,8 @@ class OFD(Loss):
         margins: m of the teacher's.
     """
 
+    paper = Paper("Heo, Kim, Yun, Park, Kwak, Choi", "A Comprehensive Overhaul of Feature Distillation", "ICCV", 2019)
+    kind = "features"
     terms = {"ofd": 0.001}
 
     def __init__(

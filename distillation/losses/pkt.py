@@ -1,5 +1,4 @@
-"""Probabilistic knowledge transfer (Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge
-Transfer", ECCV 2018).
+"""Probabilistic knowledge transfer.
 
     P_BB = rows of (cos(p_b, p_c) + 1) / 2 over their sums, the diagonal included; Q likewise of t
     L    = mean over B^2 of Q log((Q + e) / (P + e)),  e = 1e-7
@@ -15,7 +14,7 @@ and ours nothing.
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
 
@@ -26,6 +25,10 @@ SMALLEST = 1e-7  # is added to a probability, as published
 class PKT(Loss):
     """Divergence of the similarities inside a batch, as probabilities."""
 
+    paper = Paper(
+        "Passalis, Tefas", "Learning Deep Representations with Probabilistic Knowledge Transfer", "ECCV", 2018
+    )
+    kind = "relations"
     terms = {"pkt": 30000.0}
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Knowledge review (Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021).
+"""Knowledge review.
 
 From the deepest level to the shallowest, F_BChw the student's map of a level, r the residual of the level before:
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss, warm_up
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss, warm_up
 from distillation.losses.maps import average_to, paired_stages, pooled_widths
 from distillation.signals import Network, Signals, Wanted
 
@@ -57,6 +57,8 @@ class ReviewKD(Loss):
         warmup: as in `Options`.
     """
 
+    paper = Paper("Chen, Liu, Zhao, Jia", "Distilling Knowledge via Knowledge Review", "CVPR", 2021)
+    kind = "features"
     terms = {"reviewkd": 5.0}
     published = {pair: {"reviewkd": weight} for weight, pairs in WEIGHT.items() for pair in pairs}
 

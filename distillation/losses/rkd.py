@@ -1,4 +1,4 @@
-"""Relational distillation (Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019).
+"""Relational distillation.
 
     d_BB  = |p_b - p_c| / mean of them over b != c
     a_BBB = cosine of the angle at sample b between c and e; 0 where either is b
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import pooled_widths
 from distillation.signals import Network, Signals, Wanted
 
@@ -31,6 +31,8 @@ NEAREST = 1e-6  # the smallest distance of two samples; those that are nearer co
 class RKD(Loss):
     """Errors of the distances and angles between the samples of a batch."""
 
+    paper = Paper("Park, Kim, Lu, Cho", "Relational Knowledge Distillation", "CVPR", 2019)
+    kind = "relations"
     terms = {"distance": 25.0, "angle": 50.0}
 
     def __init__(self) -> None:

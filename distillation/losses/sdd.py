@@ -1,4 +1,4 @@
-"""Scale decoupled distillation (Wei, Luo, Luo, "Scale Decoupled Distillation", CVPR 2024).
+"""Scale decoupled distillation.
 
     sdd:L is the mean over B samples and R regions of w l,    l the loss of a region's logits in both networks
 
@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import Data, Needs
+from distillation.losses.base import Data, Needs, Paper
 from distillation.losses.logits import BETA, Rows, Transform, register_transform
 from distillation.losses.maps import check_pools
 from distillation.signals import Head, Network, Signals, Wanted
@@ -53,6 +53,7 @@ class SDD(Transform):
         grids: as in `Options`.
     """
 
+    paper = Paper("Wei, Luo, Luo", "Scale Decoupled Distillation", "CVPR", 2024)
     weighs_rows = True
     published = {
         "KD": {pair: {"grids": [2]} for pair in COARSE},

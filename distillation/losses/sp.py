@@ -1,4 +1,4 @@
-"""Similarity preservation (Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019).
+"""Similarity preservation.
 
     S(F) = rows of F_BD F_BD' of length 1, (B, B)       F_BD: the map of a sample, flattened, D = C * h * w
     L    = |S(F) - S(G)|^2 / B^2
@@ -14,7 +14,7 @@ a row of zeros, whose gradient the reference multiplies by 1e12; here it stays w
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import stages_of, unit
 from distillation.signals import Network, Signals, Wanted
 
@@ -27,6 +27,8 @@ class SP(Loss):
         stage, teacher_stage: places of the maps.
     """
 
+    paper = Paper("Tung, Mori", "Similarity-Preserving Knowledge Distillation", "ICCV", 2019)
+    kind = "relations"
     terms = {"sp": 3000.0}
 
     def __init__(self, stage: str, teacher_stage: str):

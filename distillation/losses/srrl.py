@@ -1,4 +1,4 @@
-"""Softmax regression representation learning (Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021).
+"""Softmax regression representation learning.
 
     feature = mean (f_BD - G_BD)^2          f_BD = ReLU(BN(R_DC F_BC)), F the student's pooled vectors, G the teacher's
     logits = mean (h(f_BD) - u_BN)^2        h the teacher's classifier with its bias, frozen; u its own logits
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import pooled_widths
 from distillation.signals import Network, Signals, Wanted
 
@@ -27,6 +27,13 @@ class SRRL(Loss):
         channels, teacher_channels: of the pooled vectors.
     """
 
+    paper = Paper(
+        "Yang, Martinez, Bulat, Tzimiropoulos",
+        "Knowledge Distillation via Softmax Regression Representation Learning",
+        "ICLR",
+        2021,
+    )
+    kind = "features"
     terms = {"feature": 1.0, "logits": 1.0}
 
     def __init__(self, channels: int, teacher_channels: int):

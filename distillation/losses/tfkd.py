@@ -1,5 +1,4 @@
-"""Teacher-free distillation by a virtual teacher (Yuan, Tay, Li, Wang, Feng, "Revisiting Knowledge Distillation via
-Label Smoothing Regularization", CVPR 2020): Tf-KD_reg.
+"""Teacher-free distillation by a virtual teacher: Tf-KD_reg.
 
     L = T^2 mean_B KL(q_BN || softmax(z_BN / T))
     q = softmax(log d / T),    d_y = a for the label's class y, d_n = (1 - a) / (N - 1) for every other
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Loss, Needs, register_loss
+from distillation.losses.base import Loss, Needs, Paper, register_loss
 from distillation.losses.logits import divergence
 from distillation.signals import Signals, Wanted
 
@@ -31,6 +30,13 @@ class TfKD(Loss):
         temperature, confidence: as in `Options`.
     """
 
+    paper = Paper(
+        "Yuan, Tay, Li, Wang, Feng",
+        "Revisiting Knowledge Distillation via Label Smoothing Regularization",
+        "CVPR",
+        2020,
+    )
+    kind = "teacher-free"
     terms = {"tfkd": 0.1}
     ce = 0.9
     needs_teacher = False

@@ -1,4 +1,4 @@
-"""TTM (Zheng, Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024).
+"""Transformed teacher matching.
 
     L = mean_B KL(q_BN || softmax(z_BN)),    q = p(u)^gamma / sum_N p(u)^gamma = softmax(gamma u_BN)
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import register_loss
+from distillation.losses.base import Paper, register_loss
 from distillation.losses.logits import LogitLoss, divergence
 
 
@@ -26,6 +26,7 @@ class TTM(LogitLoss):
         gamma: as in `Options`.
     """
 
+    paper = Paper("Zheng, Yang", "Knowledge Distillation Based on Transformed Teacher Matching", "ICLR", 2024)
     terms = {"ttm": 45.0}
     reads_labels = False
 

@@ -1,5 +1,4 @@
-"""Variational information distillation (Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for
-Knowledge Transfer", CVPR 2019).
+"""Variational information distillation.
 
     m(F) = conv(ReLU(conv(ReLU(conv(F_BChw)))))     1x1 without bias, all as wide as the teacher's D channels
     v_D  = softplus(s_D) + 1e-5                     a variance for every channel of the teacher
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.maps import on_one_grid, paired_stages
 from distillation.signals import Network, Signals, Wanted
 
@@ -38,6 +37,10 @@ class VID(Loss):
         channels, teacher_channels: of these maps.
     """
 
+    paper = Paper(
+        "Ahn, Hu, Damianou, Lawrence, Dai", "Variational Information Distillation for Knowledge Transfer", "CVPR", 2019
+    )
+    kind = "features"
     terms = {"vid": 1.0}
 
     def __init__(

@@ -2,7 +2,7 @@
 
     L = mean over P patches of KL(softmax_k(-tau |t - mu_k|^2) || softmax(s))
 
-s (P, K) are the scores of the KD layer at the place or, where the student has none there (QuEST, Jain et al., 2020),
+s (P, K) are the scores of the KD layer at the place or, where the student has none there (QuEST),
 those of a predictor that is thrown away afterwards. Shapes: t (B, C, H, W) the teacher's map, averaged to the student's
 grid; mu (K, C) the words; P = B * H * W.
 """
@@ -33,6 +33,7 @@ class Words(Loss):
         predictor: scores the student's map, where no KD layer does.
     """
 
+    kind = "words"
     terms = {"words": 1.0}
     prepared = ("codebook",)
 

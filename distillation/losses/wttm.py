@@ -1,4 +1,4 @@
-"""Weighted transformed teacher matching (Zheng, Yang, ICLR 2024): TTM with a weight for every sample.
+"""Weighted transformed teacher matching: TTM with a weight for every sample.
 
     L = mean_B w_B KL(q_BN || softmax(z_BN)),    w = sum_N p(u_BN)^gamma, between 1 and N^(1 - gamma)
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import register_loss
+from distillation.losses.base import Paper, register_loss
 from distillation.losses.logits import LogitLoss, divergence
 
 
@@ -24,6 +24,7 @@ class WTTM(LogitLoss):
         gamma: as in `Options`.
     """
 
+    paper = Paper("Zheng, Yang", "Knowledge Distillation Based on Transformed Teacher Matching", "ICLR", 2024)
     terms = {"wttm": 4.0}
     reads_labels = False
 

@@ -7,7 +7,7 @@ from loss_tools import DATA, FILES, batch, changed, network, outlined, signals, 
 
 from architectures import list_models
 from distillation.losses import LogitLoss, Loss, find_loss, list_losses
-from distillation.losses.base import loss_precision
+from distillation.losses.base import KINDS, ORDER, loss_precision
 from distillation.signals import Network
 
 FREE = [key for key in list_losses() if set(find_loss(key).prepared) <= set(FILES)]  # those whose files are made up
@@ -44,6 +44,17 @@ def test_what_is_published_is_a_term_an_option_or_the_cross_entropys_weight(key)
     for names, values in cls.published.items():
         assert set(values) <= known
         assert set(names) <= set(list_models())
+
+
+@pytest.mark.parametrize("key", [key for key in list_losses() if find_loss(key).method])
+def test_says_where_it_is_from_and_what_it_compares(key):
+    cls = find_loss(key)
+    assert cls.paper or key not in ORDER
+    assert cls.kind in KINDS
+    assert (cls.kind == "teacher-free") == (not cls.needs_teacher)
+    assert (cls.kind == "logits") == issubclass(cls, LogitLoss)
+    if key in FREE and cls.kind != "logits":
+        assert cls.kind == "relations" or not pair(key)[0].needs.whole_batch
 
 
 @pytest.mark.parametrize("key", FREE)

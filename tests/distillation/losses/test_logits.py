@@ -159,6 +159,14 @@ def test_of_one_sample_the_correlation_between_samples_is_a_constant():
     assert build("dist").needs.whole_batch
 
 
+def test_correlations_are_the_same_of_mixed_images():
+    torch.manual_seed(0)
+    labels = torch.tensor([3, 1, 4, 1])
+    student, teacher = (Signals(logits=torch.randn(4, 10)) for _ in range(2))
+    mixed = build("dist")(student, teacher, batch(labels, other_labels=labels.flip(0), share=torch.rand(4)))
+    torch.testing.assert_close(mixed, build("dist")(student, teacher, batch(labels)))
+
+
 # --- transforms -------------------------------------------------------------------------------------------------------
 
 

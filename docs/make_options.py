@@ -67,17 +67,17 @@ def render() -> str:
     read_by_report = " and ".join(
         f"`{key}`" for key, said in OPTIONS.items() if "report" in said.jobs and key != "config"
     )
-    return f"""{HEAD.format(jobs=_table(list(_of_jobs())), read_by_report=read_by_report)}
+    return f"""{HEAD.format(jobs=table(list(_of_jobs())), read_by_report=read_by_report)}
 ## Options of every command
 
-{_table(first)}
+{table(first)}
 
 ## Options that the experiment brings
 
 Every experiment has its own defaults, which `print_config` shows. Here they are those of
 {" or else of ".join(f"`{EXAMPLES[kind]}`" for kind in SHOWN)}.
 
-{_table(second)}
+{table(second)}
 
 ## Options of losses
 
@@ -87,7 +87,7 @@ published one where a method stands alone, and a pair with published values of i
 have their published names too, and either is understood. So are names of earlier versions, with a notice. A transform,
 `ctkd:KD`, has options of its own; what it sets itself, there the temperature, is no option any more.
 
-{_table(list(_of_losses()))}
+{table(list(_of_losses()))}
 """
 
 
@@ -139,7 +139,7 @@ def _jobs(jobs: Iterable[str]) -> str:
     return "all" + (f" but {', '.join(lacking)}" if lacking else "") + (", report" if "report" in jobs else "")
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: list[tuple[str, ...]]) -> str:
     title, *others = (f"| {' | '.join(cells)} |".replace("<", "&lt;") for cells in rows)
     return "\n".join([title, "|---" * len(rows[0]) + "|", *others])
 

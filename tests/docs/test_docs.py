@@ -9,9 +9,10 @@ from docs_tools import ENTRY, PAGES, ROOT, entry_commands, programs, shell_lines
 
 import main_classification
 from algorithms import check_options, make_algorithm
-from config.experiments import ENTRY_OPTIONS
+from config.experiments import ENTRY_OPTIONS, canonical_name
 from config.updates import check_updates
-from docs import make_options
+from distillation.expressions import PAPER
+from docs import make_methods, make_options
 
 PUBLISHED = json.loads((ROOT / "reporting" / "published.json").read_text())
 REPRODUCE = (ROOT / "docs" / "reproduce.md").read_text()
@@ -78,8 +79,19 @@ def test_commands_are_accepted_by_the_entry(page):
             check_options(defaults | updates | {"watch": False})
 
 
-def test_every_option_is_in_the_page_of_all_options():
-    assert make_options.PAGE.read_text() == make_options.render(), "out of date; write it: python -m docs.make_options"
+@pytest.mark.parametrize("program", [make_options, make_methods], ids=["options", "methods"])
+def test_a_page_is_what_its_program_writes(program):
+    assert program.PAGE.read_text() == program.render(), f"out of date; write it: python -m {program.__name__}"
+
+
+def test_published_figures_are_of_methods_and_sources_that_there_are():
+    known = json.loads((ROOT / "reporting" / "published_methods.json").read_text())
+    for pair, figures in known["pairs"].items():
+        for method, figure in figures.items():
+            assert canonical_name(f"{pair}.{method}") == f"{pair}.{method}"
+            assert figure["source"] in known["sources"] and ("top1" in figure) == (method not in PAPER)
+    used = {figure["source"] for figures in known["pairs"].values() for figure in figures.values()}
+    assert used == set(known["sources"])
 
 
 @pytest.mark.parametrize("pair", PUBLISHED["pairs"])

@@ -1,0 +1,309 @@
+"""Writes docs/methods.md: every method, what it reads, weighs, adds to a network, and the accuracy published for it.
+
+    python -m docs.make_methods
+
+Losses say all of it themselves, but for accuracies: they are in `reporting/published_methods.json`, and those of
+letKD's paper in `reporting/published.json`.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from architectures import create_model
+from config.experiments import default_config
+from distillation.build import build_network
+from distillation.complexity import count_parameters
+from distillation.expressions import PAPER, brought_by, list_methods, option_of, paper_of, parts, summands, weights_of
+from distillation.losses import (
+    Data,
+    Loss,
+    Paper,
+    Transform,
+    Wanted,
+    find_loss,
+    find_transform,
+    list_losses,
+    list_transforms,
+)
+from distillation.losses.base import Part
+from distillation.objective import union
+from distillation.signals import Network, measured
+from docs.make_options import table
+from letkd import Codebook, SubclassTargets
+
+PAGE = Path(__file__).with_name("methods.md")
+REPORTING = PAGE.parents[1] / "reporting"
+PAIR = "CIFAR100.resnetv1.RN56_RN20"
+IMAGE_SIZE, DATA = 32, Data(num_images=50_000, num_classes=100)
+UNKNOWN, NONE = "not measured", "—"
+READS = {  # fields of `Wanted`
+    "logits": "logits",
+    "pooled": "pooled vectors",
+    "head": "classifier",
+    "maps": "maps",
+    "preact": "maps before the activation",
+    "inner": "scores of KD layers",
+}
+
+HEAD = """# Every method
+
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.DKD
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.lskd:DKD
+
+**Which one to pick?** No accuracy on CIFAR-100 has been measured with this code yet, so this page cannot say. The
+published figures below do not decide it either: some are of the last epoch and some of the best one, which is about 0.3
+higher by itself; those of the older methods are five runs of 2019 each, which later tables copy; a difference below 0.3
+is within the spread of runs; and letKD's students are larger than the others. What is certain is what a method asks
+for. Those on logits ask nothing of the networks and add no parameter. Those on features and relations read maps or
+pooled vectors, which not every network has. What needs a file needs a job before, which `prepare=True` starts. Those
+without a teacher need neither.
+
+Any two methods make a sum, `letKD-2+DKD`, and any more do, but for two of letKD-1, letKD-2 and QuEST, which all bring
+the words. Formulas, and where coefficients come from, are in the file of each in `distillation/losses/`;
+[options](options.md#options-of-losses) have a table of their own. This page is made from the code by
+`python -m docs.make_methods`.
+"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method for the networks of the pair.
+
+    Attributes:
+        losses: without the cross-entropy.
+        training, inference: parameters beyond the student's own.
+    """
+
+    losses: list[Loss]
+    training: int
+    inference: int
+
+
+def render() -> str:
+    """The page."""
+    methods = {method: built(method) for method in list_methods()}
+    known = _read_json("published_methods.json")
+    sources = "\n".join(f"- {name}: {_said(source)}" for name, source in known["sources"].items())
+    figures, papers = known["pairs"][PAIR], _read_json("published.json")["pairs"][PAIR]
+    figures |= {method: papers[method] | figures[method] for method in PAPER}
+    behind = {name: built(name) for name in figures if ":" in name}
+    return f"""{HEAD}
+## What they are
+
+{table(list(_described(methods)))}
+
+Methods that need the whole batch compare its samples with each other.
+
+## Transforms
+
+They stand in front of a method on logits, `lskd:KD`, and several in front of each other, `ctkd:lskd:KD`.
+
+{table(list(_transforms()))}
+
+## Weights
+
+Those of a method that stands alone. In a sum cross-entropy has the weight 1, the others theirs.
+
+{table(list(_weights(methods)))}
+
+Pairs with published values of their own have these, which `print_config` shows; the others have the defaults.
+
+{table(list(_by_pair()))}
+
+## On ResNet-56 and ResNet-20
+
+Teacher and student of `{PAIR}`. Parameters are those beyond the student's {built_alone():,}:
+in training connectors and KD layers, at inference what stays in the student. "Copied" is a figure that its source has
+from elsewhere.
+
+{table(list(_measured({**methods, **behind}, figures)))}
+
+{sources}
+"""
+
+
+def built(summand: str) -> Built:
+    """A method with its transforms, for untrained networks and empty files."""
+    config = default_config(f"{PAIR}.{summand}")
+    student, teacher = _student(), _teacher()
+    if parts(summand)[1] in PAPER:
+        student = build_network(config, DATA.num_classes, IMAGE_SIZE)
+    losses = [_built_loss(find_loss(key), config, student, teacher) for key in brought_by(summand)]
+    if transforms := parts(summand)[0]:
+        found = {name: find_transform(name) for name in transforms}
+        losses[0].behind(
+            {name: cls.build(student, teacher, DATA, **_options(cls, config)) for name, cls in found.items()}
+        )
+    inference = count_parameters(student.module)["parameters"] - built_alone()
+    connectors = sum(parameter.numel() for loss in losses for parameter in loss.parameters())
+    return Built(losses, inference + connectors, inference)
+
+
+def built_alone() -> int:
+    """Parameters of the student without any method."""
+    return count_parameters(_student().module)["parameters"]
+
+
+def _built_loss(cls: type[Loss], config: Mapping[str, Any], student: Network, teacher: Network) -> Loss:
+    files = {name: _empty(name, config, teacher) for name in cls.prepared}
+    return cls.build(student, teacher if cls.needs_teacher else None, DATA, **_options(cls, config), **files)
+
+
+def _options(cls: type[Part], config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: option_of(config, f"{cls.key}.{name}", default) for name, default in cls.defaults().items()}
+
+
+def _empty(name: str, config: Mapping[str, Any], teacher: Network) -> Any:
+    """What is read from a file, of the right size."""
+    outline = teacher.outline
+    if name == "codebook":
+        return Codebook(torch.zeros(config["num_words"], outline.place("penultimate").channels))
+    if name == "means":
+        return torch.zeros(DATA.num_classes, outline.num_features)
+    channels, num_subclasses = outline.place("intermediate").channels, config["subclasses_per_class"]
+    rows = DATA.num_classes * num_subclasses
+    tensors = (torch.zeros(shape) for shape in ((channels, 1), (channels,), (rows, 1), (rows, rows)))
+    return SubclassTargets(*tensors, num_subclasses=num_subclasses)
+
+
+@cache
+def _student() -> Network:
+    return build_network(default_config(f"{PAIR}.KD"), DATA.num_classes, IMAGE_SIZE)
+
+
+@cache
+def _teacher() -> Network:
+    name = default_config(f"{PAIR}.KD")["teacher"]
+    return measured(create_model(name, num_classes=DATA.num_classes, image_size=IMAGE_SIZE), IMAGE_SIZE, name)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _described(methods: Mapping[str, Built]) -> Iterator[tuple[str, ...]]:
+    yield "method", "paper", "kind", "reads", "needs"
+    for method, found in methods.items():
+        kinds = dict.fromkeys(loss.kind for loss in found.losses)
+        needs = union(side for loss in found.losses for side in (loss.needs.student, loss.needs.teacher))
+        yield f"`{method}`", _cited(paper_of(method)), ", ".join(kinds), _read(needs), _needed(found.losses)
+
+
+def _read(wanted: Wanted) -> str:
+    return _listed(name for field, name in READS.items() if getattr(wanted, field))
+
+
+def _needed(losses: list[Loss]) -> str:
+    files = [f"`{name}` file" for loss in losses for name in loss.prepared]
+    whole_batch = ["the whole batch"] * any(loss.needs.whole_batch for loss in losses)
+    one_label = ["images that are not mixed"] * (not all(loss.takes_mixed for loss in losses))
+    return _listed([*files, *whole_batch, *one_label])
+
+
+def _transforms() -> Iterator[tuple[str, ...]]:
+    yield "transform", "paper", "stands in front of", "sets itself", "options"
+    for key in list_transforms():
+        cls = find_transform(key)
+        options = (f"`{name}={value}`".replace(" ", "") for name, value in _named(cls, None, cls.defaults()).items())
+        yield f"`{key}`", _cited(cls.paper), _listed(_behind(key)), _listed(cls.replaces), _listed(options)
+
+
+def _behind(transform: str) -> Iterator[str]:
+    """The methods that a transform may stand in front of."""
+    for method in list_methods():
+        with suppress(ValueError):
+            summands(f"{transform}:{method}")
+            yield f"`{method}`"
+
+
+def _weights(methods: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    yield "method", "loss"
+    for method in methods:
+        if method in PAPER:
+            weights = weights_of(default_config(f"{PAIR}.{method}"))
+        else:
+            cls = find_loss(method.lower())
+            weights = {"ce": cls.ce} | {cls.term_name(term): weight for term, weight in cls.terms.items()}
+        yield f"`{method}`", " + ".join(f"{weight:g} `{term}`" for term, weight in weights.items())
+
+
+def _by_pair() -> Iterator[tuple[str, ...]]:
+    """Values that are published for some pairs, equal ones in one row."""
+    yield "method", "options", "teacher and student"
+    for loss in map(find_loss, list_losses()):
+        yield from _grouped(loss.method, None, loss, loss.published)
+    for transform in map(find_transform, list_transforms()):
+        for inner, known in transform.published.items():
+            yield from _grouped(f"{transform.key}:{inner}", transform, find_loss(inner.lower()), known)
+
+
+def _grouped(
+    name: str | None,
+    transform: type[Transform] | None,
+    loss: type[Loss],
+    published: Mapping[tuple[str, str] | None, Mapping[str, Any]],
+) -> Iterator[tuple[str, ...]]:
+    pairs: dict[str, list[str]] = {}
+    for pair, values in published.items():
+        named = _named(loss, transform, {**published.get(None, {}), **values})
+        options = [f"{key}={value}".replace(" ", "") for key, value in named.items()]
+        pairs.setdefault(f"`{' '.join(options)}`", []).append(" ".join(pair) if pair else "all others")
+    for options, those in pairs.items():
+        yield f"`{name}`", options, ", ".join(those)
+
+
+def _named(part: type[Part], transform: type[Transform] | None, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Terms and options by their names on the command line."""
+    named = {}
+    for name, value in values.items():
+        if name == "ce":
+            named["ce.weight"] = value
+        elif transform is not None and name in transform.defaults():
+            named[f"{transform.key}.{name}"] = value
+        elif issubclass(part, Loss) and name in part.terms:
+            named[part.weight_option(name)] = value
+        else:
+            named[f"{part.key}.{name}"] = value
+    return named
+
+
+def _measured(methods: Mapping[str, Built], figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    yield (
+        "method", "parameters in training", "at inference", "published top-1 %", "by", "top-1 % here",
+        "time of a step against KD's",
+    )  # fmt: skip
+    for method, found in methods.items():
+        shown = ("none known", NONE)
+        if figure := figures.get(method):
+            std = f" ± {figure['std']:.2f}" if "std" in figure else ""
+            shown = f"{figure['top1']:.2f}{std}", figure["source"] + (", copied" if figure.get("copied") else "")
+        yield f"`{method}`", f"{found.training:,}", f"{found.inference:,}", *shown, UNKNOWN, UNKNOWN
+
+
+def _read_json(name: str) -> dict[str, Any]:
+    return json.loads((REPORTING / name).read_text(encoding="utf-8"))
+
+
+def _said(source: Mapping[str, Any]) -> str:
+    runs = f", {source['runs']} runs" if "runs" in source else ""
+    epoch = f", {source['epoch']} epoch" if "epoch" in source else ", which epoch is not said"
+    return f"{source['source']}{runs}{epoch}"
+
+
+def _cited(paper: Paper | None) -> str:
+    return f"{paper.authors}: *{paper.title}*. {paper.venue}, {paper.year}" if paper else NONE
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or NONE
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")

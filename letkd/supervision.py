@@ -369,7 +369,7 @@ class Images(Protocol):
 class NetworkPatches:
     """The patches of a network's maps over images: a `letkd.fit.PatchSource` that runs the network each time.
 
-    The network should be in eval mode, and frozen.
+    It runs as far as the last of the maps that are asked for. The network should be frozen.
     """
 
     def __init__(self, network: nn.Module, maps: Mapping[str, TeacherMap], images: Images):
@@ -386,13 +386,13 @@ class NetworkPatches:
     @torch.no_grad()
     def batches(self, paths: Iterable[str]) -> Iterator[Batch]:
         paths = list(paths)
-        with evaluating(self.network), recording(self.network, paths) as outputs:
+        with evaluating(self.network):
             for images, labels_B in self.images:
-                self.network(images)
+                with recording(self.network, paths, leave_early=True) as outputs:
+                    self.network(images)
                 batch = {}
                 for path in paths:
                     patches_RC = to_patches(self.maps[path].read(outputs[path][-1]).float())
-                    outputs[path].clear()
                     batch[path] = patches_RC, labels_B.repeat_interleave(len(patches_RC) // len(labels_B))
                 yield batch
 

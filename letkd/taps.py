@@ -60,11 +60,19 @@ def submodule(network: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
+class _AllRead(BaseException):
+    """Leaves a network whose other modules nobody asks for; not an `Exception`, which the network might catch."""
+
+
 @contextmanager
-def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[Any]]]:
+def recording(network: nn.Module, paths: Iterable[str], *, leave_early: bool = False) -> Iterator[dict[str, list[Any]]]:
     """Copies of what the modules at `paths` return within the block, by path, an entry a call; the hooks go afterwards.
 
     What other threads run in the meantime is not recorded: they may share the network.
+
+    Args:
+        leave_early: the block, which calls the network once, ends as soon as each of the modules has returned once:
+            what comes behind the last of them is not computed.
     """
     outputs: dict[str, list[Any]] = {path: [] for path in paths}
     thread = threading.get_ident()
@@ -73,6 +81,8 @@ def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, li
         def hook(_module: nn.Module, _inputs: tuple, output: Any) -> None:
             if threading.get_ident() == thread:
                 calls.append(output.clone() if isinstance(output, Tensor) else output)
+                if leave_early and all(outputs.values()):
+                    raise _AllRead
 
         return hook
 
@@ -82,6 +92,8 @@ def recording(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, li
     ]
     try:
         yield outputs
+    except _AllRead:
+        pass
     finally:
         for handle in handles:
             handle.remove()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from letkd import FrozenTaps
+from letkd.taps import recording
 
 
 def network() -> nn.Module:
@@ -47,6 +48,37 @@ def test_a_map_is_what_its_module_returned_wherever_it_is():
     features = teacher.features(images)
     assert (features < 0).any() and torch.equal(maps["features"], features)
     torch.testing.assert_close(maps["late"], teacher.late(features.relu()))
+
+
+class Forgiving(nn.Module):
+    """Counts what it has run, and goes on where a part of it fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(4))
+        self.ran: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        for number, part in enumerate(self.parts):
+            self.ran.append(number)
+            try:
+                images = part(images)
+            except Exception:
+                continue
+        return images
+
+
+def test_a_network_is_left_behind_the_last_of_the_maps_that_are_read():
+    teacher, images = Forgiving(), torch.randn(2, 3, 6, 6)
+    with recording(teacher, ["parts.2", "parts.0"], leave_early=True) as outputs:
+        teacher(images)
+    assert teacher.ran == [0, 1, 2]
+    whole = FrozenTaps(teacher, {"early": "parts.0", "late": "parts.2"})(images)
+    assert teacher.ran == [0, 1, 2, 0, 1, 2, 3]
+    for name, path in (("early", "parts.0"), ("late", "parts.2")):
+        assert len(outputs[path]) == 1 and torch.equal(outputs[path][0], whole[name])
+    teacher(images)
+    assert teacher.ran[-4:] == [0, 1, 2, 3]
 
 
 def test_threads_that_share_a_teacher_have_maps_of_their_own():

@@ -27,8 +27,8 @@ ANY_FOLDER = "FOLDER"  # what stands for theirs in a command, where it is not kn
 # Options that a command for what is left of a run has in another place, or does not need.
 SAID_OTHERWISE = frozenset({"config", "localpath", "checkpoint", "seed", "seeds", "trials", "prepare", "watch"})
 TITLES = {
-    "CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "TinyImageNet": "Tiny-ImageNet", "digits": "Digits",
-    "numbers": "Two-digit numbers",
+    "CIFAR10": "CIFAR-10", "CIFAR100": "CIFAR-100", "CIFAR100_10k": "CIFAR-100/10k",
+    "TinyImageNet": "Tiny-ImageNet", "digits": "Digits", "numbers": "Two-digit numbers",
 }  # fmt: skip
 DEFAULT_LOCALPATH = "experiments"
 

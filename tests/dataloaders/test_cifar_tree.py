@@ -1,5 +1,6 @@
 """CIFAR-100 as a folder of PNG files for each class: the same as the pickles, and every mistake named in one line."""
 
+import hashlib
 import os
 import pickle
 import re
@@ -218,3 +219,25 @@ def test_a_teacher_of_other_classes_is_refused_by_name(change, expected, exporte
     assert main_classification.main(["main.py", "with", *pair, f"teacher_weights={other}", *words]) == 1
     error = capsys.readouterr().err
     assert f"{expected}: use the data the teacher, {other}," in error and error.count("\n") == 1
+
+
+def test_cifar100_10k_is_the_same_from_any_copy_and_has_all_test_images(tmp_path, pickles, tree, monkeypatch):
+    monkeypatch.setattr(cifar, "PER_CLASS", 1)
+    shuffled, random = tmp_path / "shuffled", np.random.default_rng(1)
+    shutil.copytree(pickles, shuffled)
+    for name in ("train", "test"):
+        content = pickle.loads((shuffled / FOLDER / name).read_bytes())
+        order = random.permutation(len(content["data"]))
+        labels = [content["fine_labels"][index] for index in order]
+        (shuffled / FOLDER / name).write_bytes(pickle.dumps({"data": content["data"][order], "fine_labels": labels}))
+    whole = load(pickles)
+    parts = [load_dataset("CIFAR100_10k", data_dir=place) for place in (pickles, tree, shuffled)]
+    for part in parts:
+        assert part.name == "CIFAR100_10k" and part.classes == whole.classes and len(part.eval) == NUM_EVAL
+        assert part.train.labels.tolist() == list(range(100))
+        assert torch.equal(part.train.images, parts[0].train.images)
+    for label, image in enumerate(parts[0].train.images):
+        of_class = whole.train.images[whole.train.labels == label]
+        smallest = min(of_class, key=lambda each: hashlib.sha256(each.numpy().tobytes()).digest())
+        assert torch.equal(image, smallest)
+    assert load_dataset("CIFAR100_10k", data_dir=pickles, splits=("eval",)).train is None

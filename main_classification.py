@@ -74,7 +74,7 @@ from config.experiments import (
     with_networks,
 )
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
-from config.options import OPTIONS, Config
+from config.options import OPTIONS, Config, Options
 from config.updates import check_command, check_updates, flat
 from storage.documents import first_line
 
@@ -291,7 +291,7 @@ def predict(_config: Config) -> None:
     check_command("predict", config)
     check_method(config)
     with lost_stops_again():
-        result = Prediction(config).run()
+        result = Prediction(Options.of(config)).run()
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
     if failed := [failure["image"] for failure in result["unreadable"]]:
         count = len(failed) + len(result["images"])
@@ -313,11 +313,12 @@ def draw_picture(name: str, config: Config) -> Config:
     check_name(config)
     check_command("pictures", config)
     check_method(config)
-    if lacking := PICTURES[name].lacks(config):
-        others = [other for other, own in default_configs()[0].items() if not PICTURES[name].lacks(own)]
+    options = Options.of(config)
+    if lacking := PICTURES[name].lacks(options):
+        others = [other for other, own in default_configs()[0].items() if not PICTURES[name].lacks(Options.of(own))]
         near = difflib.get_close_matches(config["config"], others, n=3, cutoff=0)
         raise ValueError(f"picture_{name}: {config['config']} has no {lacking}; try config={' or '.join(near)}")
-    picture = PICTURES[name](config, command_line(options_for("pictures", config), command=f"picture_{name}"))
+    picture = PICTURES[name](options, command_line(options_for("pictures", config), command=f"picture_{name}"))
     with lost_stops_again():
         provide(picture)
         return run_job(picture)
@@ -360,7 +361,7 @@ def pictures(_config: Config) -> None:
 
     config, failures = _plain(_config), []
     for name, picture in PICTURES.items():
-        if lacking := picture.lacks(config):
+        if lacking := picture.lacks(Options.of(config)):
             print(f"no picture_{name}: {config['config']} has no {lacking}")
             continue
         try:
@@ -379,7 +380,7 @@ def print_outline(_config: Config) -> None:
 
     config = _plain(_config)
     check_options(config)
-    print(table(config))
+    print(table(Options.of(config)))
 
 
 @experiment.command(unobserved=True)

@@ -13,7 +13,6 @@ from algorithms.predict import Prediction, prediction_table
 from algorithms.prepare import Preparation, Step
 from algorithms.probe import LinearProbe
 from algorithms.run import provide, run_config, run_job
-from algorithms.teaching import of_the_teacher
 from algorithms.train import Training
 from algorithms.trials import run_trials, wanted_seeds
 from engine.records import set_up_console
@@ -38,7 +37,6 @@ __all__ = [
     "check_run",
     "command_for",
     "make_algorithm",
-    "of_the_teacher",
     "output_directory",
     "prediction_table",
     "provide",

@@ -1,4 +1,4 @@
-"""What every job shares: its configuration, device, directory and data."""
+"""What every job shares: its options, device, directory and data."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from architectures import Input
-from config.options import Config, Options
+from config.options import Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.progress import tracked
@@ -23,21 +23,16 @@ HOLD_OUT_SEED = 0  # not the run's: all trials, and the supervision they use, le
 
 
 class Algorithm:
-    """A job on one experiment.
-
-    Args:
-        config: all options in one dictionary, as they are recorded; the job reads them as `options`.
-    """
+    """A job on one experiment."""
 
     mode: ClassVar[str]
     writes_files: ClassVar[bool] = True  # beside its results: then it wants the directory for itself
     num_traces: ClassVar[int] = 0  # jobs of this process that have left something
     has_begun = False  # see `begin`
 
-    def __init__(self, config: Config):
-        self.config = self.given = config  # what was asked for, where a job itself decides otherwise
-        self.options = options = Options.of(config)
-        self.directory = run_directory(config, self.mode)
+    def __init__(self, options: Options):
+        self.options = self.given = options  # what was asked for, where a job itself decides otherwise
+        self.directory = run_directory(options.run.localpath, options.job, self.mode)
         self.device = choose_device(options.run.cuda)
         self.given_as: dict[str, str] = {}  # see `Requirement`
 
@@ -54,7 +49,7 @@ class Algorithm:
 
     def option(self, name: str) -> str:
         """An option and its value as the user gave it, for messages."""
-        return f"{self.given_as.get(name, name)}={self.config[name]}"
+        return f"{self.given_as.get(name, name)}={self.options.flat[name]}"
 
     def begin(self) -> None:
         """All is built, and the work begins: a mistake that ends the job before leaves nothing where nothing was.
@@ -101,7 +96,7 @@ class Algorithm:
             "deterministic": run.deterministic,
             "mode": self.mode,
             "device": device_name(self.device),
-            "options": self.config,
+            "options": self.options.flat,
         }
 
     def open_training_data(self, data: dict[str, Any] | None = None) -> Dataset:

@@ -1,18 +1,25 @@
 """What makes something that a job lacks: the experiment, the options that it must be told, and the command line."""
 
-from algorithms.base import Config
-from config.command_lines import command_line
-from config.experiments import canonical_name, default_config, with_networks
+from config.command_lines import command_line, options_for
+from config.experiments import canonical_name, default_config, load_experiment, with_networks
 from config.former_names import renamed
-from config.options import OFFLINE, OPTIONS
+from config.options import OFFLINE, OPTIONS, Config, Options
 from results.places import Requirement, recorded_options
 
 TORCHVISION_ADDRESS = "https://download.pytorch.org/models"
 OF_ANOTHER_JOB = ("job", "measured", "nothing")  # what such options bear on does not make a run that run
 
 
-def command_for(requirement: Requirement, config: Config) -> str:
+def training_command(options: Options) -> str:
+    """The command line that trains a run from scratch."""
+    return command_line(options_for("train", {**options.flat, "checkpoint": 0}))
+
+
+def command_for(requirement: Requirement, options: Options) -> str:
     """The command line that makes what is missing.
+
+    Args:
+        options: of the job that needs it.
 
     Raises:
         ValueError: as `handed_on`.
@@ -22,8 +29,8 @@ def command_for(requirement: Requirement, config: Config) -> str:
         return f"curl --location --create-dirs --output {file} {TORCHVISION_ADDRESS}/{file.name}"
     if file is not None:
         return f"python download_cifar100_teacher.py {file.parent.name}"
-    experiment, options = handed_on(requirement, config)
-    return command_line({"config": experiment} | options)
+    experiment, told = handed_on(requirement, options)
+    return command_line({"config": experiment} | told)
 
 
 def is_torchvision(requirement: Requirement) -> bool:
@@ -31,22 +38,19 @@ def is_torchvision(requirement: Requirement) -> bool:
     return requirement.published is not None and requirement.published.parent.name == "torchvision"
 
 
-def handed_on(requirement: Requirement, config: Config) -> tuple[str, Config]:
+def handed_on(requirement: Requirement, options: Options) -> tuple[str, Config]:
     """The experiment that prepares, and what it must be told because its own defaults differ.
 
     Raises:
         ValueError: it does not exist, or is a pair.
     """
-    experiment, own = experiment_of(requirement.experiment, config["localpath"])
+    experiment, own = experiment_of(requirement.experiment, options.run.localpath)
     defaults = default_config(experiment)
-    if "network" not in defaults and requirement.experiment != config["config"]:
-        raise ValueError(
-            f"{requirement.experiment} is a pair: teacher_experiment and supervision name a network alone, "
-            "like the teacher of that pair"
-        )
+    if requirement.experiment != options.job.config:
+        _check_alone(requirement.experiment, defaults)
     job = next((key for key in OFFLINE if requirement.options.get(key)), "train")
     own = {key: value for key, value in own.items() if key not in OPTIONS or job in OPTIONS[key].jobs}
-    inherited = {key: config[key] for key, said in OPTIONS.items() if said.inherited}
+    inherited = {key: options.flat[key] for key, said in OPTIONS.items() if said.inherited}
     # What is made of a run is made for this one; what trains it again is that run.
     wanted = (inherited | own if job == "train" else own | inherited) | requirement.options
     defaults = with_networks(defaults, wanted)
@@ -66,6 +70,34 @@ def experiment_of(name: str, localpath: str) -> tuple[str, Config]:
         if options is None:
             raise ValueError(f"{error}; nor has a run with name={name} been trained below {localpath}") from error
     return options["config"], words_of_run(options)
+
+
+def network_alone(name: str, localpath: str, network: str) -> tuple[str, Config]:
+    """The experiment of config/ behind what trains a pair's teacher or its supervision is of, and that run's options.
+
+    Args:
+        network: the teacher.
+
+    Raises:
+        ValueError: it is no network alone, or another one than the teacher; or as `experiment_of`.
+    """
+    experiment, words = experiment_of(name, localpath)
+    own = load_experiment(experiment) | words
+    _check_alone(name, own)
+    if own["network"] != network:
+        raise ValueError(
+            f"{name} trains {own['network']}, and the teacher is {network}: give its own experiment, "
+            "teacher_experiment=, or its weights, teacher_weights="
+        )
+    return experiment, own
+
+
+def _check_alone(experiment: str, own: Config) -> None:
+    if "network" not in own:
+        raise ValueError(
+            f"{experiment} is a pair: teacher_experiment and supervision name a network alone, "
+            "like the teacher of that pair"
+        )
 
 
 def words_of_run(recorded: Config) -> Config:

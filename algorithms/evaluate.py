@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
-from algorithms.commands import command_for
+from algorithms.commands import command_for, training_command
 from algorithms.teaching import missing_weights, open_objective
-from config.command_lines import command_line, options_for
 from dataloaders import Dataset
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_student
@@ -117,7 +116,7 @@ class Evaluation(Algorithm):
     def _training_command(self) -> str:
         """The command line that trains the weights from scratch."""
         if self._trained_as == self.options.job.run_name:
-            return command_line(options_for("train", self.given | {"checkpoint": 0}))
+            return training_command(self.given)
         options = {"network": self.options.network.network}
         return command_for(Requirement("", self._trained_as, options), self.given)
 
@@ -136,14 +135,14 @@ class Evaluation(Algorithm):
 
     def _changed(self, weights: Weights) -> dict[str, tuple[Any, Any]]:
         """Options that bear on what is measured, and are otherwise than in the training: (then, now)."""
-        config, before, known = self.config, weights.config, weights.data
+        data, before, known = self.options.data, weights.config, weights.data
         if before is None:  # of a file that does not tell its training the first measurement is the run's own
             standing = read_results(self.directory)
             is_own = standing.get("mode") == "evaluate" and "changed" not in standing
             before = standing.get("options", {}) if is_own else {}
         known = {key: before[key] for key in PREPARATION if key in before} if known is None else known
-        given = {key: config[key] for key in PREPARATION if config[key] is not None and key in known}
-        changed = changed_network(before, config)
+        given = {key: value for key in PREPARATION if (value := getattr(data, key)) is not None and key in known}
+        changed = changed_network(before, self.options.flat)
         changed |= {key: (known[key], value) for key, value in given.items() if value != known[key]}
         return changed | self._other_weights(weights.source)
 
@@ -158,7 +157,7 @@ class Evaluation(Algorithm):
 
     def _open_model(self, weights: Weights, num_classes: int, image_size: int) -> nn.Module:
         """The deployed network with its weights, on the device."""
-        return self._filled(build_student(self.config, num_classes, image_size), weights, num_classes)
+        return self._filled(build_student(self.options, num_classes, image_size), weights, num_classes)
 
     def _filled(self, model: nn.Module, weights: Weights, num_classes: int) -> nn.Module:
         what = f"the network of {self.options.job.run_name} with {num_classes} classes"
@@ -170,8 +169,8 @@ class Evaluation(Algorithm):
 
         Without the training images, which other losses may have to know.
         """
-        supervised = supervised_losses(self.config)
-        objective = open_objective(self.config, dataset, supervised)
+        supervised = supervised_losses(self.options)
+        objective = open_objective(self.options, dataset, supervised)
         what = f"the network of {self.options.job.run_name} with {dataset.num_classes} classes"
         load_strictly(objective.student, weights.state, source=weights.source, what=what)
         saved = load_checkpoint(weights.source)["losses"]

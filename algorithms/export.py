@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
-from algorithms.base import Config, Results
+from algorithms.base import Results
 from algorithms.evaluate import Evaluation, result_name
 from architectures import Input, create_model
+from config.options import Options
 from dataloaders import Dataset
 from dataloaders.decoding import MAX_RESIDENT_SIZE
 from distillation.build import network_name
@@ -126,9 +127,9 @@ class Export(Evaluation):
 
     mode = "export"
 
-    def __init__(self, config: Config):
-        super().__init__(config | {"cuda": False, "precision": "fp32"})
-        self.given = config
+    def __init__(self, options: Options):
+        super().__init__(options.changed(cuda=False, precision="fp32"))
+        self.given = options
 
     def _run(self) -> Results:
         kind = self.options.job.export
@@ -189,7 +190,7 @@ class Export(Evaluation):
                 "config": self.options.job.config, "method": self.options.experiment.method,
                 "dataset": self.options.data.dataset, "seed": self.options.run.seed,
                 **({"name": self.options.job.name} if self.options.job.name else {}),
-                "network": network_name(self.config), "weights": weights.source.name,
+                "network": network_name(self.options), "weights": weights.source.name,
                 "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
                 "environment": environment(),
             },
@@ -203,7 +204,7 @@ class Export(Evaluation):
         backbone = None
         if backbone_of(model) is not model:
             size = {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
-            backbone = create_model(network_name(self.config), **size)
+            backbone = create_model(network_name(self.options), **size)
         # ONNX has no memory formats: what is fast in channels_last would only be more transpositions there.
         memory_format = torch.contiguous_format if self.options.job.export == "onnx" else torch.channels_last
         return deploy(model, dataset.mean, dataset.std, backbone=backbone, memory_format=memory_format)

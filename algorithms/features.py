@@ -25,12 +25,9 @@ from engine.records import log
 from engine.weights import UnfinishedError, find_weights
 from letkd.fit import Decisions, Follow, Progress, Words
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
-from results.places import Requirement, run_name
+from results.places import Requirement
 from results.settings import PREPARATION
 from storage.state_dicts import Weights, fingerprint, load_strictly
-
-# Of the options of a job, what its file records; what the map is of stands beside it.
-RECORDED = ("network", "dataset", "val_split", "lda_components", "max_patches", "seed", "precision")
 
 
 class OfflineAlgorithm(Algorithm):
@@ -42,10 +39,8 @@ class OfflineAlgorithm(Algorithm):
     weights: Weights
 
     def missing_requirements(self) -> Iterator[Requirement]:
-        config = self.config
-        yield from missing_weights(
-            config, network=config["network"], experiment=self.trained_as, chosen=config["weights"]
-        )
+        name, chosen = self.network_name, self.options.network.weights
+        yield from missing_weights(self.options, network=name, experiment=self.trained_as, chosen=chosen)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         """What `check_network` refuses, for weights that are there and for such as are still to be trained."""
@@ -54,7 +49,7 @@ class OfflineAlgorithm(Algorithm):
         except (FileNotFoundError, UnfinishedError):
             known = None
         self.dataset = open_images(known)
-        self.network = create_on_meta(self.config["network"], **self._size())
+        self.network = create_on_meta(self.network_name, **self._size())
         self.check_network()
 
     def check_network(self) -> None:
@@ -74,13 +69,22 @@ class OfflineAlgorithm(Algorithm):
         raise NotImplementedError
 
     @property
+    def network_name(self) -> str:
+        return self.options.network.network
+
+    @property
     def trained_as(self) -> str:
         """The experiment that trains the network."""
-        return self.config["trained_as"] or run_name(self.config)
+        return self.options.network.trained_as or self.options.job.run_name
+
+    @property
+    def downscale(self) -> int:
+        """Side of the windows that maps are averaged over."""
+        return self.options.network.downscale
 
     def place(self, name: str) -> Place:
         """A place of the network, by name or module path."""
-        return outline(self.network, self.dataset.image_size, self.config["network"]).place(name)
+        return outline(self.network, self.dataset.image_size, self.network_name).place(name)
 
     def _size(self) -> dict[str, int]:
         return {"num_classes": self.dataset.num_classes, "image_size": self.dataset.image_size}
@@ -91,27 +95,26 @@ class OfflineAlgorithm(Algorithm):
         Raises:
             FileNotFoundError, ValueError: no weights, or weights of another network.
         """
-        config = self.config
         self.weights = self._find_weights()
         self.dataset = self.open_training_data(self.weights.data)
-        self.network = create_model(config["network"], **self._size())
-        what = f"{config['network']} with {self.dataset.num_classes} classes"
+        self.network = create_model(self.network_name, **self._size())
+        what = f"{self.network_name} with {self.dataset.num_classes} classes"
         load_strictly(self.network, self.weights.state, source=self.weights.source, what=what)
         self.network.to(self.device, memory_format=torch.channels_last)
-        log.info("network    %s from %s", config["network"], self.weights.source)
+        log.info("network    %s from %s", self.network_name, self.weights.source)
 
     def _find_weights(self) -> Weights:
         return find_weights(
             experiment=self.trained_as,
             directory=self.training_directory(self.trained_as),
-            chosen=self.config["weights"],
-            published=self.config["published_weights"],
+            chosen=self.options.network.weights,
+            published=self.options.experiment.published_weights,
         )
 
     @property
     def max_patches(self) -> int | None:
         """So many patches are held at most; None for all."""
-        return self.config["max_patches"] or None
+        return self.options.offline.max_patches or None
 
     def num_patches(self, tap: Place) -> int:
         """P, all patches of the training images at `tap`, after pooling."""
@@ -119,13 +122,13 @@ class OfflineAlgorithm(Algorithm):
 
     def _grid(self, tap: Place) -> tuple[int, int]:
         height, width = tap.grid
-        return height // self.config["downscale"], width // self.config["downscale"]
+        return height // self.downscale, width // self.downscale
 
     def teacher_map(self, tap: Place) -> TeacherMap:
         """The map of the trained network that supervision is made from."""
         size = self.dataset.image_size
         return TeacherMap(
-            path=tap.path, prefix=tap.prefix, channels_last=tap.channels_last, pooling=self.config["downscale"],
+            path=tap.path, prefix=tap.prefix, channels_last=tap.channels_last, pooling=self.downscale,
             channels=tap.channels, grid=self._grid(tap), image_shape=(3, size, size),
             teacher=fingerprint(self.weights.state),
         )  # fmt: skip
@@ -166,11 +169,16 @@ class OfflineAlgorithm(Algorithm):
         save_supervision(path, supervise(of, fitted, record))
 
     def record(self) -> dict[str, Any]:
-        """What a file says of its making, beside what it is of."""
-        config, known = self.config, self.weights.data or {}
-        preparation = {key: config[key] or known.get(key) for key in PREPARATION}
-        images = outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
-        return {key: config[key] for key in RECORDED} | images | {"weights": str(self.weights.source)}
+        """What a file says of its making; what the map is of stands beside it."""
+        options, data, known = self.options, self.options.data, self.weights.data or {}
+        preparation = {key: getattr(data, key) or known.get(key) for key in PREPARATION}
+        made = {
+            "network": self.network_name, "dataset": data.dataset, "val_split": data.val_split,
+            "lda_components": options.subclasses.lda_components, "max_patches": options.offline.max_patches,
+            "seed": options.run.seed, "precision": options.run.precision,
+        }  # fmt: skip
+        images = outline_dataset(data.dataset, data_dir=options.run.data_dir, **preparation)
+        return made | images | {"weights": str(self.weights.source)}
 
     def hold(self, num_patches: int, channels: int) -> Tensor:
         """Room for (P, C) float32 on the device, or with `memmap` in a file that has no name.
@@ -180,7 +188,7 @@ class OfflineAlgorithm(Algorithm):
             OSError: no room for the file.
         """
         needed = 4 * num_patches * channels
-        if not self.config["memmap"]:
+        if not self.options.offline.memmap:
             there = memory_bytes(self.device)
             if needed > there:
                 raise ValueError(
@@ -189,7 +197,7 @@ class OfflineAlgorithm(Algorithm):
                     f"({self.fewer_patches}, in a command with {self.mode}=)"
                 )
             return torch.empty(num_patches, channels, device=self.device)
-        folder = Path(self.config["memmap_dir"] or self.directory)
+        folder = Path(self.options.offline.memmap_dir or self.directory)
         folder.mkdir(parents=True, exist_ok=True)
         log.info("features   %.1f GiB in a file in %s", needed / 2**30, folder)
         return torch.from_numpy(_map_file(folder, (num_patches, channels)))

@@ -1,7 +1,10 @@
-"""Which job a configuration asks for."""
+"""The door: which job a configuration asks for, a flat dictionary, which is options behind it."""
 
-from algorithms.base import Algorithm, Config
+from dataclasses import asdict
+
+from algorithms.base import Algorithm
 from algorithms.class_means import ClassMeans
+from algorithms.commands import network_alone
 from algorithms.evaluate import Evaluation
 from algorithms.export import Export
 from algorithms.features import OfflineAlgorithm
@@ -9,11 +12,15 @@ from algorithms.kmeans import KMeansCodebook
 from algorithms.lda import LDAScores
 from algorithms.options import check_options
 from algorithms.probe import LinearProbe
-from algorithms.teaching import of_the_teacher
+from algorithms.teaching import supervision_of
 from algorithms.train import Training
 from config.experiments import ENTRY_OPTIONS, check_name, load_experiment
+from config.options import Config, Options
+from config.recipes import classification
 from config.updates import check_command
-from distillation.expressions import ALONE, canonical
+from distillation.expressions import ALONE, canonical, places_of
+from distillation.places import pooling
+from distillation.prepared import BY_WEIGHTS, means_home
 
 # By the option that asks for it; where none is set it is Training.
 JOBS = {
@@ -37,15 +44,37 @@ def find_job(config: Config) -> type[Algorithm]:
 
 
 def make_algorithm(config: Config) -> Algorithm:
-    """The job that a configuration asks for; `kmeans`, `LDA` and `class_means` of a pair are those of its teacher.
+    """That job on its options; `kmeans`, `LDA` and `class_means` of a pair are those of its teacher.
 
     Raises:
         FileNotFoundError: the weights of the teacher that a pair names are not there.
         ValueError: as `find_job`.
     """
-    job = find_job(config)
-    is_of_teacher = issubclass(job, OfflineAlgorithm) and config["method"] != ALONE
-    return job(of_the_teacher(config, ENTRY_OPTIONS) if is_of_teacher else config)
+    job, options = find_job(config), Options.of(config)
+    is_of_teacher = issubclass(job, OfflineAlgorithm) and options.experiment.method != ALONE
+    return job(_of_the_teacher(options) if is_of_teacher else options)
+
+
+def _of_the_teacher(options: Options) -> Options:
+    """The options of `kmeans`, `LDA` or `class_means` on the teacher of a pair: those of the network alone.
+
+    Raises:
+        FileNotFoundError: the weights of the teacher are not there.
+        ValueError: its supervision is that of an experiment that is no network alone, or of another network.
+    """
+    job, pair, supervision = options.job, options.pair, supervision_of(options)
+    if job.class_means:
+        supervision = means_home(options.changed(supervision=supervision))
+    given = {name: options.flat[name] for name in ENTRY_OPTIONS} | asdict(options.data)
+    given |= asdict(options.subclasses) if options.subclasses else {}
+    given |= {"weights": pair.teacher_weights, "words_teacher_place": places_of(options, "words")[1]}
+    if not job.class_means:
+        given["downscale"] = pooling(options, "words" if job.kmeans else "decisions")
+    if supervision.startswith(f"{BY_WEIGHTS}."):
+        own = classification(network=pair.teacher, dataset=options.data.dataset)
+        return Options.of(own | given | {"name": supervision})
+    experiment, own = network_alone(supervision, options.run.localpath, pair.teacher)
+    return Options.of(own | given | {"config": experiment, "name": own.get("name")})
 
 
 def check_run(config: Config) -> None:

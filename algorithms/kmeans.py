@@ -24,18 +24,18 @@ class KMeansCodebook(OfflineAlgorithm):
     @property
     def _place_name(self) -> str:
         """What the words are of; an experiment of one's own need not say it."""
-        return self.config.get("words_teacher_place", PENULTIMATE)
+        return self.options.of_loss("words.teacher_place", PENULTIMATE)
 
     def check_patches(self) -> Place:
         tap = self.place(self._place_name)
         num_patches = min(self.num_patches(tap), self.max_patches or math.inf)
-        if self.config["kmeans"] > num_patches:
+        if self.options.job.kmeans > num_patches:
             raise ValueError(f"{self.option('kmeans')} is more than the {num_patches} patches of the training images")
         return tap
 
     def _run(self) -> Results:
         start = time.perf_counter()
-        num_words, fname = self.config["kmeans"], self.config["fname"]
+        num_words, fname = self.options.job.kmeans, self.options.offline.fname
         self.open()
         tap = self.check_patches()
         of = self.teacher_map(tap)
@@ -45,7 +45,7 @@ class KMeansCodebook(OfflineAlgorithm):
                 self.source(of),
                 words={of.path: num_words},
                 max_patches=self.max_patches,
-                seed=self.config["seed"],
+                seed=self.options.run.seed,
                 hold=self.hold,
                 follow=follow,
             )[of.path]
@@ -67,6 +67,6 @@ class KMeansCodebook(OfflineAlgorithm):
         )
 
     def _path(self, tap: str) -> Path:
-        is_usual = self._place_name == PENULTIMATE
-        pooled = pooled_apart(self.options.job.run_name, self.config["downscale"])
-        return codebook_path(self.directory, self.config["kmeans"], tap=None if is_usual else tap, pooled=pooled)
+        job, is_usual = self.options.job, self._place_name == PENULTIMATE
+        pooled = pooled_apart(job.run_name, self.downscale)
+        return codebook_path(self.directory, job.kmeans, tap=None if is_usual else tap, pooled=pooled)

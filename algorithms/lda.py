@@ -26,20 +26,20 @@ class LDAScores(OfflineAlgorithm):
 
     def _run(self) -> Results:
         start = time.perf_counter()
-        config = self.config
+        options = self.options
         self.open()
         tap = self.check_patches()
-        of, num_subclasses = self.teacher_map(tap), config["subclasses_per_class"]
+        of, num_subclasses = self.teacher_map(tap), options.subclasses.subclasses_per_class
         self.begin()
         with self.followed(tap) as follow:
             decisions = fit_maps(
                 self.source(of),
                 decisions={of.path: num_subclasses},
                 num_classes=self.dataset.num_classes,
-                num_components=config["lda_components"],
+                num_components=options.subclasses.lda_components,
                 max_patches=self.max_patches,
-                seed=config["seed"],
-                incremental=config["incremental"],
+                seed=options.run.seed,
+                incremental=options.offline.incremental,
                 hold=self.hold,
                 follow=follow,
             )[of.path]
@@ -59,22 +59,22 @@ class LDAScores(OfflineAlgorithm):
         )
 
     def _path(self, tap: Place) -> Path:
-        config = self.config
-        if config["fname"] is not None:
-            return self.directory / config["fname"]
+        fname, subclasses = self.options.offline.fname, self.options.subclasses
+        if fname is not None:
+            return self.directory / fname
         return decisions_path(
             self.directory,
             tap.path,
-            num_subclasses=config["subclasses_per_class"],
-            num_components=config["lda_components"],
-            pooled=pooled_apart(self.options.job.run_name, config["downscale"]),
+            num_subclasses=subclasses.subclasses_per_class,
+            num_components=subclasses.lda_components,
+            pooled=pooled_apart(self.options.job.run_name, self.downscale),
         )
 
     def check_patches(self) -> Place:
         tap = self._stage_tap()
         num_images = self.dataset.split("train").labels.bincount(minlength=self.dataset.num_classes)
         num_patches, label = (num_images * (self.num_patches(tap) // num_images.sum())).min(dim=0)
-        if num_patches < self.config["subclasses_per_class"]:
+        if num_patches < self.options.subclasses.subclasses_per_class:
             raise ValueError(
                 f"class {self.dataset.classes[label]!r} has {num_patches} patches, too few for "
                 f"{self.option('subclasses_per_class')}"
@@ -82,18 +82,18 @@ class LDAScores(OfflineAlgorithm):
         return tap
 
     def _stage_tap(self) -> Place:
-        wanted = self.config["LDA"]
+        wanted = self.options.job.LDA
         if isinstance(wanted, str):
             return self.place(wanted)
         if not isinstance(self.network, TappedNetwork):
             raise ValueError(
-                f"LDA={wanted}: {self.config['network']} has no numbers of stages; LDA=intermediate, another place or "
+                f"LDA={wanted}: {self.network_name} has no numbers of stages; LDA=intermediate, another place or "
                 "a module path say which map"
             )
         stages = self.network.stages
         if wanted not in stages:
             known = ", ".join(f"{number} ({self.network.feature_children[number]})" for number in stages)
-            raise ValueError(f"LDA={wanted} names no stage of {self.config['network']}; stages: {known}")
+            raise ValueError(f"LDA={wanted} names no stage of {self.network_name}; stages: {known}")
         return self.place(stages[wanted].path)
 
 

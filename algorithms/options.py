@@ -13,7 +13,7 @@ from distillation.expressions import described
 from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK
-from results.places import output_directory, run_name
+from results.places import output_directory
 from results.settings import seed_of
 
 # What the program writes in an experiment's directory beside the file that `fname` names, without case.
@@ -87,7 +87,8 @@ def _check_file_name(config: dict[str, Any], name: str) -> None:
     if len(os.fsencode(name)) > LONGEST_NAME - len(f"..{os.getpid()}.part"):  # of the file that is renamed to it
         raise ValueError(f"fname={name!r} is too long for a file name")
     job = next((job for job in ("kmeans", "LDA") if config[job]), None)
-    if job and (path := output_directory(config["localpath"], run_name(config), job) / name).is_dir():
+    run_name = config["name"] or config["config"]
+    if job and (path := output_directory(config["localpath"], run_name, job) / name).is_dir():
         raise ValueError(f"fname={name!r} is a folder, {path}; choose another name")
 
 

@@ -10,14 +10,14 @@ import copy
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from algorithms.base import Algorithm, Config
+from algorithms.base import Algorithm
 from algorithms.teaching import open_objective
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
@@ -75,7 +75,7 @@ class Preparation:
         given: the options that its command sets.
     """
 
-    def __init__(self, steps: list[Step], run: Algorithm, given: Config):
+    def __init__(self, steps: list[Step], run: Algorithm, given: dict[str, Any]):
         self.steps, self.run, self.given = steps, run, given
 
     def announce(self) -> None:
@@ -124,7 +124,7 @@ class Preparation:
         """Options that one might expect to reach steps that they do not reach."""
         for step in self.steps:
             if isinstance(step.job, Training) and (options := self._other_options(step)):
-                own = _words({key: step.job.config[key] for key in options})
+                own = _words({key: value for key, value in _training(step.job).items() if key in options})
                 one = len(options) == 1
                 if isinstance(self.run, Training):
                     where = f"{'is' if one else 'are'} for {self.run.options.job.run_name} alone"
@@ -139,10 +139,10 @@ class Preparation:
                 if key in self.given:
                     yield f"{key}={self.given[key]} reaches no step: no codebook and no decision scores are made"
 
-    def _other_options(self, step: Step) -> Config:
+    def _other_options(self, step: Step) -> dict[str, Any]:
         """The options of training that the command sets and that this step has otherwise."""
-        config = step.job.config
-        return {key: self.given[key] for key in TRAINING_OPTIONS if self.given.get(key, config[key]) != config[key]}
+        own = _training(step.job)
+        return {key: self.given[key] for key, value in own.items() if self.given.get(key, value) != value}
 
     @contextmanager
     def _named(self, step: Step) -> Iterator[None]:
@@ -157,12 +157,11 @@ class Preparation:
             raise ValueError(message) from error
 
 
-def _remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[Config | None], Dataset]:
+def _remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[dict[str, Any] | None], Dataset]:
     """The job's `open_training_data` for images that other jobs have not opened in the same way."""
 
-    def open_images(known: Config | None) -> Dataset:
-        facts = [job.config[key] for key in ("dataset", "data_dir", "image_size", "mean", "std", "val_split")]
-        key = json.dumps([*facts, known])
+    def open_images(known: dict[str, Any] | None) -> Dataset:
+        key = json.dumps([asdict(job.options.data), job.options.run.data_dir, known])
         if key not in opened:
             opened[key] = job.open_training_data(known)
         return opened[key]
@@ -192,11 +191,17 @@ def _protocol(protocol: Protocol) -> str:
     return _words({"epochs": protocol.epochs, "batch_size": protocol.batch_size})
 
 
-def _command(step: Step, options: Config) -> str:
+def _training(job: Algorithm) -> dict[str, Any]:
+    """The values of TRAINING_OPTIONS."""
+    values = asdict(job.options.protocol) | asdict(job.options.run)
+    return {key: values[key] for key in TRAINING_OPTIONS}
+
+
+def _command(step: Step, options: dict[str, Any]) -> str:
     return " ".join([step.command, *(shlex.quote(word) for word in _words(options).split())])
 
 
-def _words(options: Config) -> str:
+def _words(options: dict[str, Any]) -> str:
     return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in options.items())
 
 
@@ -220,7 +225,7 @@ def _earlier_seconds(job: Algorithm) -> float | None:
         options = earlier.get("options", {})
         if earlier.get("config") != job.options.job.run_name or earlier.get("mode") != job.mode:
             continue
-        if earlier.get("device") != device_name(job.device) or _costs_otherwise(options, job.config):
+        if earlier.get("device") != device_name(job.device) or _costs_otherwise(options, job.options.flat):
             continue
         if not isinstance(job, Training):
             return earlier["seconds"]
@@ -231,7 +236,7 @@ def _earlier_seconds(job: Algorithm) -> float | None:
     return None
 
 
-def _costs_otherwise(earlier: Config, now: Config) -> bool:
+def _costs_otherwise(earlier: dict[str, Any], now: Mapping[str, Any]) -> bool:
     jobs = any(earlier.get(key) != now.get(key) for key in JOBS | {"batch_size"})
     return jobs or not set(changed_settings(earlier, now)) <= set(TRAINING_OPTIONS)
 
@@ -251,7 +256,7 @@ def _measure(job: Training, dataset: Dataset) -> str:
 def _step_seconds(job: Training, dataset: Dataset) -> float:
     options = job.options
     with torch.random.fork_rng(), set_numerics(options.run.precision, deterministic=options.run.deterministic):
-        objective = open_objective(job.config, dataset).to(job.device, memory_format=torch.channels_last).train()
+        objective = open_objective(options, dataset).to(job.device, memory_format=torch.channels_last).train()
         optimizer = make_optimizer(objective, options.protocol)
         batch = _noise(options.protocol.batch_size, dataset, job.device)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels

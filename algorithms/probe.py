@@ -31,7 +31,7 @@ class LinearProbe(Evaluation):
         weights, epoch = self._open_weights()
         split = "test" if self.options.job.testset else "eval"
         dataset = self.open_dataset("train", split, data=weights.data)
-        model = build_network(self.config, dataset.num_classes, dataset.image_size)
+        model = build_network(self.options, dataset.num_classes, dataset.image_size)
         self._filled(model.module, weights, dataset.num_classes)
         known, known_labels = self._pooled_maps(model, dataset, "train", number=1)
         features, labels = self._pooled_maps(model, dataset, split, number=2)

@@ -2,13 +2,14 @@
 
 import copy
 
-from algorithms.base import Algorithm, Config, Results
+from algorithms.base import Algorithm, Results
 from algorithms.commands import command_for, handed_on, is_torchvision
 from algorithms.jobs import make_algorithm
 from algorithms.options import check_options
 from algorithms.prepare import Preparation, Step
 from algorithms.trials import run_trials, wanted_seeds
 from config.experiments import default_config, with_networks
+from config.options import Config, Options
 from engine.progress import within
 from engine.stopping import lost_stops_again
 from results.places import OutdatedError, Requirement
@@ -25,7 +26,7 @@ def run_config(config: Config) -> Results:
         count = 1 + provide(algorithm)
         with within("step", count, count):
             if wanted_seeds(algorithm.options.job):
-                return run_trials(config, lambda trial: run_job(make_algorithm(trial)))
+                return run_trials(Options.of(config), lambda trial: run_job(make_algorithm(trial.flat)))
             return run_job(algorithm)
 
 
@@ -39,7 +40,7 @@ def run_job(algorithm: Algorithm) -> Results:
     try:
         return algorithm.run()
     except OutdatedError as error:
-        raise ValueError(f"{error}; make it again: {command_for(error.remedy, algorithm.config)}") from error
+        raise ValueError(f"{error}; make it again: {command_for(error.remedy, algorithm.options)}") from error
     except (MemoryError, RuntimeError) as error:
         if not any(words in str(error) for words in OUT_OF_MEMORY) and not isinstance(error, MemoryError):
             raise
@@ -56,14 +57,14 @@ def provide(algorithm: Algorithm) -> int:
     Raises:
         FileNotFoundError: something is missing, and it is not; names the command that makes it.
     """
-    config = algorithm.config
-    if not algorithm.options.job.prepare:
+    options = algorithm.options
+    if not options.job.prepare:
         for requirement in algorithm.missing_requirements():
-            raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, config)}")
+            raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, options)}")
         return 0
     if steps := _steps_before(algorithm):
-        defaults = default_config(config["config"])
-        given = {key: value for key, value in config.items() if value != defaults[key]}
+        defaults = default_config(options.job.config)
+        given = {key: value for key, value in options.flat.items() if value != defaults[key]}
         preparation = Preparation(steps, algorithm, given)
         preparation.announce()
         preparation.carry_out(_make)
@@ -74,20 +75,20 @@ def _steps_before(algorithm: Algorithm) -> list[Step]:
     """What a job needs and cannot find, and what that needs, in the order in which it has to be made."""
     steps: dict[tuple[str, str], Step] = {}
     for requirement in algorithm.missing_requirements():
-        step = _step(requirement, algorithm.config)
+        step = _step(requirement, algorithm.options)
         needed = [] if step.job is None else _steps_before(step.job)
         for each in (*needed, step):
             steps.setdefault(each.product, each)
     return list(steps.values())
 
 
-def _step(requirement: Requirement, config: Config) -> Step:
-    command = command_for(requirement, config)
+def _step(requirement: Requirement, options: Options) -> Step:
+    command = command_for(requirement, options)
     if is_torchvision(requirement):
         raise FileNotFoundError(f"{requirement.what}; make it: {command}")
     if requirement.published is not None:
         return Step(requirement, None, command)
-    experiment, updates = handed_on(requirement, config)
+    experiment, updates = handed_on(requirement, options)
     own = with_networks(default_config(experiment), updates) | updates
     try:
         check_options(own)

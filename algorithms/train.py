@@ -73,13 +73,13 @@ class Training(Algorithm):
     mode = "train"
 
     def missing_requirements(self) -> Iterator[Requirement]:
-        check_names(self.config)  # one that does not exist stops here, before hours of preparation
-        yield from missing_supervision(self.config)
+        check_names(self.options)  # one that does not exist stops here, before hours of preparation
+        yield from missing_supervision(self.options)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
         check_train_batch(dataset, self.options.protocol.batch_size)
-        check_networks(self.config, dataset)
+        check_networks(self.options, dataset)
 
     def facts(self) -> Results:
         """Also what is minimised, and what has taught: another teacher, or other words, make another student."""
@@ -95,7 +95,7 @@ class Training(Algorithm):
             return super().run()
         except KeyboardInterrupt as stop:
             if self.has_begun and any((self.directory / name).is_file() for name in (LAST, STOPPED)):
-                stop.unfinished = self.config
+                stop.unfinished = self.options.flat
             raise
 
     def _run(self) -> Results:
@@ -160,10 +160,10 @@ class Training(Algorithm):
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
         options, protocol = self.options, self.options.protocol
         self._open_images(checkpoint)
-        self.objective = open_objective(self.config, self.dataset).to(self.device, memory_format=torch.channels_last)
+        self.objective = open_objective(options, self.dataset).to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
         self.deployed = nn.Sequential(self.objective.input, self.model)  # what is evaluated
-        self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(self.config)
+        self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
         self.optimizer = make_optimizer(self.objective, protocol)
         kind = GraphedStep if options.run.cuda_graph and self.device.type == "cuda" else TrainStep
         self.step = kind(self.objective, self.optimizer, self.autocast)
@@ -230,7 +230,7 @@ class Training(Algorithm):
     def _say_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
         """Mention what is otherwise than in the epochs so far."""
         is_recorded = bool(self._results_of_these_epochs())
-        names = check_options(source, checkpoint, self.config, is_recorded=is_recorded)
+        names = check_options(source, checkpoint, self.options.flat, is_recorded=is_recorded)
         for key, name in FINGERPRINTS.items():
             if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
                 names.append(name)
@@ -349,7 +349,7 @@ class Training(Algorithm):
             "history": self.history,
             "seconds": self._seconds(),
             "images_per_second": self.images_per_second,
-            "config": self.config,
+            "config": self.options.flat,
             **self.taught_by,
             "data": self.data,
         }

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from algorithms.base import Config, Results
+from algorithms.base import Results
 from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
 from config.options import Job, Options
 from engine.checkpoints import LAST, NEWEST, find_state
@@ -37,12 +37,12 @@ def wanted_seeds(job: Job) -> list[int]:
     return list(job.seeds) or list(range(job.trials))
 
 
-def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
+def run_trials(options: Options, run: Callable[[Options], Results]) -> Results:
     """Do the job of every trial that is not finished, then print and save means and standard deviations.
 
     Args:
-        config: a checked configuration whose teacher and supervision are there.
-        run: does the job of one configuration.
+        options: checked, of a run whose teacher and supervision are there.
+        run: does the job of one trial.
 
     Returns:
         What `trials.json` holds.
@@ -50,48 +50,57 @@ def run_trials(config: Config, run: Callable[[Config], Results]) -> Results:
     Raises:
         ValueError: a trial failed, or stands there with other settings; names its seed. The others stay as they are.
     """
-    job = Options.of(config).job
+    job = options.job
     seeds = wanted_seeds(job)
-    _check_alike(config, seeds)
+    _check_alike(options, seeds)
     for number, seed in enumerate(seeds, start=1):
         log.info("trial %d of %d: seed %d", number, len(seeds), seed)
-        trial = config | {"seed": seed, "seeds": [seed], "trials": 0}
+        trial = _trial(options, seed)
         with _names_seed(seed), within("trial", number, len(seeds)):
             if _job(job) != "train":
-                _check_trained(run_directory(trial, "train"), _job(job))
+                _check_trained(_directory(trial), _job(job))
                 run(trial)
-            elif _is_left_to_do(trial):
-                run(trial | {"checkpoint": NEWEST})
-    content = summarize(output_directory(config["localpath"], job.run_name, "train"), seeds)
+            elif _is_left_to_do(_directory(trial)):
+                run(trial.changed(checkpoint=NEWEST))
+    content = summarize(output_directory(options.run.localpath, job.run_name, "train"), seeds)
     for name, summary in content["summaries"].items():
         if name.startswith(_job(job)):
             log.info("%s, %s\n%s", job.run_name, name, format_summary(summary, num_classes=content["num_classes"]))
     return content
 
 
-def _check_alike(config: Config, seeds: list[int]) -> None:
+def _trial(options: Options, seed: int) -> Options:
+    return options.changed(seed=seed, seeds=[seed], trials=0)
+
+
+def _directory(trial: Options) -> Path:
+    """Where its training is."""
+    return run_directory(trial.run.localpath, trial.job, "train")
+
+
+def _check_alike(options: Options, seeds: list[int]) -> None:
     """Refuse trials that began with other settings than these, or that something else has taught, before any trains.
 
     Raises:
         ValueError: names the first such trial, and what differs.
     """
-    trains = _job(Options.of(config).job) == "train"
+    trains = _job(options.job) == "train"
     taught: dict[str, tuple[str, str]] = {}  # by kind: the first fingerprint, and whose it is
     is_left = False
     for seed in seeds:
-        trial = config | {"seed": seed, "seeds": [seed], "trials": 0}
-        directory = run_directory(trial, "train")
+        trial = _trial(options, seed)
+        directory = _directory(trial)
         with _names_seed(seed):
             facts, earlier, is_done = _record(directory)
         is_left |= not is_done
-        changed = changed_settings(earlier, trial) if trains and facts else {}
+        changed = changed_settings(earlier, trial.flat) if trains and facts else {}
         if changed:
             listed = ", ".join(f"{key}={before!r} (now {now!r})" for key, (before, now) in changed.items())
             remedy = "move it away, or choose another localpath"
             raise ValueError(f"seed {seed}: {directory} was trained with {listed}; {remedy}")
         _compare_teaching(taught, facts, str(directory))
     if trains and is_left and taught:
-        _compare_teaching(taught, supervision_fingerprints(config), "what is there for the trials that are left")
+        _compare_teaching(taught, supervision_fingerprints(options), "what is there for the trials that are left")
 
 
 def _compare_teaching(taught: dict[str, tuple[str, str]], facts: Results, whose: str) -> None:
@@ -114,7 +123,7 @@ def _names_seed(seed: int) -> Iterator[None]:
         raise ValueError(f"seed {seed}: {error}") from error
 
 
-def _record(directory: Path) -> tuple[Results, Config, bool]:
+def _record(directory: Path) -> tuple[Results, dict[str, Any], bool]:
     """What results or state of a trial say ({} before it begins), the options of its training, whether it has ended.
 
     Raises:
@@ -218,9 +227,8 @@ def _check_trained(directory: Path, job: str) -> None:
         )
 
 
-def _is_left_to_do(trial: Config) -> bool:
-    """Whether its training has not ended yet."""
-    directory = run_directory(trial, "train")
+def _is_left_to_do(directory: Path) -> bool:
+    """Whether a training has not ended yet."""
     is_done = _trained(directory) is not None
     if is_done:
         log.info("finished already: %s", directory)

@@ -23,7 +23,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import Tensor
 
 from algorithms.features import OfflineAlgorithm
-from benchmarks.precision import read_config
+from benchmarks.precision import read_options
 from benchmarks.step import describe_machine, machine_rates
 from letkd import LDA, KMeans, decision_matrix, fit_subclasses
 from letkd.fit import hold_patches
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--faiss-iterations", type=int, default=2)
     args = parser.parse_args()
     if args.options:
-        words_PC, decisions_PC, labels_P = TrainedNetwork(read_config(args.options) | {"cuda": False}).both()
+        words_PC, decisions_PC, labels_P = TrainedNetwork(read_options(args.options).changed(cuda=False)).both()
     else:
         words_PC, labels_P = made_up_patches(args.patches, args.channels, args.classes)
         decisions_PC = words_PC

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from algorithms import check_options
 from algorithms.teaching import open_objective
+from config.options import Options
 from dataloaders import Batch, load_dataset, make_eval_loader
 from distillation.losses.decisions import Decisions
 from distillation.losses.words import Words
@@ -56,21 +57,24 @@ def _variation(p_PK: Tensor, q_PK: Tensor) -> Tensor:
     return (p_PK - q_PK).abs().sum(dim=1) / 2
 
 
-def measure(config: dict[str, Any]) -> Sums:
+def measure(options: Options) -> Sums:
     """Means over all patches of the evaluation images."""
+    data, num_workers = options.data, options.run.num_workers
     dataset = load_dataset(
-        config["dataset"],
+        data.dataset,
         splits=("train", "eval"),  # a folder measures its mean and deviation on the former
-        data_dir=config["data_dir"],
-        **{key: config[key] for key in ("image_size", "mean", "std")},
-        num_workers=config["num_workers"],
+        data_dir=options.run.data_dir,
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        num_workers=num_workers,
     )
-    device = choose_device(config["cuda"])
-    objective = open_objective(config, dataset).to(device, memory_format=torch.channels_last).eval()
+    device = choose_device(options.run.cuda)
+    objective = open_objective(options, dataset).to(device, memory_format=torch.channels_last).eval()
     sums: Sums = {}
     num_patches = 0
     for batch in make_eval_loader(
-        dataset, "eval", batch_size=config["batch_size"], device=device, num_workers=config["num_workers"]
+        dataset, "eval", batch_size=options.protocol.batch_size, device=device, num_workers=num_workers
     ):
         found = compare(objective, batch)
         for name, values_P in found.items():
@@ -79,13 +83,13 @@ def measure(config: dict[str, Any]) -> Sums:
     return {name: value / num_patches for name, value in sums.items()}
 
 
-def read_config(words: list[str]) -> dict[str, Any]:
-    """The checked configuration of an experiment with options `key=value`, as the entry reads them."""
+def read_options(words: list[str]) -> Options:
+    """The checked options of an experiment with `key=value`, as the entry reads them."""
     updates = {key: _value(text) for key, text in (word.split("=", 1) for word in words)}
     config = default_config(updates["config"])
     updates = check_updates(updates, config)
     check_options(config | updates)
-    return config | updates
+    return Options.of(config | updates)
 
 
 def _value(text: str) -> Any:
@@ -96,10 +100,10 @@ def _value(text: str) -> Any:
 
 
 def main(words: list[str]) -> None:
-    config = read_config(words or ["config=digits.RN14_RN8.letKD-2"])
-    device = device_name(choose_device(config["cuda"]))
-    print(f"{config['config']}; {device}; {datetime.date.today()}, torch {torch.__version__}")
-    for name, value in measure(config).items():
+    options = read_options(words or ["config=digits.RN14_RN8.letKD-2"])
+    device = device_name(choose_device(options.run.cuda))
+    print(f"{options.job.config}; {device}; {datetime.date.today()}, torch {torch.__version__}")
+    for name, value in measure(options).items():
         print(f"{name:30} {100 * value:.3f} %")
 
 

@@ -31,8 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from architectures import Input, create_model
 from benchmarks.plain import PlainKDLayer, PlainStep
-from config.options import Protocol
-from config.schema import filled
+from config.options import Options
+from config.recipes import letkd1, letkd2
 from dataloaders import Batch, Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
 from distillation.build import build_network, fold_teacher_
@@ -79,22 +79,15 @@ class Case:
     device: str
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The keys of an experiment that building a student and its optimiser reads."""
-        return {
-            "method": self.method,
-            "student": PAIRS[self.pair][1],
-            "penultimate": True,
-            "intermediate": self.method == "letKD-2",
-            "num_words": NUM_WORDS,
-            "subclasses_per_class": NUM_SUBCLASSES,
-            "alpha_penultimate": 1.0,
-            "alpha_intermediate": 1.0,
-            "learning_rate": LEARNING_RATE,
-            "momentum": 0.9,
-            "nesterov": True,
-            "weight_decay": 5e-4,
-        }
+    def options(self) -> Options:
+        """Those of an experiment of its pair and method."""
+        teacher, student = PAIRS[self.pair]
+        recipe, sizes = {
+            "letKD-1": (letkd1, {"num_words": NUM_WORDS}),
+            "letKD-2": (letkd2, {"num_words": NUM_WORDS, "subclasses_per_class": NUM_SUBCLASSES}),
+        }[self.method]
+        own = recipe(dataset="CIFAR100", teacher=teacher, student=student, learning_rate=LEARNING_RATE, **sizes)
+        return Options.of(own)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -103,7 +96,7 @@ class Case:
 def build_objective(case: Case) -> Objective:
     """An objective with random weights and supervision made of random patches; the same for the same case."""
     torch.manual_seed(0)
-    student = build_network(case.config, NUM_CLASSES, IMAGE_SIZE)
+    student = build_network(case.options, NUM_CLASSES, IMAGE_SIZE)
     network = create_model(PAIRS[case.pair][0], num_classes=NUM_CLASSES).train()
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
@@ -151,7 +144,7 @@ StepFunction = Callable[[Batch], Callable[[], dict[str, float]]]
 def make_plain_step(case: Case) -> StepFunction:
     objective = build_objective(case)
     layers = {name: PlainKDLayer(layer) for name, layer in objective.student.layers.items()}
-    backbone = create_model(case.config["student"], num_classes=NUM_CLASSES)
+    backbone = create_model(PAIRS[case.pair][1], num_classes=NUM_CLASSES)
     backbone.load_state_dict(objective.student.backbone.state_dict())
     student = Student(backbone, layers, {name: getattr(backbone, name).path for name in layers}).to(case.device)
     objective.to(case.device)
@@ -165,9 +158,7 @@ def make_plain_step(case: Case) -> StepFunction:
             "decisions_MM": subclasses.decisions,
         }
     teacher = functools.partial(pooled_maps, objective.network, objective.teacher)
-    plain = PlainStep(
-        student, teacher, supervision, make_optimizer(student, filled(Protocol, case.config)), case.autocast()
-    )
+    plain = PlainStep(student, teacher, supervision, make_optimizer(student, case.options.protocol), case.autocast())
 
     def step(batch: Batch) -> Callable[[], dict[str, float]]:
         figures = plain(objective.input(batch.images).contiguous(), batch.labels)
@@ -183,7 +174,7 @@ def make_our_step(case: Case) -> StepFunction:
     fold_teacher_(objective.teacher)
     objective = objective.to(device, memory_format=torch.channels_last).train()
     kind = GraphedStep if case.device == "cuda" else TrainStep
-    train = kind(objective, make_optimizer(objective, filled(Protocol, case.config)), case.autocast)
+    train = kind(objective, make_optimizer(objective, case.options.protocol), case.autocast)
 
     def step(batch: Batch) -> Callable[[], dict[str, float]]:
         meter = Meter(device)

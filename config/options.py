@@ -461,7 +461,7 @@ class Options:
 
     Args:
         others: options of losses by their dotted names, and of an experiment of your own.
-        flat: all of them in one dictionary, as `results.json` has it.
+        flat: all of them in one dictionary, as `results.json` has it: to record, to compare with records, and to print.
     """
 
     job: Job
@@ -489,6 +489,14 @@ class Options:
         found = {name: filled(group, config) for name, group in GROUPS.items() if _has(config, name)}
         others = {key: value for key, value in config.items() if key not in OPTIONS}
         return cls(**dict.fromkeys(GROUPS) | found, others=others, flat=config)
+
+    def changed(self, **values: Any) -> "Options":
+        """The same options but for these."""
+        return Options.of({**self.flat, **values})
+
+    def of_loss(self, name: str, default: Any = None) -> Any:
+        """The option `<loss>.<name>`, whichever of its names it has here."""
+        return self.flat.get(name, self.flat.get(PUBLISHED_NAMES.get(name), default))
 
 
 _TYPES = typing.get_type_hints(Options)

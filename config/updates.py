@@ -6,7 +6,7 @@ from typing import Any
 from config.command_lines import command_line, options_for
 from config.experiments import default_config, unknown
 from config.former_names import FORMER_NAMES, say_renamed
-from config.options import OPTIONS, PUBLISHED_NAMES, Config
+from config.options import OPTIONS, PUBLISHED_NAMES, Config, Options
 from config.schema import EVERY_JOB, like
 
 # Weights of losses that have two names, each with the other.
@@ -58,7 +58,7 @@ def _unknown_option(key: str, defaults: Config) -> str:
         return f"{prefix} is an option of its own, and {key} is none"
     from distillation.expressions import parts_of
 
-    losses = parts_of(defaults)
+    losses = parts_of(Options.of(defaults))
     if prefix not in losses:
         return f"unknown option {key!r}: {defaults['config']} has no loss {prefix}; its losses: {', '.join(losses)}"
     names = {*defaults, *(OTHER_NAMES[own] for own in defaults if own in OTHER_NAMES)}

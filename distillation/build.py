@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from architectures import Input, create_model, create_on_meta, fold_batch_norm_, outline
+from config.options import Options
 from dataloaders import Dataset, refuse_other_classes
 from distillation.expressions import (
     ALONE,
     INTERMEDIATE,
     PAPER,
     PENULTIMATE,
+    alphas_of,
     losses_of,
-    option_of,
+    places_of,
     transforms_of,
     weights_of,
 )
@@ -31,12 +33,10 @@ from letkd.reach import check_layers
 from storage.documents import log
 from storage.state_dicts import Weights, fingerprint, load_strictly
 
-Config = dict[str, Any]
-
 LAYERS = {PENULTIMATE: "words", INTERMEDIATE: "decisions"}  # the losses that supervise KD layers, by their layers
 
 
-def build_student(config: Config, num_classes: int, image_size: int) -> nn.Module:
+def build_student(options: Options, num_classes: int, image_size: int) -> nn.Module:
     """The deployable network of an experiment, freshly drawn: alone, or with the KD layers of its options.
 
     It needs neither teacher nor supervision: what it is follows from the options.
@@ -47,59 +47,58 @@ def build_student(config: Config, num_classes: int, image_size: int) -> nn.Modul
     Raises:
         ValueError: unknown network or place, or a method of KD layers without any.
     """
-    if _layers_of(config, num_classes):
-        return build_network(config, num_classes, image_size).module
-    return create_model(network_name(config), num_classes=num_classes, image_size=image_size)
+    if _layers_of(options, num_classes):
+        return build_network(options, num_classes, image_size).module
+    return create_model(network_name(options), num_classes=num_classes, image_size=image_size)
 
 
-def build_network(config: Config, num_classes: int, image_size: int) -> Network:
+def build_network(options: Options, num_classes: int, image_size: int) -> Network:
     """As `build_student`, with its outline.
 
     Raises:
         ValueError: as `build_student`, or a layer cannot be at its place (`letkd.reach`).
     """
-    name = network_name(config)
+    name = network_name(options)
     backbone = create_model(name, num_classes=num_classes, image_size=image_size)
     found = outline(backbone, image_size, name)
-    if not (sizes := _layers_of(config, num_classes)):
+    if not (sizes := _layers_of(options, num_classes)):
         return Network(backbone, found)
-    places = {layer: found.place(option_of(config, f"{LAYERS[layer]}.place", layer)) for layer in sizes}
-    alphas = {layer: config[f"alpha_{layer}"] for layer in sizes}
+    places = {layer: found.place(places_of(options, LAYERS[layer])[0]) for layer in sizes}
+    alphas = alphas_of(options)
     wanted = [(place.path, place.layout, alphas[layer]) for layer, place in places.items()]
     check_layers(backbone, wanted, (3, image_size, image_size))
     layers = {layer: kd_layer(places[layer].layout, size, alphas[layer]) for layer, size in sizes.items()}
     return Network(Student(backbone, layers, {layer: place.path for layer, place in places.items()}), found)
 
 
-def network_name(config: Config) -> str:
+def network_name(options: Options) -> str:
     """The network that an experiment trains."""
-    return config["network"] if config["method"] == ALONE else config["student"]
+    return options.network.network if options.experiment.method == ALONE else options.pair.student
 
 
-def check_names(config: Config) -> None:
+def check_names(options: Options) -> None:
     """Refuse a network that does not exist, and a method of KD layers without any, before anything is loaded."""
-    create_on_meta(network_name(config), num_classes=2)
-    _layers_of(config, num_classes=2)
+    create_on_meta(network_name(options), num_classes=2)
+    _layers_of(options, num_classes=2)
 
 
-def _layers_of(config: Config, num_classes: int) -> dict[str, int]:
+def _layers_of(options: Options, num_classes: int) -> dict[str, int]:
     """The KD layers of an experiment, and their numbers of templates."""
-    if config["method"] == ALONE:
-        return {}
-    sizes = {
-        PENULTIMATE: config.get("num_words"),
-        INTERMEDIATE: num_classes * config.get("subclasses_per_class", 0),
-    }
-    found = {layer: size for layer, size in sizes.items() if config.get(layer)}
-    if not found and (layered := [name for name in config["method"].split("+") if name in PAPER and name != "QuEST"]):
+    alphas, summed = alphas_of(options), options.experiment.method.split("+")
+    if not alphas and (layered := [name for name in summed if name in PAPER and name != "QuEST"]):
         raise ValueError(
             f"penultimate=False and intermediate=False leave {layered[0]} no KD layer; use a network alone instead"
         )
-    return found
+    words, subclasses = options.words, options.subclasses
+    sizes = {
+        PENULTIMATE: words and words.num_words,
+        INTERMEDIATE: subclasses and num_classes * subclasses.subclasses_per_class,
+    }
+    return {layer: sizes[layer] for layer in alphas}
 
 
 def build_objective(
-    config: Config, dataset: Dataset, teacher_weights: Weights | None, keys: Collection[str] | None = None
+    options: Options, dataset: Dataset, teacher_weights: Weights | None, keys: Collection[str] | None = None
 ) -> Objective:
     """What a training step computes. The student is drawn first, from the random numbers as they are; nothing else is.
 
@@ -111,19 +110,19 @@ def build_objective(
         ValueError: networks, weights or supervision do not fit the losses or each other.
         FileNotFoundError: a file of the supervision is not there.
     """
-    student = build_network(config, dataset.num_classes, dataset.image_size)
+    student = build_network(options, dataset.num_classes, dataset.image_size)
     input_ = Input(dataset.mean, dataset.std)
     teacher = None
-    keys = losses_of(config) if keys is None else keys
+    keys = losses_of(options) if keys is None else keys
     if teacher_weights is not None:
-        log.info("teacher    %s from %s", config["teacher"], teacher_weights.source)
-        taught = [key for key in keys if find_loss(key).needs_teacher]
-        teacher = open_teacher(config["teacher"], dataset, teacher_weights, taught)
-    losses = {key: build_loss(key, config, dataset, student, teacher) for key in keys}
+        name, taught = options.pair.teacher, [key for key in keys if find_loss(key).needs_teacher]
+        log.info("teacher    %s from %s", name, teacher_weights.source)
+        teacher = open_teacher(name, dataset, teacher_weights, taught)
+    losses = {key: build_loss(key, options, dataset, student, teacher) for key in keys}
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
         fold_teacher_(teacher)
-    return Objective(student, input_, losses, weights_of(config), teacher)
+    return Objective(student, input_, losses, weights_of(options), teacher)
 
 
 def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection[str]) -> Teacher:
@@ -155,39 +154,39 @@ def fold_teacher_(teacher: Teacher) -> None:
     fold_batch_norm_(network.module, kept=kept)
 
 
-def build_loss(key: str, config: Config, dataset: Dataset, student: Network, teacher: Teacher | None) -> Loss:
+def build_loss(key: str, options: Options, dataset: Dataset, student: Network, teacher: Teacher | None) -> Loss:
     """A loss for two networks, drawn under a seed of its own: another loss beside it changes nothing; behind transforms
     where the method has them.
 
     Raises:
         ValueError: an option is none of its choices, or as `Loss.build`.
     """
-    cls = find_loss(key)
-    options = _options(cls, config) | {name: PREPARED[name].open(config, student, teacher) for name in cls.prepared}
+    cls, seed = find_loss(key), options.run.seed
+    values = values_for(cls, options) | {name: PREPARED[name].open(options, student, teacher) for name in cls.prepared}
     num_images = None if dataset.train is None else len(dataset.train)
     networks = student, teacher and teacher.network, Data(num_images, dataset.num_classes)
-    with _drawn_from(config["seed"], key):
-        loss = cls.build(*networks, **options)
+    with _drawn_from(seed, key):
+        loss = cls.build(*networks, **values)
     transforms = {}
-    for name in transforms_of(config).get(key, ()):
-        with _drawn_from(config["seed"], f"{name}:{key}"):
-            transforms[name] = find_transform(name).build(*networks, **_options(find_transform(name), config))
+    for name in transforms_of(options.experiment.method).get(key, ()):
+        with _drawn_from(seed, f"{name}:{key}"):
+            transforms[name] = find_transform(name).build(*networks, **values_for(find_transform(name), options))
     return loss.behind(transforms) if transforms else loss
 
 
-def _options(part: type[Part], config: Config) -> dict[str, Any]:
+def values_for(part: type[Part], options: Options) -> dict[str, Any]:
     """What an experiment says of the options of a loss or transform, by the names of its fields.
 
     Raises:
         ValueError: one is none of its choices.
     """
-    found = {name: option_of(config, f"{part.key}.{name}", default) for name, default in part.defaults().items()}
+    found = {name: options.of_loss(f"{part.key}.{name}", default) for name, default in part.defaults().items()}
     for field in part.options():
         _check_choice(field.name, found[field.name], field.metadata.get("choices"))
     return found
 
 
-def check_networks(config: Config, dataset: Dataset) -> None:
+def check_networks(options: Options, dataset: Dataset) -> None:
     """Refuse networks that do not fit the losses or each other, before there are weights of a teacher.
 
     Losses that are built from files, which are made from the teacher, say it without being built.
@@ -195,21 +194,21 @@ def check_networks(config: Config, dataset: Dataset) -> None:
     Raises:
         ValueError: as `build_loss`.
     """
-    losses = {key: find_loss(key) for key in losses_of(config)}
+    losses = {key: find_loss(key) for key in losses_of(options)}
     keys = [key for key, loss in losses.items() if loss.needs_teacher]
     if not keys:
         return
-    size = {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
+    name, size = options.pair.teacher, {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
     with torch.random.fork_rng(devices=[]):
-        student = build_network(config, **size)
-        network = create_model(config["teacher"], **size)
-    untrained = measured(network, dataset.image_size, config["teacher"])
+        student = build_network(options, **size)
+        network = create_model(name, **size)
+    untrained = measured(network, dataset.image_size, name)
     teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
     for key in keys:
         if losses[key].prepared:
-            losses[key].check_networks(student, untrained, **_options(losses[key], config))
+            losses[key].check_networks(student, untrained, **values_for(losses[key], options))
         else:
-            build_loss(key, config, dataset, student, teacher)
+            build_loss(key, options, dataset, student, teacher)
 
 
 def _check_choice(name: str, value: Any, choices: Collection[Any] | None) -> None:

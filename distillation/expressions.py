@@ -8,10 +8,9 @@ act, whatever was written.
 
 import difflib
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from config.options import PUBLISHED_NAMES
+from config.options import Options
 from config.schema import Option
 from distillation.losses import LogitLoss, Paper, find_loss, find_transform, list_losses, list_transforms
 
@@ -29,8 +28,6 @@ SOURCES = {
     ),
 }
 PLACES = PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"  # of the words and the decisions
-
-Config = Mapping[str, Any]
 
 
 def list_methods() -> list[str]:
@@ -142,59 +139,67 @@ def canonical(expression: str) -> str:
     return expression if expression == ALONE else "+".join(summands(expression))
 
 
-def supervises(config: Config, place: str) -> bool:
+def alphas_of(options: Options) -> dict[str, float]:
+    """The KD layers of an experiment by their places: the weights of their values."""
+    layers, found = options.layers, {}
+    if layers and layers.penultimate:
+        found[PENULTIMATE] = layers.alpha_penultimate
+    if layers and layers.intermediate:
+        found[INTERMEDIATE] = options.decisions.alpha_intermediate
+    return found
+
+
+def supervises(options: Options, place: str) -> bool:
     """Whether an experiment's teacher supervises the scores at a place, "penultimate" or "intermediate"."""
-    if config["method"] == ALONE or not config.get("supervised", True):
+    method = options.experiment.method
+    if method == ALONE or (options.control and not options.control.supervised):
         return False
-    return bool(config.get(place, place == "penultimate" and "QuEST" in config["method"].split("+")))
+    if options.layers is None:
+        return place == PENULTIMATE and "QuEST" in method.split("+")
+    return place in alphas_of(options)
 
 
-def losses_of(config: Config) -> list[str]:
+def losses_of(options: Options) -> list[str]:
     """Keys of the losses of an experiment, in canonical order.
 
     Raises:
         ValueError: the methods cannot be in one sum, or the scores are to be supervised and there are none.
     """
-    if config.get("supervised") and not any(supervises(config, place) for place in PLACES):
+    if options.control and options.control.supervised and not any(supervises(options, place) for place in PLACES):
         raise ValueError("supervised=True needs a KD layer: penultimate=True, intermediate=True or both")
-    keys = {"ce"}
-    if config["method"] != ALONE:
-        keys |= {key for method in summands(config["method"]) for key in brought_by(method)}
+    method, keys = options.experiment.method, {"ce"}
+    if method != ALONE:
+        keys |= {key for name in summands(method) for key in brought_by(name)}
     for key, place in zip(("words", "decisions"), PLACES, strict=True):
         keys.discard(key)
-        if supervises(config, place):
+        if supervises(options, place):
             keys.add(key)
     return [key for key in list_losses() if key in keys]
 
 
-def transforms_of(config: Config) -> dict[str, tuple[str, ...]]:
+def transforms_of(method: str) -> dict[str, tuple[str, ...]]:
     """Transforms in front of losses, in the order in which they act, by the keys of these losses."""
-    if config["method"] == ALONE:
+    if method == ALONE:
         return {}
-    found = {brought_by(name)[0]: parts(name)[0] for name in summands(config["method"])}
+    found = {brought_by(name)[0]: parts(name)[0] for name in summands(method)}
     return {key: transforms for key, transforms in found.items() if transforms}
 
 
-def parts_of(config: Config) -> list[str]:
+def parts_of(options: Options) -> list[str]:
     """Keys of all that has options of its own, with a point behind them: losses and transforms."""
-    there = {name for transforms in transforms_of(config).values() for name in transforms}
-    return [*losses_of(config), *(name for name in list_transforms() if name in there)]
+    there = {name for transforms in transforms_of(options.experiment.method).values() for name in transforms}
+    return [*losses_of(options), *(name for name in list_transforms() if name in there)]
 
 
-def needs_teacher(config: Config) -> bool:
+def needs_teacher(options: Options) -> bool:
     """Whether a loss of an experiment reads a teacher."""
-    return any(find_loss(key).needs_teacher for key in losses_of(config))
+    return any(find_loss(key).needs_teacher for key in losses_of(options))
 
 
-def option_of(config: Config, name: str, default: Any = None) -> Any:
-    """The option `<loss>.<name>` of a configuration, whichever of its names it has there."""
-    return config.get(name, config.get(PUBLISHED_NAMES.get(name), default))
-
-
-def places_of(config: Config, key: str) -> tuple[str, str]:
+def places_of(options: Options, key: str) -> tuple[str, str]:
     """Where a loss with one place reads the student and the teacher: names of places, or module paths."""
     usual = {field.name: field.default for field in find_loss(key).options()}
-    return tuple(option_of(config, f"{key}.{name}", usual[name]) for name in ("place", "teacher_place"))
+    return tuple(options.of_loss(f"{key}.{name}", usual[name]) for name in ("place", "teacher_place"))
 
 
 def described(name: str) -> Option | None:
@@ -205,11 +210,11 @@ def described(name: str) -> Option | None:
     return (find_loss(key) if key in list_losses() else find_transform(key)).described().get(name)
 
 
-def weights_of(config: Config) -> dict[str, float]:
+def weights_of(options: Options) -> dict[str, float]:
     """Weights of the terms by name, in canonical order."""
-    losses = [find_loss(key) for key in losses_of(config)]
+    losses = [find_loss(key) for key in losses_of(options)]
     return {
-        loss.term_name(term): option_of(config, loss.weight_option(term), weight)
+        loss.term_name(term): options.of_loss(loss.weight_option(term), weight)
         for loss in losses
         for term, weight in loss.terms.items()
     }

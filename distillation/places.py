@@ -1,26 +1,28 @@
 """Where the losses of an experiment read its teacher, known before weights and images are: by outlines on `meta`."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 from architectures import Outline, TappedNetwork, create_on_meta, outline
+from config.options import Options
 from dataloaders import outline_dataset
 from distillation.expressions import PLACES, places_of
 from distillation.signals import pooling_between
 
-Config = Mapping[str, Any]
-
 USUAL_SIZE = 224  # of images whose size is not known beforehand; places have the same paths for any
 
 
-def teacher_path(config: Config, key: str) -> str:
+def teacher_path(options: Options, key: str) -> str:
     """Module path of the teacher's map that a loss reads.
 
     Raises:
         ValueError: the teacher has no such place.
     """
-    return path_of(config, config["teacher"], places_of(config, key)[1])
+    name, place = options.pair.teacher, places_of(options, key)[1]
+    if place in PLACES:
+        network = create_on_meta(name)
+        if isinstance(network, TappedNetwork):  # says it without being measured
+            return getattr(network, place).path
+    return _outline(name, image_size(options)).place(place).path
 
 
 def stage_of(network: str, path: str) -> int | str:
@@ -30,35 +32,29 @@ def stage_of(network: str, path: str) -> int | str:
     return next((index for index, tap in stages.items() if tap.path == path), path)
 
 
-def path_of(config: Config, name: str, place: str) -> str:
-    """Module path of a place of a network, for the images of an experiment."""
-    if place in PLACES:
-        network = create_on_meta(name)
-        if isinstance(network, TappedNetwork):  # says it without being measured
-            return getattr(network, place).path
-    return _outline(name, image_size(config)).place(place).path
-
-
-def pooling(config: Config, key: str) -> int:
+def pooling(options: Options, key: str) -> int:
     """Side of the windows that bring the teacher's map to the student's grid.
 
     Raises:
         ValueError: the grids do not meet; names both.
     """
-    student, teacher = (_outline(config[side], image_size(config)) for side in ("student", "teacher"))
-    return pooling_between(student, teacher, *places_of(config, key))
+    size = image_size(options)
+    student, teacher = (_outline(name, size) for name in (options.pair.student, options.pair.teacher))
+    return pooling_between(student, teacher, *places_of(options, key))
 
 
-def image_size(config: Config) -> int:
+def image_size(options: Options) -> int:
     """The size of the images, as far as it is known before they are read."""
-    known = outline_dataset(config["dataset"], data_dir=config["data_dir"], image_size=config["image_size"])
+    data = options.data
+    known = outline_dataset(data.dataset, data_dir=options.run.data_dir, image_size=data.image_size)
     return known.get("image_size") or USUAL_SIZE
 
 
-def table(config: Config) -> str:
+def table(options: Options) -> str:
     """The places of an experiment's networks, as lines."""
-    sides = [side for side in ("network", "teacher", "student") if config.get(side)]
-    found = [(side, _outline(config[side], image_size(config))) for side in sides]
+    pair, size = options.pair, image_size(options)
+    names = {"teacher": pair.teacher, "student": pair.student} if pair else {"network": options.network.network}
+    found = [(side, _outline(name, size)) for side, name in names.items()]
     rows = [
         [name, place.path, str(place.channels), " x ".join(map(str, place.grid)), place.kind]
         for _, measured in found

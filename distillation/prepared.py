@@ -23,7 +23,7 @@ not compared: make_supervision knows no data set. The authors' files have no rec
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from config.experiments import is_experiment, load_experiment
+from config.options import Options
 from dataloaders import outline_dataset
 from distillation.expressions import PENULTIMATE, losses_of, places_of
 from distillation.losses import find_loss
@@ -55,8 +56,6 @@ from results.settings import PREPARATION
 from storage.documents import log
 from storage.tensor_files import first_line, load_tensors, save_tensors
 
-Config = dict[str, Any]
-
 EARLIER_CODEBOOK, EARLIER_DECISIONS = "letkd-codebook-1", "letkd-decisions-1"  # one map each, and less of what it is
 MEANS_FORMAT = "letkd-class-means-1"
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
@@ -70,63 +69,66 @@ DIGEST_LENGTH = 64  # of a SHA-256 in hexadecimal digits
 ALLOWED_DIFFERENCE = 1e-3  # of mean and std: where decoders round otherwise, what is measured differs by less
 
 
-def _codebook_job(config: Config) -> Requirement:
-    options, place = {"kmeans": config["num_words"]}, places_of(config, "words")[1]
+def _codebook_job(options: Options) -> Requirement:
+    num_words, place = options.words.num_words, places_of(options, "words")[1]
+    told: dict[str, Any] = {"kmeans": num_words}
     if place != PENULTIMATE:
-        options["words_teacher_place"] = place
-    what = f"no codebook of {config['num_words']} words of {config['supervision']}"
-    return _job_of_maps(config, "words", what, options, given_as={"kmeans": "num_words"})
+        told["words_teacher_place"] = place
+    what = f"no codebook of {num_words} words of {options.words.supervision}"
+    return _job_of_maps(options, "words", what, told, given_as={"kmeans": "num_words"})
 
 
-def _decisions_job(config: Config) -> Requirement:
-    options = {key: config[key] for key in ("subclasses_per_class", "lda_components")}
-    options["LDA"] = stage_of(config["teacher"], teacher_path(config, "decisions"))
-    return _job_of_maps(config, "decisions", f"no decision scores of {config['supervision']}", options)
+def _decisions_job(options: Options) -> Requirement:
+    told = asdict(options.subclasses)
+    told["LDA"] = stage_of(options.pair.teacher, teacher_path(options, "decisions"))
+    return _job_of_maps(options, "decisions", f"no decision scores of {options.words.supervision}", told)
 
 
-def _means_job(config: Config) -> Requirement:
-    home = means_home(config)
-    return _job(config, home, f"no class means of {home}", {"class_means": True})
+def _means_job(options: Options) -> Requirement:
+    home = means_home(options)
+    return _job(options, home, f"no class means of {home}", {"class_means": True})
 
 
-def means_home(config: Config) -> str:
+def means_home(options: Options) -> str:
     """What class means lie under. They are of no map, so that all students of a teacher find the same."""
-    return config["teacher_experiment"] or config["supervision"]
+    return options.pair.teacher_experiment or options.words.supervision
 
 
 def _job_of_maps(
-    config: Config, key: str, what: str, options: dict[str, Any], given_as: dict[str, str] | None = None
+    options: Options, key: str, what: str, told: dict[str, Any], given_as: dict[str, str] | None = None
 ) -> Requirement:
     """As `_job`, for what is made of the maps that a loss reads."""
-    side = _pooled(config, key)
+    home, side = options.words.supervision, _pooled(options, key)
     if side is None:
-        return _job(config, config["supervision"], what, options, given_as=given_as)
+        return _job(options, home, what, told, given_as=given_as)
     what += f", of maps averaged over {side} x {side}"
-    return _job(config, config["supervision"], what, options, {"downscale": side}, given_as)
+    return _job(options, home, what, told, {"downscale": side}, given_as)
 
 
 def _job(
-    config: Config,
+    options: Options,
     home: str,
     what: str,
-    options: dict[str, Any],
+    told: dict[str, Any],
     of_alone: dict[str, Any] | None = None,
     given_as: dict[str, str] | None = None,
 ) -> Requirement:
     """What makes a file: a job on the experiment that it lies under, or on the pair where there is none.
 
     Args:
-        of_alone: options of the network alone, which follow from the pair.
+        told: the options that say what is made.
+        of_alone: those of the network alone, which follow from the pair.
     """
+    pair = options.pair
     if home.startswith(f"{BY_WEIGHTS}."):
-        own = {key: config[key] for key in OF_THE_PAIR if key in config}
-        return Requirement(what, config["config"], own | options, given_as=given_as or {})
-    made_from = {"network": config["teacher"], "weights": config["teacher_weights"]} | (of_alone or {})
-    return Requirement(what, home, made_from | options, given_as=given_as or {})
+        own = {key: options.flat[key] for key in OF_THE_PAIR if key in options.flat}
+        return Requirement(what, options.job.config, own | told, given_as=given_as or {})
+    made_from = {"network": pair.teacher, "weights": pair.teacher_weights} | (of_alone or {})
+    return Requirement(what, home, made_from | told, given_as=given_as or {})
 
 
-def _pooled(config: Config, key: str) -> int | None:
-    return pooled_apart(config["supervision"], pooling(config, key))
+def _pooled(options: Options, key: str) -> int | None:
+    return pooled_apart(options.words.supervision, pooling(options, key))
 
 
 def pooled_apart(supervision: str, side: int) -> int | None:
@@ -150,35 +152,37 @@ class _File:
     made_from: MapSupervision | None = None
 
 
-def open_codebook(config: Config, student: Network, teacher: Teacher) -> Codebook:
+def open_codebook(options: Options, student: Network, teacher: Teacher) -> Codebook:
     """The teacher's words, for a student with these maps."""
-    file = _read_codebook(config)
-    _check_made_from(file, config, student, teacher, "words")
+    name, words = options.pair.teacher, options.words
+    file = _read_codebook(options)
+    _check_made_from(file, options, student, teacher, "words")
     path, centroids = file.path, file.tensors["centroids"]
     authors = "" if file.facts is not None else ", the authors': no record of the teacher that made it"
     log.info("codebook   %s%s", path, authors)
-    channels = teacher.network.outline.place(places_of(config, "words")[1]).channels
+    channels = teacher.network.outline.place(places_of(options, "words")[1]).channels
     if centroids.ndim != 2:
         raise ValueError(f"{path} holds words of shape {tuple(centroids.shape)}, not (words, channels)")
-    if centroids.shape[0] != config["num_words"]:
-        raise ValueError(f"{path} has {centroids.shape[0]} words, not num_words={config['num_words']}")
+    if centroids.shape[0] != words.num_words:
+        raise ValueError(f"{path} has {centroids.shape[0]} words, not num_words={words.num_words}")
     if centroids.shape[1] != channels:
-        raise ValueError(f"{path} has words of {centroids.shape[1]} channels; {config['teacher']} has {channels}")
+        raise ValueError(f"{path} has words of {centroids.shape[1]} channels; {name} has {channels}")
     check_finite(file.tensors, path)
-    return Codebook(centroids.float(), temperature=config["temperature"])
+    return Codebook(centroids.float(), temperature=words.temperature)
 
 
-def open_subclasses(config: Config, student: Network, teacher: Teacher) -> SubclassTargets:
+def open_subclasses(options: Options, student: Network, teacher: Teacher) -> SubclassTargets:
     """The teacher's sub-class decisions, for a student with these maps."""
-    file = _read_decisions(config)
-    _check_made_from(file, config, student, teacher, "decisions")
+    file = _read_decisions(options)
+    _check_made_from(file, options, student, teacher, "decisions")
     authors = "" if file.facts is not None else ", the authors': no record of the teacher that made them"
     log.info("decisions  %s%s", file.path, authors)
-    outline, num_subclasses = teacher.network.outline, config["subclasses_per_class"]
+    outline, num_subclasses = teacher.network.outline, options.subclasses.subclasses_per_class
     check_decisions(file.tensors, file.path)
     channels, num_targets = len(file.tensors["xbar"]), len(file.tensors["centers"])
-    if channels != (wanted := outline.place(places_of(config, "decisions")[1]).channels):
-        raise ValueError(f"{file.path} was made from maps of {channels} channels; {config['teacher']} has {wanted}")
+    if channels != (wanted := outline.place(places_of(options, "decisions")[1]).channels):
+        name = options.pair.teacher
+        raise ValueError(f"{file.path} was made from maps of {channels} channels; {name} has {wanted}")
     own = num_subclasses if file.made_from is None else file.made_from.num_subclasses
     if num_targets != (wanted := outline.num_classes * num_subclasses) or own != num_subclasses:
         theirs = "" if file.made_from is None else f" (the file {own} of each of {num_targets // own})"
@@ -190,44 +194,44 @@ def open_subclasses(config: Config, student: Network, teacher: Teacher) -> Subcl
     return SubclassTargets(*(file.tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
 
 
-def open_means(config: Config, student: Network, teacher: Teacher) -> Tensor:
+def open_means(options: Options, student: Network, teacher: Teacher) -> Tensor:
     """The class means (N, C) of the teacher's pooled vectors."""
-    path, means, record = _read_means(config)
-    _check_facts(path, record, _expected_of_teacher(config, teacher), config, _means_job)
+    path, means, record = _read_means(options)
+    _check_facts(path, record, _expected_of_teacher(options, teacher), lambda: _means_job(options))
     log.info("means      %s", path)
     outline = teacher.network.outline
     if tuple(means.shape) != (wanted := (outline.num_classes, outline.num_features)):
-        raise ValueError(f"{path} holds class means {tuple(means.shape)}; {config['teacher']} has {wanted}")
+        raise ValueError(f"{path} holds class means {tuple(means.shape)}; {options.pair.teacher} has {wanted}")
     check_finite({"means": means}, path)
     return means.float()
 
 
-def _read_codebook(config: Config) -> _File:
+def _read_codebook(options: Options) -> _File:
     """The teacher's words."""
-    path = _find_codebook(config)
+    path = _find_codebook(options)
     if path is None:
-        raise FileNotFoundError(_codebook_job(config).what)
+        raise FileNotFoundError(_codebook_job(options).what)
     content = load_tensors(path)
     if "format" not in content and "network" in content:
         return _File(path, {"centroids": _authors_centroids(path, content)})
-    return _read_ours(path, content, teacher_path(config, "words"), CODEBOOK_TENSORS)
+    return _read_ours(path, content, teacher_path(options, "words"), CODEBOOK_TENSORS)
 
 
-def _read_decisions(config: Config) -> _File:
+def _read_decisions(options: Options) -> _File:
     """The teacher's decisions."""
-    path = _find_decisions(config)
+    path = _find_decisions(options)
     if path is None:
-        raise FileNotFoundError(_decisions_job(config).what)
+        raise FileNotFoundError(_decisions_job(options).what)
     if path.suffix == ".npy":
         return _File(path, _authors_decisions(path))
-    return _read_ours(path, load_tensors(path), teacher_path(config, "decisions"), DECISION_TENSORS)
+    return _read_ours(path, load_tensors(path), teacher_path(options, "decisions"), DECISION_TENSORS)
 
 
-def _read_means(config: Config) -> tuple[Path, Tensor, dict[str, Any]]:
+def _read_means(options: Options) -> tuple[Path, Tensor, dict[str, Any]]:
     """The teacher's class means, and what their file says of their making."""
-    path = _find_means(config)
+    path = _find_means(options)
     if path is None:
-        raise FileNotFoundError(_means_job(config).what)
+        raise FileNotFoundError(_means_job(options).what)
     content = load_tensors(path)
     if content.get("format") != MEANS_FORMAT:
         raise ValueError(f"{path} holds no class means ({MEANS_FORMAT})")
@@ -307,25 +311,26 @@ def save_means(path: Path, means_NC: Tensor, record: dict[str, Any]) -> None:
     save_tensors(path, {"format": MEANS_FORMAT, "means": means_NC, "record": record})
 
 
-def _find_codebook(config: Config) -> Path | None:
-    if config["codebook"]:
-        return Path(config["codebook"])
-    directory = output_directory(config["localpath"], config["supervision"], "kmeans")
-    is_usual, side = places_of(config, "words")[1] == PENULTIMATE, _pooled(config, "words")
-    tap = None if is_usual else teacher_path(config, "words")
-    own, plain = (codebook_path(directory, config["num_words"], tap=tap, pooled=pooled) for pooled in (side, None))
+def _find_codebook(options: Options) -> Path | None:
+    words = options.words
+    if words.codebook:
+        return Path(words.codebook)
+    directory = output_directory(options.run.localpath, words.supervision, "kmeans")
+    is_usual, side = places_of(options, "words")[1] == PENULTIMATE, _pooled(options, "words")
+    tap = None if is_usual else teacher_path(options, "words")
+    own, plain = (codebook_path(directory, words.num_words, tap=tap, pooled=pooled) for pooled in (side, None))
     if side is not None:
-        return _first_file([own]) or _averaged_over(side, plain, teacher_path(config, "words"), CODEBOOK_TENSORS)
-    published = f"vector_quantizer_kmeansK{config['num_words']}_net_epoch*"
+        return _first_file([own]) or _averaged_over(side, plain, teacher_path(options, "words"), CODEBOOK_TENSORS)
+    published = f"vector_quantizer_kmeansK{words.num_words}_net_epoch*"
     return _first_file([own, *(sorted(directory.glob(published)) if is_usual else ())])
 
 
-def _find_decisions(config: Config) -> Path | None:
-    if config["decisions"]:
-        return Path(config["decisions"])
-    directory = output_directory(config["localpath"], config["supervision"], "LDA")
-    num_subclasses, num_components = config["subclasses_per_class"], config["lda_components"]
-    tap, side = teacher_path(config, "decisions"), _pooled(config, "decisions")
+def _find_decisions(options: Options) -> Path | None:
+    if options.decisions.decisions:
+        return Path(options.decisions.decisions)
+    directory = output_directory(options.run.localpath, options.words.supervision, "LDA")
+    num_subclasses, num_components = options.subclasses.subclasses_per_class, options.subclasses.lda_components
+    tap, side = teacher_path(options, "decisions"), _pooled(options, "decisions")
     numbers = {"num_subclasses": num_subclasses, "num_components": num_components}
     own, plain = (decisions_path(directory, tap, **numbers, pooled=pooled) for pooled in (side, None))
     if side is not None:
@@ -343,35 +348,36 @@ def _averaged_over(side: int, path: Path, tap: str, names: tuple[str, ...]) -> P
     return path if _read_ours(path, load_tensors(path), tap, names).facts.get("downscale") == side else None
 
 
-def _find_means(config: Config) -> Path | None:
-    return _first_file([means_path(output_directory(config["localpath"], means_home(config), "class_means"))])
+def _find_means(options: Options) -> Path | None:
+    return _first_file([means_path(output_directory(options.run.localpath, means_home(options), "class_means"))])
 
 
 def _first_file(candidates: list[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _expected_facts(config: Config, student: Network, teacher: Teacher, key: str) -> dict[str, Any]:
+def _expected_facts(options: Options, student: Network, teacher: Teacher, key: str) -> dict[str, Any]:
     """What a file must say for this run, which a loss is built from."""
-    place, teacher_place = places_of(config, key)
+    place, teacher_place = places_of(options, key)
     expected = {
         "teacher": teacher.identity,
         "tap": teacher.network.outline.place(teacher_place).path,
         "downscale": student.pooling_of(teacher.network, place, teacher_place),
     }
     if key == "decisions":
-        expected["lda_components"] = config["lda_components"]
-    return expected | _expected_of_teacher(config, teacher) | {"grid": list(student.outline.place(place).grid)}
+        expected["lda_components"] = options.subclasses.lda_components
+    return expected | _expected_of_teacher(options, teacher) | {"grid": list(student.outline.place(place).grid)}
 
 
-def _expected_of_teacher(config: Config, teacher: Teacher) -> dict[str, Any]:
+def _expected_of_teacher(options: Options, teacher: Teacher) -> dict[str, Any]:
     """Of these, what is of the teacher and its images."""
-    own = {"teacher": teacher.identity, "dataset": config["dataset"], "val_split": config["val_split"]}
-    preparation = {key: config[key] for key in PREPARATION}
-    return own | outline_dataset(config["dataset"], data_dir=config["data_dir"], **preparation)
+    data = options.data
+    own = {"teacher": teacher.identity, "dataset": data.dataset, "val_split": data.val_split}
+    preparation = {key: getattr(data, key) for key in PREPARATION}
+    return own | outline_dataset(data.dataset, data_dir=options.run.data_dir, **preparation)
 
 
-def _check_made_from(file: _File, config: Config, student: Network, teacher: Teacher, key: str) -> None:
+def _check_made_from(file: _File, options: Options, student: Network, teacher: Teacher, key: str) -> None:
     """Compare what a file says of its making with this run, whose teacher is not folded yet.
 
     Raises:
@@ -379,19 +385,19 @@ def _check_made_from(file: _File, config: Config, student: Network, teacher: Tea
     """
     if file.facts is None:
         return
-    facts, expected = dict(file.facts), _expected_facts(config, student, teacher, key)
+    facts, expected = dict(file.facts), _expected_facts(options, student, teacher, key)
     if file.made_from is not None and file.made_from.teacher == earlier_fingerprint(teacher.network.module):
         facts["teacher"] = teacher.identity
-    option, job = ("codebook", _codebook_job) if key == "words" else ("decisions", _decisions_job)
-    _check_facts(file.path, facts, expected, config, job, chosen_by=option if config[option] else None)
+    kind = PREPARED["codebook" if key == "words" else "decisions"]
+    chosen_by = kind.option if kind.chosen(options) else None
+    _check_facts(file.path, facts, expected, lambda: kind.job(options), chosen_by=chosen_by)
 
 
 def _check_facts(
     path: Path,
     facts: dict[str, Any],
     expected: dict[str, Any],
-    config: Config,
-    job: Callable[[Config], Requirement],
+    job: Callable[[], Requirement],
     *,
     chosen_by: str | None = None,
 ) -> None:
@@ -411,7 +417,7 @@ def _check_facts(
     message = f"{path} was made with another {others[0]} ({found}, this run has {wanted})"
     if chosen_by:  # the remedy makes the standard file and not this one
         message += f"; leave out {chosen_by}= to use the standard file"
-    remedy = job(config)
+    remedy = job()
     prepared = {key: expected[key] for key in others if key in PREPARATION}  # else it would be the teacher's once more
     raise OutdatedError(message, replace(remedy, options=remedy.options | prepared))
 
@@ -471,50 +477,57 @@ class Prepared:
         job: what makes it.
         open: reads it for a student and a teacher.
         numbers: the tensors in it, whose fingerprint a run records.
-        option: of an experiment, which chooses another file; None: there is none.
+        group: of the options that say which; None: it needs none of its own.
+        option: of this group, which chooses another file.
     """
 
     what: str
-    find: Callable[[Config], Path | None]
-    job: Callable[[Config], Requirement]
-    open: Callable[[Config, Network, Teacher], Any]
-    numbers: Callable[[Config], dict[str, Tensor]]
+    find: Callable[[Options], Path | None]
+    job: Callable[[Options], Requirement]
+    open: Callable[[Options, Network, Teacher], Any]
+    numbers: Callable[[Options], dict[str, Tensor]]
+    group: str | None = None
     option: str | None = None
+
+    def chosen(self, options: Options) -> str | None:
+        """The other file that an experiment chooses."""
+        group = self.group and getattr(options, self.group)
+        return getattr(group, self.option) if group else None
 
 
 # By the name under which a loss is built from it.
 PREPARED = {
     "codebook": Prepared(
         "the codebook", _find_codebook, _codebook_job, open_codebook,
-        lambda config: _read_codebook(config).tensors, option="codebook",
+        lambda options: _read_codebook(options).tensors, group="words", option="codebook",
     ),
     "decisions": Prepared(
         "the decision scores", _find_decisions, _decisions_job, open_subclasses,
-        lambda config: _read_decisions(config).tensors, option="decisions",
+        lambda options: _read_decisions(options).tensors, group="decisions", option="decisions",
     ),
     "means": Prepared(
-        "the class means", _find_means, _means_job, open_means, lambda config: {"means": _read_means(config)[1]},
+        "the class means", _find_means, _means_job, open_means, lambda options: {"means": _read_means(options)[1]},
     ),
 }  # fmt: skip
 
 
-def supervised_losses(config: Config) -> list[str]:
+def supervised_losses(options: Options) -> list[str]:
     """Keys of the losses of an experiment that are built from such files."""
-    return [key for key in losses_of(config) if find_loss(key).prepared]
+    return [key for key in losses_of(options) if find_loss(key).prepared]
 
 
-def prepared_of(config: Config) -> list[str]:
+def prepared_of(options: Options) -> list[str]:
     """Names of the files that the losses of an experiment are built from.
 
     Raises:
         ValueError: the experiment has no options of such a file.
     """
-    wanted = [(key, name) for key in losses_of(config) for name in find_loss(key).prepared]
+    wanted = [(key, name) for key in losses_of(options) for name in find_loss(key).prepared]
     for key, name in wanted:
-        option = PREPARED[name].option
-        if option is not None and option not in config:
+        kind = PREPARED[name]
+        if kind.group is not None and getattr(options, kind.group) is None:
             raise ValueError(
-                f"{key} is built from {PREPARED[name].what}, of which {config['method']} has no options; sum it with "
+                f"{key} is built from {kind.what}, of which {options.experiment.method} has no options; sum it with "
                 "letKD-1, letKD-2 or QuEST for a codebook, with letKD-2 for decisions"
             )
     return [name for _, name in wanted]

@@ -18,9 +18,10 @@ import torch
 
 from architectures import create_model
 from config.experiments import default_config
-from distillation.build import build_network
+from config.options import Options
+from distillation.build import build_network, values_for
 from distillation.complexity import count_parameters
-from distillation.expressions import PAPER, brought_by, list_methods, option_of, paper_of, parts, summands, weights_of
+from distillation.expressions import PAPER, brought_by, list_methods, paper_of, parts, summands, weights_of
 from distillation.losses import (
     Data,
     Loss,
@@ -132,15 +133,15 @@ from elsewhere.
 
 def built(summand: str) -> Built:
     """A method with its transforms, for untrained networks and empty files."""
-    config = default_config(f"{PAIR}.{summand}")
+    options = _options_of(summand)
     student, teacher = _student(), _teacher()
     if parts(summand)[1] in PAPER:
-        student = build_network(config, DATA.num_classes, IMAGE_SIZE)
-    losses = [_built_loss(find_loss(key), config, student, teacher) for key in brought_by(summand)]
+        student = build_network(options, DATA.num_classes, IMAGE_SIZE)
+    losses = [_built_loss(find_loss(key), options, student, teacher) for key in brought_by(summand)]
     if transforms := parts(summand)[0]:
         found = {name: find_transform(name) for name in transforms}
         losses[0].behind(
-            {name: cls.build(student, teacher, DATA, **_options(cls, config)) for name, cls in found.items()}
+            {name: cls.build(student, teacher, DATA, **values_for(cls, options)) for name, cls in found.items()}
         )
     inference = count_parameters(student.module)["parameters"] - built_alone()
     connectors = sum(parameter.numel() for loss in losses for parameter in loss.parameters())
@@ -152,23 +153,23 @@ def built_alone() -> int:
     return count_parameters(_student().module)["parameters"]
 
 
-def _built_loss(cls: type[Loss], config: Mapping[str, Any], student: Network, teacher: Network) -> Loss:
-    files = {name: _empty(name, config, teacher) for name in cls.prepared}
-    return cls.build(student, teacher if cls.needs_teacher else None, DATA, **_options(cls, config), **files)
+def _options_of(method: str) -> Options:
+    return Options.of(default_config(f"{PAIR}.{method}"))
 
 
-def _options(cls: type[Part], config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: option_of(config, f"{cls.key}.{name}", default) for name, default in cls.defaults().items()}
+def _built_loss(cls: type[Loss], options: Options, student: Network, teacher: Network) -> Loss:
+    files = {name: _empty(name, options, teacher) for name in cls.prepared}
+    return cls.build(student, teacher if cls.needs_teacher else None, DATA, **values_for(cls, options), **files)
 
 
-def _empty(name: str, config: Mapping[str, Any], teacher: Network) -> Any:
+def _empty(name: str, options: Options, teacher: Network) -> Any:
     """What is read from a file, of the right size."""
     outline = teacher.outline
     if name == "codebook":
-        return Codebook(torch.zeros(config["num_words"], outline.place("penultimate").channels))
+        return Codebook(torch.zeros(options.words.num_words, outline.place("penultimate").channels))
     if name == "means":
         return torch.zeros(DATA.num_classes, outline.num_features)
-    channels, num_subclasses = outline.place("intermediate").channels, config["subclasses_per_class"]
+    channels, num_subclasses = outline.place("intermediate").channels, options.subclasses.subclasses_per_class
     rows = DATA.num_classes * num_subclasses
     tensors = (torch.zeros(shape) for shape in ((channels, 1), (channels,), (rows, 1), (rows, rows)))
     return SubclassTargets(*tensors, num_subclasses=num_subclasses)
@@ -176,12 +177,12 @@ def _empty(name: str, config: Mapping[str, Any], teacher: Network) -> Any:
 
 @cache
 def _student() -> Network:
-    return build_network(default_config(f"{PAIR}.KD"), DATA.num_classes, IMAGE_SIZE)
+    return build_network(_options_of("KD"), DATA.num_classes, IMAGE_SIZE)
 
 
 @cache
 def _teacher() -> Network:
-    name = default_config(f"{PAIR}.KD")["teacher"]
+    name = _options_of("KD").pair.teacher
     return measured(create_model(name, num_classes=DATA.num_classes, image_size=IMAGE_SIZE), IMAGE_SIZE, name)
 
 
@@ -227,7 +228,7 @@ def _weights(methods: Iterable[str]) -> Iterator[tuple[str, ...]]:
     yield "method", "loss"
     for method in methods:
         if method in PAPER:
-            weights = weights_of(default_config(f"{PAIR}.{method}"))
+            weights = weights_of(_options_of(method))
         else:
             cls = find_loss(method.lower())
             weights = {"ce": cls.ce} | {cls.term_name(term): weight for term, weight in cls.terms.items()}

@@ -1,14 +1,12 @@
 """What may go on from a checkpoint: the same method and classes, and options with which its epochs still make sense."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.checkpoints import FORMAT, STOPPED
 from results.settings import changed_settings
-
-Config = dict[str, Any]
 
 # What must not change within an epoch.
 ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
@@ -63,30 +61,33 @@ def check_classes(source: Path, earlier: Sequence[str], present: Sequence[str], 
         )
 
 
-def check_options(source: Path, checkpoint: dict[str, Any], config: Config, *, is_recorded: bool) -> list[str]:
+def check_options(
+    source: Path, checkpoint: dict[str, Any], present: Mapping[str, Any], *, is_recorded: bool
+) -> list[str]:
     """Refuse options with which going on makes no sense; returns the names of others that have changed.
 
     What is left of an epoch must be what is left of the same epoch, and results that no epoch with these options has
     led to must not claim them.
 
     Args:
+        present: the options of this run, as its checkpoints record them.
         is_recorded: whether the results of these very epochs are there.
 
     Raises:
         ValueError: names the option and both values.
     """
     earlier, epoch = checkpoint["config"], checkpoint["epoch"]
-    changed = changed_settings(earlier, config)
-    if config["seed"] != earlier["seed"]:
-        changed["seed"] = (earlier["seed"], config["seed"])
+    changed = changed_settings(earlier, present)
+    if present["seed"] != earlier["seed"]:
+        changed["seed"] = (earlier["seed"], present["seed"])
     if source.name == STOPPED:
         for key in ORDER_KEYS:
-            if config[key] != earlier.get(key, config[key]):
+            if present[key] != earlier.get(key, present[key]):
                 raise ValueError(
                     f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
-                    f"{key}={config[key]!r}; begin that epoch again with checkpoint={epoch}"
+                    f"{key}={present[key]!r}; begin that epoch again with checkpoint={epoch}"
                 )
-    if epoch >= config["epochs"] and not is_recorded:
+    if epoch >= present["epochs"] and not is_recorded:
         for key, (before, now) in changed.items():
             if key != "epochs":
                 raise ValueError(

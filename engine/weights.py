@@ -31,7 +31,7 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
     Args:
         experiment: name of the experiment that trains the network.
         directory: that experiment's directory.
-        chosen: file that the configuration names.
+        chosen: file that the options name.
         published: file that serves when the network was not trained here.
 
     Raises:

@@ -4,10 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config.options import Job
 from storage.documents import load_json
-
-Config = dict[str, Any]
-
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
 OUTPUT_FOLDERS = {
@@ -28,18 +26,13 @@ def output_directory(localpath: str, experiment: str, mode: str) -> Path:
     return Path(localpath, OUTPUT_FOLDERS[mode], *folders_of(experiment))
 
 
-def run_name(config: Config) -> str:
-    """What a run is called: its own name, or that of its experiment."""
-    return config.get("name") or config["config"]
-
-
-def run_directory(config: Config, mode: str) -> Path:
+def run_directory(localpath: str, job: Job, mode: str) -> Path:
     """The directory of a run's outputs: that of its name, or that of a trial in there, where `seeds` is one seed."""
-    directory = output_directory(config["localpath"], run_name(config), mode)
-    return directory / f"seed{config['seeds'][0]}" if len(config["seeds"]) == 1 else directory
+    directory = output_directory(localpath, job.run_name, mode)
+    return directory / f"seed{job.seeds[0]}" if len(job.seeds) == 1 else directory
 
 
-def recorded_options(localpath: str, name: str) -> Config | None:
+def recorded_options(localpath: str, name: str) -> dict[str, Any] | None:
     """The options of the training that a run of this name has begun, as its records say them; None where there is none.
 
     Raises:

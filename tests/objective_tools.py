@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from algorithms.teaching import teacher_weights
 from architectures import Input, TappedNetwork, create_model
+from config.options import Options
 from dataloaders import Batch, Dataset, load_dataset
 from distillation.build import build_network, build_objective, fold_teacher_, open_teacher
 from distillation.expressions import ALONE, PLACES, list_methods
@@ -79,10 +79,10 @@ def letkd_of(
     return objective_of(student, losses, dict.fromkeys(losses, 1.0), teacher)
 
 
-def open_networks(config: dict[str, Any], dataset: Dataset, maps: Sequence[str] = PLACES) -> tuple[Network, Teacher]:
+def open_networks(options: Options, dataset: Dataset, maps: Sequence[str] = PLACES) -> tuple[Network, Teacher]:
     """An untrained student of an experiment, and its teacher from the file, which returns these maps."""
-    student = build_network(config, dataset.num_classes, dataset.image_size)
-    teacher = open_teacher(config["teacher"], dataset, teacher_weights(config), ["a test"])
+    student = build_network(options, dataset.num_classes, dataset.image_size)
+    teacher = open_teacher(options.pair.teacher, dataset, teacher_weights(options), ["a test"])
     teacher.network = teacher.network.reading(Wanted(maps=tuple(maps)))
     fold_teacher_(teacher)
     return student, teacher
@@ -110,10 +110,10 @@ def objective_of_method(method: str) -> Objective:
         teacher = Weights(create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
     drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses, "means": drawn_means}
     kinds = {
-        key: SimpleNamespace(open=lambda config, student, teacher, draw=draw: draw()) for key, draw in drawn.items()
+        key: SimpleNamespace(open=lambda options, student, teacher, draw=draw: draw()) for key, draw in drawn.items()
     }
     with patch.dict(PREPARED, kinds):
-        return build_objective(config, small_digits(), teacher)
+        return build_objective(Options.of(config), small_digits(), teacher)
 
 
 @functools.cache

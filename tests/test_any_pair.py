@@ -21,6 +21,7 @@ from algorithms import KMeansCodebook
 from algorithms.probe import intermediate_maps
 from architectures import Place, create_model
 from config.experiments import ENTRY_OPTIONS
+from config.options import Options
 from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
 from distillation.build import build_network, build_objective, fold_teacher_, open_teacher
@@ -81,12 +82,12 @@ def drawn(places: dict[str, Place]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*KINDS.values(), f"{__name__}:deit"], ids=[*KINDS, "DeiT"])
 def test_a_step_reaches_every_parameter_of_the_student_and_none_of_the_teacher(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    network = build_network(config_of(name, name), NUM_CLASSES, IMAGE_SIZE)
+    network = build_network(Options.of(config_of(name, name)), NUM_CLASSES, IMAGE_SIZE)
     made = drawn({"words": network.outline.place("penultimate"), "decisions": network.outline.place("intermediate")})
     kinds = {key: SimpleNamespace(open=lambda *_, key=key: made[key]) for key in PREPARED}
     weights = Weights(network.backbone.state_dict(), Path("T.pth"))
     with patch.dict(PREPARED, kinds):
-        objective = build_objective(config_of(name, name), digits, weights).train()
+        objective = build_objective(Options.of(config_of(name, name)), digits, weights).train()
     teacher = objective.teacher.network.module
     before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
     images = torch.randint(256, (8, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
@@ -104,7 +105,7 @@ def test_a_step_reaches_every_parameter_of_the_student_and_none_of_the_teacher(n
 def trained_student(name: str):
     """A student whose BatchNorms and layers are not as they were drawn."""
     torch.manual_seed(0)
-    network = build_network(config_of(name, name), NUM_CLASSES, IMAGE_SIZE)
+    network = build_network(Options.of(config_of(name, name)), NUM_CLASSES, IMAGE_SIZE)
     images = torch.randn(16, 3, IMAGE_SIZE, IMAGE_SIZE)
     with torch.no_grad():
         for _ in range(3):
@@ -142,13 +143,13 @@ def test_maps_of_layers_are_channels_first(name: str) -> None:
 
 def test_places_that_are_chosen() -> None:
     config = config_of("timm/test_vit", "timm/test_resnet", words_place="layer3", decisions_place="stage2")
-    network = build_network(config, NUM_CLASSES, IMAGE_SIZE)
+    network = build_network(Options.of(config), NUM_CLASSES, IMAGE_SIZE)
     assert network.module.paths == {"penultimate": "layer3", "intermediate": "layer2.0"}
     config["words_place"] = "layer9"
     with pytest.raises(
         ValueError, match=r"timm/test_resnet has no place 'layer9'; .*penultimate \(layer4: 96 channels, 1"
     ):
-        build_network(config, NUM_CLASSES, IMAGE_SIZE)
+        build_network(Options.of(config), NUM_CLASSES, IMAGE_SIZE)
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
@@ -181,12 +182,12 @@ class Shared(nn.Module):
 def test_a_place_where_no_layer_can_be_is_refused(student: str, place: str, message: str) -> None:
     config = config_of("timm/test_resnet", student, words_place=place, intermediate=False)
     with pytest.raises(ValueError, match=re.escape(message)):
-        build_network(config, NUM_CLASSES, IMAGE_SIZE)
+        build_network(Options.of(config), NUM_CLASSES, IMAGE_SIZE)
 
 
 def test_a_layer_that_is_supervised_only_may_be_behind_the_last_block() -> None:
     config = config_of("timm/test_vit", "timm/test_vit", words_place="norm", alpha_penultimate=0)
-    assert build_network(config, NUM_CLASSES, IMAGE_SIZE).module.paths["penultimate"] == "norm"
+    assert build_network(Options.of(config), NUM_CLASSES, IMAGE_SIZE).module.paths["penultimate"] == "norm"
 
 
 def dense(num_classes: int) -> nn.Module:
@@ -230,11 +231,10 @@ def test_the_jobs_read_what_training_reads(
     torch.manual_seed(0)
     weights = Weights(create_model(name, num_classes=NUM_CLASSES, image_size=IMAGE_SIZE).state_dict(), tmp_path / "T")
     torch.save(weights.state, weights.source)
-    job = KMeansCodebook(
-        main_classification.default_config("digits.RN8")
-        | {"network": name, "weights": str(weights.source), "kmeans": 4, "downscale": downscale}
-        | {"image_size": IMAGE_SIZE, "cuda": False, "localpath": str(tmp_path), "num_workers": 0}
-    )
+    config = main_classification.default_config("digits.RN8")
+    config |= {"network": name, "weights": str(weights.source), "kmeans": 4, "downscale": downscale}
+    config |= {"image_size": IMAGE_SIZE, "cuda": False, "localpath": str(tmp_path), "num_workers": 0}
+    job = KMeansCodebook(Options.of(config))
     job.open()
     of = job.teacher_map(job.place(path))
     rows, _ = next(job.source(of).batches([path]))[path]
@@ -254,7 +254,7 @@ def test_the_jobs_read_what_training_reads(
 def test_pictures_show_what_a_layer_hands_on() -> None:
     """Though the network overwrites it."""
     config = config_of("timm/test_resnet", f"{__name__}:dense", intermediate=False)
-    network = build_network(config, NUM_CLASSES, IMAGE_SIZE)
+    network = build_network(Options.of(config), NUM_CLASSES, IMAGE_SIZE)
     view = look_inside(network.module.eval(), torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE), ["penultimate"])["penultimate"]
     assert network.module.paths["penultimate"] == "features" and (view.after_BCHW < 0).any()
 

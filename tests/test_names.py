@@ -11,7 +11,7 @@ import main_classification
 from algorithms import check_method, check_options
 from config import experiments, recipes
 from config.experiments import canonical_name, default_config, load_experiment
-from config.options import Layers, Words, WordsMap
+from config.options import Layers, Options, Words, WordsMap
 from config.schema import options_of
 from config.updates import check_updates, flat
 from distillation.expressions import losses_of, summands, weights_of
@@ -92,7 +92,7 @@ def test_a_sum_is_made_of_the_module_of_its_pair():
         "fitnet.regressor": "resizing",
         "fitnet.weight": 100.0,
     }
-    assert losses_of(found) == ["ce", "words", "decisions", "fitnet"]
+    assert losses_of(Options.of(found)) == ["ce", "words", "decisions", "fitnet"]
 
 
 def test_a_sum_takes_the_recipe_where_its_pair_has_no_module(tmp_path, monkeypatch):
@@ -117,11 +117,11 @@ def test_other_methods_bring_nothing_of_letkd(pair):
 
 
 def test_weights_are_those_of_the_method_alone_of_the_pair_and_of_a_sum():
-    assert weights_of(load_experiment(f"{PAIR}.Tiny")) == {"ce": 0.1, "tiny": 3.0, "tiny.far": 0.5}
-    assert weights_of(load_experiment(f"{CIFAR}.Tiny")) == {"ce": 0.1, "tiny": 3.0, "tiny.far": 6.0}
+    assert weights_of(Options.of(load_experiment(f"{PAIR}.Tiny"))) == {"ce": 0.1, "tiny": 3.0, "tiny.far": 0.5}
+    assert weights_of(Options.of(load_experiment(f"{CIFAR}.Tiny"))) == {"ce": 0.1, "tiny": 3.0, "tiny.far": 6.0}
     assert load_experiment(f"{CIFAR}.Tiny")["tiny.scale"] == 9.0
-    assert weights_of(load_experiment(f"{PAIR}.Tiny+FitNet"))["ce"] == 1.0
-    summed = weights_of(load_experiment(f"{PAIR}.letKD-2+Tiny"))
+    assert weights_of(Options.of(load_experiment(f"{PAIR}.Tiny+FitNet")))["ce"] == 1.0
+    summed = weights_of(Options.of(load_experiment(f"{PAIR}.letKD-2+Tiny")))
     assert summed == {"ce": 1.0, "words": 1.0, "decisions": 1.0, "tiny": 3.0, "tiny.far": 0.5}
 
 

@@ -328,7 +328,7 @@ def with_supervision(tmp_path, monkeypatch):
 
 def take_a_step(config: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    objective = teaching.open_objective(config, MADE_UP).train()
+    objective = teaching.open_objective(Options.of(config), MADE_UP).train()
     pixels, labels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8), torch.tensor([0, 2])
     step = objective(batch_of(pixels, labels), with_statistics=True)
     assert step.loss.isfinite() and step.logits.shape == (2, NUM_CLASSES)
@@ -357,7 +357,7 @@ DIFFERENT_PAIRS = different(PAIRS, "teacher", "student", "method", "penultimate"
 )
 def test_a_pair_takes_a_step_and_evaluates(name, with_supervision):
     config = with_supervision(name)
-    assert list(teaching.missing_supervision(config)) == []
+    assert list(teaching.missing_supervision(Options.of(config))) == []
     take_a_step(config)
 
 

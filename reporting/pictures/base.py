@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from algorithms.base import Config, Results
+from algorithms.base import Results
 from algorithms.evaluate import Evaluation
 from algorithms.teaching import missing_supervision
 from architectures import Input
+from config.options import Options
 from dataloaders import Dataset
 from distillation.objective import Objective
 from engine.records import log
@@ -55,19 +56,19 @@ class Picture(Evaluation):
     model: nn.Module
     objective: Objective  # with supervision alone
 
-    def __init__(self, config: Config, command: str):
-        super().__init__(config)
+    def __init__(self, options: Options, command: str):
+        super().__init__(options)
         self.command = command
-        self.split = "test" if config["testset"] else "eval"
+        self.split = "test" if options.job.testset else "eval"
 
     @staticmethod
-    def lacks(config: Config) -> str | None:
+    def lacks(options: Options) -> str | None:
         """What an experiment would have to have for this picture and does not have; None where it has all."""
         return None
 
     def missing_requirements(self) -> Iterator[Requirement]:
         if self.needs_supervision:
-            yield from missing_supervision(self.config)
+            yield from missing_supervision(self.options)
 
     def draw(self) -> Drawing:
         """The picture of what `_run` has opened."""
@@ -106,7 +107,7 @@ class Picture(Evaluation):
 
     def draw_lots(self, num_images: int, num_classes: int) -> Tensor:
         """Indices of random images, class after class: about `num_images` of at most `num_classes` classes (seed)."""
-        generator = torch.Generator().manual_seed(self.config["seed"])
+        generator = torch.Generator().manual_seed(self.options.run.seed)
         present = self.labels.unique()
         chosen = present[torch.randperm(len(present), generator=generator)[:num_classes]].sort().values
         share = max(1, num_images // len(chosen))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import INK, PALETTE, SHORT, WIDTH, new_figure, shortened
-from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,9 +43,9 @@ class Confusion(Picture):
             list_pairs(right_side, pairs, classes)
             reading = "Cells are shaded by the percentage of their row; the list has the most frequent confusions."
         caption = (
-            f"Confusion matrix of {run_name(self.config)}: a row for each true class, a column for each predicted one, "
-            f"{counts_NN.sum()} {self.images_shown} of {self.dataset.name}. {reading} The diagonal (blue) is right, "
-            f"everything else (orange) wrong, shaded on a scale of its own. "
+            f"Confusion matrix of {self.options.job.run_name}: a row for each true class, a column for each predicted "
+            f"one, {counts_NN.sum()} {self.images_shown} of {self.dataset.name}. {reading} The diagonal (blue) is "
+            f"right, everything else (orange) wrong, shaded on a scale of its own. "
             + (f"Most frequent: {'; '.join(named[:NAMED])}." if named else "No image is classified wrongly.")
         )
         return Drawing(figure, title, caption)

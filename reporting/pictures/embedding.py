@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.base import Config
+from config.options import Options
 from distillation.expressions import INTERMEDIATE, supervises
 from distillation.signals import plain_kd_layer
 from letkd import KDLayer
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import active_layers, look_inside, measure_use
 from reporting.style import INK, MARKERS, PALE, PALETTE, new_figure, shortened
-from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,11 +35,11 @@ class Embedding(Picture):
     name = "tsne"
 
     @staticmethod
-    def lacks(config: Config) -> str | None:
-        return None if active_layers(config) else "KD layer whose values are used"
+    def lacks(options: Options) -> str | None:
+        return None if active_layers(options) else "KD layer whose values are used"
 
     def draw(self) -> Drawing:
-        places, classes = active_layers(self.config), self.dataset.classes
+        places, classes = active_layers(self.options), self.dataset.classes
         use = measure_use(self.model, self.input, self.loader(self.dataset, self.split), places, len(classes))
         indices = self.draw_lots(NUM_IMAGES, NUM_CLASSES_SHOWN)
         labels = self.labels[indices].numpy()
@@ -74,9 +73,9 @@ class Embedding(Picture):
         num_classes = self.dataset.num_classes
         some = "" if num_shown == num_classes else f" of {num_shown} of the {num_classes} classes (grey: the others)"
         caption = (
-            f"t-SNE (perplexity up to {PERPLEXITY}, seed {self.config['seed']}) for {run_name(self.config)}. Left and "
-            f"middle: {num_images} {self.images_shown} of {self.dataset.name}{some}, each the mean over the grid of "
-            f"the KD layer's input and output. The percentage below a panel is the share of the "
+            f"t-SNE (perplexity up to {PERPLEXITY}, seed {self.options.run.seed}) for {self.options.job.run_name}. "
+            f"Left and middle: {num_images} {self.images_shown} of {self.dataset.name}{some}, each the mean over the "
+            f"grid of the KD layer's input and output. The percentage below a panel is the share of the "
             f"{NUM_NEIGHBOURS} nearest neighbours in feature space, not in the plane, that are of the same "
             f"class: {changes}. Right: the semantic vectors of the most used templates, marked by class: that of the "
             f"sub-class which supervises the template, or else the class in whose images its mean weight is highest. "
@@ -87,7 +86,7 @@ class Embedding(Picture):
     def features(self, indices: Tensor, places: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Means over the grid (M, C) of the maps before and behind every layer, for the images at indices (M,)."""
         collected = {place: ([], []) for place in places}
-        for part in indices.split(self.config["test_batch_size"]):
+        for part in indices.split(self.options.protocol.test_batch_size):
             pixels, _ = self.images_at(part)
             for place, view in look_inside(self.model, self.input(pixels), places).items():
                 for rows, map_BCHW in zip(collected[place], (view.before_BCHW, view.after_BCHW), strict=True):
@@ -96,8 +95,8 @@ class Embedding(Picture):
 
     def owners(self, place: str, means_NK: Tensor) -> Tensor:
         """The class of every template, (K,)."""
-        if place == INTERMEDIATE and supervises(self.config, place):
-            return torch.arange(means_NK.shape[1]) // self.config["subclasses_per_class"]
+        if place == INTERMEDIATE and supervises(self.options, place):
+            return torch.arange(means_NK.shape[1]) // self.options.subclasses.subclasses_per_class
         return means_NK.argmax(dim=0)
 
     def embed(self, values_MC: np.ndarray) -> np.ndarray:
@@ -105,7 +104,7 @@ class Embedding(Picture):
         from sklearn.manifold import TSNE
 
         perplexity = min(PERPLEXITY, (len(values_MC) - 1) / 3)
-        return TSNE(perplexity=perplexity, init="pca", random_state=self.config["seed"]).fit_transform(values_MC)
+        return TSNE(perplexity=perplexity, init="pca", random_state=self.options.run.seed).fit_transform(values_MC)
 
 
 @torch.no_grad()

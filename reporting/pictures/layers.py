@@ -10,19 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.base import Config
 from architectures import Input
+from config.options import Options
 from dataloaders import Batch
-from distillation.expressions import INTERMEDIATE, PENULTIMATE
+from distillation.expressions import INTERMEDIATE, PENULTIMATE, alphas_of
 from distillation.signals import map_at, plain_kd_layer
 from letkd import Student
 
 PLACES = (INTERMEDIATE, PENULTIMATE)  # in the order in which an image meets them
 
 
-def active_layers(config: Config) -> list[str]:
+def active_layers(options: Options) -> list[str]:
     """Places of the KD layers that change the features: those with an alpha of 0 only score them."""
-    return [place for place in PLACES if config.get(place) and config[f"alpha_{place}"] != 0]
+    alphas = alphas_of(options)
+    return [place for place in PLACES if alphas.get(place)]
 
 
 @dataclass(frozen=True)

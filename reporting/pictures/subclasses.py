@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.base import Config
+from config.options import Options
 from distillation.expressions import INTERMEDIATE, supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import (
@@ -26,7 +26,6 @@ from reporting.style import (
     show_faded,
     show_image,
 )
-from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,12 +53,13 @@ class Subclasses(Picture):
     needs_supervision = True
 
     @staticmethod
-    def lacks(config: Config) -> str | None:
-        return None if supervises(config, INTERMEDIATE) else "sub-class decisions of a teacher"
+    def lacks(options: Options) -> str | None:
+        return None if supervises(options, INTERMEDIATE) else "sub-class decisions of a teacher"
 
     def draw(self) -> Drawing:
         examples = self.examples(self.draw_lots(NUM_EXAMPLES, NUM_EXAMPLES))
-        classes, config = self.dataset.classes, self.config
+        classes, options = self.dataset.classes, self.options
+        num_subclasses = options.subclasses.subclasses_per_class
         few = len(classes) <= NUM_CLASSES_SHOWN  # all histograms have the same groups, named below the last one
         figure = new_figure(height=0.5 + (1.45 if few else 1.75) * len(examples))
         rows = figure.subplots(len(examples), 3, width_ratios=(1, 1, 3), squeeze=False)
@@ -74,9 +74,9 @@ class Subclasses(Picture):
         own = [f"{100 * example.decision_NS[example.label].sum():.0f} %" for example in examples]
         place = self.objective.teacher.network.maps[self.objective.losses["decisions"].teacher_place].path
         caption = (
-            f"{self.images_shown.capitalize()} of {self.dataset.name} as {config['teacher']}, the teacher of "
-            f"{run_name(config)}, sees them at {place} ({height} x {width} patches, the student's grid). "
-            f"Middle: every patch has the colour and letter of the nearest of the {config['subclasses_per_class']} "
+            f"{self.images_shown.capitalize()} of {self.dataset.name} as {options.pair.teacher}, the teacher of "
+            f"{options.job.run_name}, sees them at {place} ({height} x {width} patches, the student's grid). "
+            f"Middle: every patch has the colour and letter of the nearest of the {num_subclasses} "
             f"sub-classes of the image's class. Right: the decision scores of the outlined patch, which supervise the "
             f"student there: how the training patches of its sub-class (hatched) fall on the sub-classes of all "
             f"classes. Bars of the image's own class have the colours and letters of its patches; it gets "
@@ -93,7 +93,7 @@ class Subclasses(Picture):
         grid = maps_BCHW.shape[2:]
         rows_BHW = decisions.assign(maps_BCHW, labels).view(-1, *grid).cpu()
         decisions_MM = decisions.decisions.cpu()
-        num_subclasses = self.config["subclasses_per_class"]
+        num_subclasses = self.options.subclasses.subclasses_per_class
         examples = []
         for pixels, label, rows_HW in zip(as_shown(images), labels.tolist(), rows_BHW, strict=True):
             subclasses_HW = (rows_HW - label * num_subclasses).numpy()

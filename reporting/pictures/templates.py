@@ -9,12 +9,11 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.base import Config
+from config.options import Options
 from distillation.expressions import PENULTIMATE, supervises
 from reporting.pictures.base import Drawing, Picture
 from reporting.pictures.layers import LayerView, active_layers, look_inside, measure_use
 from reporting.style import INK, as_shown, draw_grid, letter, new_figure, shortened, show_faded, show_image
-from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,11 +30,11 @@ class Templates(Picture):
     name = "templates"
 
     @staticmethod
-    def lacks(config: Config) -> str | None:
-        return None if active_layers(config) else "KD layer whose values are used"
+    def lacks(options: Options) -> str | None:
+        return None if active_layers(options) else "KD layer whose values are used"
 
     def draw(self) -> Drawing:
-        places, classes = active_layers(self.config), self.dataset.classes
+        places, classes = active_layers(self.options), self.dataset.classes
         use = measure_use(self.model, self.input, self.loader(self.dataset, self.split), places, len(classes))
         images, labels = self.images_at(self.draw_lots(NUM_IMAGES, NUM_IMAGES))
         views = look_inside(self.model, self.input(images), places)
@@ -61,11 +60,11 @@ class Templates(Picture):
 
     def name_of(self, place: str, template: int) -> str:
         """What supervises a template's scores: a sub-class of the teacher's, or a word."""
-        if not supervises(self.config, place):
+        if not supervises(self.options, place):
             return f"template {template}"
         if place == PENULTIMATE:
             return f"word {template}"
-        label, subclass = divmod(template, self.config["subclasses_per_class"])
+        label, subclass = divmod(template, self.options.subclasses.subclasses_per_class)
         return f"{shortened(self.dataset.classes[label], 10)} {letter(subclass)}"
 
     def caption(self, views: dict[str, LayerView]) -> str:
@@ -75,7 +74,7 @@ class Templates(Picture):
             for place, view in views.items()
         )
         return (
-            f"Weights ReLU(BatchNorm(s)) of {layers} of {run_name(self.config)} over {self.images_shown} of "
+            f"Weights ReLU(BatchNorm(s)) of {layers} of {self.options.job.run_name} over {self.images_shown} of "
             f"{self.dataset.name}, for the templates that have the largest weight in most patches of all "
             f"{len(self.labels)} images. A sub-class of a class has a letter; visual words have numbers. "
             f"Darker is a higher weight, relative to the template's highest anywhere, smoothed between the centres of "

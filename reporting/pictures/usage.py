@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from algorithms.base import Config
+from config.options import Options
 from distillation.expressions import PENULTIMATE, supervises
 from engine.checkpoints import load_checkpoint
 from engine.records import LOG
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import PALETTE, new_figure
-from results.places import run_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +31,8 @@ class Usage(Picture):
     needs_supervision = True
 
     @staticmethod
-    def lacks(config: Config) -> str | None:
-        return None if supervises(config, PENULTIMATE) else "supervision by a teacher's words"
+    def lacks(options: Options) -> str | None:
+        return None if supervises(options, PENULTIMATE) else "supervision by a teacher's words"
 
     def draw(self) -> Drawing:
         history = self.history()
@@ -52,8 +51,8 @@ class Usage(Picture):
         ranks.set_title(f"codebook usage, {self.images_shown}")
         num_words = len(teacher_K)
         caption = (
-            f"Usage of the codebook of {num_words} visual words of {self.config['teacher']} in "
-            f"{run_name(self.config)}. Left: perplexity of the teacher's assignments in a training batch, and dead "
+            f"Usage of the codebook of {num_words} visual words of {self.options.pair.teacher} in "
+            f"{self.options.job.run_name}. Left: perplexity of the teacher's assignments in a training batch, and dead "
             f"words, to which no patch of the epoch's sampled batches is assigned. Right: share of the patches of all "
             f"{len(self.labels)} {self.images_shown} of {self.dataset.name} that are assigned to each word, most "
             f"frequent first: for the teacher the nearest word, for the student the template with the highest score; "

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.options import Options
 from dataloaders import Dataset
 from dataloaders.facts import data_facts
 from distillation.build import build_student
@@ -44,7 +45,7 @@ def leave_training(config: dict[str, Any], dataset: Dataset, folder: str = "") -
         folder: that of a trial, in the experiment's directory.
     """
     torch.manual_seed(0)
-    model = build_student(config, dataset.num_classes, dataset.image_size)
+    model = build_student(Options.of(config), dataset.num_classes, dataset.image_size)
     directory = Path(config["localpath"], *config["config"].split("."), folder)
     images = normalized(dataset.eval.images[:64].permute(0, 3, 1, 2) / 255, dataset)
     epochs = {1: kept_epoch(directory, 1), 2: directory / BEST, 3: directory / LAST}

@@ -15,6 +15,7 @@ import main_classification
 from algorithms import class_means, make_algorithm, run_config
 from algorithms.teaching import missing_supervision, open_objective
 from architectures import Input, create_model, outline
+from config.options import Options
 from dataloaders import Dataset, load_dataset
 from storage.state_dicts import fingerprint
 from storage.tensor_files import load_tensors, save_tensors
@@ -95,7 +96,7 @@ def test_another_teacher_is_refused_with_the_command_that_makes_the_file_again(f
     command = shlex.split(re.search(r"make it again: python main_classification.py (with .*)", str(caught.value))[1])
     assert command[-1] == "class_means=True"
     assert main_classification.main(["main.py", *command]) == 0
-    open_objective(config, digits())
+    open_objective(Options.of(config), digits())
 
 
 def test_images_that_were_prepared_otherwise_are_refused(folder):
@@ -117,17 +118,18 @@ def test_images_that_were_prepared_otherwise_are_refused(folder):
 def test_what_is_no_file_of_class_means_is_refused(change, message, folder):
     save_tensors(folder / MEANS, load_tensors(folder / MEANS) | change)
     with pytest.raises(ValueError, match=message) as caught:
-        open_objective(configure(folder), digits())
+        open_objective(Options.of(configure(folder)), digits())
     assert str(folder / MEANS) in str(caught.value)
 
 
 def test_a_sum_finds_the_same_file(folder):
     for name in ("DKD+KDPP", "letKD-2+KDPP"):
         config = configure(folder, f"digits.RN14_RN8.{name}")
-        wanted = [set(need.options) & {"class_means", "kmeans", "LDA"} for need in missing_supervision(config)]
+        needs = missing_supervision(Options.of(config))
+        wanted = [set(need.options) & {"class_means", "kmeans", "LDA"} for need in needs]
         assert {"class_means"} not in wanted
     (folder / MEANS).unlink()
-    assert [need.options["class_means"] for need in missing_supervision(configure(folder))] == [True]
+    assert [need.options["class_means"] for need in missing_supervision(Options.of(configure(folder)))] == [True]
 
 
 def test_a_teacher_without_an_experiment_has_them_by_its_weights(made, tmp_path, capsys):

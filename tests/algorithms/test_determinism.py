@@ -13,6 +13,7 @@ from training_tools import differences, outcome, train
 import main_classification
 from algorithms import command_for, run_config
 from algorithms import train as training
+from config.options import Options
 from engine.numerics import set_numerics
 from letkd.losses import full_precision
 from storage.tensor_files import load_json
@@ -85,7 +86,7 @@ def test_what_a_run_prepares_is_deterministic_as_well():
     from results.places import Requirement
 
     config = main_classification.default_config("digits.RN14_RN8.letKD-1") | {"deterministic": True}
-    command = command_for(Requirement("", "digits.RN14"), config)
+    command = command_for(Requirement("", "digits.RN14"), Options.of(config))
     assert "deterministic=True" in command
 
 

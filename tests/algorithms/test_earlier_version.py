@@ -11,6 +11,7 @@ import main_classification
 from algorithms import export, run_config
 from algorithms.teaching import open_objective
 from config.experiments import default_configs
+from config.options import Options
 from dataloaders import load_dataset
 from engine.checkpoints import EARLIER_FORMAT, FORMAT, load_checkpoint
 from reporting.report import write_report
@@ -55,7 +56,7 @@ def test_it_is_evaluated_as_it_was_measured(name, left):
 @pytest.mark.parametrize("name", THERE)
 def test_its_losses_are_those_of_today(name, left):
     content = earlier_checkpoint(left, name)
-    objective = open_objective(configure(name, left), load_dataset("digits", image_size=8))
+    objective = open_objective(Options.of(configure(name, left)), load_dataset("digits", image_size=8))
     assert set(content["losses"]) == set(objective.losses.state_dict())
     assert (content["losses"] != {}) == (name == "digits.RN14_RN8.QuEST")
 

@@ -30,6 +30,7 @@ from algorithms.export import (
     shorter_side,
 )
 from architectures import create_model, mobilenetv2, shufflenetv1, shufflenetv2
+from config.options import Options
 from dataloaders import Dataset, load_dataset
 from dataloaders.decoding import fit_square
 from distillation.build import build_student
@@ -123,7 +124,7 @@ def make_student(network: str, *, with_layers: bool, alpha: float = 0.7) -> nn.M
         return pretend_training_(create_model(network, num_classes=NUM_CLASSES), images)
     config = {"method": "letKD-2", "student": network, "penultimate": True, "intermediate": True, **SMALL}
     alphas = {"alpha_penultimate": alpha, "alpha_intermediate": 1.5 * alpha}
-    return pretend_training_(build_student(config | alphas, NUM_CLASSES, 32), images)
+    return pretend_training_(build_student(Options.of(config | alphas), NUM_CLASSES, 32), images)
 
 
 def trace_student(student: nn.Module, network: str) -> ExportedProgram:
@@ -300,7 +301,7 @@ def test_results_keep_what_was_there(tmp_path, dataset):
     leave_training(config, dataset)
     path = directory(config) / "results.json"
     path.write_text(json.dumps({"mode": "train", "top1": 12.5, "exports": {"last.onnx": {"epoch": 3}}}))
-    Export(config).run()
+    Export(Options.of(config)).run()
     results = json.loads(path.read_text())
     assert (results["mode"], results["top1"]) == ("train", 12.5)
     assert {name: measured["epoch"] for name, measured in results["exports"].items()} == {"last.onnx": 3, "best.pt2": 2}
@@ -340,7 +341,7 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path, dataset):
     config = configure("digits.RN8", tmp_path, export="pt2")  # the last epoch
     leave_training(config, dataset)
     with pytest.raises(ValueError, match="is not written: a logit is off by"):
-        Export(config).run()
+        Export(Options.of(config)).run()
     assert not (directory(config) / "export").exists()
 
 
@@ -352,13 +353,13 @@ def test_a_network_that_cannot_be_traced_is_one_line(tmp_path, dataset, monkeypa
     leave_training(config, dataset)
     monkeypatch.setattr(export, "trace", refuse)
     with pytest.raises(ValueError, match=r"cannot make \S+\.pt2: RuntimeError: data-dependent$"):
-        Export(config).run()
+        Export(Options.of(config)).run()
 
 
 def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"onnxscript.*: pip install onnx onnxscript onnxruntime$"):
-        Export(configure("digits.RN8", tmp_path, export="onnx")).run()
+        Export(Options.of(configure("digits.RN8", tmp_path, export="onnx"))).run()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"onnxruntime.*: pip install onnxruntime$"):
         export.open_onnx(b"")
@@ -372,4 +373,4 @@ def test_another_kind_of_file_is_refused(value, tmp_path):
 
 def test_what_was_not_trained_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"digits\.RN14_RN8\.letKD-2 has not been trained"):
-        Export(configure(NAME, tmp_path, export="pt2")).run()
+        Export(Options.of(configure(NAME, tmp_path, export="pt2"))).run()

@@ -13,6 +13,7 @@ from training_tools import configure, train
 import main_classification
 from algorithms import check_options, run_config, run_trials
 from algorithms.teaching import FINGERPRINTS
+from config.options import Options
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.records import read_results, save_results
 from engine.weights import check_belongs
@@ -186,7 +187,7 @@ def test_trials_that_two_teachings_have_made_are_refused_before_one_trains(key, 
     config = main_classification.default_config("digits.RN14_RN8.letKD-2") | {"localpath": str(tmp_path), "trials": 3}
     put_trials(config, [{key: "a" * 64}, {}, {key: "b" * 64}])
     with pytest.raises(ValueError, match=f"{FINGERPRINTS[key]}: .*seed0 was taught by aaa.*seed2 has bbb"):
-        run_trials(config | {"evaluate": job == "evaluate"}, lambda trial: pytest.fail("a trial has begun"))
+        run_trials(Options.of(config | {"evaluate": job == "evaluate"}), lambda trial: pytest.fail("a trial has begun"))
 
 
 @pytest.mark.parametrize("key", FINGERPRINTS)
@@ -195,15 +196,17 @@ def test_a_trial_that_is_left_must_have_the_teacher_of_those_before(key, tmp_pat
     put_trials(config, [{key: "a" * 64}])
     monkeypatch.setattr("algorithms.trials.supervision_fingerprints", lambda config: {key: "b" * 64})
     with pytest.raises(ValueError, match="what is there for the trials that are left has bbb"):
-        run_trials(config, lambda trial: pytest.fail("a trial has begun"))
-    assert run_trials(config | {"trials": 1}, pytest.fail)["seeds"] == [0]  # nothing is left, nothing is mixed
+        run_trials(Options.of(config), lambda trial: pytest.fail("a trial has begun"))
+    assert run_trials(Options.of(config | {"trials": 1}), pytest.fail)["seeds"] == [
+        0
+    ]  # nothing is left, nothing is mixed
 
 
 def test_a_trial_of_another_teacher_that_is_not_asked_for_is_left_out_and_said(tmp_path, caplog):
     config = main_classification.default_config("digits.RN14_RN8.letKD-2") | {"localpath": str(tmp_path), "trials": 2}
     put_trials(config, [{"teacher_fingerprint": digit * 64} for digit in "aab"])
     with caplog.at_level("INFO", logger="letKD.run"):
-        assert run_trials(config, pytest.fail)["seeds"] == [0, 1]
+        assert run_trials(Options.of(config), pytest.fail)["seeds"] == [0, 1]
     assert "seed 2 is left out: not the same are the teacher's weights" in caplog.text
 
 
@@ -211,7 +214,7 @@ def test_results_of_another_seed_are_refused(tmp_path):
     config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 2}
     put_trials(config, [{}, {"seed": 0}])
     with pytest.raises(ValueError, match=r"seed 1: .*seed1/results.json is not of this trial: it has .* of seed 0"):
-        run_trials(config, pytest.fail)
+        run_trials(Options.of(config), pytest.fail)
 
 
 def put_trials(config: dict, facts: list[dict]) -> None:

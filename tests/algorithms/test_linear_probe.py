@@ -15,6 +15,7 @@ import main_classification
 from algorithms import make_algorithm
 from algorithms.probe import LinearProbe
 from architectures import Input, create_model
+from config.options import Options
 from dataloaders import Dataset, load_dataset, make_eval_loader
 from dataloaders.facts import data_facts
 from distillation.build import build_student
@@ -45,7 +46,7 @@ def trained(tmp_path, dataset):
             main_classification.default_config(name) | small | {"localpath": str(tmp_path), "cuda": False} | updates
         )
         torch.manual_seed(0)
-        model = build_student(config, num_classes=10, image_size=8).eval()
+        model = build_student(Options.of(config), num_classes=10, image_size=8).eval()
         content = {"model": model.state_dict(), "epoch": 1, "epochs": 1, "data": data_facts(dataset)}
         directory = Path(tmp_path, *name.split("."))
         save_checkpoint(directory / LAST, content)
@@ -74,7 +75,7 @@ def accuracy(features, dataset: Dataset) -> float:
 
 def test_both_sides_of_the_layer_are_probed(trained, dataset):
     config, model = trained("digits.RN14_RN8.letKD-2")
-    probed = LinearProbe(config).run()["linear_probe"]["last"]
+    probed = LinearProbe(Options.of(config)).run()["linear_probe"]["last"]
     alone = create_model("resnet8", num_classes=10).eval()
     alone.load_state_dict(model.backbone.state_dict())
     layer = model.layers["intermediate"]
@@ -92,7 +93,7 @@ def test_both_sides_of_the_layer_are_probed(trained, dataset):
 @pytest.mark.parametrize("name", ["digits.RN8", "digits.RN14_RN8.letKD-1", "digits.RN14_RN8.QuEST"])
 def test_without_a_layer_there_is_one_map(name, trained, dataset):
     config, model = trained(name)
-    probed = LinearProbe(config).run()["linear_probe"]["last"]
+    probed = LinearProbe(Options.of(config)).run()["linear_probe"]["last"]
     alone = create_model("resnet8", num_classes=10).eval()
     alone.load_state_dict(getattr(model, "backbone", model).state_dict())
     assert probed["map"] == pytest.approx(accuracy(alone.forward_features, dataset), abs=0.25)
@@ -101,14 +102,14 @@ def test_without_a_layer_there_is_one_map(name, trained, dataset):
 
 def test_a_layer_that_adds_nothing_changes_nothing(trained):
     config, _ = trained("digits.RN14_RN8.letKD-2", alpha_intermediate=0.0)
-    probed = LinearProbe(config).run()["linear_probe"]["last"]
+    probed = LinearProbe(Options.of(config)).run()["linear_probe"]["last"]
     assert probed["layer input"] == probed["layer output"]
 
 
 def test_the_trainings_results_are_kept(trained):
     config, _ = trained("digits.RN14_RN8.letKD-2")
-    LinearProbe(config).run()
-    LinearProbe(config | {"best": True}).run()
+    LinearProbe(Options.of(config)).run()
+    LinearProbe(Options.of(config | {"best": True})).run()
     found = results(config)
     assert {key: found[key] for key in TRAINED} == TRAINED
     assert set(found["linear_probe"]) == {"last", "best"}
@@ -118,7 +119,7 @@ def test_the_trainings_results_are_kept(trained):
 def test_a_network_that_was_not_trained_is_an_error(trained):
     config, _ = trained("digits.RN14_RN8.letKD-2")
     with pytest.raises(FileNotFoundError, match=r"digits\.RN14_RN8\.letKD-1 has not been trained"):
-        LinearProbe(config | {"config": "digits.RN14_RN8.letKD-1"}).run()
+        LinearProbe(Options.of(config | {"config": "digits.RN14_RN8.letKD-1"})).run()
 
 
 def test_the_entry_probes(trained):

@@ -17,6 +17,7 @@ import main_classification
 from algorithms import export, run_config
 from algorithms.predict import Prediction, find_images
 from architectures import create_model
+from config.options import Options
 from dataloaders import Dataset, load_dataset
 from dataloaders.decoding import fit_square
 from engine.checkpoints import BEST, LAST
@@ -302,7 +303,7 @@ def test_a_published_network_takes_what_it_must_know_from_its_data_set(folder, t
     config = main_classification.default_config(NAME) | {"cuda": False, "image_size": 8, "num_workers": 0}
     torch.save({"model": create_model("resnet8", num_classes=10).state_dict()}, tmp_path / "published.pth")
     config |= {"weights": str(tmp_path / "published.pth"), "images": str(folder / "images" / "2"), "top": 3}
-    result = Prediction(config | {"localpath": str(tmp_path)}).run()
+    result = Prediction(Options.of(config | {"localpath": str(tmp_path)})).run()
     assert {len(image["predictions"]) for image in result["images"]} == {3}
     assert {guess["class"] for image in result["images"] for guess in image["predictions"]} <= set(dataset.classes)
 

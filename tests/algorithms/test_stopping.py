@@ -15,6 +15,7 @@ from training_tools import STEPS, PowerFailure, configure, differences, outcome,
 
 from algorithms import train as training
 from algorithms.train import Training
+from config.options import Options
 from engine import checkpoints
 from engine.checkpoints import load_checkpoint
 from engine.stopping import Stopped, StopRequest
@@ -236,7 +237,7 @@ def test_a_run_that_has_diverged_leaves_no_state_when_it_is_stopped(folder, monk
         job.model.bn1.running_var.data[0] = math.nan
         interrupt()
 
-    job = Training(configure("classification", folder, **OPTIONS | {"disp_step": 1000}))
+    job = Training(Options.of(configure("classification", folder, **OPTIONS | {"disp_step": 1000})))
     stop_at(monkeypatch, STEPS + 2, spoil_and_interrupt)
     with pytest.raises(FloatingPointError, match=r"running_var became nan in epoch 2; the last good state is epoch 1"):
         job.run()

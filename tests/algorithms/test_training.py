@@ -31,7 +31,7 @@ from algorithms.base import HOLD_OUT_SEED
 from algorithms.teaching import open_objective
 from algorithms.train import Meter, Training
 from architectures import Input, create_model
-from config.options import Protocol
+from config.options import Options, Protocol
 from dataloaders import Batch, hold_out, load_dataset, make_eval_loader
 from distillation.objective import Objective, Step
 from engine.accuracy import evaluate
@@ -65,7 +65,7 @@ def test_two_seeds_differ_in_initial_weights_and_in_order(folder, monkeypatch):
 
     monkeypatch.setattr("engine.step.descend", watch)
     for seed in (0, 1):
-        job = Training(configure("classification", folder, epochs=1, seed=seed))
+        job = Training(Options.of(configure("classification", folder, epochs=1, seed=seed)))
         with pytest.raises(KeyboardInterrupt):
             job.run()
         job.train_loader.set_epoch(1)
@@ -375,7 +375,7 @@ def test_what_is_not_finite_first_stops_the_run_and_the_last_good_epoch_is_kept(
     def spoil() -> None:  # two steps later all losses are nan, and all weights
         job.objective.losses["words"].predictor[0].templates.data[0, 0] = math.nan
 
-    job = Training(configure("QuEST", folder, epochs=3, milestones=[1], disp_step=disp_step))
+    job = Training(Options.of(configure("QuEST", folder, epochs=3, milestones=[1], disp_step=disp_step)))
     stop_at(monkeypatch, STEPS + 2, spoil)
     with pytest.raises(FloatingPointError, match=rf"\A{first}; the last good state is epoch 1 \(try a lower .*\)\Z"):
         job.run()
@@ -396,7 +396,7 @@ def test_a_weight_that_is_not_finite_is_named_though_the_losses_are(name, value,
         descend(optimizer, loss)
         job.model.state_dict()[name].flatten()[0] = value  # in the last step of an epoch, behind its loss
 
-    job = Training(configure("letKD-2", folder, epochs=1, milestones=[], batch_size=256))
+    job = Training(Options.of(configure("letKD-2", folder, epochs=1, milestones=[], batch_size=256)))
     monkeypatch.setattr("engine.step.descend", break_it)
     with pytest.raises(FloatingPointError, match=rf"\A{name} became {value} in epoch 1; no epoch was good "):
         job.run()
@@ -427,7 +427,7 @@ def build(supervision, few_digits):
     def build(name: str, **updates: Any) -> Objective:
         torch.manual_seed(0)
         config = configure(name, supervision, **updates)
-        return open_objective(config, load_dataset("digits", image_size=8))
+        return open_objective(Options.of(config), load_dataset("digits", image_size=8))
 
     return build
 
@@ -476,7 +476,7 @@ def test_the_teacher_stays_in_eval_mode(name, build):
 def test_checkpoints_hold_what_is_deployed_and_what_trains_beside_it(name, folder, few_digits):
     directory = train(name, folder, epochs=1)
     content = load_tensors(directory / "last.pth")
-    objective = open_objective(configure(name, folder), load_dataset("digits", image_size=8))
+    objective = open_objective(Options.of(configure(name, folder)), load_dataset("digits", image_size=8))
     assert list(content["model"]) == list(objective.student.state_dict())
     assert list(content["losses"]) == list(objective.losses.state_dict())
     assert (list(content["losses"]) != []) == (name == "QuEST")

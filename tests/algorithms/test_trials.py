@@ -1,6 +1,7 @@
 """Trials: a directory for each seed, what is finished is left alone, what was broken off goes on, and their mean."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import main_classification
 from algorithms import check_options, run_trials
 from algorithms.trials import TRIALS, format_summary
 from config.experiments import ENTRY_OPTIONS
+from config.options import Options
 from engine.checkpoints import NEWEST, load_checkpoint, save_checkpoint
 from engine.records import RESULTS, save_results
 from results import settings
@@ -29,12 +31,23 @@ def folder(tmp_path) -> Path:
     return tmp_path / "digits/RN8"
 
 
+def run(config: dict, job: Callable[[dict], dict]) -> dict:
+    """The trials of a configuration, and what a job on each of theirs leaves."""
+    return run_trials(Options.of(config), lambda trial: job(trial.flat))
+
+
+def directory_of(trial: dict) -> Path:
+    """Where its training is."""
+    options = Options.of(trial)
+    return run_directory(options.run.localpath, options.job, "train")
+
+
 def train(trial: dict) -> dict:
     """What a training leaves, without the training: 90, 91, 92 % for seeds 0, 1, 2."""
     facts = {key: trial[key] for key in ("config", "method", "dataset", "seed", "precision", "epochs")}
     top1 = 90.0 + trial["seed"]
     measured = {"top1": top1, "best_top1": top1 + 0.5, "best_epoch": 7, "top5": 99.0, "seconds": 4.0}
-    return save_results(run_directory(trial, "train"), facts | measured | {"mode": "train", "options": trial})
+    return save_results(directory_of(trial), facts | measured | {"mode": "train", "options": trial})
 
 
 class Runs:
@@ -55,7 +68,7 @@ class Runs:
 
 def test_every_seed_has_a_directory_and_they_have_a_mean(config, folder):
     runs = Runs()
-    content = run_trials(config, runs)
+    content = run(config, runs)
     assert runs.seeds == [0, 1, 2]
     assert {path.parent.name for path in folder.glob(f"*/{RESULTS}")} == {"seed0", "seed1", "seed2"}
     assert load_json(folder / TRIALS) == content
@@ -66,45 +79,45 @@ def test_every_seed_has_a_directory_and_they_have_a_mean(config, folder):
 
 
 def test_the_table_has_a_line_for_each_seed_and_two_for_all(config):
-    lines = format_summary(run_trials(config, Runs())["summaries"]["train"]).splitlines()
+    lines = format_summary(run(config, Runs())["summaries"]["train"]).splitlines()
     assert [line.split()[0] for line in lines] == ["seed", "0", "1", "2", "mean", "std"]
     assert lines[4].split()[1:3] == ["91.00", "91.50"] and lines[5].split()[1] == "1.00"
 
 
 @pytest.mark.parametrize(("num_classes", "is_shown"), [(3, False), (5, False), (6, True), (None, True)])
 def test_top5_stands_in_the_table_where_it_says_something(num_classes, is_shown, config):
-    summary = run_trials(config, Runs())["summaries"]["train"]
+    summary = run(config, Runs())["summaries"]["train"]
     heading = format_summary(summary, num_classes=num_classes).splitlines()[0].split()
     assert ("top5" in heading) == is_shown and "top1" in heading
 
 
 def test_one_seed_has_no_deviation(config):
-    summary = run_trials(config | {"trials": 0, "seeds": [4]}, Runs())["summaries"]["train"]
+    summary = run(config | {"trials": 0, "seeds": [4]}, Runs())["summaries"]["train"]
     assert summary["mean"]["top1"] == 94 and summary["std"] is None
     assert format_summary(summary).splitlines()[-1].split() == ["std", "-", "-", "-", "-"]
 
 
 def test_finished_trials_are_left_alone(config, folder):
-    run_trials(config | {"trials": 2}, Runs())
+    run(config | {"trials": 2}, Runs())
     before = (folder / "seed0" / RESULTS).read_bytes()
     runs = Runs()
-    content = run_trials(config, runs)
+    content = run(config, runs)
     assert runs.seeds == [2] and content["seeds"] == [0, 1, 2]
     assert (folder / "seed0" / RESULTS).read_bytes() == before
 
 
 def test_seeds_of_an_earlier_command_count_too(config):
-    run_trials(config | {"trials": 2}, Runs())
-    assert run_trials(config | {"trials": 0, "seeds": [7]}, Runs())["seeds"] == [0, 1, 7]
+    run(config | {"trials": 2}, Runs())
+    assert run(config | {"trials": 0, "seeds": [7]}, Runs())["seeds"] == [0, 1, 7]
 
 
 @pytest.mark.parametrize("file", ["last.pth", "stopped.pth"])
 def test_a_trial_that_was_broken_off_goes_on(file, config, folder):
     save_checkpoint(folder / "seed0" / file, {"epoch": 3, "config": config | {"seed": 0}})
     runs = Runs()
-    run_trials(config, runs)
+    run(config, runs)
     assert runs.seeds == [0, 1, 2] and runs.asked[0]["checkpoint"] == NEWEST
-    assert [run_directory(trial, "train") for trial in runs.asked] == [folder / f"seed{seed}" for seed in range(3)]
+    assert [directory_of(trial) for trial in runs.asked] == [folder / f"seed{seed}" for seed in range(3)]
 
 
 @pytest.mark.parametrize("file", [RESULTS, "last.pth", "stopped.pth"])
@@ -116,13 +129,13 @@ def test_a_trial_with_other_settings_is_refused(file, config, folder):
         save_checkpoint(folder / "seed0" / file, {"epoch": 3, "config": earlier})
     runs = Runs()
     with pytest.raises(ValueError, match=r"^seed 0: .*seed0 was trained with epochs=3 \(now 8\); move it away"):
-        run_trials(config, runs)
+        run(config, runs)
     assert runs.asked == []
 
 
 def test_a_trial_with_other_settings_is_not_averaged(config):
     train(config | {"epochs": 3, "seed": 5, "seeds": [5]})
-    assert run_trials(config, Runs())["seeds"] == [0, 1, 2]
+    assert run(config, Runs())["seeds"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -135,34 +148,34 @@ def test_a_trial_with_other_settings_is_not_averaged(config):
     ],
 )
 def test_options_that_do_not_bear_on_results_are_not_compared(updates, config):
-    run_trials(config, Runs())
+    run(config, Runs())
     runs = Runs()
-    run_trials(config | updates, runs)
+    run(config | updates, runs)
     assert runs.asked == []
 
 
 @pytest.mark.parametrize("updates", [{"precision": "bf16"}, {"teacher_weights": "other.pth"}, {"num_words": 8}])
 def test_options_that_do_are(updates, tmp_path):
     config = main_classification.default_config("digits.RN14_RN8.QuEST") | {"localpath": str(tmp_path), "trials": 2}
-    run_trials(config, Runs())
+    run(config, Runs())
     with pytest.raises(ValueError, match=f"seed0 was trained with {next(iter(updates))}="):
-        run_trials(config | updates, Runs())
+        run(config | updates, Runs())
 
 
 def test_another_folder_of_images_is_another_data_set(tmp_path):
     config = main_classification.default_config("ImageFolder.RN8") | {"localpath": str(tmp_path), "trials": 2}
-    run_trials(config | {"data_dir": "cats"}, Runs())
-    run_trials(config | {"data_dir": "./cats/"}, Runs())
+    run(config | {"data_dir": "cats"}, Runs())
+    run(config | {"data_dir": "./cats/"}, Runs())
     with pytest.raises(ValueError, match=r"seed0 was trained with data_dir='cats' \(now 'dogs'\); move it away"):
-        run_trials(config | {"data_dir": "dogs"}, Runs())
+        run(config | {"data_dir": "dogs"}, Runs())
 
 
 @pytest.mark.parametrize("name", ["seed0.old", "seed3_1", "seed03", "seed²", "seeds"])
 def test_a_folder_that_was_moved_away_is_no_trial(name, config, folder):
-    run_trials(config | {"trials": 1}, Runs())
+    run(config | {"trials": 1}, Runs())
     (folder / "seed0").rename(folder / name)
     runs = Runs()
-    assert run_trials(config, runs)["seeds"] == runs.seeds == [0, 1, 2]
+    assert run(config, runs)["seeds"] == runs.seeds == [0, 1, 2]
 
 
 def test_every_option_of_the_entry_is_placed():
@@ -171,12 +184,12 @@ def test_every_option_of_the_entry_is_placed():
 
 
 def test_an_option_that_a_later_version_brought_changes_nothing(config, folder):
-    run_trials(config, Runs())
+    run(config, Runs())
     results = load_json(folder / "seed0" / RESULTS)
     del results["options"]["momentum"]
     save_json(folder / "seed0" / RESULTS, results)
     runs = Runs()
-    run_trials(config, runs)
+    run(config, runs)
     assert runs.asked == []
 
 
@@ -188,10 +201,10 @@ def fail(trial: dict) -> dict:
 
 def test_a_failing_seed_stops_with_its_number_and_the_others_stay(config, folder):
     with pytest.raises(ValueError, match=r"^seed 1: loss became nan in epoch 2$"):
-        run_trials(config, Runs(fail))
+        run(config, Runs(fail))
     assert (folder / "seed0" / RESULTS).is_file() and not (folder / TRIALS).exists()
     runs = Runs()
-    run_trials(config, runs)
+    run(config, runs)
     assert runs.seeds == [1, 2]
 
 
@@ -203,9 +216,9 @@ def stop(trial: dict) -> dict:
 
 def test_after_a_stop_the_same_command_does_the_rest(config):
     with pytest.raises(KeyboardInterrupt):
-        run_trials(config, Runs(stop))
+        run(config, Runs(stop))
     runs = Runs()
-    assert run_trials(config, runs)["seeds"] == [0, 1, 2]
+    assert run(config, runs)["seeds"] == [0, 1, 2]
     assert runs.seeds == [2]
     words = ["main.py", "with", f"config={NAME}", "trials=3"]
     assert main_classification.continuation(words, has_state=False) == " ".join(words)
@@ -215,12 +228,12 @@ def test_a_run_without_trials_is_none_of_them(config, folder):
     train(config | {"trials": 0, "epochs": 5})
     before = (folder / RESULTS).read_bytes()
     runs = Runs()
-    run_trials(config, runs)
+    run(config, runs)
     assert runs.seeds == [0, 1, 2] and (folder / RESULTS).read_bytes() == before
 
 
 def evaluate(trial: dict) -> dict:
-    path = run_directory(trial, "train") / RESULTS
+    path = directory_of(trial) / RESULTS
     measured = {"top1": 80.0 + trial["seed"], "top5": 98.0, "loss": 0.5, "epoch": 8, "split": "eval"}
     results = load_json(path) | {"evaluations": {"last": measured}}
     save_json(path, results)
@@ -228,16 +241,16 @@ def evaluate(trial: dict) -> dict:
 
 
 def test_evaluations_are_averaged_beside_the_training(config, folder):
-    run_trials(config, Runs())
-    content = run_trials(config | {"evaluate": True}, Runs(evaluate))
+    run(config, Runs())
+    content = run(config | {"evaluate": True}, Runs(evaluate))
     assert content["summaries"]["evaluate last"]["mean"] == pytest.approx({"top1": 81, "top5": 98, "loss": 0.5})
     assert content["summaries"]["train"]["mean"]["top1"] == 91
 
 
 def test_what_is_not_trained_is_not_evaluated(config):
-    run_trials(config | {"trials": 1}, Runs())
+    run(config | {"trials": 1}, Runs())
     with pytest.raises(ValueError, match=r"^seed 1: .*seed1 is not finished; .* the same command without evaluate=$"):
-        run_trials(config | {"evaluate": True}, Runs(evaluate))
+        run(config | {"evaluate": True}, Runs(evaluate))
 
 
 @pytest.mark.parametrize(

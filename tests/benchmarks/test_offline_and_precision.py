@@ -41,19 +41,19 @@ def test_made_up_patches_give_both_tables(monkeypatch, capsys):
 
 def test_patches_of_a_network_are_those_of_its_jobs(few_digits, weights, tmp_path):
     options = ["config=digits.RN14", f"weights={weights}", f"localpath={tmp_path}"]
-    words, decisions, labels = offline.TrainedNetwork(precision.read_config(options)).both()
+    words, decisions, labels = offline.TrainedNetwork(precision.read_options(options)).both()
     assert words.shape == decisions.shape == (len(labels), 64)
     assert labels.unique().tolist() == list(range(10))
     assert not torch.equal(words, decisions)
 
 
 def test_options_are_read_as_the_entry_reads_them():
-    config = precision.read_config(["config=digits.RN14_RN8.letKD-2", "num_words=16", "cuda=False", "localpath=here"])
-    assert (config["num_words"], config["cuda"], config["localpath"]) == (16, False, "here")
+    options = precision.read_options(["config=digits.RN14_RN8.letKD-2", "num_words=16", "cuda=False", "localpath=here"])
+    assert (options.words.num_words, options.run.cuda, options.run.localpath) == (16, False, "here")
     with pytest.raises(ValueError, match="num_word"):
-        precision.read_config(["config=digits.RN14_RN8.letKD-2", "num_word=16"])
+        precision.read_options(["config=digits.RN14_RN8.letKD-2", "num_word=16"])
     with pytest.raises(ValueError, match="num_words"):
-        precision.read_config(["config=digits.RN14_RN8.letKD-2", "num_words=many"])
+        precision.read_options(["config=digits.RN14_RN8.letKD-2", "num_words=many"])
 
 
 @pytest.mark.parametrize("method", step.METHODS)

@@ -23,6 +23,7 @@ from training_tools import STEPS, differences, outcome, stop_at
 import main_classification
 from algorithms import export
 from algorithms.teaching import open_objective
+from config.options import Options
 from config.updates import check_updates
 from dataloaders import Batch, load_dataset
 from distillation.expressions import canonical
@@ -252,7 +253,7 @@ def drawn(all_losses, folder) -> Callable[[str], Objective]:
         words, _ = get_config_updates([*SMALL, *(WORDS if "letKD" in method else [])])
         config = defaults | check_updates(words, defaults) | {"localpath": str(folder)}
         torch.manual_seed(config["seed"])
-        return open_objective(config, load_dataset("digits", splits=("train", "eval"), image_size=8))
+        return open_objective(Options.of(config), load_dataset("digits", splits=("train", "eval"), image_size=8))
 
     return drawn
 

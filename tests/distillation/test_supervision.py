@@ -21,6 +21,7 @@ from algorithms import KMeansCodebook, features, run_config
 from algorithms.teaching import missing_supervision, open_objective, teacher_weights
 from architectures import create_model
 from config.experiments import ENTRY_OPTIONS
+from config.options import Options
 from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
 from distillation.objective import Teacher
@@ -66,13 +67,13 @@ def digits(config: dict[str, Any]) -> Dataset:
 
 
 def open_pair(config: dict[str, Any]) -> tuple[Network, Teacher]:
-    return open_networks(config, digits(config))
+    return open_networks(Options.of(config), digits(config))
 
 
 def open_all(config: dict[str, Any]) -> tuple[Teacher, Codebook, SubclassTargets]:
     """The supervision of a letKD-2 run, read from its files."""
-    student, teacher = open_pair(config)
-    return teacher, open_codebook(config, student, teacher), open_subclasses(config, student, teacher)
+    options, (student, teacher) = Options.of(config), open_pair(config)
+    return teacher, open_codebook(options, student, teacher), open_subclasses(options, student, teacher)
 
 
 def refusal(caught: pytest.ExceptionInfo) -> str:
@@ -107,10 +108,10 @@ def test_a_teacher_with_other_weights_is_refused(folder):
     run("digits.RN8", folder, epochs=1, seed=1)
     networks = open_pair(config)
     with pytest.raises(ValueError, match="another teacher") as caught:
-        open_codebook(config, *networks)
+        open_codebook(Options.of(config), *networks)
     assert str(folder / CODEBOOK) in refusal(caught)
     with pytest.raises(ValueError, match="another teacher") as caught:
-        open_subclasses(config, *networks)
+        open_subclasses(Options.of(config), *networks)
     assert str(folder / DECISIONS) in refusal(caught)
     with pytest.raises(ValueError, match="another teacher") as caught:
         run_config(config)
@@ -183,7 +184,7 @@ def test_a_chosen_file_is_refused_with_the_option_that_chose_it(folder):
         for chosen in (None, str(folder / name)):
             config = pair(folder, image_size=16, **{option: chosen})
             with pytest.raises(ValueError, match="another image_size") as caught:
-                (open_codebook if option == "codebook" else open_subclasses)(config, *networks)
+                (open_codebook if option == "codebook" else open_subclasses)(Options.of(config), *networks)
             assert refusal(caught).endswith(f"; leave out {option}= to use the standard file") == bool(chosen)
 
 
@@ -246,17 +247,17 @@ def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
     ],
 )
 def test_a_method_requires_what_it_uses_in_the_order_of_making(name, wanted, tmp_path):
-    requirements = list(missing_supervision(configure(f"digits.RN14_RN8.{name}", tmp_path)))
+    requirements = list(missing_supervision(Options.of(configure(f"digits.RN14_RN8.{name}", tmp_path))))
     found = [next((job for job in ("kmeans", "LDA") if job in need.options), "teacher") for need in requirements]
     assert found == wanted
 
 
 def test_nothing_is_missing_of_what_was_made(folder):
-    assert list(missing_supervision(pair(folder))) == []
+    assert list(missing_supervision(Options.of(pair(folder)))) == []
     (folder / CODEBOOK).unlink()
-    (need,) = missing_supervision(pair(folder))
+    (need,) = missing_supervision(Options.of(pair(folder)))
     assert need.experiment == "digits.RN8" and need.options["kmeans"] == 16
-    assert list(missing_supervision(pair(folder, penultimate=False))) == []
+    assert list(missing_supervision(Options.of(pair(folder, penultimate=False)))) == []
 
 
 # --- the authors' files ----------------------------------------------------------------------------------------------
@@ -293,14 +294,14 @@ def test_the_authors_codebooks_load(ending, folder):
     centroids = torch.randn(16, 64)
     write_authors_codebook(folder / f"VQ/digits/RN8/vector_quantizer_kmeansK16_net_epoch{ending}", centroids)
     assert torch.equal(open_all(pair(folder))[1].centroids, centroids)
-    assert list(missing_supervision(pair(folder))) == []
+    assert list(missing_supervision(Options.of(pair(folder)))) == []
 
 
 @pytest.mark.parametrize("suffix", ["", "_60"])
 def test_the_authors_decision_scores_load_and_train(suffix, folder):
     arrays = write_authors_decisions(folder / "LDA/digits/RN8", suffix)
     config = pair(folder, subclasses_per_class=8)
-    assert list(missing_supervision(config)) == []
+    assert list(missing_supervision(Options.of(config))) == []
     subclasses = open_all(config)[2]
     expected = [
         (subclasses.weight, arrays["lda_model_scalings"][:, :60].T),
@@ -310,7 +311,7 @@ def test_the_authors_decision_scores_load_and_train(suffix, folder):
     ]
     for found, array in expected:
         np.testing.assert_allclose(found.numpy(), array, rtol=1e-5, atol=1e-5)
-    objective = open_objective(config, digits(config)).train()
+    objective = open_objective(Options.of(config), digits(config)).train()
     step = objective(batch_of(PIXELS, torch.arange(4)))
     assert step.loss.isfinite() and step.terms["decisions"] > 0
 
@@ -339,7 +340,7 @@ def test_the_authors_files_are_taken_with_a_notice(folder, capsys):
 
 def test_without_the_number_of_components_in_the_name_it_is_sixty(folder):
     write_authors_decisions(folder / "LDA/digits/RN8", "")
-    (need,) = missing_supervision(pair(folder, subclasses_per_class=8, lda_components=9))
+    (need,) = missing_supervision(Options.of(pair(folder, subclasses_per_class=8, lda_components=9)))
     assert need.options["LDA"] == 5
 
 
@@ -384,8 +385,8 @@ def test_the_files_that_the_authors_published_load(teacher, supervision, suffix,
     config = ENTRY_OPTIONS | experiment | {"localpath": str(tmp_path), "teacher_weights": str(weights)}
     classes = tuple(map(str, range(100)))
     dataset = Dataset("CIFAR100", classes, 32, mean=(0.5,) * 3, std=(0.25,) * 3, padding=4, flip=True)
-    networks = open_networks(config, dataset)
-    subclasses = open_subclasses(config, *networks)
+    networks = open_networks(Options.of(config), dataset)
+    subclasses = open_subclasses(Options.of(config), *networks)
     assert subclasses.num_targets == 800 and subclasses.centers.shape == (100, 8, 60)
     images = torch.randn(2, 3, 32, 32)
     maps = pooled_maps(*networks, images)
@@ -393,7 +394,7 @@ def test_the_files_that_the_authors_published_load(teacher, supervision, suffix,
     assert maps["penultimate"].shape[2:] == maps["intermediate"].shape[2:] == (side, side)
     assert subclasses.assign(maps["intermediate"], torch.tensor([3, 99])).shape == (2 * side**2,)
     if teacher == "resnet56":
-        assert open_codebook(config, *networks).centroids.shape == (4096, 64)
+        assert open_codebook(Options.of(config), *networks).centroids.shape == (4096, 64)
 
 
 # --- files that are refused ------------------------------------------------------------------------------------------
@@ -470,7 +471,7 @@ def test_a_published_checkpoint_loads(prefix, zipped, tmp_path):
         path,
         _use_new_zipfile_serialization=zipped,
     )
-    weights = teacher_weights(pair(tmp_path, teacher_weights=str(path)))
+    weights = teacher_weights(Options.of(pair(tmp_path, teacher_weights=str(path))))
     assert weights.source == path and list(weights.state) == list(state)
     assert all(torch.equal(weights.state[name], tensor) for name, tensor in state.items())
 
@@ -492,19 +493,19 @@ def test_a_chosen_file_goes_before_own_training_and_that_before_the_published_fi
         torch.save(published_checkpoint(create_model("resnet8", num_classes=10).state_dict()), path)
     own = folder / "digits/RN8/last.pth"
     config = pair(folder, published_weights=str(published))
-    assert teacher_weights(config | {"teacher_weights": str(chosen)}).source == chosen
-    assert teacher_weights(config).source == own
+    assert teacher_weights(Options.of(config | {"teacher_weights": str(chosen)})).source == chosen
+    assert teacher_weights(Options.of(config)).source == own
     own.unlink()
-    assert teacher_weights(config).source == published
+    assert teacher_weights(Options.of(config)).source == published
     published.unlink()
     with pytest.raises(FileNotFoundError) as caught:
-        teacher_weights(config)
+        teacher_weights(Options.of(config))
     assert str(own) in refusal(caught) and str(published) in refusal(caught)
 
 
 def test_a_chosen_file_that_is_missing_is_refused_and_not_replaced(folder):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth") as caught:
-        list(missing_supervision(pair(folder, teacher_weights=str(folder / "nowhere.pth"))))
+        list(missing_supervision(Options.of(pair(folder, teacher_weights=str(folder / "nowhere.pth")))))
     refusal(caught)
 
 
@@ -527,7 +528,7 @@ def test_pooling_follows_from_the_networks(folder):
     run("digits.RN8", folder, kmeans=16, downscale=2)
     run("digits.RN8", folder, LDA=5, downscale=2)
     config = pair(folder, **cross)
-    objective = open_objective(config, digits(config)).train()
+    objective = open_objective(Options.of(config), digits(config)).train()
     losses = {key: objective.losses[key] for key in ("words", "decisions")}
     assert {loss.place: loss.pooling for loss in losses.values()} == {"penultimate": 2, "intermediate": 2}
     taught = objective.teacher(objective.teacher.input(PIXELS))
@@ -562,7 +563,7 @@ def test_a_teacher_coarser_than_the_student_is_refused(folder):
 
 
 def patches_of(folder: Path, path: str, **updates: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16, **updates))
+    job = KMeansCodebook(Options.of(configure("digits.RN8", folder, kmeans=16, **updates)))
     job.open()
     of = job.teacher_map(job.place(path))
     batches = [batch[path] for batch in job.source(of).batches([path])]
@@ -571,7 +572,7 @@ def patches_of(folder: Path, path: str, **updates: Any) -> tuple[torch.Tensor, t
 
 def test_patches_are_the_rows_of_the_maps_of_unaugmented_images(folder):
     found, labels = patches_of(folder, "layer3", test_batch_size=100)
-    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
+    job = KMeansCodebook(Options.of(configure("digits.RN8", folder, kmeans=16)))
     job.open()
     data = job.dataset.train
     pixels = data.images.permute(0, 3, 1, 2).float() / 255
@@ -623,7 +624,7 @@ def test_a_subset_makes_another_codebook_of_as_many_words(folder):
 
 
 def test_a_subset_is_drawn_from_all_patches_and_holds_no_others(folder):
-    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
+    job = KMeansCodebook(Options.of(configure("digits.RN8", folder, kmeans=16)))
     job.open()
     of = job.teacher_map(job.place("penultimate"))
     everything, labels = hold_patches(job.source(of), [of.path])[of.path]
@@ -687,7 +688,7 @@ def test_a_teacher_of_other_classes_is_told_with_the_losses_that_need_it(folder)
     config = pair(folder, teacher_weights=str(path.with_name("other.pth")))
     told = r"other\.pth does not hold resnet8 with 10 classes, the teacher of words, decisions: .*fc\.weight \(7, 64\)"
     with pytest.raises(ValueError, match=told):
-        open_objective(config, load_dataset("digits", image_size=8))
+        open_objective(Options.of(config), load_dataset("digits", image_size=8))
 
 
 # --- one format for the jobs and for the library ---------------------------------------------------------------------
@@ -695,14 +696,14 @@ def test_a_teacher_of_other_classes_is_told_with_the_losses_that_need_it(folder)
 
 def training_images(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of all training images as the teacher takes them, and their classes."""
-    job = KMeansCodebook(configure("digits.RN8", folder, kmeans=16))
+    job = KMeansCodebook(Options.of(configure("digits.RN8", folder, kmeans=16)))
     job.open()
     return list(job.source(job.teacher_map(job.place("penultimate"))).images)
 
 
 def trained_teacher(folder: Path) -> nn.Module:
     network = create_model("resnet8", num_classes=10)
-    network.load_state_dict(teacher_weights(pair(folder)).state)
+    network.load_state_dict(teacher_weights(Options.of(pair(folder))).state)
     return network
 
 
@@ -722,7 +723,7 @@ def saved(folder) -> Path:
 
 def terms_of(config: dict[str, Any]) -> dict[str, float]:
     torch.manual_seed(0)
-    objective = open_objective(config, digits(config)).train()
+    objective = open_objective(Options.of(config), digits(config)).train()
     return {key: term.item() for key, term in objective(batch_of(PIXELS, torch.arange(4))).terms.items()}
 
 
@@ -730,7 +731,7 @@ def test_the_library_supervises_with_what_the_jobs_made(folder):
     made = load_supervision(folder / CODEBOOK) | load_supervision(folder / DECISIONS)
     config = pair(folder)
     torch.manual_seed(0)
-    objective = open_objective(config, digits(config)).train()
+    objective = open_objective(Options.of(config), digits(config)).train()
     student = attach(create_model("resnet8", num_classes=10), made, teacher=trained_teacher(folder)).train()
     names = {"layers.penultimate.": "layers.layer3.", "layers.intermediate.": "layers.layer3/0."}
 
@@ -753,7 +754,7 @@ def test_a_run_is_supervised_with_what_the_library_made(folder, saved):
     assert terms_of(pair(folder, **library)) == pytest.approx(terms_of(pair(folder)), rel=1e-4)
     for name in (CODEBOOK, DECISIONS):
         (folder / name).unlink()
-    assert list(missing_supervision(pair(folder, **library))) == []
+    assert list(missing_supervision(Options.of(pair(folder, **library)))) == []
     run_config(pair(folder, **library, epochs=1, milestones=[]))
 
 
@@ -765,10 +766,10 @@ def test_a_file_of_the_version_before_is_known_by_its_teacher(folder, saved):
         del found["record"]
     torch.save(content | {"format": "letkd-supervision-1"}, saved)
     config = pair(folder, codebook=str(saved), decisions=str(saved))
-    open_objective(config, digits(config))
+    open_objective(Options.of(config), digits(config))
     run("digits.RN8", folder, epochs=1, seed=1)
     with pytest.raises(ValueError, match=rf"another teacher \({identity[:12]}\.\.\., this run has"):
-        open_objective(config, digits(config))
+        open_objective(Options.of(config), digits(config))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import main_classification
 from algorithms import check_options
 from architectures import create_model
 from config.experiments import canonical_name, default_config, load_experiment
+from config.options import Options
 from distillation.expressions import canonical, weights_of
 from distillation.losses import Data, Transform, find_loss, find_transform, logits
 from distillation.losses.sdd import region_logits
@@ -199,7 +200,7 @@ def test_a_learnt_temperature_is_saved_and_goes_on(folder, tmp_path_factory, mon
     assert results["method"] == "ctkd:lskd:KD" and results["config"] == NAME
     (found,) = (run for run in collect(folder, default_config).runs if run.experiment == NAME)
     assert found.branch == Path() and found.has_own_name
-    assert results["objective"]["weights"] == weights_of(load_experiment(f"{PAIR}.ctkd:lskd:KD"))
+    assert results["objective"]["weights"] == weights_of(Options.of(load_experiment(f"{PAIR}.ctkd:lskd:KD")))
     assert 1 < results["history"][-1]["statistics"]["kd.temperature"] < 21
 
     with monkeypatch.context() as patch:

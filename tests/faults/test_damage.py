@@ -31,6 +31,7 @@ import main_classification
 from algorithms.predict import open_export
 from algorithms.trials import TRIALS
 from architectures import create_model
+from config.options import Options
 from dataloaders import load_dataset
 from distillation.objective import Teacher
 from distillation.prepared import DECISION_TENSORS, open_codebook, open_means, open_subclasses
@@ -60,7 +61,7 @@ def pair(folder: Path) -> dict[str, Any]:
 @pytest.fixture
 def networks(pair: dict[str, Any]) -> tuple[Network, Teacher]:
     """Its student and its teacher."""
-    return open_networks(pair, load_dataset(pair["dataset"], image_size=pair["image_size"]))
+    return open_networks(Options.of(pair), load_dataset(pair["dataset"], image_size=pair["image_size"]))
 
 
 def refusal(path: Path, read: Callable[[], Any]) -> str:
@@ -91,7 +92,7 @@ def test_a_damaged_codebook_is_refused(number, folder, pair, networks):
     path = folder / CODEBOOK
     for damaged in damages(path.read_bytes(), number, seed=2):
         path.write_bytes(damaged)
-        refusal(path, lambda: open_codebook(pair, *networks))
+        refusal(path, lambda: open_codebook(Options.of(pair), *networks))
 
 
 @short_and_long("number", 20, 200)
@@ -99,7 +100,7 @@ def test_damaged_decision_scores_are_refused(number, folder, pair, networks):
     path = folder / DECISIONS
     for damaged in damages(path.read_bytes(), number, seed=3):
         path.write_bytes(damaged)
-        refusal(path, lambda: open_subclasses(pair, *networks))
+        refusal(path, lambda: open_subclasses(Options.of(pair), *networks))
 
 
 @short_and_long("number", 20, 200)
@@ -107,7 +108,7 @@ def test_damaged_class_means_are_refused(number, folder, pair, networks):
     path = folder / MEANS
     for damaged in damages(path.read_bytes(), number, seed=12):
         path.write_bytes(damaged)
-        refusal(path, lambda: open_means(pair, *networks))
+        refusal(path, lambda: open_means(Options.of(pair), *networks))
 
 
 @short_and_long("number", 20, 200)
@@ -190,10 +191,10 @@ def test_a_damaged_codebook_of_the_authors_is_at_most_refused(number, folder, pa
     path = path.rename(path.with_name("vector_quantizer_kmeansK16_net_epoch_"))
     network = {"_embedding.weight": read_map(path)["tensors"]["centroids"]}
     torch.save({"epoch": "*", "network": network, "metric": None}, path)
-    open_codebook(pair, *networks)
+    open_codebook(Options.of(pair), *networks)
     for damaged in damages(path.read_bytes(), number, seed=7):
         path.write_bytes(damaged)
-        read_or_refuse(path, lambda: open_codebook(pair, *networks))
+        read_or_refuse(path, lambda: open_codebook(Options.of(pair), *networks))
 
 
 @pytest.fixture
@@ -213,11 +214,11 @@ def arrays(folder: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("key", DECISION_TENSORS)
 def test_a_damaged_array_of_the_authors_is_at_most_refused(key, number, arrays, pair, networks):
     path = arrays[key]
-    open_subclasses(pair, *networks)
+    open_subclasses(Options.of(pair), *networks)
     for damaged in damages(path.read_bytes(), number, seed=8):
         path.write_bytes(damaged)
         try:
-            open_subclasses(pair, *networks)
+            open_subclasses(Options.of(pair), *networks)
         except ValueError as error:  # of shapes that do not belong together, the scores are named
             assert str(path.parent) in str(error) and "\n" not in str(error), error
 
@@ -228,13 +229,13 @@ def test_numbers_that_are_not_finite_are_refused(folder, arrays, pair, networks)
         spoiled = whole.copy()
         spoiled.flat[-1] = np.nan
         np.save(arrays[key], spoiled)
-        assert "not finite" in refusal(arrays[key], lambda: open_subclasses(pair, *networks))
+        assert "not finite" in refusal(arrays[key], lambda: open_subclasses(Options.of(pair), *networks))
         np.save(arrays[key], whole)
     path = folder / CODEBOOK
     centroids = read_map(path)["tensors"]["centroids"]
     centroids[3, 5] = torch.inf
     change_tensors(path, centroids=centroids)
-    assert "not finite" in refusal(path, lambda: open_codebook(pair, *networks))
+    assert "not finite" in refusal(path, lambda: open_codebook(Options.of(pair), *networks))
 
 
 # --- claims: refused before memory is taken for them -----------------------------------------------------------------
@@ -322,14 +323,14 @@ CLAIMS = [
 def test_a_codebook_that_claims_too_much_is_refused_first(claim, folder, pair, networks, modest):
     path = folder / CODEBOOK
     path.write_bytes(claim())
-    refusal(path, lambda: open_codebook(pair, *networks))
+    refusal(path, lambda: open_codebook(Options.of(pair), *networks))
 
 
 def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused_first(folder, pair, networks, request):
     path = folder / CODEBOOK
     path.write_bytes(a_bomb())
     request.getfixturevalue("modest")  # making the bomb took more
-    assert "unpacks to more than it holds" in refusal(path, lambda: open_codebook(pair, *networks))
+    assert "unpacks to more than it holds" in refusal(path, lambda: open_codebook(Options.of(pair), *networks))
 
 
 def test_an_array_that_claims_too_much_is_refused_first(arrays, pair, networks, modest):
@@ -338,17 +339,17 @@ def test_an_array_that_claims_too_much_is_refused_first(arrays, pair, networks, 
     claim = whole.replace(b"(20, 9), }" + b" " * 12, b"(20000000000, 9), }   ")
     assert claim != whole and len(claim) == len(whole)
     path.write_bytes(claim)
-    refusal(path, lambda: open_subclasses(pair, *networks))
+    refusal(path, lambda: open_subclasses(Options.of(pair), *networks))
 
 
 def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, networks, modest):
     """Not damage but another program's work: the checksum fits."""
     path = folder / CODEBOOK
     change_tensors(path, centroids=torch.ones(1).expand(CLAIMED_ROWS, 64))
-    assert "words, not num_words=16" in refusal(path, lambda: open_codebook(pair, *networks))
+    assert "words, not num_words=16" in refusal(path, lambda: open_codebook(Options.of(pair), *networks))
     write_map(path, read_map(path) | {"tensors": {}})
     assert str(load_tensors(path)["format"]).startswith(OUR_FORMATS)
-    assert "no tensor 'centroids'" in refusal(path, lambda: open_codebook(pair, *networks))
+    assert "no tensor 'centroids'" in refusal(path, lambda: open_codebook(Options.of(pair), *networks))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def test_our_own_file_that_claims_too_much_is_refused_first(folder, pair, networ
 def test_decision_scores_of_other_shapes_are_refused(change, complaint, folder, pair, networks, modest):
     path = folder / DECISIONS
     change_tensors(path, **change)
-    assert complaint in refusal(path, lambda: open_subclasses(pair, *networks))
+    assert complaint in refusal(path, lambda: open_subclasses(Options.of(pair), *networks))
 
 
 def test_a_checkpoint_of_another_number_of_classes_is_refused(folder, capsys):

@@ -17,6 +17,7 @@ from objective_tools import open_networks, pooled_maps
 from PIL import Image
 
 import main_classification
+from config.options import Options
 from distillation.prepared import open_codebook, open_subclasses
 from letkd import KDLayer
 from reporting import style as look
@@ -75,7 +76,7 @@ def opened(trained) -> Callable[..., Picture]:
         given = dict(word.split("=", 1) for word in words)
         updates = {key: int(value) if value.isdigit() else value for key, value in given.items()}
         config = main_classification.default_config(given["config"]) | updates
-        picture = PICTURES[name](config | {"cuda": False, "localpath": str(trained)}, command="")
+        picture = PICTURES[name](Options.of(config | {"cuda": False, "localpath": str(trained)}), command="")
         picture.open()
         return picture
 
@@ -214,8 +215,8 @@ def test_subclasses_are_the_teachers_and_the_histogram_is_its_decision_row(opene
     picture = opened("subclasses")
     indices = picture.draw_lots(4, 4)
     images, labels = picture.images_at(indices)
-    networks = open_networks(picture.config, picture.dataset, maps=PLACES)
-    decisions = open_subclasses(picture.config, *networks)
+    networks = open_networks(picture.options, picture.dataset, maps=PLACES)
+    decisions = open_subclasses(picture.options, *networks)
     maps = pooled_maps(*networks, picture.input(images))
     rows_BHW = decisions.assign(maps["intermediate"], labels).view(4, 2, 2)
     for example, label, rows_HW in zip(picture.examples(indices), labels.tolist(), rows_BHW, strict=True):
@@ -301,9 +302,9 @@ def test_a_heat_map_is_smooth_between_the_centres_of_the_patches():
 
 def test_layers_without_values_are_left_out():
     config = main_classification.default_config("digits.RN14_RN8.letKD-2")
-    assert active_layers(config) == PLACES
-    assert active_layers(config | {"alpha_intermediate": 0.0}) == ["penultimate"]
-    assert PICTURES["tsne"].lacks(config | {"alpha_intermediate": 0.0, "alpha_penultimate": 0.0})
+    assert active_layers(Options.of(config)) == PLACES
+    assert active_layers(Options.of(config | {"alpha_intermediate": 0.0})) == ["penultimate"]
+    assert PICTURES["tsne"].lacks(Options.of(config | {"alpha_intermediate": 0.0, "alpha_penultimate": 0.0}))
 
 
 def test_embedded_features_are_those_before_and_behind_the_layer(opened):
@@ -350,8 +351,8 @@ def test_the_use_of_words_is_counted_over_all_patches(words, keys, opened):
     """Nothing is built of the losses that have no part in a picture, like the cross-entropy."""
     picture = opened("usage", words)
     images, _ = all_images(picture)
-    networks = open_networks(picture.config, picture.dataset, maps=["penultimate"])
-    centroids = open_codebook(picture.config, *networks).centroids
+    networks = open_networks(picture.options, picture.dataset, maps=["penultimate"])
+    centroids = open_codebook(picture.options, *networks).centroids
     patches = pooled_maps(*networks, images)["penultimate"].permute(0, 2, 3, 1).reshape(-1, centroids.shape[1])
     nearest = torch.cdist(patches.double(), centroids.double()).argmin(dim=1)
     with torch.inference_mode():
@@ -404,7 +405,7 @@ def test_lots_follow_from_the_seed_and_are_spread_over_classes(opened):
     assert torch.equal(lots, picture.draw_lots(20, 10)) and len(lots.unique()) == 20
     assert torch.bincount(picture.labels[lots]).tolist() == [2] * 10
     assert len(picture.labels[picture.draw_lots(6, 3)].unique()) == 3
-    picture.config["seed"] = 1
+    picture.options = picture.options.changed(seed=1)
     assert not torch.equal(lots, picture.draw_lots(20, 10))
 
 

@@ -88,7 +88,7 @@ def configure(files, tmp_path):
 def build(config: dict[str, Any]) -> Objective:
     """Of images that are normalised already, which student and teacher share."""
     torch.manual_seed(1)
-    objective = open_objective(config, DATASET)
+    objective = open_objective(Options.of(config), DATASET)
     assert objective.shares_input
     objective.input = Prepared()
     return objective
@@ -205,7 +205,7 @@ def test_a_step_changes_what_trains_and_nothing_frozen(options, configure, batch
 def test_evaluation_needs_the_configuration_alone(configure, batch):
     config = configure(**LAYERS, supervised=True)
     objective = build(config).eval()
-    deployed = build_student(config, NUM_CLASSES, 32).eval()
+    deployed = build_student(Options.of(config), NUM_CLASSES, 32).eval()
     deployed.load_state_dict(objective.student.state_dict())
     objective(batch)
     torch.testing.assert_close(deployed(batch.images), objective.student(batch.images))
@@ -222,13 +222,13 @@ def test_evaluation_needs_the_configuration_alone(configure, batch):
 )
 def test_only_supervision_has_to_be_made_beforehand(options, needed, configure):
     config = configure(**options) | {"codebook": None, "decisions": None}
-    required = [requirement.options for requirement in missing_supervision(config)]
+    required = [requirement.options for requirement in missing_supervision(Options.of(config))]
     assert [{key: found[key] for key in wanted} for found, wanted in zip(required, needed, strict=True)] == needed
 
 
 def test_a_missing_teacher_is_required(configure):
     config = configure() | {"teacher": "resnet14", "teacher_experiment": "digits.RN14", "teacher_weights": None}
-    assert [requirement.experiment for requirement in missing_supervision(config)] == ["digits.RN14"]
+    assert [requirement.experiment for requirement in missing_supervision(Options.of(config))] == ["digits.RN14"]
 
 
 def test_mistakes_get_one_line(configure):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from loss_tools import DATA, batch, network
 
 from config.experiments import load_experiment
+from config.options import Options
 from distillation.expressions import weights_of
 from distillation.losses.kdpp import KDPP
 from distillation.signals import Signals
@@ -123,8 +124,9 @@ def test_other_classes_are_refused():
 )
 def test_a_loss_on_logits_stands_in_the_place_of_the_divergence(expression, kd, nd):
     for pair in ("digits.RN14_RN8", "CIFAR100.resnetv1.RN56_RN20"):
-        found = weights_of(load_experiment(f"{pair}.{expression}"))
+        found = weights_of(Options.of(load_experiment(f"{pair}.{expression}")))
         assert (found["kdpp.kd"], found["kdpp.nd"]) == (kd, nd)
-    assert weights_of(load_experiment(f"CIFAR100.resnetv1.RN32x4_RN8x4.{expression}"))["kdpp.kd"] == 3.5 * kd
+    other = load_experiment(f"CIFAR100.resnetv1.RN32x4_RN8x4.{expression}")
+    assert weights_of(Options.of(other))["kdpp.kd"] == 3.5 * kd
     changed = load_experiment(f"{pair}.{expression}") | {"kdpp.kd": 0.5}
-    assert weights_of(changed)["kdpp.kd"] == 0.5
+    assert weights_of(Options.of(changed))["kdpp.kd"] == 0.5

@@ -197,12 +197,12 @@ def _training(job: Algorithm) -> dict[str, Any]:
     return {key: values[key] for key in TRAINING_OPTIONS}
 
 
-def _command(step: Step, options: dict[str, Any]) -> str:
-    return " ".join([step.command, *(shlex.quote(word) for word in _words(options).split())])
+def _command(step: Step, told: dict[str, Any]) -> str:
+    return " ".join([step.command, *(shlex.quote(word) for word in _words(told).split())])
 
 
-def _words(options: dict[str, Any]) -> str:
-    return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in options.items())
+def _words(told: dict[str, Any]) -> str:
+    return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in told.items())
 
 
 def _known_time(job: Algorithm | None) -> str:

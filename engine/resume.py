@@ -62,7 +62,7 @@ def check_classes(source: Path, earlier: Sequence[str], present: Sequence[str], 
 
 
 def check_options(
-    source: Path, checkpoint: dict[str, Any], present: Mapping[str, Any], *, is_recorded: bool
+    source: Path, checkpoint: dict[str, Any], options: Mapping[str, Any], *, is_recorded: bool
 ) -> list[str]:
     """Refuse options with which going on makes no sense; returns the names of others that have changed.
 
@@ -70,24 +70,24 @@ def check_options(
     led to must not claim them.
 
     Args:
-        present: the options of this run, as its checkpoints record them.
+        options: of this run, as its checkpoints record them.
         is_recorded: whether the results of these very epochs are there.
 
     Raises:
         ValueError: names the option and both values.
     """
     earlier, epoch = checkpoint["config"], checkpoint["epoch"]
-    changed = changed_settings(earlier, present)
-    if present["seed"] != earlier["seed"]:
-        changed["seed"] = (earlier["seed"], present["seed"])
+    changed = changed_settings(earlier, options)
+    if options["seed"] != earlier["seed"]:
+        changed["seed"] = (earlier["seed"], options["seed"])
     if source.name == STOPPED:
         for key in ORDER_KEYS:
-            if present[key] != earlier.get(key, present[key]):
+            if options[key] != earlier.get(key, options[key]):
                 raise ValueError(
                     f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
-                    f"{key}={present[key]!r}; begin that epoch again with checkpoint={epoch}"
+                    f"{key}={options[key]!r}; begin that epoch again with checkpoint={epoch}"
                 )
-    if epoch >= present["epochs"] and not is_recorded:
+    if epoch >= options["epochs"] and not is_recorded:
         for key, (before, now) in changed.items():
             if key != "epochs":
                 raise ValueError(

@@ -57,10 +57,14 @@ WITH_LETKD = {"features.py", "kmeans.py", "lda.py", "probe.py"}  # the jobs that
 
 
 @functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports_of(path: Path) -> list[ast.Import | ast.ImportFrom]:
     """All import statements of a file, wherever they stand."""
-    nodes = ast.walk(ast.parse(path.read_text()))
-    return [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -144,6 +148,103 @@ def test_results_and_options_are_read_with_the_standard_library_alone(module):
 def test_only_the_entry_knows_sacred():
     places = [path for folder in MAY_IMPORT for path in source_files(folder)] + sorted(ROOT.glob("*.py"))
     assert [path.name for path in places if "sacred" in set(imported(path))] == ["main_classification.py"]
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+# Up to here options are what users write: one dictionary, of which the door makes options by groups.
+DOOR = {f"algorithms/{name}.py" for name in ("commands", "jobs", "options", "run")}
+BEHIND_IT = ("algorithms", "engine", "distillation", "letkd", "architectures", "dataloaders", "reporting/pictures")
+# Who reads the dictionary behind the door: what records it, compares it with records, or says it to users.
+READS_IT = {
+    "algorithms/base.py option": "a message names an option as the user gave it",
+    "algorithms/base.py facts": "results.json records it",
+    "algorithms/evaluate.py _changed": "it is compared with what the training has recorded",
+    "algorithms/prepare.py _earlier_seconds": "it is compared with the record of an earlier run",
+    "algorithms/train.py run": "the entry compares it with what it was told",
+    "algorithms/train.py _say_changes": "it is compared with the checkpoint's",
+    "algorithms/train.py _state": "a checkpoint records it",
+    "algorithms/trials.py _check_alike": "it is compared with the records of trials",
+    "distillation/expressions.py default_options": "it makes the dictionary of an experiment",
+    "distillation/prepared.py _job": "a command repeats what is said of a pair",
+    "engine/resume.py check_options": "records are compared",
+    "engine/weights.py __init__": "an error hands out what a checkpoint has recorded",
+}
+DICTIONARIES = {"Config", "dict", "Mapping"}
+
+
+def names_in(node: ast.AST | None) -> set[str]:
+    return set() if node is None else {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def is_options(node: ast.AST) -> bool:
+    """Whether this is called as a dictionary of options would be: `config`, `options`, of an object's own too."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name, value=ast.Name(id="self")):
+            return name in ("config", "options")
+    return False
+
+
+def reads_dictionary(node: ast.AST) -> bool:
+    """Whether an expression takes a dictionary of options, names its type, or reads one."""
+    match node:
+        case ast.arg(arg=name, annotation=kind):
+            return name == "config" or (name == "options" and bool(names_in(kind) & DICTIONARIES))
+        case ast.Name(id="Config") | ast.alias(name="Config"):
+            return True
+        case ast.Attribute(attr="flat") | ast.Attribute(attr="config", value=ast.Name(id="self")):
+            return True
+        case ast.Subscript(value=value) | ast.Call(func=ast.Attribute(attr="get", value=value)):
+            return is_options(value)
+    return False
+
+
+def readers(tree: ast.AST) -> Iterator[str]:
+    """The functions in which a dictionary of options is read."""
+    nodes = [(tree, "the module")]
+    while nodes:
+        node, where = nodes.pop()
+        if reads_dictionary(node):
+            yield where
+        inside = node.name if isinstance(node, ast.FunctionDef) else where
+        nodes += [(child, inside) for child in ast.iter_child_nodes(node)]
+
+
+def test_the_dictionary_of_options_ends_at_the_door_of_a_job():
+    """Behind it constructors and functions take values or groups of options; a new reader here needs its reason."""
+    files = {str(path.relative_to(ROOT)): path for folder in BEHIND_IT for path in source_files(folder)}
+    assert set(files) > DOOR
+    found = {f"{name} {where}" for name in set(files) - DOOR for where in readers(parsed(files[name]))}
+    assert found == set(READS_IT)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(config): ...",
+        "def f(options: dict[str, Any]): ...",
+        "def f(options: Mapping[str, Any]): ...",
+        "def f(given: Config): ...",
+        "from config.options import Config",
+        "Config = dict[str, Any]",
+        "config['seed']",
+        "config.get('seed')",
+        "options['seed']",
+        "self.options.get('seed')",
+        "self.config | {'seed': 1}",
+        "job.options.flat",
+    ],
+)
+def test_what_reads_a_dictionary_of_options_is_found(code):
+    assert list(readers(ast.parse(code))) != []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["def f(options: Options): return options.run.seed", "checkpoint['config']", "options.job.config", "f(**options)"],
+)
+def test_what_reads_groups_or_a_record_is_not(code):
+    assert list(readers(ast.parse(code))) == []
 
 
 # --- experiments -----------------------------------------------------------------------------------------------------

@@ -176,6 +176,19 @@ def test_what_a_dictionary_of_ones_own_does_not_say_has_its_default():
     assert options.words is options.pair is None
 
 
+def test_changed_options_are_so_in_their_groups_and_in_the_dictionary():
+    options = Options.of(default_config("digits.RN8"))
+    changed = options.changed(seed=3, epochs=1)
+    assert (changed.run.seed, changed.protocol.epochs) == (3, 1) == (changed.flat["seed"], changed.flat["epochs"])
+    assert (options.run.seed, options.flat["seed"]) == (0, 0) and options.changed() == options
+
+
+def test_an_option_of_a_loss_has_any_of_its_names():
+    options = Options.of(default_config("digits.RN14_RN8.letKD-2+DKD") | {"quest_loss_coef": 2.0, "dkd.nckd": 3.0})
+    assert (options.of_loss("words.weight"), options.of_loss("dkd.nckd")) == (2.0, 3.0)
+    assert options.of_loss("at.weight", 5.0) == 5.0
+
+
 # --- names of earlier versions ---------------------------------------------------------------------------------------
 
 

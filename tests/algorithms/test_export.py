@@ -31,6 +31,7 @@ from algorithms.export import (
 )
 from architectures import create_model, mobilenetv2, shufflenetv1, shufflenetv2
 from config.options import Options
+from config.recipes import letkd2
 from dataloaders import Dataset, load_dataset
 from dataloaders.decoding import fit_square
 from distillation.build import build_student
@@ -122,9 +123,9 @@ def make_student(network: str, *, with_layers: bool, alpha: float = 0.7) -> nn.M
     images = normalize(smooth_images(16, SIZE))
     if not with_layers:
         return pretend_training_(create_model(network, num_classes=NUM_CLASSES), images)
-    config = {"method": "letKD-2", "student": network, "penultimate": True, "intermediate": True, **SMALL}
     alphas = {"alpha_penultimate": alpha, "alpha_intermediate": 1.5 * alpha}
-    return pretend_training_(build_student(Options.of(config | alphas), NUM_CLASSES, 32), images)
+    config = letkd2(dataset="CIFAR100", teacher="resnet56", student=network, **SMALL, **alphas)
+    return pretend_training_(build_student(Options.of(config), NUM_CLASSES, 32), images)
 
 
 def trace_student(student: nn.Module, network: str) -> ExportedProgram:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from letkd.maps import Layout, as_map, check_runs_once, evaluating, shapes_returned
+from letkd.maps import Layout, as_map, check_runs_once, evaluating
 from letkd.taps import submodule
 
 
@@ -29,16 +29,10 @@ def check_layers(network: nn.Module, layers: Iterable[tuple[str, Layout, float]]
     Raises:
         ValueError: a module does not run exactly once for an image, or what it returns does not reach the output.
     """
-    layers = list(layers)
-    for path, calls in shapes_returned(network, [path for path, *_ in layers], image_shape).items():
-        check_runs_once(path, len(calls))
-    check_reach(network, layers, image_shape)
-
-
-def check_reach(network: nn.Module, layers: Iterable[tuple[str, Layout, float]], image_shape: Sequence[int]) -> None:
-    """As `check_layers`, of modules that are known to run once."""
     for path, layout, alpha in layers:
-        if alpha != 0 and not reaches_output(network, path, layout, image_shape):
+        calls, reaches = _calls_and_reach(network, path, layout, image_shape)
+        check_runs_once(path, calls)
+        if alpha != 0 and not reaches:
             raise ValueError(
                 f"what the network returns does not depend on the patches of {path!r}: the values of a KD layer there "
                 "would change nothing; take a module before it, like blocks.10 of a vision transformer that ends with "
@@ -52,8 +46,16 @@ def reaches_output(network: nn.Module, path: str, layout: Layout, image_shape: S
     A network on `meta` is run on the CPU, with zeros for its weights. True also where NaN shows nothing, because the
     network does not run with it.
     """
+    return _calls_and_reach(network, path, layout, image_shape)[1]
+
+
+def _calls_and_reach(network: nn.Module, path: str, layout: Layout, image_shape: Sequence[int]) -> tuple[int, bool]:
+    """How often a module runs for an image, and as `reaches_output`; once where that shows nothing."""
+    calls = 0
 
     def spoil(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
         spoiled = output.clone()
         as_map(spoiled, layout.prefix, layout.channels_last).fill_(math.nan)
         return spoiled
@@ -66,8 +68,8 @@ def reaches_output(network: nn.Module, path: str, layout: Layout, image_shape: S
         try:
             output = torch.func.functional_call(network, zeros, (image,))
         except Exception:  # a network may refuse NaN, or zeros, in any way
-            return True
-    return any(_has_nan(leaf) for leaf in pytree.tree_leaves(output))
+            return max(calls, 1), True
+    return calls, any(_has_nan(leaf) for leaf in pytree.tree_leaves(output))
 
 
 def _has_nan(value: Any) -> bool:

@@ -12,7 +12,7 @@ from letkd.inserts import Inserted, has_layers, key_of, with_forward_of
 from letkd.layer import KDLayer, TokenKDLayer, kd_layer
 from letkd.losses import SoftTargets, kl_to_scores
 from letkd.maps import Layout, layouts, unwrapped
-from letkd.reach import check_reach
+from letkd.reach import check_layers
 from letkd.supervision import MapSupervision
 from letkd.taps import FrozenTaps
 
@@ -144,7 +144,7 @@ def attach(
         _check_grid(path, found[path], tap)
     alphas = by_path(alpha, taps, default=1.0, name="alpha")
     alphas = {path: real_number(f"alpha of {path!r}", weight) for path, weight in alphas.items()}
-    check_reach(model, [(path, found[path], alphas[path]) for path in taps], image_shape)
+    check_layers(model, [(path, found[path], alphas[path]) for path in taps], image_shape)
     num_templates = {path: tap.num_templates if path in supervision else int(tap) for path, tap in taps.items()}
     like = next(model.parameters())
     layers = {path: kd_layer(found[path], number, alphas[path]).to(like) for path, number in num_templates.items()}

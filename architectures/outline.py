@@ -13,7 +13,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from architectures.finding import ACTIVATIONS, Seen, find_places
+from architectures.on_meta import ShapesAlone
 from architectures.tapped import TappedNetwork
 from letkd.maps import Layout, as_map, evaluating, larger_sides, layout_of
 from letkd.reach import reaches_output
@@ -309,7 +310,12 @@ def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -
     parameter = next(network.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     features = None
-    with _in_eval_mode(network, in_place), torch.inference_mode(False), torch.no_grad():
+    with (
+        _in_eval_mode(network, in_place),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        ShapesAlone() if parameter.is_meta else nullcontext(),
+    ):
         handles = [module.register_forward_hook(keep_output) for module in network.modules()]
         handles += [
             network.get_submodule(path).register_forward_pre_hook(
@@ -349,7 +355,8 @@ def _larger_shapes_on_meta(network: nn.Module, image_size: int) -> dict[str, tup
         if path
     ]
     try:
-        with evaluating(network), torch.no_grad(), suppress(Exception):  # it may refuse this size in any way
+        # It may refuse this size in any way.
+        with evaluating(network), torch.no_grad(), ShapesAlone(), suppress(Exception):
             torch.func.functional_call(network, state, (image,))
     finally:
         for handle in handles:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from architectures.on_meta import ShapesAlone
+
 Builder = Callable[..., nn.Module]
 
 _BUILDERS: dict[str, Builder] = {}
@@ -72,7 +74,7 @@ def create_model(name: str, num_classes: int = 100, *, image_size: int | None = 
 def create_on_meta(name: str, num_classes: int = 100, **options: Any) -> nn.Module:
     """As `create_model`, without numbers in it where that is possible: to be looked at."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), ShapesAlone():
             return create_model(name, num_classes, **options)
     except (NotImplementedError, RuntimeError):  # it computes with numbers while it is built
         return create_model(name, num_classes, **options)

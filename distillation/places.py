@@ -2,6 +2,8 @@
 
 import functools
 
+from torch import nn
+
 from architectures import Outline, TappedNetwork, create_on_meta, outline
 from config.options import Options
 from dataloaders import outline_dataset
@@ -19,7 +21,7 @@ def teacher_path(options: Options, key: str) -> str:
     """
     name, place = options.pair.teacher, places_of(options, key)[1]
     if place in PLACES:
-        network = create_on_meta(name)
+        network = _structure(name)
         if isinstance(network, TappedNetwork):  # says it without being measured
             return getattr(network, place).path
     return _outline(name, image_size(options)).place(place).path
@@ -27,7 +29,7 @@ def teacher_path(options: Options, key: str) -> str:
 
 def stage_of(network: str, path: str) -> int | str:
     """What `LDA=` calls a map: the index of the stage whose first block it is, or else its module path."""
-    module = create_on_meta(network)
+    module = _structure(network)
     stages = module.stages if isinstance(module, TappedNetwork) else {}
     return next((index for index, tap in stages.items() if tap.path == path), path)
 
@@ -72,6 +74,11 @@ def table(options: Options) -> str:
             for row in cells
         ]
     return "\n".join(lines)
+
+
+@functools.lru_cache
+def _structure(name: str) -> nn.Module:
+    return create_on_meta(name)
 
 
 @functools.lru_cache

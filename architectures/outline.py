@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from architectures.finding import ACTIVATIONS, Seen, find_places
+from architectures.norms import SumsOfNorms
 from architectures.on_meta import ShapesAlone
 from architectures.tapped import TappedNetwork
 from letkd.maps import Layout, as_map, evaluating, larger_sides, layout_of
@@ -41,7 +42,7 @@ class Place:
         grid: height and width, at the image size of the outline.
         is_input: the map is the module's first input, not its output. Whoever records it sets the module's `inplace` to
             False: it is an activation, which would overwrite the map.
-        norm: the last BatchNorm before that activation; None where none belongs to all of its channels.
+        norm: the last BatchNorm before that activation; None where none belongs to all of its channels, or several do.
         changed_later: the network overwrites the tensor afterwards (`residual += x`): whoever records it clones it.
         prefix: of tokens (B, N, channels), how many precede the patches; None: a map.
         channels_last: the map is (B, *grid, channels).
@@ -190,7 +191,7 @@ def _found(network: nn.Module, image_size: int, name: str) -> Outline:
     paths = {module: path for path, module in network.named_modules() if path}
     activations = [path for module, path in paths.items() if isinstance(module, ACTIVATIONS)]
     try:
-        measured = _measured(network, image_size, activations)
+        measured = _measured(network, image_size, activations, SumsOfNorms(network))
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} does not take images of {image_size} x {image_size}: {reason}") from error
@@ -212,7 +213,9 @@ def _found(network: nn.Module, image_size: int, name: str) -> Outline:
     places = {place: modules[path] for place, path in default.items() if path is not None}
     befores = {stage: places[stage] for stage in found.stages}
     for stage, path in found.activations.items():
-        befores[stage] = _place(path, measured.inputs[path], layouts[found.stages[stage]], is_input=True)
+        befores[stage] = _place(
+            path, measured.inputs[path], layouts[found.stages[stage]], is_input=True, norm=measured.norms[path]
+        )
     if found.head is not None:
         num_features = network.get_submodule(found.head).in_features
     else:
@@ -270,6 +273,7 @@ class _Measured:
     """What the modules return and what the activations take, each in its last of `calls`, for one black image.
 
     `features` is what `forward_features` returned, where the network has it and `forward_head`, as those of timm.
+    `norms` are the BatchNorms of which the inputs are sums, where these are wanted.
     """
 
     outputs: dict[nn.Module, _Seen]
@@ -277,6 +281,7 @@ class _Measured:
     features: Any
     logits: Any
     calls: Counter[nn.Module]
+    norms: dict[str, str | None]
 
 
 def _place(
@@ -290,10 +295,13 @@ def _place(
     return Place(path, layout.channels, layout.grid, is_input, norm, changed, layout.prefix, layout.channels_last)
 
 
-def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -> _Measured:
+def _measured(
+    network: nn.Module, image_size: int, activations: Iterable[str], sums: SumsOfNorms | None = None
+) -> _Measured:
     outputs: dict[nn.Module, _Seen] = {}
     inputs: dict[str, _Seen] = {}
     calls: Counter[nn.Module] = Counter()
+    norms: dict[str, str | None] = {}
     in_place = {path: getattr(network.get_submodule(path), "inplace", False) for path in activations}
 
     def keep_output(module: nn.Module, _inputs: tuple, output: Any) -> None:
@@ -303,6 +311,7 @@ def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -
             outputs[module] = output, output._version
 
     def keep_input(path: str, tensor: Tensor) -> None:
+        norms[path] = sums.norm_of(tensor) if sums else None
         if in_place[path]:  # not in this pass, but for all who read what it overwrites under another path
             increment_version(tensor)
         inputs[path] = tensor, tensor._version
@@ -315,6 +324,7 @@ def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -
         torch.inference_mode(False),
         torch.no_grad(),
         ShapesAlone() if parameter.is_meta else nullcontext(),
+        sums or nullcontext(),
     ):
         handles = [module.register_forward_hook(keep_output) for module in network.modules()]
         handles += [
@@ -332,7 +342,7 @@ def _measured(network: nn.Module, image_size: int, activations: Iterable[str]) -
         finally:
             for handle in handles:
                 handle.remove()
-    return _Measured(outputs, inputs, features, logits, calls)
+    return _Measured(outputs, inputs, features, logits, calls, norms)
 
 
 def _larger_shapes_on_meta(network: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:

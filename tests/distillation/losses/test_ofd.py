@@ -94,7 +94,18 @@ def test_margins_are_those_of_the_teachers_last_batchnorms_and_are_not_saved():
     assert {name.split(".")[0] for name in loss.state_dict()} == {"connectors"}
 
 
-@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2"])
+def test_margins_of_a_network_that_does_not_name_its_batchnorms():
+    torch.manual_seed(0)
+    teacher = measured("timm/test_resnet")
+    for norm in (module for module in teacher.module.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.weight)
+    loss = OFD.build(measured("resnet8"), teacher, DATA)
+    layers = [teacher.module.layer2[-1].bn2, teacher.module.layer3[-1].bn3, teacher.module.layer4[-1].bn2]
+    for number, norm in enumerate(layers):
+        torch.testing.assert_close(getattr(loss, f"margin{number}"), margin(norm.weight.detach(), norm.bias.detach()))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "shufflenetv2", "timm/test_vit", "timm/test_convnext"])
 def test_a_teacher_without_margins_is_refused(name):
     with pytest.raises(ValueError, match=rf"^OFD takes its margins.*stage\d of {name} has none; choose .*AT, VID"):
         OFD.build(measured("resnet8"), measured(name), DATA)

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch.autograd.graph import increment_version
 
 from architectures.finding import ACTIVATIONS, Seen, find_places
 from architectures.norms import SumsOfNorms
-from architectures.on_meta import ShapesAlone
+from architectures.on_meta import ShapesAlone, run_on_meta
 from architectures.tapped import TappedNetwork
 from letkd.maps import Layout, as_map, evaluating, larger_sides, layout_of
 from letkd.reach import reaches_output
@@ -346,28 +345,21 @@ def _measured(
 
 
 def _larger_shapes_on_meta(network: nn.Module, image_size: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of what all modules return, by path, as far as the network takes an image of another size.
-
-    Nothing is computed: an outline may be of a large network, and of one whose weights are nowhere.
-    """
+    """Shapes of what all modules return, by path, as far as the network takes an image of another size."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def keep(path: str, output: Any) -> None:
         if isinstance(output, Tensor):
             shapes[path] = tuple(output.shape)
 
-    parameters = chain(network.named_parameters(), network.named_buffers())
-    state = {name: torch.empty_like(tensor, device="meta") for name, tensor in parameters}
-    image = torch.zeros(1, 3, *larger_sides((image_size,) * 2), device="meta", dtype=next(iter(state.values())).dtype)
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output, path=path: keep(path, output))
         for path, module in network.named_modules()
         if path
     ]
     try:
-        # It may refuse this size in any way.
-        with evaluating(network), torch.no_grad(), ShapesAlone(), suppress(Exception):
-            torch.func.functional_call(network, state, (image,))
+        with suppress(Exception):  # it may refuse this size in any way
+            run_on_meta(network, (3, *larger_sides((image_size,) * 2)))
     finally:
         for handle in handles:
             handle.remove()

@@ -13,10 +13,11 @@ import pytest
 import torch
 from objective_tools import batch_of
 from supervision_tools import made_up
+from torch import nn
 
 import main_classification
 from algorithms import teaching
-from architectures import Tap, TappedNetwork, create_model, list_models
+from architectures import Tap, TappedNetwork, create_model, create_on_meta, list_models
 from config import recipes
 from config.experiments import ENTRY_OPTIONS, list_experiments, load_experiment
 from config.options import Options
@@ -290,8 +291,7 @@ def test_an_experiment_has_all_keys_and_known_names(name):
 @functools.cache
 def structure(network: str) -> TappedNetwork:
     """A network without numbers."""
-    with torch.device("meta"):
-        return create_model(network)
+    return create_on_meta(network)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -445,23 +445,48 @@ def take_a_step(config: dict[str, Any]) -> None:
         assert objective.student.eval()(objective.input(pixels)).shape == (2, NUM_CLASSES)
 
 
-def is_long(name: str) -> bool:
-    """QuEST and letKD-1 have less than letKD-2, which every pair tries: the short form takes a step of one pair's."""
-    return CONFIGS[name]["method"] in ("QuEST", "letKD-1") and not name.startswith("digits.")
+NETWORKS = ("teacher", "student", "network")
+
+
+def smallest(names: list[str], *keys: str) -> set[str]:
+    """Of each combination of families and of values of `keys` the experiment with the smallest networks."""
+
+    def networks(name: str) -> list[nn.Module]:
+        return [structure(CONFIGS[name][key]) for key in NETWORKS if key in CONFIGS[name]]
+
+    def kind(name: str) -> tuple:
+        return (*(type(network) for network in networks(name)), *(CONFIGS[name].get(key) for key in keys))
+
+    def size(name: str) -> int:
+        return sum(parameter.numel() for network in networks(name) for parameter in network.parameters())
+
+    return set({kind(name): name for name in sorted(names, key=size, reverse=True)}.values())
+
+
+def with_long(names: list[str], short: set[str]) -> list[Any]:
+    """The long form takes the other networks of a family too, whose structures the tests above have looked at."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in short)) for name in names]
 
 
 DIFFERENT_PAIRS = different(PAIRS, "teacher", "student", "method", "penultimate", "supervised")
+SHORT_PAIRS = {
+    name
+    for name in smallest(DIFFERENT_PAIRS, "method", "penultimate", "supervised")
+    # QuEST and letKD-1 have less than letKD-2: one pair is enough.
+    if CONFIGS[name]["method"] not in ("QuEST", "letKD-1") or name.startswith("digits.")
+}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * is_long(name)) for name in DIFFERENT_PAIRS]
-)
+@pytest.mark.parametrize("name", with_long(DIFFERENT_PAIRS, SHORT_PAIRS))
 def test_a_pair_takes_a_step_and_evaluates(name, with_supervision):
     config = with_supervision(name)
     assert list(teaching.missing_supervision(Options.of(config))) == []
     take_a_step(config)
 
 
-@pytest.mark.parametrize("name", different(ALONE, "network"))
+DIFFERENT_ALONE = different(ALONE, "network")
+
+
+@pytest.mark.parametrize("name", with_long(DIFFERENT_ALONE, smallest(DIFFERENT_ALONE)))
 def test_a_network_alone_takes_a_step_and_evaluates(name):
     take_a_step(main_classification.default_config(name))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from architectures import Tap, TappedNetwork, create_model, list_models
+from architectures import Tap, TappedNetwork, create_model, create_on_meta, list_models
+from architectures.on_meta import ShapesAlone
 
 FEATURE_CHILDREN = {  # DESIGN.md, section 1: children of the feature part, in order
     "resnet20": "conv1 bn1 relu layer1 layer2 layer3",
@@ -44,12 +45,12 @@ def images() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", FEATURE_CHILDREN)
 def test_feature_children_as_designed(name: str) -> None:
-    assert create_model(name).feature_children == tuple(FEATURE_CHILDREN[name].split())
+    assert create_on_meta(name).feature_children == tuple(FEATURE_CHILDREN[name].split())
 
 
 @pytest.mark.parametrize("name", INTERMEDIATE)
 def test_intermediate_map_as_designed(name: str) -> None:
-    network = create_model(name)
+    network = create_on_meta(name)
     index, tap = INTERMEDIATE[name]
     assert network.intermediate == network.stages[index] == tap
 
@@ -79,9 +80,9 @@ def features_and_taps(
 @pytest.mark.parametrize("name", list_models())
 def test_taps_are_as_declared(name: str) -> None:
     """Each is called once and has its shape. The meta device runs the real forward, on shapes alone."""
-    with torch.device("meta"):
-        network, images = create_model(name, num_classes=10), torch.empty(2, 3, 64, 96)
-    features, outputs = features_and_taps(network, images)
+    network, images = create_on_meta(name, num_classes=10), torch.empty(2, 3, 64, 96, device="meta")
+    with ShapesAlone():
+        features, outputs = features_and_taps(network, images)
     for tap, calls in outputs.items():
         expected = (2, tap.channels, 64 // tap.reduction, 96 // tap.reduction)
         assert [output.shape for output, _ in calls] == [expected], tap

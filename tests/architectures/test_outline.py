@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures import Outline, Place, StageEnd, Tap, TappedNetwork, create_model, list_models, outline
+from architectures import (
+    Outline,
+    Place,
+    StageEnd,
+    Tap,
+    TappedNetwork,
+    create_model,
+    create_on_meta,
+    list_models,
+    outline,
+)
 from tests.architectures.map_tools import maps_of, with_random_statistics
 
 # RepDistiller's features for images of 32 x 32: stem, stages (channels @ side), and the width of the pooled vector.
@@ -30,8 +40,7 @@ RAW_SUMS, NO_ACTIVATION = "wrn", "mobilenetv2"
 
 
 def on_meta(name: str) -> TappedNetwork:
-    with torch.device("meta"):
-        return create_model(name, num_classes=10)
+    return create_on_meta(name, num_classes=10)
 
 
 # --- the table of stages ---------------------------------------------------------------------------------------------
@@ -202,9 +211,7 @@ def test_a_last_call_that_returns_no_map_makes_no_place() -> None:
 def test_meta_and_precision_make_no_difference(name: str) -> None:
     measured = outline(create_model(name), 32)
     assert measured == outline(create_model(name).bfloat16(), 32)
-    with torch.device("meta"):
-        network = create_model(name)
-    assert measured == outline(network, 32)
+    assert measured == outline(create_on_meta(name), 32)
 
 
 def test_measured_inside_inference_mode() -> None:

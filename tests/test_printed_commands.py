@@ -24,6 +24,8 @@ OF_NETWORK = (*LETKD2, "teacher=resnet14", "teacher_experiment=mine.net")
 
 Follow = Callable[..., list[str]]
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 @pytest.fixture
 def place(supervision: Path, tmp_path: Path) -> Path:

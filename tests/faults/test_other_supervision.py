@@ -20,6 +20,7 @@ OTHERS = {
 COMPARED = {CODEBOOK: OTHERS, DECISIONS: OTHERS | {"lda_components": 9}}
 STATED = {"weights", "network", "seed", "patches", "precision", "max_patches", "versions"}  # and not compared
 FIGURES = {CODEBOOK: {"inertia", "lda_components"}, DECISIONS: {"components", "rank"}}
+pytestmark = pytest.mark.usefixtures("few_digits")
 PYTHON_MAIN = "python main_classification.py with "
 
 

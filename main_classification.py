@@ -357,9 +357,11 @@ def picture_templates(_config: Config) -> Config:
 @experiment.command(unobserved=True)
 def pictures(_config: Config) -> None:
     """Draw all pictures that an experiment has the parts for, and say of the others why not."""
+    from algorithms import check_options
     from reporting.pictures import PICTURES
 
     config, failures = _plain(_config), []
+    check_options(config)
     for name, picture in PICTURES.items():
         if lacking := picture.lacks(Options.of(config)):
             print(f"no picture_{name}: {config['config']} has no {lacking}")

@@ -437,6 +437,12 @@ def test_pictures_draws_what_applies_and_says_why_the_others_do_not(told, traine
         assert f"no picture_{name}: digits.RN8 has no " in outcome.out
 
 
+def test_options_that_cannot_work_are_refused_before_any_picture(told):
+    outcome = told("pictures", "with", "config=digits.RN14_RN8.letKD-1", "intermediate=True")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "intermediate=True needs a letKD-2 experiment" in outcome.err
+
+
 def test_an_untrained_experiment_names_the_command_that_trains_it(told, tmp_path):
     outcome = told("picture_confusion", "with", *LETKD2, localpath=tmp_path)
     assert outcome.status == 1 and outcome.err.count("\n") == 1

@@ -23,10 +23,24 @@ COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
 TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
 ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
 
+
+def group(cls: type) -> type:
+    """A dataclass of options, compared by its values.
+
+    The methods that `dataclass` would write for it are compiled whenever this module is imported, for every group.
+    """
+    cls.__eq__, cls.__hash__ = _is_equal, None
+    return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and vars(one) == vars(other)
+
+
 # --- of every command ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Job:
     """Which experiment, and what shall be done with it."""
 
@@ -119,7 +133,7 @@ class Job:
         return self.name or self.config
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Run:
     """How and where it is done."""
 
@@ -155,7 +169,7 @@ class Run:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Offline:
     """How patches are held that codebooks and decision scores are made from."""
 
@@ -184,7 +198,7 @@ class Offline:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Prediction:
     """Of the command `predict`."""
 
@@ -209,7 +223,7 @@ class Prediction:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Report:
     """Of the command `report`."""
 
@@ -219,7 +233,7 @@ class Report:
 # --- of experiments --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Experiment:
     """What every experiment says."""
 
@@ -231,7 +245,7 @@ class Experiment:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Data:
     """The images."""
 
@@ -273,7 +287,7 @@ class Data:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Protocol:
     """Optimisation, the same for every method. The defaults are the paper's for CIFAR-100."""
 
@@ -303,7 +317,7 @@ class Protocol:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Network:
     """A network alone: trained with cross-entropy, and a teacher that supervision is made from."""
 
@@ -326,7 +340,7 @@ class Network:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Pair:
     """A student and its teacher."""
 
@@ -345,7 +359,7 @@ class Pair:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Words:
     """letKD's and QuEST's: the teacher's words, and how they are learnt. K and S are shapes of a student's weights,
     which loading compares."""
@@ -381,7 +395,7 @@ class Words:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class WordsMap:
     """What words are of: a network alone is a teacher too."""
 
@@ -394,7 +408,7 @@ class WordsMap:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Layers:
     """KD layers in the student."""
 
@@ -403,7 +417,7 @@ class Layers:
     alpha_penultimate: float = option(1.0, "weight of the values in the output of the penultimate layer")
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Decisions:
     """letKD-2's: the teacher's sub-class decisions, and the second layer that learns them."""
 
@@ -433,7 +447,7 @@ class Decisions:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Subclasses:
     """Of decision scores, and of the layer that learns them."""
 
@@ -443,7 +457,7 @@ class Subclasses:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Control:
     """Of the paper's control of size: FitNet with KD layers."""
 
@@ -455,7 +469,7 @@ class Control:
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Options:
     """All options of a run, by groups; those of an experiment are None where it does not have them.
 

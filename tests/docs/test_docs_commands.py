@@ -1,7 +1,8 @@
 """The pages, followed word by word: their programs are written, and their commands run, on small data.
 
-What takes too long is made short behind their back: every experiment has one epoch, every data set few images, and
-pictures are laid out but not painted. What needs CIFAR-100 and the like is left to `test_docs`, which checks options.
+What takes too long is made short behind their back: every experiment has one epoch, every data set few images, one
+network is narrow, and pictures are laid out but not painted. What needs CIFAR-100 and the like is left to `test_docs`,
+which checks options.
 """
 
 import importlib
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from digits_tools import fewer_digits
 from docs_tools import ROOT, Command, entry_commands, programs
@@ -52,6 +54,7 @@ SKETCHES = {
     subclasses: {"NUM_EXAMPLES": 1},
     templates: {"NUM_IMAGES": 1, "NUM_TEMPLATES": {1: 1, 2: 1}},
 }  # pictures of few things
+NARROW = {"resnet10t": {"channels": (16, 32, 64, 128)}}  # networks of a quarter of their width
 PACKAGES = {"architectures": architectures, "config": config, "distillation.losses": distillation.losses}
 
 
@@ -64,6 +67,7 @@ def little() -> Iterator[None]:
         patch.setattr(experiments, "ENTRY_OPTIONS", shortened(ENTRY_OPTIONS))
         patch.setattr(experiments, "load_experiment", lambda name: shortened(load_experiment(name)))
         patch.setattr("matplotlib.figure.Figure.savefig", save_quickly)
+        patch.setattr(timm, "create_model", create_narrow)
         patch.setattr(export, "TIMED_SECONDS", 0)
         for module, sizes in SKETCHES.items():
             for size, value in sizes.items():
@@ -78,6 +82,10 @@ def save_quickly(figure: Figure, file: Any, *, draw: Callable[..., None] = Figur
         draw(figure, file, **options)
     else:
         file.write(b"a picture")
+
+
+def create_narrow(name: str, *, create: Callable[..., nn.Module] = timm.create_model, **options: Any) -> nn.Module:
+    return create(name, **NARROW.get(name, {}), **options)
 
 
 def shortened(options: dict[str, Any]) -> dict[str, Any]:

@@ -95,10 +95,11 @@ def test_a_batch_norm_is_folded_only_where_it_alone_reads_a_convolution():
 
 # --- what is computed ------------------------------------------------------------------------------------------------
 
-# One of each kind, with KD layers or without.
+# One of each kind, with KD layers or without; of the slow ones there is a quick one: resnet8, shufflenetv1.
 STUDENTS = [
     ("resnet8", True), ("wrn_10_1", True), ("shufflenetv1", False), ("shufflenetv2", True), ("mobilenetv2", True),
-    ("vgg8", True), ("torchvision/resnet18", False),
+    pytest.param("vgg8", True, marks=pytest.mark.slow),
+    pytest.param("torchvision/resnet18", False, marks=pytest.mark.slow),
 ]  # fmt: skip
 
 

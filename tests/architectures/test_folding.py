@@ -7,10 +7,15 @@ from torch import nn
 from architectures import create_model, fold_batch_norm_, list_models, outline
 from tests.architectures.map_tools import maps_of, with_random_statistics
 
-SMALL = [name for name in list_models() if "/" not in name and not name.startswith("resnet110")]
+ONE_OF_EACH_FAMILY = (
+    *("resnet8", "resnet8x4", "resnet18", "resnet50", "wrn_10_1", "wrn_16_2", "vgg8", "mobilenetv1", "mobilenetv2"),
+    *("shufflenetv1", "shufflenetv2"),
+)
+OTHERS = [name for name in list_models() if "/" not in name and name not in ("resnet110", *ONE_OF_EACH_FAMILY)]
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]  # deeper
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*ONE_OF_EACH_FAMILY, *OTHERS])
 def test_folded_networks_compute_the_same(name):
     torch.manual_seed(0)
     network = with_random_statistics(create_model(name, num_classes=10)).double()

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from letkd import KMeans, kmeans
 
-NUM_CLUSTERS, NUM_ITERATIONS = 40, 12
+NUM_PATCHES, NUM_CLUSTERS, NUM_ITERATIONS = 1500, 40, 12
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +17,9 @@ def _small_blocks(monkeypatch):
 
 def patches(kind: str) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(4000, 8, generator=generator)
+    noise = torch.randn(NUM_PATCHES, 8, generator=generator)
     if kind == "clustered":
-        return 5 * torch.randn(60, 8, generator=generator)[torch.arange(4000) % 60] + 0.3 * noise
+        return 5 * torch.randn(60, 8, generator=generator)[torch.arange(NUM_PATCHES) % 60] + 0.3 * noise
     if kind == "far from the origin":
         return noise + 300
     if kind == "with equal rows":

@@ -82,8 +82,8 @@ class Preparation:
         """A line for each step: what is made, with whose protocol, how long it takes; and options that reach none."""
         count = len(self.steps) + 1
         for number, step in enumerate(self.steps, 1):
-            log.info("step %d of %d: %s; %s", number, count, _describe(step), _known_time(step.job))
-        log.info("step %d of %d: %s; %s", count, count, _describe_run(self.run), _known_time(self.run))
+            log.info("step %d of %d: %s; %s", number, count, describe(step), known_time(step.job))
+        log.info("step %d of %d: %s; %s", count, count, _describe_run(self.run), known_time(self.run))
         for note in self._unreached():
             log.info("note: %s", note)
 
@@ -110,13 +110,13 @@ class Preparation:
         for number, step in enumerate(self.steps, 1):
             if step.job is None:
                 continue
-            open_images = _remembering(step.job, opened)
+            open_images = remembering(step.job, opened)
             with self._named(step):
                 copy.copy(step.job).check_images(open_images)  # what it opens goes with the copy
-            if isinstance(step.job, Training) and _earlier_seconds(step.job) is None:
+            if isinstance(step.job, Training) and earlier_seconds(step.job) is None:
                 log.info("step %d of %d: %s", number, len(self.steps) + 1, _measure(step.job, open_images(None)))
         try:
-            self.run.check_images(_remembering(self.run, opened))
+            self.run.check_images(remembering(self.run, opened))
         except FAILURES as error:
             raise ValueError(f"{self.run.options.job.run_name}: {error}") from error
 
@@ -157,7 +157,7 @@ class Preparation:
             raise ValueError(message) from error
 
 
-def _remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[dict[str, Any] | None], Dataset]:
+def remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[dict[str, Any] | None], Dataset]:
     """The job's `open_training_data` for images that other jobs have not opened in the same way."""
 
     def open_images(known: dict[str, Any] | None) -> Dataset:
@@ -169,7 +169,7 @@ def _remembering(job: Algorithm, opened: dict[str, Dataset]) -> Callable[[dict[s
     return open_images
 
 
-def _describe(step: Step) -> str:
+def describe(step: Step) -> str:
     if step.job is None:
         return f"download {step.requirement.published}"
     options = step.job.options
@@ -205,15 +205,15 @@ def _words(told: dict[str, Any]) -> str:
     return " ".join(f"{key}={str(value).replace(' ', '')}" for key, value in told.items())
 
 
-def _known_time(job: Algorithm | None) -> str:
+def known_time(job: Algorithm | None) -> str:
     """How long a job takes, as an earlier one of its directory tells."""
-    seconds = None if job is None else _earlier_seconds(job)
+    seconds = None if job is None else earlier_seconds(job)
     if seconds is not None:
         return f"about {duration(seconds)}, as before"
     return "time not known before its first epoch" if isinstance(job, Training) else "time not known beforehand"
 
 
-def _earlier_seconds(job: Algorithm) -> float | None:
+def earlier_seconds(job: Algorithm) -> float | None:
     """The time that an earlier job of the same settings and device took, for as many epochs as are to do now."""
     directory = job.directory
     folders = [directory, *directory.glob("seed*"), *directory.glob("replaced/*")]

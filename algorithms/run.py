@@ -62,21 +62,21 @@ def provide(algorithm: Algorithm) -> int:
         for requirement in algorithm.missing_requirements():
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, options)}")
         return 0
-    if steps := _steps_before(algorithm):
+    if steps := steps_before(algorithm):
         defaults = default_config(options.job.config)
         given = {key: value for key, value in options.flat.items() if value != defaults[key]}
         preparation = Preparation(steps, algorithm, given)
         preparation.announce()
-        preparation.carry_out(_make)
+        preparation.carry_out(make_step)
     return len(steps)
 
 
-def _steps_before(algorithm: Algorithm) -> list[Step]:
+def steps_before(algorithm: Algorithm) -> list[Step]:
     """What a job needs and cannot find, and what that needs, in the order in which it has to be made."""
     steps: dict[tuple[str, str], Step] = {}
     for requirement in algorithm.missing_requirements():
         step = _step(requirement, algorithm.options)
-        needed = [] if step.job is None else _steps_before(step.job)
+        needed = [] if step.job is None else steps_before(step.job)
         for each in (*needed, step):
             steps.setdefault(each.product, each)
     return list(steps.values())
@@ -99,7 +99,7 @@ def _step(requirement: Requirement, options: Options) -> Step:
     return Step(requirement, job, command)
 
 
-def _make(step: Step) -> None:
+def make_step(step: Step) -> None:
     if step.job is not None:
         run_job(copy.copy(step.job))  # what it opens goes with the copy
         return

@@ -52,7 +52,7 @@ def run_trials(options: Options, run: Callable[[Options], Results]) -> Results:
     """
     job = options.job
     seeds = wanted_seeds(job)
-    _check_alike(options, seeds)
+    check_alike(options, seeds)
     for number, seed in enumerate(seeds, start=1):
         log.info("trial %d of %d: seed %d", number, len(seeds), seed)
         trial = _trial(options, seed)
@@ -78,8 +78,11 @@ def _directory(trial: Options) -> Path:
     return run_directory(trial.run.localpath, trial.job, "train")
 
 
-def _check_alike(options: Options, seeds: list[int]) -> None:
+def check_alike(options: Options, seeds: list[int], *, is_prepared: bool = True) -> None:
     """Refuse trials that began with other settings than these, or that something else has taught, before any trains.
+
+    Args:
+        is_prepared: whether what teaches is there, and is to be compared with what has taught.
 
     Raises:
         ValueError: names the first such trial, and what differs.
@@ -99,7 +102,7 @@ def _check_alike(options: Options, seeds: list[int]) -> None:
             remedy = "move it away, or choose another localpath"
             raise ValueError(f"seed {seed}: {directory} was trained with {listed}; {remedy}")
         _compare_teaching(taught, facts, str(directory))
-    if trains and is_left and taught:
+    if is_prepared and trains and is_left and taught:
         _compare_teaching(taught, supervision_fingerprints(options), "what is there for the trials that are left")
 
 
@@ -129,7 +132,7 @@ def _record(directory: Path) -> tuple[Results, dict[str, Any], bool]:
     Raises:
         ValueError: its weights are of another run.
     """
-    if results := _trained(directory):
+    if results := finished_training(directory):
         if (last := directory / LAST).is_file():
             load_own(last)
         return results, results["options"], True
@@ -149,7 +152,7 @@ def summarize(directory: Path, seeds: list[int]) -> Results:
         ValueError: the trials in `seeds` have different settings.
     """
     folders = {seed: path for path in directory.iterdir() if (seed := seed_of(path.name)) is not None}
-    trials = {seed: results for seed, path in sorted(folders.items()) if (results := _trained(path))}
+    trials = {seed: results for seed, path in sorted(folders.items()) if (results := finished_training(path))}
     reference = trials[seeds[0]]
     alike = {}
     for seed, results in trials.items():
@@ -190,7 +193,7 @@ def _job(job: Job) -> str:
     return next((name for name in MEASUREMENTS if getattr(job, name)), "train")
 
 
-def _trained(directory: Path) -> Results | None:
+def finished_training(directory: Path) -> Results | None:
     """The results of a finished training.
 
     Raises:
@@ -221,7 +224,7 @@ def _other_teaching(results: Results, reference: Results) -> list[str]:
 
 
 def _check_trained(directory: Path, job: str) -> None:
-    if _trained(directory) is None:
+    if finished_training(directory) is None:
         raise FileNotFoundError(
             f"its training in {directory} is not finished; finish it first: the same command without {job}="
         )
@@ -229,7 +232,7 @@ def _check_trained(directory: Path, job: str) -> None:
 
 def _is_left_to_do(directory: Path) -> bool:
     """Whether a training has not ended yet."""
-    is_done = _trained(directory) is not None
+    is_done = finished_training(directory) is not None
     if is_done:
         log.info("finished already: %s", directory)
     return not is_done

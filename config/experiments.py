@@ -11,6 +11,7 @@ import copy
 import difflib
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -35,7 +36,7 @@ OF_THE_NETWORK = {
 }
 NAME = re.compile(r"[\w+:-]+(\.[\w+:-]+)+")  # every part a folder
 NO_FOLDERS = re.compile(
-    r"vq|lda|class_means|sacred|report|replaced|tensorboard|pictures|export|variants|weights|seed\d+"
+    r"vq|lda|class_means|sacred|report|replaced|studies|tensorboard|pictures|export|variants|weights|seed\d+"
 )
 
 
@@ -117,6 +118,20 @@ def with_networks(defaults: Config, updates: Config) -> Config:
         if key in defaults and updates.get(key, defaults[key]) != defaults[key]:
             found |= {other: None for other in others if other in defaults}
     return found
+
+
+def trains_alone(network: str | None, configs: Mapping[str, Config], *, folder: str) -> str | None:
+    """The experiment that trains a network alone, in a folder of config/ if there is one; None where there is none.
+
+    Args:
+        configs: the options of experiments, by name.
+    """
+    names = [
+        name
+        for name, config in configs.items()
+        if config["method"] == ALONE and config.get("network") == network and not config.get("trained_as")
+    ]
+    return min(names, key=lambda name: (name.rpartition(".")[0] != folder, name), default=None)
 
 
 def own_options(config: Config) -> Config:

@@ -25,8 +25,7 @@ def check_updates(updates: Config, defaults: Config) -> Config:
     found: Config = {}
     called: dict[str, str] = {}
     for given, value in flat(updates).items():
-        names = (given, OTHER_NAMES.get(given), FORMER_NAMES.get(given))
-        key = next((name for name in names if name in defaults), None)
+        key = known_as(given, defaults)
         if key is None:
             raise ValueError(_unknown_option(given, defaults))
         if key in found:
@@ -39,6 +38,12 @@ def check_updates(updates: Config, defaults: Config) -> Config:
             say_renamed(given)
         found[key], called[key] = value, given
     return found
+
+
+def known_as(given: str, defaults: Config) -> str | None:
+    """What an option is called in `defaults` that is given by any of its names; None where it is not among them."""
+    names = (given, OTHER_NAMES.get(given), FORMER_NAMES.get(given))
+    return next((name for name in names if name in defaults), None)
 
 
 def flat(options: Mapping[str, Any]) -> Config:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.command_lines import command_line, typed
+from config.experiments import ALONE, trains_alone
 from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
 from results.places import folders_of
 from results.settings import FOLDER_DATASETS, bearing
 
 TEACHER, STUDENT = "teacher", "student"
 METHODS = ("QuEST", "letKD-1", "letKD-2")
-ALONE = "classification"
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 NEED_DATA_DIR = FOLDER_DATASETS | {"ImageNet"}
 ANY_FOLDER = "FOLDER"  # what stands for theirs in a command, where it is not known
@@ -367,7 +367,7 @@ class _Table:
 
     def _pair(self, prefix: str, names: list[str]) -> Row:
         config = self.configs[names[0]]
-        student = self._network_alone(config.get("student"), prefix)
+        student = trains_alone(config.get("student"), self.configs, folder=prefix.rpartition(".")[0])
         cells = {
             TEACHER: self._cell(config.get("teacher_experiment"), published_value(prefix, TEACHER)),
             STUDENT: self._cell(student, published_value(prefix, STUDENT)),
@@ -377,16 +377,6 @@ class _Table:
             cells[column] = self._cell(name, published_value(prefix, column))
         label = prefix.rpartition(".")[2].replace("_", " → ")
         return Row(label, prefix, cells)
-
-    def _network_alone(self, network: str | None, prefix: str) -> str | None:
-        """The experiment that trains a network alone, in the pair's own folder if there is one."""
-        folder = prefix.rpartition(".")[0]
-        names = [
-            name
-            for name, config in self.configs.items()
-            if config["method"] == ALONE and config.get("network") == network and not config.get("trained_as")
-        ]
-        return min(names, key=lambda name: (name.rpartition(".")[0] != folder, name), default=None)
 
     def variants(self, runs: list[Run]) -> Iterator[Variant]:
         """What the paper says of experiments of this data set with other options, and the runs of it in any branch."""

@@ -10,6 +10,7 @@
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 export=onnx   take the student away
     python main_classification.py predict with config=digits.RN14_RN8.letKD-2 images=FOLDER      classes of image files
     python main_classification.py pictures with config=digits.RN14_RN8.letKD-2                   pictures of a student
+    python main_classification.py study with pairs=digits.RN14_RN8 methods=alone,KD,letKD-1      compare methods
     python main_classification.py report --watch                                                 a page of all results
     python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
 
@@ -74,7 +75,9 @@ from config.experiments import (
     with_networks,
 )
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
-from config.options import OPTIONS, Config, Options
+from config.options import OPTIONS, Config, Options, values_of
+from config.options import Study as StudyOptions
+from config.schema import options_of
 from config.updates import check_command, check_updates, flat
 from storage.documents import first_line
 
@@ -86,6 +89,9 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError, sacred.util
 MONGO_TIMEOUT_MS = 5000  # to find the server
 WATCH_SECONDS = 5  # between two reports
 CAPTURE_MODES = ("no", "sys", "fd")
+FLAGS = {"--watch": ("report", "watch=True"), "--dry-run": ("study", "dry_run=True")}  # of commands of ours
+# Of the command `study`, beside whatever is set for its runs; without a seed sacred would draw one.
+STUDY_OPTIONS = values_of(StudyOptions) | {key: ENTRY_OPTIONS[key] for key in ("localpath", "seed")}
 OBSERVER_PACKAGES = ("pymongo", "sqlalchemy", "tinydb")  # of sacred's -m, -s and -t
 
 
@@ -103,6 +109,14 @@ class _Experiment(sacred.Experiment):
     def run(self, command_name: str, config_updates: Config, named_configs: list[str], **rest: Any) -> sacred.run.Run:
         """Options from files, which sacred calls named configurations: of two the later is followed, words go first."""
         sources = [flat(load_options(Path(path))) for path in named_configs] + [flat(config_updates)]
+        if command_name == study.__name__:
+            given = STUDY_OPTIONS | {key: value for source in sources for key, value in source.items()}
+            OPTIONS["localpath"].check_type(given["localpath"])
+            return super().run(command_name, nested(given), **rest)
+        if of_study := next((key for source in sources for key in source if key in options_of(StudyOptions)), None):
+            raise ValueError(
+                f"{of_study} is for a study: python main_classification.py study with pairs=A.B methods=C,D"
+            )
         given = [source["config"] for source in sources if "config" in source]
         defaults = default_config(canonical_name(given[-1]) if given else ENTRY_OPTIONS["config"])
         updates: Config = {}
@@ -159,6 +173,8 @@ def nested(options: Config) -> Config:
 def _configuration(fixed: Config | None = None, preset: Config | None = None, fallback: Config | None = None) -> Any:
     """What sacred calls to learn the configuration: `fixed` is what the command line sets, by its names here."""
     fixed = dict(fixed or {})
+    if STUDY_OPTIONS.keys() <= fixed.keys():  # of several experiments: what is given, and no defaults of one of them
+        return ConfigDict(fixed)(fixed, preset, fallback)
     defaults = default_config(fixed.get("config", ENTRY_OPTIONS["config"]))
     updates = check_updates(fixed, defaults)
     summary = ConfigDict(nested(with_networks(defaults, updates)))(nested(updates), preset, fallback)
@@ -202,7 +218,7 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
     One whose options cannot work leaves nothing, nor does one that another mistake ends before it begins.
     """
     experiment.observers = [Records(Path(config["localpath"]) / "sacred")]
-    if config["mongo"] is not None and command_name == run.__name__:
+    if command_name == run.__name__ and config["mongo"] is not None:
         experiment.observers.append(mongo_observer(config["mongo"]))
     if command_name == run.__name__:
         from algorithms import check_run
@@ -410,12 +426,49 @@ def report(_config: Config) -> None:
     write(None)
 
 
+@experiment.command(unobserved=True)
+def study(_config: Config) -> None:
+    """Train every method of every pair with every seed, and compare them; --dry-run lists the runs and their hours."""
+    from algorithms import Study, run_study, set_up_console
+    from engine.stopping import lost_stops_again
+    from reporting.report import write_study
+
+    set_up_console()
+    planned = Study(_plain(_config))
+    if planned.options.dry_run:
+        print("\n".join(planned.listing()))
+        return
+
+    def show(found: Config) -> None:
+        print(f"\n{write_study(planned.directory, found)}\n\n{planned.directory} has this table", flush=True)
+
+    try:
+        with lost_stops_again():
+            failed = run_study(planned, run_by_command, show)
+    except KeyboardInterrupt as stop:
+        stop.goes_on = False  # that the command of the run does: of the study the same does the rest
+        raise
+    if failed:
+        several = f"{len(failed)} runs have failed, the first is" if len(failed) > 1 else "one run has failed:"
+        raise ValueError(f"{several} {failed[0]}; the table has the errors, and the same command tries again")
+
+
+def run_by_command(options: Config) -> None:
+    """The run of some options in this process, recorded as the command that would do the same."""
+    before, sys.argv = sys.argv, shlex.split(command_line(options))[1:]
+    try:
+        experiment.run(run.__name__, nested(options), [], options={"--debug": True})  # errors are ours to report
+    finally:
+        sys.argv = before
+
+
 def spelt_out(argv: list[str]) -> list[str]:
-    """`report --watch`, which sacred would take for a flag of its own, as `report with watch=True`."""
-    if "--watch" not in argv or "report" not in argv:
-        return argv
-    words = [word for word in argv if word != "--watch"]
-    return [*words, *["with"] * ("with" not in words), "watch=True"]
+    """`report --watch` and `study --dry-run`, which sacred would take for flags of its own, as options."""
+    for flag, (command, option) in FLAGS.items():
+        if flag in argv and command in argv:
+            words = [word for word in argv if word != flag]
+            argv = [*words, *["with"] * ("with" not in words), option]
+    return argv
 
 
 def check_words(argv: list[str]) -> None:
@@ -465,9 +518,9 @@ def main(argv: list[str]) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0; 1 after a mistake of the user's, which is one line (`--debug` shows the traceback); 130
-        after Ctrl-C and 143 after SIGTERM, which may come at any time: every file is whole or absent. Training finishes
-        its step first and saves its state; a second Ctrl-C ends it at once.
+        The exit status: 0; 1 after a mistake of the user's, which is one line (`--debug` shows the traceback), and
+        where runs of a study have failed; 130 after Ctrl-C and 143 after SIGTERM, which may come at any time: every
+        file is whole or absent. Training finishes its step first and saves its state; a second Ctrl-C ends it at once.
     """
     wants_traceback = bool(WANTS_TRACEBACK & set(argv))
     wants_help = bool({"-h", "--help", "help"} & set(argv))

@@ -13,6 +13,8 @@ from algorithms.predict import Prediction, prediction_table
 from algorithms.prepare import Preparation, Step
 from algorithms.probe import LinearProbe
 from algorithms.run import provide, run_config, run_job
+from algorithms.study import run_study
+from algorithms.study_plan import Study
 from algorithms.train import Training
 from algorithms.trials import run_trials, wanted_seeds
 from engine.records import set_up_console
@@ -31,6 +33,7 @@ __all__ = [
     "Preparation",
     "Requirement",
     "Step",
+    "Study",
     "Training",
     "check_method",
     "check_options",
@@ -42,6 +45,7 @@ __all__ = [
     "provide",
     "run_config",
     "run_job",
+    "run_study",
     "run_trials",
     "set_up_console",
     "wanted_seeds",

@@ -22,6 +22,7 @@ TRAINED = ("export", "probe", "predict", "pictures")  # jobs on a trained networ
 COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
 TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
 ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
+STUDY = ("study",)
 
 
 def group(cls: type) -> type:
@@ -47,11 +48,14 @@ class Job:
     config: str = option(
         "digits.RN8",
         "the experiment: its options are those of the module config/A/B/C.py, or of methods of a pair, A.B.letKD-2+DKD",
-        jobs=JOBS,
+        jobs=(*EVERY_JOB, "report"),
         bears="nothing",
     )
     name: str | None = option(
-        None, "the run's own name A.B.C, and so its directory, in place of its experiment's", bears="nothing"
+        None,
+        "the run's own name A.B.C, and so its directory, in place of its experiment's; or a study's name",
+        jobs=(*EVERY_JOB, "study"),
+        bears="nothing",
     )
     evaluate: bool = option(
         False, "measure a trained network instead of training", jobs=("evaluate",), refused=True, bears="job"
@@ -113,7 +117,7 @@ class Job:
         "so many runs, with seeds 0, 1, ...",
         at_least=0,
         at_most=10_000,
-        jobs=("train", "evaluate", "export", "probe"),
+        jobs=("train", "evaluate", "export", "probe", "study"),
         refused=True,
         bears="seed",
     )
@@ -122,7 +126,7 @@ class Job:
         "the runs with these seeds",
         at_least=0,
         elements="different whole numbers from 0, like [0, 1, 2]",
-        jobs=("train", "evaluate", *TRAINED),
+        jobs=("train", "evaluate", *TRAINED, "study"),
         refused=True,
         bears="seed",
     )
@@ -228,6 +232,36 @@ class Report:
     """Of the command `report`."""
 
     watch: bool = option(False, "write the report again every few seconds", jobs=("report",), bears="nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Of the command `study`."""
+
+    pairs: list[str] = option(
+        [], "pairs of networks", elements="names of pairs, like digits.RN14_RN8", jobs=STUDY, bears="nothing"
+    )
+    methods: list[str] = option(
+        [],
+        "methods or sums of methods, which every pair is trained with; alone: the student without a teacher",
+        elements="names of methods, like KD or letKD-2+DKD, or alone",
+        jobs=STUDY,
+        bears="nothing",
+    )
+    against: str | None = option(
+        None, "the method that the others are compared with; None: the first", jobs=STUDY, bears="nothing"
+    )
+    search: list[str] = option(
+        [],
+        "values of one or two options of which every method takes the best on `val_split` held-out training images",
+        elements="options with their values, like kd.temperature=[2,4,8]",
+        jobs=STUDY,
+        bears="nothing",
+    )
+    jobs: int = option(
+        1, "so many runs at once, each a process of its own", at_least=1, at_most=1024, jobs=STUDY, bears="nothing"
+    )
+    dry_run: bool = option(False, "list the runs and start none", jobs=STUDY, bears="nothing")
 
 
 # --- of experiments --------------------------------------------------------------------------------------------------
@@ -483,6 +517,7 @@ class Options:
     offline: Offline
     prediction: Prediction
     report: Report
+    study: Study | None
     experiment: Experiment
     data: Data
     protocol: Protocol

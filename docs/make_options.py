@@ -13,8 +13,8 @@ from typing import Any
 from algorithms import Training
 from config.experiments import ENTRY_OPTIONS, load_experiment
 from config.former_names import FORMER_NAMES
-from config.options import OPTIONS, PUBLISHED_NAMES
-from config.schema import EVERY_JOB, JOBS, Option
+from config.options import OPTIONS, PUBLISHED_NAMES, Study
+from config.schema import EVERY_JOB, JOBS, Option, options_of
 from distillation.losses import find_loss, find_transform, list_losses, list_transforms
 from main_classification import experiment
 
@@ -43,10 +43,11 @@ password in it is written as `$VARIABLE`.
 
 {jobs}
 
-A command is the first word: `python main_classification.py report`. Below, "all" are all jobs but the report. An option
-that says what shall be done (`best`, `checkpoint`, `images`) is refused by a job that does not read it. One that says
-how (`cuda`, `disp_step`) is not, so that a command can be repeated with `evaluate=True` behind it; the report reads
-{read_by_report} alone and refuses the others. This page is made from the code by `python -m docs.make_options`.
+A command is the first word: `python main_classification.py report`. Below, "all" are all jobs on one experiment: not
+the report, and not studies. An option that says what shall be done (`best`, `checkpoint`, `images`) is refused by a job
+that does not read it. One that says how (`cuda`, `disp_step`) is not, so that a command can be repeated with
+`evaluate=True` behind it; the report reads {read_by_report} alone and refuses the others. This page is made from the
+code by `python -m docs.make_options`.
 """
 
 
@@ -58,6 +59,9 @@ def render() -> str:
     first = [("option", "default", "meaning", "jobs that read it")]
     for key, default in ENTRY_OPTIONS.items():
         first.append((f"`{key}`", _written(default), _meaning(OPTIONS[key]), _jobs(OPTIONS[key].jobs)))
+    of_studies = [("option", "default", "meaning")]
+    for key, said in options_of(Study).items():
+        of_studies.append((f"`{key}`", _written(said.default), _meaning(said)))
     second = [("option", "default", "meaning", "jobs that read it", "experiments")]
     for key in sorted(keys, key=lambda key: -sum(key in config for config in experiments.values())):
         kinds = [kind for kind, config in experiments.items() if key in config]
@@ -78,6 +82,12 @@ Every experiment has its own defaults, which `print_config` shows. Here they are
 {" or else of ".join(f"`{EXAMPLES[kind]}`" for kind in SHOWN)}.
 
 {table(second)}
+
+## Options of a study
+
+[`study`](studies.md) reads these, `name`, `seeds`, `trials` and `localpath`; every other option is for its runs.
+
+{table(of_studies)}
 
 ## Options of losses
 
@@ -132,11 +142,12 @@ def _meaning(said: Option) -> str:
 
 
 def _jobs(jobs: Iterable[str]) -> str:
-    """In words, the report aside where all others read it."""
+    """In words; those that are not of one experiment aside where all others read it."""
     lacking = [job for job in EVERY_JOB if job not in jobs]
     if len(lacking) > NEARLY_ALL:
         return ", ".join(jobs)
-    return "all" + (f" but {', '.join(lacking)}" if lacking else "") + (", report" if "report" in jobs else "")
+    others = "".join(f", {job}" for job in jobs if job not in EVERY_JOB)
+    return "all" + (f" but {', '.join(lacking)}" if lacking else "") + others
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

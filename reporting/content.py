@@ -11,6 +11,7 @@ from typing import Any
 
 from reporting import text
 from reporting.charts import NUM_STYLES, Chart, Series, accuracy_strips, learning_curves, other_style, style_of
+from reporting.studies import study_tables
 from reporting.tables import (
     PUBLISHED,
     Cell,
@@ -24,7 +25,7 @@ from reporting.tables import (
     scope_of,
     shown,
 )
-from results.collect import SUPERVISION, Run
+from results.collect import SUPERVISION, Config, Run
 from results.settings import MEASUREMENTS, SEEDS
 
 JOBS = {
@@ -134,7 +135,7 @@ def content_of(report: Report) -> Content:
         facts=facts,
         how_to_read=_how_to_read(),
         damaged=sorted((found.place, found.error) for found in damaged),
-        parts=[parts[section.scope] for section in measured],
+        parts=[*(parts[section.scope] for section in measured), *map(study_part, report.collection.studies)],
         unmeasured=[parts[section.scope] for section in report.sections if not section.has_runs],
         experiments=[_experiment(anchor, found, parts[scope_of(found[0])]) for anchor, found in experiments.items()],
         commands=_commands(measured),
@@ -320,6 +321,18 @@ def _supervision(section: Section) -> Table | None:
         rows.append(_row(teacher, made, quality, patches, seconds, run.device))
     columns = ("Teacher", "Supervision", "Quality", "Patches", "Time", "Device")
     return Table("Supervision", columns, rows, kind="texts") if rows else None
+
+
+# --- a study ---------------------------------------------------------------------------------------------------------
+
+
+def study_part(study: Config) -> Part:
+    """What a study has found."""
+    tables = [
+        Table(found.title, found.columns, [_row(*cells) for cells in found.rows], " ".join(found.notes), kind="texts")
+        for found in study_tables(study)
+    ]
+    return Part(f"Study {study['name']}", _anchor(f"study-{study['name']}"), "", tables, [])
 
 
 # --- an experiment ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reporting.content import content_of
+from reporting.content import content_of, study_part
+from reporting.studies import aligned, study_tables
 from reporting.tables import Report, build
 from results.collect import Config, Damaged, collect
 from storage.documents import write_atomically
@@ -21,6 +22,7 @@ FOLDER = "report"
 # Markdown's own signs; underscores and brackets only where they would be such.
 SPECIAL = re.compile(r"[&<|`*~\\]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 TEMPLATES = {"index.html": "page.html.j2", "report.md": "report.md.j2"}
+STUDY_TEMPLATE, STUDY_TABLES = "study.md.j2", "tables.md"
 
 
 def write_report(
@@ -62,11 +64,25 @@ def write_report(
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     for name, template in TEMPLATES.items():
         shown = {"content": content, "made": made, "command": command, "refresh": refresh}
-        rendered = _environment(template).get_template(template).render(shown)
-        # Some names of files are in no encoding, and JSON can hold what none can.
-        data = rendered.encode(errors="backslashreplace")
-        write_atomically(root / FOLDER / name, lambda file, data=data: file.write(data))
+        _write(root / FOLDER / name, template, shown)
     return report
+
+
+def write_study(directory: Path, study: Config) -> str:
+    """Write what a study has found as Markdown beside its `study.json`; returns it as a terminal shows it.
+
+    Args:
+        study: what that holds.
+    """
+    _write(directory / STUDY_TABLES, STUDY_TEMPLATE, {"part": study_part(study), "study": study})
+    return "\n\n".join(map(aligned, study_tables(study)))
+
+
+def _write(path: Path, template: str, shown: dict[str, Any]) -> None:
+    rendered = _environment(template).get_template(template).render(shown)
+    # Some names of files are in no encoding, and JSON can hold what none can.
+    data = rendered.encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(data))
 
 
 @functools.cache

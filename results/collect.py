@@ -18,12 +18,13 @@ from typing import Any
 
 from results.places import folders_of
 from results.settings import MEASUREMENTS, TOP_K, changed_measurement, changed_settings, seed_of
+from results.studies import STUDIES, STUDY, check_study
 from storage.documents import first_line, load_json
 
 Config = dict[str, Any]
 
 RESULTS, PROGRESS, TRIALS, PICTURES = "results.json", "progress.json", "trials.json", "pictures"
-NOT_RUNS = frozenset({"sacred", "report", "replaced", "tensorboard", PICTURES})
+NOT_RUNS = frozenset({"sacred", "report", "replaced", "tensorboard", STUDIES, PICTURES})
 SUPERVISION = {"kmeans": "VQ", "LDA": "LDA", "class_means": "class_means"}  # the folders of jobs that make it
 MODES = frozenset({"train", "evaluate", "probe", "export", *SUPERVISION})
 # What the report reads of a file, by what it must be where it is there.
@@ -134,10 +135,11 @@ class Collection:
     root: Path
     runs: list[Run] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
+    studies: list[Config] = field(default_factory=list)  # what `study.json` of each holds
 
 
 def collect(root: Path, own_config: Callable[[str], Config | None]) -> Collection:
-    """Read all results, records of runs that go on, and pictures below `root`.
+    """Read all results, records of runs that go on, pictures and studies below `root`.
 
     Args:
         own_config: all options of an experiment as they are before anything is overridden; None for a name that is
@@ -152,6 +154,8 @@ def collect(root: Path, own_config: Callable[[str], Config | None]) -> Collectio
             pictures = tuple(_pictures(directory / PICTURES, found))
             found.runs.append(_run(place, facts, not goes_on, own_config, pictures))
     found.runs = _with_teachers(found.runs)
+    files = sorted(root.glob(f"{STUDIES}/*/{STUDY}"))
+    found.studies = [study for path in files if (study := _read(path, found))]
     return found
 
 
@@ -171,8 +175,8 @@ def _read(path: Path, found: Collection) -> Config | None:
         return None
     try:
         content = load_json(path)
-        if path.name in (RESULTS, PROGRESS):
-            check_facts(content)
+        if path.name in CHECKS:
+            CHECKS[path.name](content)
     except (ValueError, OSError) as error:
         found.damaged.append(Damaged(path.relative_to(found.root), first_line(error).removeprefix(f"{path} is ")))
         return None
@@ -201,6 +205,9 @@ def check_facts(facts: Config) -> None:
             value = entry.get(key)
             if value is not None and not _is_figure(value):
                 raise ValueError(f"{key} is {value!r}, not a finite number")
+
+
+CHECKS: dict[str, Callable[[Config], None]] = {RESULTS: check_facts, PROGRESS: check_facts, STUDY: check_study}
 
 
 def _check_kind(facts: Config, keys: tuple[str, ...], kind: type, name: str) -> None:

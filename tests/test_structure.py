@@ -154,18 +154,18 @@ def test_only_the_entry_knows_sacred():
 # --- options ---------------------------------------------------------------------------------------------------------
 
 # Up to here options are what users write: one dictionary, of which the door makes options by groups.
-DOOR = {f"algorithms/{name}.py" for name in ("commands", "jobs", "options", "run")}
+DOOR = {f"algorithms/{name}.py" for name in ("commands", "jobs", "options", "run", "study", "study_plan")}
 BEHIND_IT = ("algorithms", "engine", "distillation", "letkd", "architectures", "dataloaders", "reporting/pictures")
 # Who reads the dictionary behind the door: what records it, compares it with records, or says it to users.
 READS_IT = {
     "algorithms/base.py option": "a message names an option as the user gave it",
     "algorithms/base.py facts": "results.json records it",
     "algorithms/evaluate.py _changed": "it is compared with what the training has recorded",
-    "algorithms/prepare.py _earlier_seconds": "it is compared with the record of an earlier run",
+    "algorithms/prepare.py earlier_seconds": "it is compared with the record of an earlier run",
     "algorithms/train.py run": "the entry compares it with what it was told",
     "algorithms/train.py _say_changes": "it is compared with the checkpoint's",
     "algorithms/train.py _state": "a checkpoint records it",
-    "algorithms/trials.py _check_alike": "it is compared with the records of trials",
+    "algorithms/trials.py check_alike": "it is compared with the records of trials",
     "distillation/expressions.py default_options": "it makes the dictionary of an experiment",
     "distillation/prepared.py _job": "a command repeats what is said of a pair",
     "engine/resume.py check_options": "records are compared",

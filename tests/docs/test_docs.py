@@ -8,9 +8,9 @@ import pytest
 from docs_tools import ENTRY, PAGES, ROOT, entry_commands, programs, shell_lines, title
 
 import main_classification
-from algorithms import check_options, make_algorithm
+from algorithms import Study, check_options, make_algorithm
 from config.experiments import ENTRY_OPTIONS, canonical_name
-from config.updates import check_updates
+from config.updates import check_updates, flat
 from distillation.expressions import PAPER
 from docs import make_methods, make_options
 
@@ -66,6 +66,9 @@ def test_commands_are_accepted_by_the_entry(page):
     for command in entry_commands(page):
         assert command.name in names, command
         updates = {key: value for key, value in command.updates.items() if value != PLACEHOLDER}
+        if command.name == "study":
+            Study(main_classification.STUDY_OPTIONS | flat(updates))
+            continue
         experiment = updates.get("config", ENTRY_OPTIONS["config"])
         methods = set(experiment.rpartition(".")[2].split("+"))
         if f"config/{experiment.replace('.', '/')}.py" in WRITTEN or methods & OWN_METHODS:

@@ -42,7 +42,7 @@ DOCS = ROOT / "docs"
 OWN_METHOD = DOCS / "own-method.md"
 # The long ones repeat jobs of the short ones and draw pictures; `test_docs` asks the entry about their commands, too.
 SHORT = ["own-images.md", "own-network.md", "options.md", "commands.md", "runs.md"]
-LONG = ["demo.md", "how-it-works.md", "reproduce.md", "watch.md"]
+LONG = ["demo.md", "how-it-works.md", "reproduce.md", "studies.md", "watch.md"]
 APART = ["export.md", OWN_METHOD.name]  # have a test of their own
 HERE = ("digits.", "numbers.", "ImageFolder.", "mine.")  # experiments whose images are here
 NUM_TRAIN, NUM_EVAL = 128, 64  # digits, also those of two-digit numbers: two steps an epoch
@@ -151,8 +151,8 @@ def commands_here(page: Path) -> list[Command]:
 
 
 def takes_long(command: Command) -> bool:
-    """What other tests run of a digits pair: exports, those of the page on them, and pictures, their own."""
-    return command.name == "pictures" or "export" in command.updates
+    """What other tests run of a digits pair: exports, those of the page on them, pictures and studies, their own."""
+    return command.name in ("pictures", "study") or "export" in command.updates
 
 
 WAYS = [pytest.param(name, False, id=name) for name in SHORT]

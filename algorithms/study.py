@@ -1,0 +1,224 @@
+"""Trains what is left of a study, and keeps what came out: `study.json` in its directory (`results/studies.py`).
+
+    python main_classification.py study with pairs=digits.RN14_RN8 methods=KD,letKD-1 seeds=[0,1,2]
+
+Teachers, words and decisions are made first, each once; what cannot be made fails the runs that need it. What is done
+is left alone, what was broken off goes on, and a run that fails ends no other: so the same command does the rest,
+whatever has ended it.
+
+Of a search the value is taken whose runs have the highest accuracy on the held-out training images after the last
+epoch, as the mean over seeds. The runs that are compared have it, and train on all training images. The evaluation
+images choose nothing.
+"""
+
+import copy
+import shlex
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from algorithms.base import Results
+from algorithms.jobs import make_algorithm
+from algorithms.prepare import FAILURES, Step, describe, remembering
+from algorithms.run import make_step
+from algorithms.study_plan import Member, Mistakes, Run, Study
+from algorithms.tasks import Task, carry_out
+from algorithms.trials import check_alike
+from config.command_lines import command_line
+from config.options import Config, Options
+from dataloaders import Dataset
+from engine.progress import phase
+from engine.records import exclusive, log, log_file, now
+from results.studies import DONE, FAILED, NOT_RUN, STUDY
+from storage.documents import first_line
+from storage.tensor_files import save_json
+
+SEARCH_FAILED = "no value of its search has been trained with all seeds"
+
+
+def run_study(study: Study, train: Callable[[Config], Any], show: Callable[[Results], None]) -> list[str]:
+    """Do what is left of a study.
+
+    Args:
+        train: does the run that some options ask for, in this process.
+        show: is given what `study.json` holds when all is done, or was stopped.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        ValueError: the images do not fit, which is seen before anything is made; or another process does this study.
+    """
+    _check_images(study)
+    with exclusive(study.directory), log_file(study.directory):
+        for note in study.notes():
+            log.info("note: %s", note)
+        doing = _Doing(study, train)
+        doing.save("running")
+        state = "stopped"
+        try:
+            doing.search()
+            doing.carry_out(doing.compared())
+            state = "finished"
+        finally:
+            show(doing.save(state))
+    return [f"{name}, seed {seed}" for name, seed in doing.errors]
+
+
+def _check_images(study: Study) -> None:
+    opened: dict[str, Dataset] = {}
+    with Mistakes() as mistakes:
+        for member in study.known:
+            if study.is_left(member):
+                steps = (step.job for step in study.needed[member])
+                for job in [*filter(None, steps), make_algorithm(member.config)]:
+                    with mistakes.noted(job.options.job.run_name):
+                        copy.copy(job).check_images(remembering(job, opened))  # what it opens goes with the copy
+
+
+class _Doing:
+    """A study that goes on.
+
+    Attributes:
+        errors: of the runs that failed, by their names and seeds.
+        chosen: what a search has chosen for a member; None where it has failed.
+    """
+
+    def __init__(self, study: Study, train: Callable[[Config], Any]):
+        self.study, self.train = study, train
+        self.errors: dict[tuple[str, int], str] = {}
+        self.chosen: dict[Member, Member | None] = {}
+
+    def search(self) -> None:
+        """Train the candidates of all searches, and choose."""
+        self.carry_out([one for candidates in self.study.candidates.values() for one in candidates])
+        for member, candidates in self.study.candidates.items():
+            accuracy = {one: self._held_out(one) for one in candidates}
+            whole = {one: statistics.fmean(found.values()) for one, found in accuracy.items() if self._is_whole(found)}
+            best = max(whole, key=whole.__getitem__, default=None)  # the first of equals
+            self.chosen[member] = None if best is None else member.with_values(best.values)
+            log.info("search: %s takes %s", member.name, SEARCH_FAILED if best is None else best.values)
+
+    def compared(self) -> list[Member]:
+        """The members with what has been chosen for them; without those whose search has failed."""
+        return [found for member in self.study.members if (found := self.chosen.get(member, member))]
+
+    def carry_out(self, members: list[Member]) -> None:
+        """Do the runs that are left, and before them what they share."""
+        self._prepare(members)
+        runs = [run for run in self.study.runs_of(members) if run.is_left() and _key(run) not in self.errors]
+        tasks = {Task(run.title, command_line(run.options), partial(self.train, run.options)): run for run in runs}
+        if not tasks:
+            return
+        with phase(f"{len(tasks)} runs", len(tasks)) as line:
+            for task, error in self._tasks(list(tasks), kind="run"):
+                if error:
+                    self._fail(tasks[task], error)
+                self.save("running")  # for the report, which may be watched
+                line.update()
+
+    def _prepare(self, members: list[Member]) -> None:
+        needed = {member: self._needed(member) for member in members if self.study.is_left(member)}
+        count = len({step.command for steps in needed.values() for step in steps})
+        errors: dict[str, str | None] = {}  # of what has been tried, by command
+        for member, steps in needed.items():
+            for step in steps:
+                if step.command not in errors:
+                    task = Task(f"{step.name}, {describe(step)}", step.command, partial(make_step, step))
+                    ((_, error),) = self._tasks([task], kind="preparation", first=len(errors) + 1, count=count)
+                    errors[step.command] = error
+                if error := errors[step.command]:
+                    self._fail_all(member, f"preparing {step.name}: {error}")
+                    break
+            else:
+                try:
+                    check_alike(Options.of(member.config), self.study.seeds)
+                except FAILURES as error:
+                    self._fail_all(member, first_line(error))
+
+    def _needed(self, member: Member) -> list[Step]:
+        """What the study knows, or for a member with values of a search what is missing now."""
+        known = self.study.needed.get(member)
+        return self.study.steps_before(member) if known is None else known
+
+    def _tasks(self, tasks: list[Task], **numbering: Any) -> Iterator[tuple[Task, str | None]]:
+        return carry_out(tasks, jobs=self.study.options.jobs, folder=self.study.directory / "output", **numbering)
+
+    def _fail_all(self, member: Member, error: str) -> None:
+        for run in self._runs(member):
+            if run.is_left():
+                self._fail(run, error)
+
+    def _fail(self, run: Run, error: str) -> None:
+        error = error.removeprefix(f"seed {run.seed}: ")  # which trials say, and the table too
+        log.info("failed: %s: %s", run.title, error)
+        self.errors[_key(run)] = error
+
+    def _runs(self, member: Member) -> list[Run]:
+        return [Run(member, seed) for seed in self.study.seeds]
+
+    def _held_out(self, candidate: Member) -> dict[int, float]:
+        """Top-1 on the held-out training images after the last epoch, of the runs that are done."""
+        done = {run.seed: run.results() for run in self._runs(candidate) if not run.is_left()}
+        return {seed: results["history"][-1]["eval"]["top1"] for seed, results in done.items()}
+
+    def _is_whole(self, found: dict[int, float]) -> bool:
+        return len(found) == len(self.study.seeds)
+
+    # --- what study.json holds ---------------------------------------------------------------------------------------
+
+    def save(self, state: str) -> Results:
+        study = self.study
+        content = {
+            "name": study.name,
+            "command": shlex.join(sys.argv),
+            "updated": now(),
+            "state": state,
+            "pairs": study.options.pairs,
+            "methods": study.options.methods,
+            "seeds": study.seeds,
+            "against": study.against,
+            "options": study.given,
+            "members": [self._member(member) for member in study.members],
+            "search": self._search() if study.search else None,
+        }
+        save_json(study.directory / STUDY, content)
+        return content
+
+    def _member(self, member: Member) -> Results:
+        own = self.chosen.get(member, member if member not in self.study.candidates else None)
+        if own is not None:
+            return self._described(own, [self._run(run) for run in self._runs(own)])
+        failed = {"state": FAILED, "error": SEARCH_FAILED} if member in self.chosen else {"state": NOT_RUN}
+        return self._described(member, [{"seed": seed} | failed for seed in self.study.seeds])
+
+    def _described(self, member: Member, runs: list[Results]) -> Results:
+        about = {"pair": member.pair, "method": member.method, "experiment": member.name, "values": member.values}
+        return about | {"runs": runs}
+
+    def _run(self, run: Run) -> Results:
+        if not run.is_left():
+            keys = ("top1", "best_top1", "seconds", "teacher_fingerprint")
+            results = run.results()
+            return {"seed": run.seed, "state": DONE} | {key: results.get(key) for key in keys}
+        if error := self.errors.get(_key(run)):
+            return {"seed": run.seed, "state": FAILED, "error": error}
+        return {"seed": run.seed, "state": NOT_RUN}
+
+    def _search(self) -> Results:
+        """Its candidates with their accuracy on the held-out images as `top1`."""
+        told = []
+        for member, candidates in self.study.candidates.items():
+            chosen = self.chosen.get(member)
+            for one in candidates:
+                held_out = self._held_out(one)
+                runs = [self._run(run) | {"top1": held_out.get(run.seed)} for run in self._runs(one)]
+                is_chosen = chosen is not None and chosen.values == one.values
+                told.append(self._described(one, runs) | {"is_chosen": is_chosen})
+        return {"options": self.study.search, "val_split": self.study.val_split, "candidates": told}
+
+
+def _key(run: Run) -> tuple[str, int]:
+    return run.member.name, run.seed

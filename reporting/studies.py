@@ -1,0 +1,125 @@
+"""What a study has found, as tables of text: its methods compared, and what a search has chosen by."""
+
+import statistics
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from reporting import text
+from results.collect import Config
+from results.studies import CONFIDENCE, DONE, Paired, paired, top1_of
+
+NONE = "-"
+NOISE = "within the noise of seeds"
+
+
+class StudyTable(NamedTuple):
+    """The first cell of a row is its heading."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def study_tables(study: Config) -> list[StudyTable]:
+    """What `study.json` says."""
+    return [_comparison(study), *([_search(study)] if study.get("search") else [])]
+
+
+def aligned(table: StudyTable) -> str:
+    """For a terminal; the last column, which may be long, as it is."""
+    rows = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths[:-1]] + ["-" * len(table.columns[-1])])
+    lines = ("  ".join([*map(str.ljust, row[:-1], widths), row[-1]]).rstrip() for row in rows)
+    return "\n".join([table.title, "", *lines, "", *table.notes])
+
+
+def _comparison(study: Config) -> StudyTable:
+    against = study["against"]
+    interval = f"{CONFIDENCE:.0%} interval"
+    columns = ["method", "pair", "top-1 %", "deviation", "seeds", f"minus {against}", interval, "", "not done"]
+    members = {(member["pair"], member["method"]): top1_of(member) for member in study["members"]}
+    rows, comparisons = [], 0
+    for member in study["members"]:
+        top1 = members[member["pair"], member["method"]]
+        found = None if member["method"] == against else paired(top1, members.get((member["pair"], against), {}))
+        comparisons += found is not None
+        difference = [NONE, NONE, ""]
+        if found is not None:
+            difference = [text.difference(found.mean), _interval(found.interval), _verdict(found, len(top1))]
+        rows.append([_method(member), member["pair"], *_mean(top1), *difference, "; ".join(_lacking(member))])
+    notes = ["Top-1 in percent after the last epoch: means and sample deviations over seeds."]
+    if comparisons:
+        notes.append(
+            f"Differences are of runs with the same seed, with the {interval} of Student's t. Where 0 is in it, a gain "
+            f"is {NOISE}. {text.plural(comparisons, 'interval')}, each by itself."
+        )
+    return StudyTable("Methods compared", columns, rows, [*notes, *_other_teachers(study)])
+
+
+def _search(study: Config) -> StudyTable:
+    """Where the values of options come from."""
+    search = study["search"]
+    columns = ["method", "pair", "held-out top-1 %", "deviation", "seeds", "", "not done"]
+    rows = [
+        [
+            _method(one),
+            one["pair"],
+            *_mean(top1_of(one)),
+            "taken" if one.get("is_chosen") else "",
+            "; ".join(_lacking(one)),
+        ]
+        for one in search["candidates"]
+    ]
+    return StudyTable(
+        "Search",
+        columns,
+        rows,
+        [
+            f"Accuracy on {search['val_split']} training images after the last epoch, in runs that left them out; the "
+            "highest mean over seeds is taken. No image of the evaluation has chosen anything, and the runs that are "
+            "compared have trained on all training images."
+        ],
+    )
+
+
+def _method(member: Config) -> str:
+    return " ".join([member["method"], *(f"{key}={value}" for key, value in member["values"].items())])
+
+
+def _mean(top1: dict[int, float]) -> list[str]:
+    """Mean, deviation and number of runs."""
+    if not top1:
+        return [NONE, NONE, "0"]
+    deviation = f"{statistics.stdev(top1.values()):.2f}" if len(top1) > 1 else NONE
+    return [f"{statistics.fmean(top1.values()):.2f}", deviation, str(len(top1))]
+
+
+def _interval(found: tuple[float, float] | None) -> str:
+    return NONE if found is None else f"{text.difference(found[0])} to {text.difference(found[1])}"
+
+
+def _verdict(found: Paired, num_runs: int) -> str:
+    """What the interval says; and of how many runs it is, where that is not all."""
+    said = NOISE if found.is_noise else "above" if found.mean > 0 else "below"
+    said = "one seed" if found.is_noise is None else said
+    return said + (f", {found.count} of {num_runs} seeds" if found.count < num_runs else "")
+
+
+def _lacking(member: Config) -> Iterator[str]:
+    """The runs that are not there, with what they failed by."""
+    for run in member["runs"]:
+        if run["state"] != DONE:
+            yield f"seed {run['seed']} {run['state']}" + (f": {run['error']}" if run.get("error") else "")
+
+
+def _other_teachers(study: Config) -> Iterator[str]:
+    """Pairs whose students have not been taught by the same weights."""
+    teachers: dict[str, set[str]] = {}
+    for member in study["members"]:
+        found = {run["teacher_fingerprint"] for run in member["runs"] if run.get("teacher_fingerprint")}
+        teachers.setdefault(member["pair"], set()).update(found)
+    for pair, found in teachers.items():
+        if len(found) > 1:
+            yield f"{pair}: {len(found)} different teachers have taught its runs, so methods are not all that differs."

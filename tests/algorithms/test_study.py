@@ -1,0 +1,434 @@
+"""A study: what is shared is made once, what is left is done, what fails stops no other, and mistakes come first."""
+
+import importlib
+import itertools
+import shlex
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import config
+import main_classification
+from algorithms import Algorithm, Study
+from algorithms.study_plan import Run
+from algorithms.train import Training
+from config.options import OPTIONS
+from engine.progress import rough
+from engine.records import save_results
+from storage.documents import load_json
+
+PAIRS, METHODS = ("small.one", "small.two"), ("KD", "QuEST")
+STUDY = ("study", "with", f"pairs={','.join(PAIRS)}", "methods=KD,QuEST", "seeds=[0,1]", "name=both")
+FAST = ("image_size=8", "cuda=False", "num_workers=0")
+PAIR = '''"""A pair of these tests."""
+
+pair = {"teacher": "resnet8", "student": "resnet8", "teacher_experiment": "digits.RN8", "num_words": 16}
+pair |= {"dataset": "digits", "epochs": 1, "milestones": (), "batch_size": %s}
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(few_digits, tmp_path_factory) -> Iterator[None]:
+    """Two pairs of a teacher that trains for an epoch."""
+    folder = tmp_path_factory.mktemp("config")
+    for name, batch_size in (("one", 64), ("two", 128)):
+        (folder / "small" / name).mkdir(parents=True)
+        (folder / "small" / name / "__init__.py").write_text(PAIR % batch_size)
+    own = importlib.import_module("config.digits.RN8").config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "__path__", [*config.__path__, str(folder)])
+        patch.setitem(own, "epochs", 1)
+        patch.setitem(own, "milestones", [])
+        yield
+
+
+def run(place: Path, *words: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["main_classification.py", *words, *FAST, f"localpath={place}"])
+        return main_classification.main(sys.argv)
+
+
+def command(place: Path) -> str:
+    return shlex.join(["main_classification.py", *STUDY, *FAST, f"localpath={place}"])
+
+
+def runs_of(place: Path) -> list[Path]:
+    """In the order in which they are done."""
+    parts = itertools.product(PAIRS, (0, 1), METHODS)
+    return [place.joinpath(*pair.split("."), method, f"seed{seed}") for pair, seed, method in parts]
+
+
+def told(place: Path, name: str = "both") -> dict[str, Any]:
+    return load_json(place / "studies" / name / "study.json")
+
+
+def table(place: Path) -> str:
+    return (place / "studies/both/tables.md").read_text()
+
+
+# --- the whole of it -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, list[Path]]:
+    """A study of 2 pairs, 2 methods and 2 seeds of which nothing was there, and the order in which all was trained."""
+    place, trained = tmp_path_factory.mktemp("study"), []
+    run_epoch = Training._run_epoch
+
+    def begun(job: Training, epoch: int) -> None:
+        trained.append(job.directory)
+        run_epoch(job, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_run_epoch", begun)
+        assert run(place, *STUDY) == 0
+    return place, trained
+
+
+def test_what_is_shared_is_made_once_and_every_run_once(done):
+    place, trained = done
+    assert trained == [place / "digits/RN8", *runs_of(place)]
+    assert [path.name for path in place.rglob("codebook*.pth")] == ["codebook_K16.pth"]
+
+
+def test_the_study_says_what_it_was_of_and_what_came_out(done):
+    place, _ = done
+    found = told(place)
+    assert (found["state"], found["against"], found["command"]) == ("finished", "KD", command(place))
+    for member in found["members"]:
+        folder = place.joinpath(*member["experiment"].split("."))
+        top1 = [load_json(folder / f"seed{seed}/results.json")["top1"] for seed in (0, 1)]
+        assert [run["top1"] for run in member["runs"]] == top1
+        mean, deviation = statistics.fmean(top1), statistics.stdev(top1)
+        assert f"| {member['method']} | {member['pair']} | {mean:.2f} | {deviation:.2f} | 2 |" in table(place)
+
+
+def test_a_run_is_that_of_its_own_command(done):
+    place, _ = done
+    recorded = load_json(runs_of(place)[0] / "results.json")["command"].split()
+    assert recorded[:3] == ["main_classification.py", "with", "config=small.one.KD"] and "seeds=[0]" in recorded
+    assert len([path for path in (place / "sacred").iterdir() if path.name.isdigit()]) == 8
+
+
+# --- what is left, with trainings that only say what they would be ---------------------------------------------------
+
+
+def results_of(job: Training, top1: float) -> dict[str, Any]:
+    """Of an epoch of an hour; with `val_split` the top-1 of held-out images, and of the test images what is left."""
+    tested = 100 - top1 if job.options.data.val_split else top1
+    figures = {"top1": tested, "best_top1": tested, "best_epoch": 1, "top5": 99.0, "epochs": 1, "seconds": 3600.0}
+    return figures | {"history": [{"epoch": 1, "seconds": 3600.0, "eval": {"top1": top1}}]}
+
+
+class Trained:
+    """Stands for every training: notes where it is, leaves what one leaves, and fails where it is told to."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.places: list[Path] = []
+        self.fails: dict[str, Callable[[], None]] = {}  # by the end of its directory
+        self.top1: Callable[[Training], float] = lambda job: 90.0 + job.options.run.seed
+        trained = self
+
+        def train(job: Training) -> dict[str, Any]:
+            job.begin()
+            trained.places.append(job.directory)
+            for where, fail in trained.fails.items():
+                if str(job.directory).endswith(where):
+                    fail()
+            return save_results(job.directory, Algorithm.facts(job) | results_of(job, trained.top1(job)))
+
+        patch.setattr(Training, "_run", train)
+
+
+@pytest.fixture
+def trained(monkeypatch) -> Trained:
+    return Trained(monkeypatch)
+
+
+@pytest.fixture
+def part(done: tuple[Path, list[Path]], tmp_path: Path) -> Path:
+    """A copy of the study of which the last two runs are missing."""
+    shutil.copytree(done[0], tmp_path, ignore=shutil.ignore_patterns("sacred"), dirs_exist_ok=True)
+    for place in runs_of(tmp_path)[-2:]:
+        shutil.rmtree(place)
+    return tmp_path
+
+
+def diverge() -> None:
+    raise FloatingPointError("loss became nan in epoch 1")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_is_done_is_left_alone_and_what_is_missing_is_done(part, trained, capsys):
+    before = told(part)["members"]
+    assert run(part, *STUDY) == 0
+    assert trained.places == runs_of(part)[-2:]
+    after = told(part)["members"]
+    assert after[:2] == before[:2] and [run["top1"] for run in after[3]["runs"]] == [before[3]["runs"][0]["top1"], 91]
+    assert "Methods compared\n" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_ends_no_other_and_is_tried_again(part, trained, capsys):
+    *_, failed, last = runs_of(part)
+    trained.fails["two/KD/seed1"] = diverge
+    assert run(part, *STUDY) == 1
+    assert trained.places == [failed, last]
+    error = "one run has failed: small.two.KD, seed 1; the table has the errors, and the same command tries again"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {error}"
+    assert "| seed 1 failed: loss became nan in epoch 1 |" in table(part)
+    assert [run["state"] for member in told(part)["members"] for run in member["runs"]].count("failed") == 1
+    trained.fails.clear()
+    assert run(part, *STUDY) == 0 and trained.places[2:] == [failed]
+    assert "failed" not in table(part)
+
+
+def test_after_ctrl_c_the_same_command_does_the_rest(part, trained, capsys):
+    *_, stopped, last = runs_of(part)
+    trained.fails["two/KD/seed1"] = interrupt
+    assert run(part, *STUDY) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; go on with: python {command(part)}"
+    assert told(part)["state"] == "stopped" and "| seed 1 not run |" in table(part)
+    trained.fails.clear()
+    assert run(part, *STUDY) == 0
+    assert trained.places == [stopped, stopped, last] and told(part)["state"] == "finished"
+
+
+def test_a_state_is_gone_on_from_by_the_command_of_the_study(part, trained, capsys):
+    """Where the run itself would go on with `checkpoint=-1`."""
+
+    def stop() -> None:
+        (runs_of(part)[-2] / "stopped.pth").touch()
+        raise KeyboardInterrupt
+
+    trained.fails["two/KD/seed1"] = stop
+    assert run(part, *STUDY) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; go on with: python {command(part)}"
+
+
+def test_what_cannot_be_prepared_fails_the_runs_that_need_it(tmp_path, trained, capsys):
+    """And is tried once for both methods."""
+    trained.fails["digits/RN8"] = diverge
+    words = ("study", "with", "pairs=small.one", "methods=alone,KD,QuEST", "seeds=[3]", "name=both")
+    assert run(tmp_path, *words) == 1
+    assert trained.places == [tmp_path / "digits/RN8", tmp_path / "digits/RN8/seed3"]
+    alone, kd, quest = told(tmp_path)["members"]
+    assert [member["experiment"] for member in (alone, kd)] == ["digits.RN8", "small.one.KD"]
+    assert alone["runs"][0]["state"] == "done"
+    assert kd["runs"][0]["error"] == quest["runs"][0]["error"]
+    assert kd["runs"][0]["error"] == "preparing digits.RN8: loss became nan in epoch 1"
+    assert "2 runs have failed, the first is small.one.KD, seed 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_runs_with_their_times_and_starts_none(part, trained, capsys):
+    words = [word.replace("[0,1]", "[0,1,2]") for word in STUDY[2:]]
+    before = sorted(part.rglob("*"))
+    capsys.readouterr()
+    assert run(part, "study", "--dry-run", "with", *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not trained.places and sorted(part.rglob("*")) == before
+    assert len(lines) == 13 and lines[0] == "small.one.KD, seed 0: done"
+    assert sum(line.endswith(": done") for line in lines) == 6
+    one = load_json(part / "small/one/KD/seed0/results.json")["history"][0]["seconds"]
+    other = load_json(part / "small/one/KD/seed1/results.json")["history"][0]["seconds"]
+    assert lines[4] in {f"small.one.KD, seed 2: about {rough(seconds)}" for seconds in (one, other)}
+    assert lines[-1].startswith("study both: 6 of 12 runs are left; about ")
+
+
+def test_the_time_of_a_study_is_shared_by_its_jobs(part, monkeypatch):
+    monkeypatch.setattr(Run, "estimate", lambda run: 1800.0 if run.seed else None)
+    study = plan(
+        pairs=list(PAIRS),
+        methods=list(METHODS),
+        seeds=[0, 1, 5],
+        name="both",
+        localpath=str(part),
+        jobs=2,
+        image_size=8,
+    )
+    *_, total = study.listing()
+    assert total == "study both: 6 of 12 runs are left; about 90 min for 6, with jobs=2"
+
+
+def test_what_was_not_measured_is_said(tmp_path, capsys):
+    assert run(tmp_path / "empty", *STUDY, "dry_run=True") == 0
+    teacher, words, *lines, total = capsys.readouterr().out.splitlines()
+    assert teacher.startswith("prepare: train digits.RN8 (resnet8), epochs=1 batch_size=64; time not known")
+    assert words == "prepare: codebook of digits.RN8, num_words=16; time not known beforehand"
+    assert all(line.endswith(": not measured") for line in lines) and len(lines) == 8
+    assert total == "study both: 8 of 8 runs are left; not measured, with jobs=1"
+    assert not list(tmp_path.iterdir())
+
+
+SEARCH = ("study", "with", "pairs=small.one", "methods=KD", "seeds=[0]", "name=tuning")
+SEARCH = (*SEARCH, "search=kd.temperature=[1,8]", "val_split=64")
+
+
+@pytest.fixture
+def searched(folder: Path, trained: Trained) -> Path:
+    """Where a search has a teacher already; the larger temperature is better on the images that are held out."""
+    trained.top1 = lambda job: {1: 70.0, 8: 80.0}[job.options.flat["kd.temperature"]]
+    shutil.copytree(folder / "digits", folder / "studies/tuning/search/digits")
+    return folder
+
+
+def test_a_search_chooses_on_held_out_training_images(searched, trained):
+    """Not by `top1`, which is of the test images where training images are held out: there the other value is best."""
+    assert run(searched, *SEARCH) == 0
+    below, named = searched / "studies/tuning/search/search/small/one", "KD_kd-temperature"
+    places = [below / f"{named}-1/seed0", below / f"{named}-8/seed0", searched / f"tuned/small/one/{named}-8/seed0"]
+    assert trained.places == places
+    results = [load_json(place / "results.json") for place in places]
+    assert [own["top1"] for own in results] == [30, 20, 80]
+    assert [own["options"]["val_split"] for own in results] == [64, 64, 0]
+    assert [own["options"]["kd.temperature"] for own in results] == [1, 8, 8]
+    found = told(searched, "tuning")
+    candidates = [(one["runs"][0]["top1"], one["is_chosen"]) for one in found["search"]["candidates"]]
+    assert candidates == [(70, False), (80, True)]
+    assert found["members"][0]["values"] == {"kd.temperature": 8}
+
+
+@pytest.mark.parametrize(
+    ("failing", "values", "error"),
+    [((8,), {"kd.temperature": 1}, None), ((1, 8), {}, "no value of its search has been trained with all seeds")],
+)
+def test_a_value_with_a_run_that_failed_is_not_taken(failing, values, error, searched, trained):
+    trained.fails = {f"search/small/one/KD_kd-temperature-{value}/seed0": diverge for value in failing}
+    assert run(searched, *SEARCH) == 1
+    (member,) = told(searched, "tuning")["members"]
+    assert member["values"] == values and member["runs"][0].get("error") == error
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("pairs=small.RN8_RN9", "methods=KD"), "unknown config 'small.RN8_RN9.KD'"),
+        (("pairs=digits.RN14_RN8,digits.RN8", "methods=KD"), "KD needs a teacher, and digits.RN8 is a network alone"),
+        ((PAIR_OF_DIGITS, "methods=KD,DKDD"), "unknown method 'DKDD'; did you mean config='digits.RN14_RN8.DKD'"),
+        ((PAIR_OF_DIGITS, "methods=KD,DKD,KD"), "digits.RN14_RN8.KD is asked for twice"),
+        (("methods=KD",), "a study needs pairs=, a list of names of pairs, like digits.RN14_RN8"),
+        (("pairs=digits.RN14_RN8",), "a study needs methods="),
+        (("pairs=5", "methods=KD"), "pairs=5 must be a list of names of pairs"),
+        ((PAIR_OF_DIGITS, "methods=KD", "learning_rat=0.1"), "unknown option 'learning_rat'; did you mean"),
+        ((PAIR_OF_DIGITS, "methods=KD,DKD", "kd.temprature=2"), "unknown option 'kd.temprature'; did you mean"),
+        ((PAIR_OF_DIGITS, "methods=KD,DKD", "epochs=0"), "epochs=0 must be at least 1"),
+        ((PAIR_OF_DIGITS, "methods=KD,DKD", "dkd.temperature=-1"), "dkd.temperature=-1 must be above 0"),
+        ((PAIR_OF_DIGITS, "methods=KD", "student=resnet20"), "student=resnet20 is another network than that of"),
+        ((PAIR_OF_DIGITS, "methods=KD", "config=digits.RN8"), "config=digits.RN8 is not for a study"),
+        ((PAIR_OF_DIGITS, "methods=KD", "evaluate=True"), "evaluate=True is not for a study"),
+        ((PAIR_OF_DIGITS, "methods=KD", "best=True"), "best=True concerns evaluate"),
+        ((PAIR_OF_DIGITS, "methods=KD", "seed=3"), "a study has seeds="),
+        ((PAIR_OF_DIGITS, "methods=KD", "seeds=[1,1]"), "seeds=[1, 1] must be a list of different"),
+        ((PAIR_OF_DIGITS, "methods=KD", "seeds=[1]", "trials=2"), "trials=2 means seeds=[0, 1]"),
+        ((PAIR_OF_DIGITS, "methods=KD", "jobs=0"), "jobs=0 must be at least 1"),
+        ((PAIR_OF_DIGITS, "methods=KD,DKD", "against=AT"), "against=AT must be one of the methods: KD, DKD"),
+        ((PAIR_OF_DIGITS, "methods=KD", "name=a/b"), "name='a/b' must be the name of a folder"),
+        ((PAIR_OF_DIGITS, "methods=KD", "search=kd.temperature=[2,4]"), "search= needs val_split="),
+        ((PAIR_OF_DIGITS, "methods=KD", "search=kd.tau=[2,4]", "val_split=9"), "unknown option 'kd.tau'"),
+        ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=[0,4]", "val_split=9"), "epochs=0 must be at least 1"),
+        ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=4", "val_split=9"), "search='epochs=4' must be an option"),
+        ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=[1,2]", "epochs=3", "val_split=9"), "epochs is searched"),
+        ((PAIR_OF_DIGITS, "methods=KD", "batch_size=5000"), "digits.RN14_RN8.KD: batch_size 5000 exceeds the 256"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_mistake_is_found_before_anything_is_made(words, reason, tmp_path, capsys):
+    words = [word for word in (*words, *FAST) if word != "image_size=8"]
+    assert main_classification.main(["main.py", "study", "with", *words, f"localpath={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {reason}") and error.count("\n") == 1, error
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_mistakes_are_said_in_one_line(tmp_path, capsys):
+    words = ("study", "with", "pairs=digits.RN14_RN8", "methods=KDD,DKDD")
+    assert run(tmp_path, *words) == 1
+    error = capsys.readouterr().err
+    assert "'KDD'" in error and "'DKDD'" in error and error.count("\n") == 1
+
+
+def test_runs_with_other_settings_are_refused_before_any_begins(part, monkeypatch, capsys):
+    trained = Trained(monkeypatch)
+    assert run(part, *STUDY, "learning_rate=0.01") == 1
+    error = capsys.readouterr().err
+    assert "was trained with learning_rate=0.05 (now 0.01)" in error and error.count("\n") == 1 and not trained.places
+
+
+@pytest.mark.parametrize("key", [key for key, said in OPTIONS.items() if said.jobs == ("study",)])
+def test_other_commands_say_whose_options_these_are(key, tmp_path, capsys):
+    assert run(tmp_path, "with", "config=digits.RN8", f"{key}=3") == 1
+    assert capsys.readouterr().err.startswith(f"error: {key} is for a study: python main_classification.py study with")
+
+
+# --- how it is asked for ---------------------------------------------------------------------------------------------
+
+
+def plan(**options: Any) -> Study:
+    given = {"pairs": ["digits.RN14_RN8"], "methods": ["KD", "letKD-2"], "localpath": "nowhere"}
+    return Study(main_classification.STUDY_OPTIONS | given | options)
+
+
+@pytest.mark.parametrize("written", ["KD,DKD", "[KD,DKD]", "['KD', 'DKD']", ["KD", "DKD"]], ids=str)
+def test_names_are_written_as_shells_leave_them(written):
+    assert [member.method for member in plan(pairs="small.one", methods=written).members] == ["KD", "DKD"]
+
+
+def test_an_option_goes_to_all_that_have_it():
+    study = plan(**{"kd.temperature": 2.0, "num_words": 64, "ce.weight": 0.5, "epochs": 3})
+    kd, letkd = (member.options for member in study.members)
+    assert (kd["kd.temperature"], kd["ce.weight"], kd["epochs"]) == (2.0, 0.5, 3) and "num_words" not in kd
+    assert (letkd["num_words"], letkd["cls_loss_coef"], letkd["epochs"]) == (64, 0.5, 3)
+    assert list(study.notes()) == [
+        "kd.temperature=2.0 is no option of letKD-2", "num_words=64 is no option of KD"
+    ]  # fmt: skip
+
+
+def test_more_seeds_are_the_same_study_and_other_options_another():
+    one = {"methods": ["KD"], "pairs": ["small.one"]}
+    name = plan(**one).name
+    assert plan(**one, seeds=[5]).name == plan(**one, cuda=False).name == name
+    assert len({name, plan(**one, epochs=3).name, plan(**one, **{"kd.temperature": 2.0}).name}) == 3
+    assert plan(**one, name="mine").directory == Path("nowhere/studies/mine")
+
+
+def test_a_file_is_the_same_as_words(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    file.write_text("pairs: [digits.RN14_RN8]\nmethods: [alone, KD]\ntrials: 1\nkd: {temperature: 2}\nname: mine\n")
+    words = ["study", "with", str(file), "dry_run=True", "methods=KD,alone", f"localpath={tmp_path}"]
+    assert main_classification.main(["main_classification.py", *words]) == 0
+    *_, kd, alone, total = capsys.readouterr().out.splitlines()
+    assert kd.startswith("digits.RN14_RN8.KD, seed 0: ") and alone.startswith("digits.RN8, seed 0: ")
+    assert total.startswith("study mine: 2 of 2 runs are left")
+
+
+def test_the_teacher_and_the_words_of_a_search_have_not_seen_the_images_that_choose():
+    study = plan(methods=["QuEST"], search="learning_rate=[0.05,0.1]", val_split=64)
+    for steps in study.needed.values():
+        assert [step.job.mode for step in steps] == ["train", "kmeans"]
+        assert {step.job.options.data.val_split for step in steps} == {64}
+        assert {step.job.options.run.localpath for step in steps} == {str(study.directory / "search")}
+
+
+def test_two_options_are_searched_in_all_combinations():
+    study = plan(
+        pairs=["small.one"], methods=["KD", "AT"], search="kd.temperature=[2, 4] learning_rate=[0.05,0.1]", val_split=5
+    )
+    kd, at = study.candidates.values()
+    assert [one.values for one in kd] == [
+        {"kd.temperature": temperature, "learning_rate": rate} for temperature in (2, 4) for rate in (0.05, 0.1)
+    ]
+    assert [one.values for one in at] == [{"learning_rate": 0.05}, {"learning_rate": 0.1}]
+    assert kd[0].name == "search.small.one.KD_kd-temperature-2_learning_rate-0-05"
+    assert "val_split" not in study.members[0].options

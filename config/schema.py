@@ -113,8 +113,8 @@ class Option:
         return any(_is_a(kind, value) for kind in self.types)
 
     def _type_name(self) -> str:
-        names = " or ".join(kind.__name__ for kind in self.types)
-        return f"list of {names}" if self.is_list else names
+        names = " or ".join(kind.__name__ for kind in self.types if kind is not object)
+        return " of ".join(filter(None, ["list", names])) if self.is_list else names
 
     def _meant(self) -> str:
         what = f"a list of {self.elements}" if self.elements else f"of type {self._type_name()}"

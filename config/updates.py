@@ -7,7 +7,7 @@ from config.command_lines import command_line, options_for
 from config.experiments import default_config, unknown
 from config.former_names import FORMER_NAMES, say_renamed
 from config.options import OPTIONS, PUBLISHED_NAMES, Config, Options
-from config.schema import EVERY_JOB, like
+from config.schema import EVERY_JOB, Option, like
 
 # Weights of losses that have two names, each with the other.
 OTHER_NAMES = PUBLISHED_NAMES | {name: key for key, name in PUBLISHED_NAMES.items()}
@@ -32,8 +32,9 @@ def check_updates(updates: Config, defaults: Config) -> Config:
             raise ValueError(f"{called[key]} and {given} are one option; leave out one of them")
         if isinstance(value, dict):
             raise ValueError(f"{given}={value!r} must not be a dictionary")
-        if key in OPTIONS or value is not None:  # whether one of a loss may be None, `check_options` knows
-            OPTIONS.get(key, like(key, defaults[key])).check_type(value, called=given)
+        said = _said_of(key, defaults[key])
+        if said.help or value is not None:  # whether one of the user's own may be None, nobody says
+            said.check_type(value, called=given)
         if given not in defaults and given in FORMER_NAMES:
             say_renamed(given)
         found[key], called[key] = value, given
@@ -44,6 +45,18 @@ def known_as(given: str, defaults: Config) -> str | None:
     """What an option is called in `defaults` that is given by any of its names; None where it is not among them."""
     names = (given, OTHER_NAMES.get(given), FORMER_NAMES.get(given))
     return next((name for name in names if name in defaults), None)
+
+
+def _said_of(key: str, default: Any) -> Option:
+    """What is said of an option, of a loss's too; one that nobody describes is like its default."""
+    if key in OPTIONS:
+        return OPTIONS[key]
+    if "." in key:
+        from distillation.expressions import described  # whoever has such options has loaded it
+
+        if (said := described(key)) is not None:
+            return said
+    return like(key, default)
 
 
 def flat(options: Mapping[str, Any]) -> Config:

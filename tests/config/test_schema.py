@@ -19,11 +19,13 @@ from config.recipes import classification
 from config.schema import like, option, options_of
 from config.updates import check_updates
 from distillation.expressions import described
-from distillation.losses import find_loss
+from distillation.losses import find_loss, find_transform, list_losses, list_transforms
 from results.settings import changed_settings
 
 FITNET = "CIFAR100.resnetv1.RN110_RN32.FitNet"
 WRONG = {bool: "yes", int: 1.5, float: "much", str: 5}
+PARTS = [*map(find_loss, list_losses()), *map(find_transform, list_transforms())]
+OF_LOSSES = {name: said for part in PARTS for name, said in part.described().items()}
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,17 @@ def test_a_wrong_type_names_option_type_and_value(name):
     assert str(caught.value).startswith(f"{name}={value!r} must be {what}")
 
 
+@pytest.mark.parametrize("name", OF_LOSSES)
+def test_a_wrong_type_of_an_option_of_a_loss_says_what_the_loss_says(name):
+    said = OF_LOSSES[name]
+    value = WRONG[said.types[0]]
+    with pytest.raises(ValueError) as caught:
+        check_updates({name: value}, {name: said.default})
+    assert said.elements or not said.is_list
+    what = f"a list of {said.elements}" if said.is_list else f"of type {said.types[0].__name__}"
+    assert str(caught.value) == f"{name}={value!r} must be {what}{', or None' * said.optional}"
+
+
 def test_options_are_described_once_and_completely():
     assert sum(len(dataclasses.fields(group)) for group in GROUPS.values()) == len(OPTIONS)
     for said in OPTIONS.values():
@@ -154,8 +167,8 @@ def test_an_option_of_ones_own_is_like_its_default():
     like("dropout", 0.5).check(1)
     like("anything", None).check("a text")
     like("several", []).check(["a", 1])
-    for default, value in [(0.5, "much"), (5, 0.5), ("a", 5), ([], "a")]:
-        with pytest.raises(ValueError, match=r"^mine=.* must be of type "):
+    for default, value, kind in [(0.5, "much", "float"), (5, 0.5, "int"), ("a", 5, "str"), ([], "a", "list")]:
+        with pytest.raises(ValueError, match=rf"^mine=.* must be of type {kind}$"):
             like("mine", default).check(value)
 
 

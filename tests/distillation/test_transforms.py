@@ -127,7 +127,7 @@ def test_what_is_published_belongs_to_an_expression_and_a_pair(name, expected):
         ("lskd:KD", "ctkd.decay=2", f"'ctkd.decay': {PAIR}.lskd:KD has no loss ctkd; its losses: ce, kd, lskd"),
         ("ctkd:KD", "ctkd.decay=-1", "ctkd.decay=-1 must be at least 0"),
         ("sdd:KD", "sdd.grids=[0]", "sdd.grids=[0] must be a list of sides of grids"),
-        ("sdd:KD", "sdd.grids=2", "sdd.grids=2 must be of type list"),
+        ("sdd:KD", "sdd.grids=2", "sdd.grids=2 must be a list of sides of grids, like [2, 4]"),
     ],
 )
 def test_options_of_transforms_are_checked(expression, word, error, tmp_path, capsys):

@@ -15,6 +15,7 @@ from config.schema import Option
 from distillation.losses import LogitLoss, Paper, find_loss, find_transform, list_losses, list_transforms
 
 ALONE = "classification"  # a network alone: cross-entropy and no teacher
+PLUS_PLUS = "KDPP"  # KD++, because + stands between methods
 LETKD = Paper("Gorgun, Gurbuz, Alatan", "Knowledge Distillation Layer that Lets the Student Decide", "BMVC", 2023)
 PAPER = {"letKD-1": ("words",), "letKD-2": ("words", "decisions"), "QuEST": ("words",)}
 SOURCES = {
@@ -72,7 +73,7 @@ def summands(expression: str) -> list[str]:
     for number, name in enumerate(names):
         if not name:
             where = "after '+'" if number else f"before '+{names[1]}'"
-            raise ValueError(f"{expression}: a method is missing {where}")
+            raise ValueError(f"{expression}: a method is missing {where}{_meant(expression)}")
         transforms, method = parts(name)
         if method not in list_methods():
             raise ValueError(_unknown("method", method, known=[*list_methods(), ALONE]))
@@ -96,6 +97,16 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f" did you mean {lower[near[0]]!r}?" if near else ""
     return f"unknown {kind} {name!r};{hint} known: {', '.join(known)}"
+
+
+def _meant(expression: str) -> str:
+    """A hint where a name ends in ++: KD++ is called KDPP here, and its sums, like DKD++, are sums with it."""
+
+    def named(found: re.Match[str]) -> str:
+        return PLUS_PLUS if found[1] == "KD" else f"{found[1]}+{PLUS_PLUS}"
+
+    meant = re.sub(r"([\w:-]+)\+\+(?=\+|$)", named, expression)
+    return "" if meant == expression else f"; did you mean {meant!r}?"
 
 
 def _check_transforms(transforms: tuple[str, ...], method: str) -> None:

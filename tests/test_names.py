@@ -142,6 +142,8 @@ def test_every_pair_says_once_what_its_methods_share():
 REFUSED = [
     (f"{PAIR}.letKD-2+", "letKD-2+: a method is missing after '+'"),
     (f"{PAIR}.+letKD-2", "+letKD-2: a method is missing before '+letKD-2'"),
+    (f"{PAIR}.KD++", "KD++: a method is missing after '+'; did you mean 'KDPP'?"),
+    (f"{PAIR}.lskd:DKD+++AT", "lskd:DKD+++AT: a method is missing after '+'; did you mean 'lskd:DKD+KDPP+AT'?"),
     (f"{PAIR}.letKD-2+FitNt", f"unknown method 'FitNt'; did you mean config='{PAIR}.letKD-2+FitNet'?"),
     (f"{PAIR}.fitnet", f"unknown method 'fitnet'; did you mean config='{PAIR}.FitNet'"),
     (f"{PAIR}.fitnet + letKD-2", f"unknown method 'fitnet '; did you mean config='{PAIR}.FitNet+letKD-2'"),

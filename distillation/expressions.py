@@ -13,6 +13,7 @@ from typing import Any
 from config.options import Options
 from config.schema import Option
 from distillation.losses import LogitLoss, Paper, find_loss, find_transform, list_losses, list_transforms
+from distillation.losses.base import INTERMEDIATE, PENULTIMATE
 
 ALONE = "classification"  # a network alone: cross-entropy and no teacher
 PLUS_PLUS = "KDPP"  # KD++, because + stands between methods
@@ -28,7 +29,7 @@ SOURCES = {
         2020,
     ),
 }
-PLACES = PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"  # of the words and the decisions
+PLACES = PENULTIMATE, INTERMEDIATE  # of the words and the decisions
 
 
 def list_methods() -> list[str]:

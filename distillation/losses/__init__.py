@@ -10,10 +10,12 @@ from distillation.losses.base import (
     Loss,
     Needs,
     Paper,
+    WarmUp,
     find_loss,
     list_losses,
     register_loss,
     warm_up,
+    warmup_option,
 )
 from distillation.losses.logits import (
     LogitLoss,
@@ -39,6 +41,7 @@ __all__ = [
     "Rows",
     "Transform",
     "Wanted",
+    "WarmUp",
     "divergence",
     "find_loss",
     "find_transform",
@@ -48,4 +51,5 @@ __all__ = [
     "register_loss",
     "register_transform",
     "warm_up",
+    "warmup_option",
 ]

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from config.options import OPTIONS, PUBLISHED_NAMES
-from config.schema import Option, options_of
+from config.schema import Option, option, options_of
 from dataloaders import Batch
 from distillation.signals import Network, Signals, Wanted
 from letkd.losses import autocast_is_on, no_autocast
 
+PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"  # places of an outline, and of KD layers
 WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protocol that they belong to
 STEERS = {"jobs": ("train",), "bears": "training"}  # of every option of a loss
 KINDS = ("words", "logits", "teacher-free", "features", "relations")  # relations are those of samples with each other
@@ -246,6 +247,39 @@ def warm_up(epoch: int, epochs: int, length: float | None = None, *, published: 
     """
     length = published * epochs / WARM_UP_OF if length is None else length
     return min(epoch / length, 1.0) if length else 1.0
+
+
+class WarmUp(Part):
+    """What is raised over the first epochs: it multiplies terms by `factor`, and has the option `warmup`.
+
+    Attributes:
+        first_epoch: the number of a run's first epoch where the method was published; in epoch 0 the factor is 0.
+        factor: 0-dim; 1 before a run begins.
+
+    Args:
+        warmup: the length of `warm_up`.
+        others: for what stands behind this among the bases.
+    """
+
+    first_epoch: ClassVar[int] = 1
+    factor: Tensor
+
+    def __init__(self, *others: Any, warmup: float | None):
+        super().__init__(*others)
+        self.warmup = warmup
+        self.register_buffer("factor", torch.ones(()))
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        self.factor.fill_(warm_up(epoch - 1 + self.first_epoch, epochs, self.warmup))
+
+
+def warmup_option(raised: str, default: float | None = None) -> Any:
+    """The field `warmup` of the options of a `WarmUp`.
+
+    Args:
+        raised: what is, "both terms are raised".
+    """
+    return option(default, f"epochs over which {raised}; None: {WARM_UP} of {WARM_UP_OF}", at_least=0.0)
 
 
 # --- losses by name --------------------------------------------------------------------------------------------------

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, Paper, register_loss
+from distillation.losses.base import PENULTIMATE, Data, Loss, Needs, Paper, register_loss
 from distillation.losses.logits import check_classes
 from distillation.losses.maps import average_to, check_pools, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
 
-PENULTIMATE = "penultimate"
 PUBLISHED = {  # weight, grid, normalised
     ("resnet56", "resnet20"): (0.7, 2, False),
     ("resnet110", "resnet32"): (1.8, 2, False),

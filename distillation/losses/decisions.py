@@ -11,11 +11,9 @@ from torch import Tensor
 
 from config.options import published_field
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, register_loss
+from distillation.losses.base import INTERMEDIATE, Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import SubclassTargets, kl_to_scores, pool_map
-
-INTERMEDIATE = "intermediate"
 
 
 @register_loss("decisions", is_method=False)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import Paper, register_loss, warm_up
+from distillation.losses.base import Paper, WarmUp, register_loss, warmup_option
 from distillation.losses.logits import BETA, LogitLoss, divergence, other_logits
 
 
 @register_loss("DKD")
-class DKD(LogitLoss):
+class DKD(WarmUp, LogitLoss):
     """Divergences of the label's class from the others, and among the others.
 
     Args:
@@ -37,15 +37,10 @@ class DKD(LogitLoss):
     @dataclass(frozen=True)
     class Options:
         temperature: float = option(4.0, "what both networks' logits are divided by", above=0.0)
-        warmup: float | None = option(None, "epochs over which both terms are raised; None: 20 of 240", at_least=0.0)
+        warmup: float | None = warmup_option("both terms are raised")
 
     def __init__(self, temperature: float, *, warmup: float | None):
-        super().__init__(temperature)
-        self.warmup = warmup
-        self.register_buffer("factor", torch.ones(()))
-
-    def on_epoch(self, epoch: int, epochs: int) -> None:
-        self.factor.fill_(warm_up(epoch, epochs, self.warmup))
+        super().__init__(temperature, warmup=warmup)
 
     def compare(
         self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss, warm_up
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, WarmUp, register_loss, warmup_option
 from distillation.losses.logits import check_classes, divergence
 from distillation.losses.maps import EPSILON, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
@@ -52,7 +52,7 @@ WEIGHTS = {  # of kd and nd
 
 
 @register_loss("KDPP")
-class KDPP(Loss):
+class KDPP(WarmUp, Loss):
     """Norm and direction of pooled vectors towards the teacher's class means, and a divergence of logits.
 
     Args:
@@ -72,17 +72,16 @@ class KDPP(Loss):
     yields = ("kd",)
     published = {pair: {"kd": kd, "nd": nd} for pair, (kd, nd) in WEIGHTS.items()}
     prepared = ("means",)
+    first_epoch = 0
 
     @dataclass(frozen=True)
     class Options:
         temperature: float = option(4.0, "what both networks' logits are divided by", above=0.0)
-        warmup: float | None = option(
-            None, "epochs over which the term kd is raised from 0; None: 20 of 240", at_least=0.0
-        )
+        warmup: float | None = warmup_option("the term kd is raised from 0")
 
     def __init__(self, means_NC: Tensor, channels: int, *, temperature: float, warmup: float | None):
-        super().__init__()
-        self.temperature, self.warmup = temperature, warmup
+        super().__init__(warmup=warmup)
+        self.temperature = temperature
         teacher_channels = means_NC.shape[1]
         self.connector = nn.Identity()
         if channels != teacher_channels:
@@ -90,7 +89,6 @@ class KDPP(Loss):
                 nn.BatchNorm1d(channels), nn.Dropout(DROPOUT), nn.Linear(channels, teacher_channels)
             )
         self.register_buffer("directions", unit(means_NC), persistent=False)
-        self.register_buffer("factor", torch.ones(()))
         wanted = Wanted(logits=True, pooled=True)
         self.needs = Needs(student=wanted, teacher=wanted)
 
@@ -112,9 +110,6 @@ class KDPP(Loss):
     def check_networks(cls, student: Network, teacher: Network, **options: Any) -> None:
         check_classes(cls.method, student, teacher)
         pooled_widths(cls.method, student, teacher)
-
-    def on_epoch(self, epoch: int, epochs: int) -> None:
-        self.factor.fill_(warm_up(epoch - 1, epochs, self.warmup))
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         divergence_B = divergence(student.logits / self.temperature, teacher.logits / self.temperature)

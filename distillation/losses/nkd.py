@@ -10,16 +10,15 @@ gamma = 3.5 on CIFAR-100, where ResNet-34 and ResNet-18 alone were trained, T = 
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import IMAGENET, Paper, register_loss, warm_up
+from distillation.losses.base import IMAGENET, Paper, WarmUp, register_loss, warmup_option
 from distillation.losses.logits import LogitLoss, other_logits
 
 
 @register_loss("NKD")
-class NKD(LogitLoss):
+class NKD(WarmUp, LogitLoss):
     """Cross-entropies of the label's class, and among the others.
 
     Args:
@@ -39,16 +38,12 @@ class NKD(LogitLoss):
     @dataclass(frozen=True)
     class Options:
         temperature: float = option(3.0, "what logits of the other classes are divided by", above=0.0)
-        warmup: float | None = option(0.0, "epochs over which both terms are raised; None: 20 of 240", at_least=0.0)
+        warmup: float | None = warmup_option("both terms are raised", 0.0)
         all_classes: bool = option(False, "keep the label's class among the others, as the authors of SDD do")
 
     def __init__(self, temperature: float, *, warmup: float | None = 0.0, all_classes: bool = False):
-        super().__init__(temperature)
-        self.warmup, self.all_classes = warmup, all_classes
-        self.register_buffer("factor", torch.ones(()))
-
-    def on_epoch(self, epoch: int, epochs: int) -> None:
-        self.factor.fill_(warm_up(epoch, epochs, self.warmup))
+        super().__init__(temperature, warmup=warmup)
+        self.all_classes = all_classes
 
     def compare(
         self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor

@@ -25,9 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, Paper, register_loss, warm_up
+from distillation.losses.base import Connector, Data, Loss, Needs, Paper, WarmUp, register_loss, warmup_option
 from distillation.losses.maps import average_to, paired_stages, pooled_widths
 from distillation.signals import Network, Signals, Wanted
 
@@ -48,7 +47,7 @@ WEIGHT = {
 
 
 @register_loss("ReviewKD")
-class ReviewKD(Loss):
+class ReviewKD(WarmUp, Loss):
     """Errors of maps that are fused from the deepest level to the shallowest.
 
     Args:
@@ -61,12 +60,11 @@ class ReviewKD(Loss):
     kind = "features"
     terms = {"reviewkd": 5.0}
     published = {pair: {"reviewkd": weight} for weight, pairs in WEIGHT.items() for pair in pairs}
+    first_epoch = 0
 
     @dataclass(frozen=True)
     class Options:
-        warmup: float | None = option(
-            None, "epochs over which the loss is raised from 0; None: 20 of 240", at_least=0.0
-        )
+        warmup: float | None = warmup_option("the loss is raised from 0")
 
     def __init__(
         self,
@@ -77,14 +75,13 @@ class ReviewKD(Loss):
         *,
         warmup: float | None,
     ):
-        super().__init__()
-        self.stages, self.teacher_stages, self.warmup = stages, teacher_stages, warmup
+        super().__init__(warmup=warmup)
+        self.stages, self.teacher_stages = stages, teacher_stages
         middle = min(MAX_CHANNELS, channels[-1])
         levels = reversed(list(zip(channels, teacher_channels, strict=True)))
         self.fusions = nn.ModuleList(
             Fusion(inward, middle, outward, is_first=number == 0) for number, (inward, outward) in enumerate(levels)
         )
-        self.register_buffer("factor", torch.ones(()))
         self.needs = Needs(student=Wanted(pooled=True, maps=stages), teacher=Wanted(pooled=True, preact=teacher_stages))
 
     @classmethod
@@ -99,9 +96,6 @@ class ReviewKD(Loss):
             (*(other.before(stage).channels for stage in teacher_stages), teacher_width),
             warmup=warmup,
         )
-
-    def on_epoch(self, epoch: int, epochs: int) -> None:
-        self.factor.fill_(warm_up(epoch - 1, epochs, self.warmup))
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         maps = [student.maps[stage] for stage in self.stages] + [student.pooled[:, :, None, None]]

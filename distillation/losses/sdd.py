@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config.schema import option
-from distillation.losses.base import Data, Needs, Paper
+from distillation.losses.base import PENULTIMATE, Data, Needs, Paper
 from distillation.losses.logits import BETA, Rows, Transform, register_transform
 from distillation.losses.maps import check_pools
 from distillation.signals import Head, Network, Signals, Wanted
 
-PLACE = "penultimate"
 FINEST = 4  # the grid that the others are averages of
 COARSE = (("resnet32x4", "resnet8x4"), ("vgg13", "vgg8"))
 
@@ -75,17 +74,17 @@ class SDD(Transform):
         super().__init__()
         self.register_buffer("windows", windows(grid, grids), persistent=False)
         self.register_buffer("teacher_windows", windows(teacher_grid, grids), persistent=False)
-        wanted = Wanted(maps=(PLACE,), head=True)
+        wanted = Wanted(maps=(PENULTIMATE,), head=True)
         self.needs = Needs(student=wanted, teacher=wanted)
 
     @classmethod
     def build(cls, student: Network, teacher: Network, data: Data, *, grids: list[int]) -> "SDD":
-        check_pools("sdd", PLACE, student, teacher)
-        return cls(*(network.outline.place(PLACE).grid for network in (student, teacher)), grids=grids)
+        check_pools("sdd", PENULTIMATE, student, teacher)
+        return cls(*(network.outline.place(PENULTIMATE).grid for network in (student, teacher)), grids=grids)
 
     def forward(self, rows: Rows, student: Signals, teacher: Signals) -> Rows:
-        own_BRN = region_logits(student.maps[PLACE], student.head, self.windows)
-        other_BRN = region_logits(teacher.maps[PLACE], teacher.head, self.teacher_windows)
+        own_BRN = region_logits(student.maps[PENULTIMATE], student.head, self.windows)
+        other_BRN = region_logits(teacher.maps[PENULTIMATE], teacher.head, self.teacher_windows)
         right_BR = are_right(other_BRN, rows.labels)
         weights_BR = 1 + (right_BR != right_BR[:, :1]).to(own_BRN.dtype)
         labels_BR = rows.labels[:, None].expand_as(right_BR)

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from config.options import published_field
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, register_loss
+from distillation.losses.base import PENULTIMATE, Connector, Data, Loss, Needs, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import Codebook, TemplateScores, kl_to_scores, pool_map
-
-PENULTIMATE = "penultimate"
 
 
 @register_loss("words", is_method=False)

@@ -1,14 +1,16 @@
 """An objective is one module: what it holds moves, is copied and is wrapped together."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 from objective_tools import IMAGE_SIZE, SUM, objective_of_method
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dataloaders import Batch
+from distillation.expressions import list_methods
 from distillation.objective import Objective
 
 COUNT = 8
@@ -57,6 +59,20 @@ def test_the_teacher_is_saved_with_nothing_and_stays_frozen(objective):
     objective.train()
     assert not objective.teacher.network.module.training
     assert not any(each.requires_grad for each in objective.teacher.network.module.parameters())
+
+
+def test_networks_run_once_whatever_is_summed():
+    """Every convolution, and what stands in front, once a step; of those that bring words there is one."""
+    torch.manual_seed(0)
+    objective = objective_of_method("+".join(name for name in list_methods() if name not in ("letKD-1", "QuEST")))
+    networks = (objective.student, objective.teacher.network.module)
+    counted = [each for network in networks for each in network.modules() if isinstance(each, nn.Conv2d)]
+    calls = Counter()
+    for module in (objective.input, *counted):
+        module.register_forward_hook(lambda module, *_: calls.update([module]))
+    pixels = torch.randint(256, (COUNT, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
+    objective.train()(Batch(pixels, torch.arange(COUNT), torch.arange(COUNT)))
+    assert len(objective.losses) > 25 and calls == Counter([objective.input, *counted])
 
 
 def test_a_deep_copy_is_whole_and_shares_nothing(objective, batch):

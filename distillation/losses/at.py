@@ -58,4 +58,6 @@ class AT(Loss):
 
     def attention(self, map_BChw: Tensor) -> Tensor:
         """Normalised attention (B, h * w)."""
-        return F.normalize(map_BChw.abs().pow(self.p).mean(dim=1).flatten(1), dim=1)
+        is_even = self.p % 2 == 0  # then the sign goes by itself
+        energy_Bhw = (map_BChw if is_even else map_BChw.abs()).pow(self.p).mean(dim=1)
+        return F.normalize(energy_Bhw.flatten(1), dim=1)

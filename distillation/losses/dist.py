@@ -19,7 +19,7 @@ from torch import Tensor
 
 from config.schema import option
 from distillation.losses.base import IMAGENET, Paper, register_loss
-from distillation.losses.logits import LogitLoss, centred
+from distillation.losses.logits import LogitLoss, is_rounding
 
 EPS = 1e-8
 
@@ -41,15 +41,20 @@ class DIST(LogitLoss):
         self, student_BN: Tensor, teacher_BN: Tensor, labels_B: Tensor, temperature: float | Tensor
     ) -> dict[str, Tensor]:
         own_BN, other_BN = ((logits / temperature).softmax(dim=1) for logits in (student_BN, teacher_BN))
-        scale = temperature**2
-        return {
-            "inter": scale * (1 - correlation(own_BN, other_BN).mean()),
-            "intra": scale * (1 - correlation(own_BN.T, other_BN.T).mean()),
-        }
+        mean, scale = 1 / own_BN.shape[1], temperature**2  # the mean of a sample's probabilities is known
+        own_mean_N, other_mean_N = own_BN.mean(dim=0), other_BN.mean(dim=0)
+        rows_B = correlation(own_BN - mean, other_BN - mean, mean, mean, dim=1)
+        columns_N = correlation(own_BN - own_mean_N, other_BN - other_mean_N, own_mean_N, other_mean_N, dim=0)
+        return {"inter": scale * (1 - rows_B.mean()), "intra": scale * (1 - columns_N.mean())}
 
 
-def correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's correlation of the rows of two matrices; 0 where a row is constant."""
-    (one, is_constant), (other, other_is_constant) = centred(one), centred(other)
-    lengths = one.norm(dim=1) * other.norm(dim=1) + EPS
-    return (one * other).sum(dim=1) / lengths.masked_fill((is_constant | other_is_constant).squeeze(1), 1.0)
+def correlation(one: Tensor, other: Tensor, mean: Tensor | float, other_mean: Tensor | float, *, dim: int) -> Tensor:
+    """Pearson's correlation along a dimension of two matrices; 0 where one is constant.
+
+    Args:
+        one, other: without their means.
+        mean, other_mean: these, which are positive.
+    """
+    length, other_length = one.norm(dim=dim), other.norm(dim=dim)
+    is_constant = is_rounding(length, mean, one.shape[dim]) | is_rounding(other_length, other_mean, one.shape[dim])
+    return (one * other).sum(dim=dim) / (length * other_length + EPS).masked_fill(is_constant, 1.0)

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.schema import option
@@ -123,5 +124,5 @@ class KDPP(WarmUp, Loss):
         """Of every sample (B,): with the mean of its class, less where the sample is shorter than the teacher's."""
         lengths = (torch.linalg.vector_norm(each, dim=1) for each in (features_BC, teacher_BC))
         length_B = torch.maximum(*lengths)
-        length_B = length_B.masked_fill(length_B <= EPSILON, 1.0)  # both are 0, and so is the product
+        length_B = F.threshold(length_B, EPSILON, 1.0)  # both are 0, and so is the product
         return (features_BC * self.directions[labels_B]).sum(dim=1) / length_B

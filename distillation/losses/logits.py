@@ -4,6 +4,7 @@ A loss compares rows of logits, `LogitLoss.compare`, and a transform makes other
 learnt temperature, of regions of the image. Any transform stands in front of any loss that takes it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -101,6 +102,8 @@ class LogitLoss(Loss):
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         values = self.values(student, teacher, batch.labels)
         reads_labels = any(part.reads_labels for part in (self, *self.transforms.values()))
+        if not self.per_sample:
+            return values
         if batch.other_labels is None or not reads_labels:
             return {name: value_B.mean() for name, value_B in values.items()}
         others = self.values(student, teacher, batch.other_labels)
@@ -182,15 +185,19 @@ def other_logits(logits_BN: Tensor, labels_B: Tensor) -> Tensor:
     return logits_BN.gather(1, others_BM + (others_BM >= labels_B.unsqueeze(1)))
 
 
-def centred(rows_RN: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows without their means, and (R, 1) which of them are constant but for rounding.
+def is_rounding(length: Tensor, mean: Tensor | float, size: int = 1) -> Tensor:
+    """Whether vectors of which the mean was subtracted had equal entries, so that what is left is their rounding.
 
-    What is divided by the deviation of such a row has no direction, and gradients of the size of its inverse: they are
-    met where a classifier starts from zero.
+    What is divided by such a length has no direction, and gradients of the size of its inverse: they are met where a
+    classifier starts from zero.
+
+    Args:
+        length: of what is left; or the deviation, which is that of one entry.
+        mean: what was subtracted, not negative.
+        size: the number of entries.
     """
-    rest_RN = rows_RN - rows_RN.mean(dim=1, keepdim=True)
-    bound_R1 = 4 * torch.finfo(rows_RN.dtype).eps * rows_RN.detach().abs().amax(dim=1, keepdim=True)
-    return rest_RN, rest_RN.detach().abs().amax(dim=1, keepdim=True) <= bound_R1
+    bound = 4 * torch.finfo(length.dtype).eps * math.sqrt(size)
+    return length <= (bound * mean if isinstance(mean, float) else bound * mean.detach())
 
 
 # --- transforms by name ----------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def unit(vectors: Tensor, dim: int = -1) -> Tensor:
     Its gradient is that of the vector, where `F.normalize` would return 1e12 times as much.
     """
     length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
-    return vectors * length.masked_fill(length <= EPSILON, 1.0).reciprocal()  # cheaper than a division, backwards too
+    return vectors * F.threshold(length, EPSILON, 1.0).reciprocal()  # cheaper than a division, backwards too
 
 
 def resizing_convolution(channels: int, teacher_channels: int, own: Grid, other: Grid) -> tuple[nn.Module, Grid]:

@@ -93,7 +93,7 @@ def connector(channels: int, teacher_channels: int) -> Connector:
 def partial_error(features: Tensor, target: Tensor) -> Tensor:
     """The sum of squared errors, without those of a student's value that is below a target which is off."""
     counts = (features > target) | (target > 0)
-    return (features - target).square().masked_fill(~counts, 0.0).sum()
+    return torch.where(counts, features - target, 0.0).square().sum()
 
 
 def last_norm(method: str, teacher: Network, stage: str) -> tuple[Tensor, Tensor]:

@@ -48,5 +48,5 @@ class PKT(Loss):
 def probabilities(pooled_BC: Tensor) -> Tensor:
     """(B, B), every row with the sum 1."""
     unit_BC = unit(pooled_BC)
-    similarity_BB = (unit_BC @ unit_BC.T + 1).clamp(min=0)  # a cosine may be rounded to less than -1; the 2 cancels out
+    similarity_BB = (unit_BC @ unit_BC.T + 1).relu()  # a cosine may be rounded to less than -1; the 2 cancels out
     return similarity_BB / similarity_BB.sum(dim=1, keepdim=True)

@@ -144,10 +144,15 @@ def test_gradients_are_moderate_where_logits_are_equal(expression):
 
 def test_correlation_is_pearsons():
     torch.manual_seed(0)
-    one, other = torch.randn(2, 5, 7)
+    one, other = torch.rand(2, 5, 7)
+
+    def found(*pair):
+        means = [each.mean(dim=1) for each in pair]
+        return correlation(*(each - mean[:, None] for each, mean in zip(pair, means, strict=True)), *means, dim=1)
+
     expected = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(one, other, strict=True)]
-    torch.testing.assert_close(correlation(one, other), torch.stack(expected))
-    assert correlation(torch.ones(1, 4), other[:1, :4]) == 0
+    torch.testing.assert_close(found(one, other), torch.stack(expected))
+    assert found(torch.ones(1, 7), other[:1]) == found(one[:1], torch.full((1, 7), 0.5)) == 0
 
 
 def test_of_one_sample_the_correlation_between_samples_is_a_constant():

@@ -59,11 +59,16 @@ def word_loss(scores_BKHW: Tensor, map_BCHW: Tensor, centroids_KC: Tensor) -> tu
     return loss, figures
 
 
-def decision_loss(
-    scores_BKHW: Tensor, map_BCHW: Tensor, labels_B: Tensor, *, weight_LC: Tensor, offset_L: Tensor,
-    centers_NSL: Tensor, decisions_MM: Tensor,
-) -> Tensor:  # fmt: skip
-    """KL to the decision rows of the nearest sub-class of each image's class, among distances to all of them."""
+def decision_targets(
+    map_BCHW: Tensor,
+    labels_B: Tensor,
+    *,
+    weight_LC: Tensor,
+    offset_L: Tensor,
+    centers_NSL: Tensor,
+    decisions_MM: Tensor,
+) -> Tensor:
+    """Decision rows (P, M) of the nearest sub-class of each image's class, among distances to all of them."""
     batch, _, height, width = map_BCHW.shape
     num_classes, num_subclasses, _ = centers_NSL.shape
     patches_PC = map_BCHW.permute(0, 2, 3, 1).reshape(-1, map_BCHW.shape[1]).float()
@@ -72,8 +77,13 @@ def decision_loss(
     labels_P = labels_B.view(batch, 1).expand(batch, height * width).flatten()
     own_PM = F.one_hot(labels_P, num_classes).repeat_interleave(num_subclasses, dim=1).bool()
     nearest_P = distances_PM.masked_fill(~own_PM, float("inf")).argmin(dim=1)
-    targets_PM = F.one_hot(nearest_P, len(decisions_MM)).float() @ decisions_MM
+    return F.one_hot(nearest_P, len(decisions_MM)).float() @ decisions_MM
+
+
+def decision_loss(scores_BKHW: Tensor, map_BCHW: Tensor, labels_B: Tensor, **tensors: Tensor) -> Tensor:
+    """KL to `decision_targets`."""
     scores_PM = scores_BKHW.permute(0, 2, 3, 1).reshape(-1, scores_BKHW.shape[1]).float()
+    targets_PM = decision_targets(map_BCHW, labels_B, **tensors)
     return F.kl_div(F.log_softmax(scores_PM, dim=1), targets_PM, reduction="batchmean")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from architectures import Input, create_model
@@ -97,11 +97,8 @@ def build_objective(case: Case) -> Objective:
     """An objective with random weights and supervision made of random patches; the same for the same case."""
     torch.manual_seed(0)
     student = build_network(case.options, NUM_CLASSES, IMAGE_SIZE)
-    network = create_model(PAIRS[case.pair][0], num_classes=NUM_CLASSES).train()
     images = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
-    with torch.no_grad():
-        for _ in range(10):  # BatchNorm learns the scale of the maps
-            network(images)
+    network = drawn_network(PAIRS[case.pair][0], images)
     input_ = Input(MEAN, STD)
     teacher = Teacher(measured(network, IMAGE_SIZE).reading(Wanted(maps=tuple(student.layers))), input_, "random")
     maps = pooled_maps(student, teacher, images)
@@ -109,16 +106,8 @@ def build_objective(case: Case) -> Objective:
     losses: dict[str, Loss] = {"ce": CrossEntropy()}
     decisions = None
     if "intermediate" in maps:
-        num_targets, channels = NUM_CLASSES * NUM_SUBCLASSES, teacher.network.outline.place("intermediate").channels
-        scalings = torch.randn(channels, NUM_COMPONENTS) / channels**0.5
-        decisions = SubclassTargets(
-            scalings_CL=scalings,
-            xbar_C=to_patches(maps["intermediate"]).mean(dim=0),
-            centers_ML=_some_patches(maps["intermediate"], num_targets) @ scalings,
-            decisions_MM=torch.randn(num_targets, num_targets).mul(2).softmax(dim=1),
-            num_subclasses=NUM_SUBCLASSES,
-        )
-    codebook = Codebook(_some_patches(maps["penultimate"], NUM_WORDS))
+        decisions = drawn_subclasses(maps["intermediate"], NUM_SUBCLASSES, NUM_COMPONENTS)
+    codebook = drawn_codebook(maps["penultimate"], NUM_WORDS)
     losses["words"] = Words.build(student, teacher.network, data, codebook=codebook)
     if decisions is not None:
         losses["decisions"] = Decisions.build(student, teacher.network, data, decisions=decisions)
@@ -129,6 +118,33 @@ def pooled_maps(student: Network, teacher: Teacher, images: Tensor) -> dict[str,
     """The maps that the teacher returns, by place, at the student's grid."""
     maps = teacher(images).maps
     return {place: pool_map(found, student.pooling_of(teacher.network, place)) for place, found in maps.items()}
+
+
+def drawn_network(name: str, images: Tensor) -> nn.Module:
+    """Random weights, and BatchNorms that have learnt the scale of the maps."""
+    network = create_model(name, num_classes=NUM_CLASSES).train()
+    with torch.no_grad():
+        for _ in range(10):
+            network(images)
+    return network
+
+
+def drawn_codebook(map_BCHW: Tensor, num_words: int) -> Codebook:
+    """Words that are random patches of a map."""
+    return Codebook(_some_patches(map_BCHW, num_words))
+
+
+def drawn_subclasses(map_BCHW: Tensor, num_subclasses: int, num_components: int) -> SubclassTargets:
+    """Sub-classes whose centres are random patches of a map."""
+    num_targets, channels = NUM_CLASSES * num_subclasses, map_BCHW.shape[1]
+    scalings = torch.randn(channels, num_components) / channels**0.5
+    return SubclassTargets(
+        scalings_CL=scalings,
+        xbar_C=to_patches(map_BCHW).mean(dim=0),
+        centers_ML=_some_patches(map_BCHW, num_targets) @ scalings,
+        decisions_MM=torch.randn(num_targets, num_targets).mul(2).softmax(dim=1),
+        num_subclasses=num_subclasses,
+    )
 
 
 def _some_patches(map_BCHW: Tensor, number: int) -> Tensor:

@@ -44,6 +44,7 @@ REPORTING = PAGE.parents[1] / "reporting"
 PAIR = "CIFAR100.resnetv1.RN56_RN20"
 IMAGE_SIZE, DATA = 32, Data(num_images=50_000, num_classes=100)
 UNKNOWN, NONE = "not measured", "—"
+COSTS = PAGE.parents[1] / "benchmarks" / "methods.json"
 READS = {  # fields of `Wanted`
     "logits": "logits",
     "pooled": "pooled vectors",
@@ -123,7 +124,7 @@ Pairs with published values of their own have these, which `print_config` shows;
 
 Teacher and student of `{PAIR}`. Parameters are those beyond the student's {built_alone():,}:
 in training connectors and KD layers, at inference what stays in the student. "Copied" is a figure that its source has
-from elsewhere.
+from elsewhere.{timed()}
 
 {table(list(_measured({**methods, **behind}, figures)))}
 
@@ -285,7 +286,25 @@ def _measured(methods: Mapping[str, Built], figures: Mapping[str, Any]) -> Itera
         if figure := figures.get(method):
             std = f" ± {figure['std']:.2f}" if "std" in figure else ""
             shown = f"{figure['top1']:.2f}{std}", figure["source"] + (", copied" if figure.get("copied") else "")
-        yield f"`{method}`", f"{found.training:,}", f"{found.inference:,}", *shown, UNKNOWN, UNKNOWN
+        yield f"`{method}`", f"{found.training:,}", f"{found.inference:,}", *shown, UNKNOWN, cost(method)
+
+
+def cost(method: str) -> str:
+    """The time of a step against one of KD, with its interval, as `python -m benchmarks.methods --write` left it."""
+    if (found := _costs().get("steps", {}).get(method)) is None:
+        return UNKNOWN
+    bounds = " ({:.2f} to {:.2f})".format(*found["interval"]) if found["interval"] else ""
+    return f"{found['ratio']:.2f}{bounds}"
+
+
+def timed() -> str:
+    """What times were measured with; nothing where none are."""
+    measured = _costs().get("measured")
+    return f"\n\nTimes of a step, with 95 % intervals: `python -m benchmarks.methods`, {measured}." if measured else ""
+
+
+def _costs() -> dict[str, Any]:
+    return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
 
 
 def _read_json(name: str) -> dict[str, Any]:

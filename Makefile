@@ -28,6 +28,7 @@ test-all: setup
 
 benchmark: setup
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.offline
 
 lint: setup

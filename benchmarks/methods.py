@@ -42,7 +42,7 @@ from benchmarks.against import git, median_interval, number_of_alternations
 from benchmarks.plain_methods import PLAIN
 from benchmarks.step import PRECISIONS, describe_machine, drawn_codebook, drawn_network, drawn_subclasses
 from config.experiments import default_config
-from config.options import Protocol
+from config.options import Options, Protocol
 from dataloaders import Batch, Dataset, make_train_loader
 from dataloaders.dataset import ImageTensors
 from distillation import build
@@ -110,7 +110,8 @@ def objective_of(method: str, size: Size, device: torch.device) -> Objective:
     config |= {"num_words": size.words} if "num_words" in config else {}
     torch.manual_seed(0)
     with patch.dict(PREPARED, {name: SimpleNamespace(open=draw) for name, draw in DRAWN.items()}):
-        objective = build.build_objective(config, random_dataset(size), teacher_weights(config["teacher"], size))
+        weights = teacher_weights(config["teacher"], size)
+        objective = build.build_objective(Options.of(config), random_dataset(size), weights)
     objective.on_epoch(PROTOCOL.epochs, PROTOCOL.epochs)  # behind all warm-ups
     return objective.to(device, memory_format=torch.channels_last).train()
 
@@ -137,11 +138,13 @@ def teacher_map(teacher: Teacher, place: str) -> Tensor:
 
 # What files would hold, by the names that losses ask for.
 DRAWN = {
-    "codebook": lambda config, student, teacher: drawn_codebook(teacher_map(teacher, PENULTIMATE), config["num_words"]),
-    "decisions": lambda config, student, teacher: drawn_subclasses(
-        teacher_map(teacher, INTERMEDIATE), config["subclasses_per_class"], NUM_COMPONENTS
+    "codebook": lambda options, student, teacher: drawn_codebook(
+        teacher_map(teacher, PENULTIMATE), options.words.num_words
     ),
-    "means": lambda config, student, teacher: torch.rand(NUM_CLASSES, teacher.network.outline.num_features),
+    "decisions": lambda options, student, teacher: drawn_subclasses(
+        teacher_map(teacher, INTERMEDIATE), options.subclasses.subclasses_per_class, NUM_COMPONENTS
+    ),
+    "means": lambda options, student, teacher: torch.rand(NUM_CLASSES, teacher.network.outline.num_features),
 }
 
 
@@ -321,7 +324,7 @@ def take_turns(
 
 
 def peak_memory(function: Callable[[], Any], device: torch.device) -> float:
-    """The most MiB that tensors take while it runs, beyond what is there before; what stays from earlier may go."""
+    """The most MiB that tensors take which it makes; on a GPU less what it frees of those that were there."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -29,14 +29,15 @@ OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of 
 
 
 def result_name(measured: Results) -> str:
-    """What a measurement is called in `results.json`: its checkpoint's name, and the split if it is the third.
+    """What a measurement is called in `results.json`: its checkpoint's name, the average of weights, the third split.
 
     What is otherwise than in the training comes behind it: such a measurement never takes the place of the run's own.
     """
     name, changed = Path(measured["weights"]).stem, dict(measured.get("changed", {}))
     if "weights" in changed and name not in OWN_NAMES and name != Path(changed["weights"][0]).stem:
         del changed["weights"]  # the name says it
-    return name + ("_test" if measured.get("split") == "test" else "") + name_of_changes(changed)
+    name += ("_average" if measured.get("average") else "") + ("_test" if measured.get("split") == "test" else "")
+    return name + name_of_changes(changed)
 
 
 def _compare(top1: float, published: float) -> None:
@@ -71,7 +72,7 @@ class Evaluation(Algorithm):
         published = options.network and options.network.published_top1
         if published is not None and weights.source == Path(options.experiment.published_weights or ""):
             _compare(measured["top1"], published)
-        measured |= {"weights": str(weights.source), "epoch": epoch, "split": split, "num_classes": dataset.num_classes}
+        measured |= self.about(weights, epoch) | {"split": split, "num_classes": dataset.num_classes}
         measured |= self._changes(weights, dataset)
         return self._record(measured, count_parameters(model) | count_multiply_adds(model, dataset.image_size))
 
@@ -79,7 +80,12 @@ class Evaluation(Algorithm):
         """The weights that were asked for, and their epoch where it is known."""
         job, network = self.options.job, self.options.network
         if network and (network.weights or not (self._trained_in / LAST).is_file()):
-            return self._find_weights(network.weights), None
+            weights = self._find_weights(network.weights)
+            if job.average:
+                raise ValueError(
+                    f"average=True is of a run's own checkpoints, and {weights.source} is none; leave it out"
+                )
+            return weights, None
         path = self._trained_in / BEST if job.best else find_checkpoint(self._trained_in, job.checkpoint or NEWEST)
         if not path.is_file():
             command = self._training_command()
@@ -87,7 +93,15 @@ class Evaluation(Algorithm):
         checkpoint = load_own(path)
         if job.best:
             load_best(self._trained_in)  # is it the best of this run?
-        return Weights(checkpoint["model"], path, checkpoint["data"], checkpoint.get("config")), checkpoint["epoch"]
+        part = "average" if job.average else "model"
+        if part not in checkpoint:
+            raise ValueError(f"{path} has no average of the weights: train with average=True, or leave it out")
+        return Weights(checkpoint[part], path, checkpoint["data"], checkpoint.get("config")), checkpoint["epoch"]
+
+    def about(self, weights: Weights, epoch: int | None) -> Results:
+        """What a measurement says of the weights that it is of."""
+        found = {"weights": str(weights.source), "epoch": epoch}
+        return found | ({"average": True} if self.options.job.average else {})
 
     @property
     def _trained_as(self) -> str:

@@ -139,7 +139,7 @@ class Export(Evaluation):
         dataset = self.open_dataset("eval", data=weights.data)
         model = self._open_model(weights, dataset.num_classes, dataset.image_size).eval()
         metadata = self.metadata(dataset, weights, epoch)
-        about = {"weights": str(weights.source), "epoch": epoch} | self._changes(weights, dataset)
+        about = self.about(weights, epoch) | self._changes(weights, dataset)
         name = result_name(about)
         path = self.directory / FOLDER / f"{self._name(name)}.{kind}"
         try:
@@ -191,6 +191,7 @@ class Export(Evaluation):
                 "dataset": self.options.data.dataset, "seed": self.options.run.seed,
                 **({"name": self.options.job.name} if self.options.job.name else {}),
                 "network": network_name(self.options), "weights": weights.source.name,
+                **({"average": True} if self.options.job.average else {}),
                 "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
                 "environment": environment(),
             },

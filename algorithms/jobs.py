@@ -15,7 +15,7 @@ from algorithms.probe import LinearProbe
 from algorithms.teaching import supervision_of
 from algorithms.train import Training
 from config.experiments import ENTRY_OPTIONS, check_name, load_experiment
-from config.options import Config, Options
+from config.options import EMA, Config, Options
 from config.recipes import classification
 from config.updates import check_command
 from distillation.expressions import ALONE, canonical, places_of
@@ -60,9 +60,16 @@ def _of_the_teacher(options: Options) -> Options:
 
     Raises:
         FileNotFoundError: the weights of the teacher are not there.
-        ValueError: its supervision is that of an experiment that is no network alone, or of another network.
+        ValueError: it has no weights of its own, or its supervision is that of an experiment that is no network alone,
+            or of another network.
     """
-    job, pair, supervision = options.job, options.pair, supervision_of(options)
+    job, pair = options.job, options.pair
+    if pair.teacher in (None, EMA):
+        raise ValueError(
+            f"{job.config} has no teacher that is trained before it, of which something could be made; choose a pair, "
+            "or the experiment of a network alone"
+        )
+    supervision = supervision_of(options)
     if job.class_means:
         supervision = means_home(options.changed(supervision=supervision))
     given = {name: options.flat[name] for name in ENTRY_OPTIONS} | asdict(options.data)

@@ -38,7 +38,7 @@ class LinearProbe(Evaluation):
         accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
         shown = ", ".join(f"{name} {accuracy:.2f}%" for name, accuracy in accuracies.items())
         log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
-        about = {"weights": str(weights.source), "epoch": epoch, "split": split} | self._changes(weights, dataset)
+        about = self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
         return self._merge(accuracies | about)
 
     @torch.inference_mode()

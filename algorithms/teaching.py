@@ -8,7 +8,7 @@ from algorithms.commands import network_alone, words_of_run
 from config.options import Job, Options
 from dataloaders import Dataset
 from distillation.build import build_objective
-from distillation.expressions import needs_teacher
+from distillation.expressions import check_teacher, needs_weights
 from distillation.objective import Objective
 from distillation.prepared import BY_WEIGHTS, PREPARED, prepared_of
 from engine.weights import UnfinishedError, find_weights
@@ -54,7 +54,8 @@ def missing_supervision(options: Options) -> Iterator[Requirement]:
     for kind in PREPARED.values():
         if (file := kind.chosen(options)) and not Path(file).is_file():
             raise FileNotFoundError(f"{kind.option}={file}: no file {file}")
-    if not needs_teacher(options):
+    check_teacher(options)
+    if not needs_weights(options):
         return
     names, pair = prepared_of(options), options.pair
     experiment, chosen = pair.teacher_experiment, pair.teacher_weights
@@ -117,7 +118,7 @@ def teacher_weights(options: Options) -> Weights:
 
 def supervision_fingerprints(options: Options) -> dict[str, str]:
     """Of FINGERPRINTS, those of what a distillation run would be taught by now, over the numbers alone."""
-    if not needs_teacher(options):
+    if not needs_weights(options):
         return {}
     options = with_supervision(options)
     found = {"teacher_fingerprint": fingerprint(teacher_weights(options).state)}
@@ -131,5 +132,5 @@ def open_objective(options: Options, dataset: Dataset, keys: Collection[str] | N
     Args:
         keys: of the losses; None for all that the experiment has.
     """
-    weights = teacher_weights(options) if needs_teacher(options) else None
+    weights = teacher_weights(options) if needs_weights(options) else None
     return build_objective(with_supervision(options) if weights else options, dataset, weights, keys)

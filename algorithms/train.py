@@ -20,11 +20,13 @@ from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
+from config.options import EMA
 from dataloaders import Dataset, check_train_batch, make_train_loader
 from dataloaders.facts import data_facts, image_facts
-from distillation.build import check_names, check_networks
+from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from engine.accuracy import accuracies, evaluate
+from engine.average import Average
 from engine.checkpoints import (
     BEST,
     LAST,
@@ -65,6 +67,7 @@ from results.settings import PREPARATION
 from storage.state_dicts import fingerprint, load_strictly
 
 PHASES = 2  # the epochs, and an evaluation behind them
+FIGURES = ("loss", "top1", "top5")  # of an evaluation
 
 
 class Training(Algorithm):
@@ -136,7 +139,7 @@ class Training(Algorithm):
     def _phase_of_epochs(self) -> AbstractContextManager[Line]:
         """Counts the images of training and evaluation."""
         epochs, batch_size = self.options.protocol.epochs, self.options.protocol.batch_size
-        num_images = len(self.train_loader) * batch_size + len(self.dataset.eval)
+        num_images = len(self.train_loader) * batch_size + len(self.dataset.eval) * len(self.evaluated)
         done = self.epoch * num_images + self.meter.num_steps * batch_size
         what = f"{epochs} epoch{'s' * (epochs != 1)}"
         return phase(what, epochs * num_images, number=1, count=PHASES, initial=done)
@@ -162,7 +165,10 @@ class Training(Algorithm):
         self._open_images(checkpoint)
         self.objective = open_objective(options, self.dataset).to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
-        self.deployed = nn.Sequential(self.objective.input, self.model)  # what is evaluated
+        self.average = self._make_average(checkpoint)
+        self.evaluated = {"eval": nn.Sequential(self.objective.input, self.model)}  # by what the figures are called
+        if self.average:
+            self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
         self.optimizer = make_optimizer(self.objective, protocol)
         kind = GraphedStep if options.run.cuda_graph and self.device.type == "cuda" else TrainStep
@@ -187,6 +193,17 @@ class Training(Algorithm):
             options.run.precision, self.directory,
         )  # fmt: skip
 
+    def _make_average(self, checkpoint: dict[str, Any] | None) -> Average | None:
+        """The average of the student, where it is the teacher or asked for; a run that has one keeps it."""
+        if self.options.pair and self.options.pair.teacher == EMA:
+            module = self.objective.teacher.network.module
+        elif self.options.job.average or "average" in (checkpoint or ()):
+            module = build_copy(self.options, self.dataset, self.model).module
+        else:
+            return None
+        module = module.to(self.device, memory_format=torch.channels_last)
+        return Average(module, self.model, self.options.protocol.ema_decay)
+
     def _start_or_continue(self, source: Path | None, checkpoint: dict[str, Any] | None) -> None:
         self.epoch = 0
         self.meter = Meter(self.device)
@@ -207,6 +224,8 @@ class Training(Algorithm):
             self.model, checkpoint["model"], source=source, what=f"the network of {self.options.job.run_name}"
         )
         load_strictly(self.objective.losses, checkpoint["losses"], source=source, what="the losses of this experiment")
+        if self.average:
+            self._restore_average(source, checkpoint)
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])
         for group in self.optimizer.param_groups:
@@ -226,6 +245,15 @@ class Training(Algorithm):
         self.best = settle_files(self.directory, source, checkpoint)
         forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.options.protocol.epochs)
+
+    def _restore_average(self, source: Path, checkpoint: dict[str, Any]) -> None:
+        if "average" not in checkpoint:
+            raise ValueError(
+                f"{source} has no average of the student, and one of the steps that are left is none of the run; begin "
+                "again with checkpoint=0, or go on without average=True and teacher=ema"
+            )
+        what = f"the average of the network of {self.options.job.run_name}"
+        load_strictly(self.average.module, checkpoint["average"], source=source, what=what)
 
     def _say_changes(self, source: Path, checkpoint: dict[str, Any]) -> None:
         """Mention what is otherwise than in the epochs so far."""
@@ -262,21 +290,18 @@ class Training(Algorithm):
         trained = self._train(epoch)
         num_images = len(self.train_loader) * self.options.protocol.batch_size
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
-        images = self.line.over(self.stop.between(self.eval_loader))
-        tested = evaluate(self.deployed, images, autocast=self.autocast())
-        if not math.isfinite(tested["loss"]):
-            raise self._diverged("the loss of the evaluation", tested["loss"], f"epoch {epoch}")
+        tested = {name: self._evaluate(network, epoch) for name, network in self.evaluated.items()}
         self.epoch = epoch
-        improved = tested["top1"] > self.best["top1"]
+        improved = tested["eval"]["top1"] > self.best["top1"]
         if improved:
-            self.best = {"top1": tested["top1"], "epoch": epoch}
+            self.best = {"top1": tested["eval"]["top1"], "epoch": epoch}
         done = {
             "epoch": epoch,
             "learning_rate": rate,
             "images_per_second": self.images_per_second,
             "seconds": time.perf_counter() - self.epoch_started,
             "train": trained,
-            "eval": {key: tested[key] for key in ("loss", "top1", "top5")},
+            **tested,
             "statistics": self.meter.summary(),
             "scales": self.objective.scales(),
         }
@@ -288,6 +313,14 @@ class Training(Algorithm):
         self._save_progress("running")
         self._log_epoch(done)
 
+    def _evaluate(self, network: nn.Module, epoch: int) -> dict[str, float]:
+        """The figures of a network behind an epoch."""
+        images = self.line.over(self.stop.between(self.eval_loader))
+        tested = evaluate(network, images, autocast=self.autocast())
+        if not math.isfinite(tested["loss"]):
+            raise self._diverged("the loss of the evaluation", tested["loss"], f"epoch {epoch}")
+        return {key: tested[key] for key in FIGURES}
+
     def _train(self, epoch: int) -> dict[str, float]:
         """What is left of a pass over the training images; mean losses and accuracy in percent of the whole of it."""
         self.objective.train()
@@ -298,6 +331,8 @@ class Training(Algorithm):
             step = meter.num_steps + 1
             looked_at = step % self.options.run.disp_step == 0 or step == len(loader)
             result = self.step(batch, with_statistics=looked_at)
+            if self.average:
+                self.average.update((epoch - 1) * len(loader) + step)
             meter.add(result, batch.labels)
             if looked_at:
                 self._look(epoch, result)
@@ -330,7 +365,8 @@ class Training(Algorithm):
         step = done["epoch"] * len(self.train_loader)
         rates = {key: done[key] for key in ("learning_rate", "images_per_second")}
         self.curves.add(step, "train", done["train"] | rates)
-        self.curves.add(step, "eval", done["eval"])
+        for name in self.evaluated:
+            self.curves.add(step, name, done[name])
         self.curves.add(step, "scales", done["scales"])
         if done["epoch"] == 1:
             self.train_loader.set_epoch(1)
@@ -341,6 +377,7 @@ class Training(Algorithm):
         return {
             "model": self.model.state_dict(),
             "losses": self.objective.losses.state_dict(),
+            **({"average": self.average.module.state_dict()} if self.average else {}),
             "optimizer": self.optimizer.state_dict(),
             "random": random_states(),
             "epoch": self.epoch,
@@ -391,9 +428,10 @@ class Training(Algorithm):
     def _log_epoch(self, done: dict[str, Any]) -> None:
         trained, epochs = done["train"], self.options.protocol.epochs
         parts = " ".join(f"{name} {trained[name]:.3f}" for name in trained if name not in ("loss", "top1"))
+        tested = "  ".join(f"{name} {done[name]['top1']:.2f}%" for name in self.evaluated)
         log.info(
-            "epoch %*d/%d  loss %.3f (%s)  train %.2f%%  eval %.2f%%  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
-            len(str(epochs)), self.epoch, epochs, trained["loss"], parts, trained["top1"], done["eval"]["top1"],
+            "epoch %*d/%d  loss %.3f (%s)  train %.2f%%  %s  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
+            len(str(epochs)), self.epoch, epochs, trained["loss"], parts, trained["top1"], tested,
             self.best["top1"], self.best["epoch"], done["learning_rate"], done["images_per_second"],
             duration(done["seconds"] * (epochs - self.epoch)),
         )  # fmt: skip
@@ -403,10 +441,12 @@ class Training(Algorithm):
         trained = fingerprint(self.model.state_dict())
         if self.options.data.val_split:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
-            self.model.load_state_dict(load_best(self.directory)["model"])
-        num_images = len(self.dataset.split(split))
-        with phase(f"evaluation of {num_images} images", num_images, number=PHASES, count=PHASES) as line:
-            tested = evaluate(self.deployed, line.over(self.loader(self.dataset, split)), autocast=self.autocast())
+            best = load_best(self.directory)
+            self.model.load_state_dict(best["model"])
+            if self.average:
+                self.average.module.load_state_dict(best["average"])
+        measured = self._measure(split)
+        tested = measured["eval"]
         results = self.facts() | {
             "epochs": self.epoch,
             "top1": tested["top1"],
@@ -423,6 +463,8 @@ class Training(Algorithm):
         }
         if self.options.data.val_split:
             results |= {"best_top1": tested["top1"], "val_top1": self.best["top1"]}
+        if self.average:
+            results |= self._results_of_average(measured["average"], chosen)
         log.info(
             "done: epoch %d %s; best %.2f%% at epoch %d%s; %s",
             chosen, accuracies(tested, self.dataset.num_classes), self.best["top1"], self.best["epoch"],
@@ -434,6 +476,33 @@ class Training(Algorithm):
         )
         remove_progress(self.directory)
         return complete
+
+    def _measure(self, split: str) -> dict[str, dict[str, float]]:
+        """What the student, and the average where there is one, reach on a split at the end."""
+        num_images = len(self.dataset.split(split))
+        total = num_images * len(self.evaluated)
+        with phase(f"evaluation of {num_images} images", total, number=PHASES, count=PHASES) as line:
+            return {
+                name: evaluate(network, line.over(self.loader(self.dataset, split)), autocast=self.autocast())
+                for name, network in self.evaluated.items()
+            }
+
+    def _results_of_average(self, tested: dict[str, float], chosen: int) -> Results:
+        """As those of the student, by names of their own; the held-out images choose one epoch, by the student."""
+        best = {"epoch": chosen, "average": tested}
+        if not self.options.data.val_split:
+            best = max(self.history, key=lambda done: done["average"]["top1"])  # the first of them
+        top1, epoch = best["average"]["top1"], best["epoch"]
+        log.info(
+            "the average of the weights: epoch %d %s; best %.2f%% at epoch %d",
+            chosen, accuracies(tested, self.dataset.num_classes), top1, epoch,
+        )  # fmt: skip
+        return {
+            "average_top1": tested["top1"],
+            "average_top5": tested["top5"],
+            "best_average_top1": top1,
+            "best_average_epoch": epoch,
+        }
 
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started

@@ -28,6 +28,7 @@ from storage.tensor_files import save_json
 
 TRIALS = "trials.json"
 TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")
+AVERAGE_FIGURES = ("average_top1", "best_average_top1")  # of runs that keep an average of their weights
 
 Figures = dict[str, float]
 
@@ -240,7 +241,7 @@ def _is_left_to_do(directory: Path) -> bool:
 
 def _figures(results: Results) -> Iterator[tuple[str, Figures]]:
     """What is averaged of one trial, by the job and the name of the checkpoint."""
-    yield "train", {key: results[key] for key in TRAINING_FIGURES}
+    yield "train", {key: results[key] for key in (*TRAINING_FIGURES, *AVERAGE_FIGURES) if key in results}
     for job, part in MEASUREMENTS.items():
         measurements: dict[str, dict[str, Any]] = results.get(part, {})
         for name, measured in measurements.items():
@@ -248,8 +249,8 @@ def _figures(results: Results) -> Iterator[tuple[str, Figures]]:
 
 
 def _summary(figures: dict[int, Figures]) -> Results:
-    """Figures by seed, their mean, and the sample standard deviation where there are several."""
-    keys = next(iter(figures.values()))
+    """Figures by seed; of those that all have the mean, and the sample standard deviation where there are several."""
+    keys = [key for key in next(iter(figures.values())) if all(key in found for found in figures.values())]
     columns = {key: [found[key] for found in figures.values()] for key in keys}
     return {
         "seeds": {str(seed): found for seed, found in figures.items()},

@@ -1,7 +1,8 @@
 """Experiments by name.
 
 `config=A.B.C` is the module config/A/B/C.py where there is one. Otherwise the last part is a method or a sum of methods
-for a pair: the package config/A/B/ holds a dictionary `pair`, and `A.B.letKD-2+DKD` needs no file of its own. What a
+for a pair: the package config/A/B/ holds a dictionary `pair`, and `A.B.letKD-2+DKD` needs no file of its own. So it is
+behind a network alone, `A.RN8.LS` and `A.RN8.KD` with teacher=ema, which is a pair whose teacher is not said. What a
 method brings is asked of `distillation`, which takes a second to import and is left alone where there is a module.
 
 A run with other networks than its experiment's has a name of its own, `name=mine.pair`, and so its own directory.
@@ -18,7 +19,8 @@ from types import ModuleType
 import config as config_package
 from config import recipes
 from config.former_names import renamed_aloud
-from config.options import ENTRY, PUBLISHED_NAMES, Config, values_of
+from config.options import EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
+from config.schema import options_of
 from storage.documents import first_line
 
 ALONE = "classification"
@@ -156,7 +158,10 @@ def check_name(config: Config) -> None:
     """
     own, name = load_experiment(config["config"]), config["name"]
     if name is None:
-        if other := [f"{key}={config[key]}" for key in NETWORKS if key in own and config[key] != own[key]]:
+        changed = {key: config[key] for key in NETWORKS if key in own and config[key] != own[key]}
+        if own.get("teacher", EMA) is None and changed.get("teacher") == EMA:  # a network alone has no other teacher
+            del changed["teacher"]
+        if other := [f"{key}={network}" for key, network in changed.items()]:
             raise ValueError(
                 f"{' '.join(other)} is another network than that of {config['config']}: such a run needs a name of its "
                 "own, name=mine.pair for example"
@@ -198,13 +203,16 @@ def _is_experiment(module: ModuleType | None) -> bool:
 
 
 def _pair_of(module: ModuleType | None) -> Config | None:
-    """The dictionary `pair` of a package."""
+    """The dictionary `pair` of a package; of a network alone what it says of one, in which nothing is a teacher yet."""
+    if _is_experiment(module) and module.config.get("method") == ALONE:
+        shared = [key for key in (*options_of(Data), *options_of(Protocol)) if key in module.config]
+        return {"teacher": None, "student": module.config["network"]} | {key: module.config[key] for key in shared}
     pair = getattr(module, "pair", None) if hasattr(module, "__path__") else None
     return pair if isinstance(pair, dict) else None
 
 
 def _split(name: str) -> tuple[str, list[str]]:
-    """The longest prefix that is a pair, and the methods behind it in canonical order."""
+    """The longest prefix that is a pair or a network alone, and the methods behind it in canonical order."""
     if _pair_of(_module(name)):
         example = next((own for own in list_experiments() if own.startswith(f"{name}.")), f"{name}.letKD-2")
         raise ValueError(f"config={name} is a pair, and a method is missing behind it; try config={example}")
@@ -214,14 +222,11 @@ def _split(name: str) -> tuple[str, list[str]]:
         module = _module(prefix)
         if _pair_of(module):
             return prefix, _summands(prefix, expression)
-        if _is_experiment(module) and module.config.get("method") == ALONE:
-            _summands(prefix, expression)
-            raise ValueError(f"{expression} needs a teacher, and {prefix} is a network alone")
     raise ValueError(unknown("config", str(name), list_experiments()))
 
 
 def _summands(prefix: str, expression: str) -> list[str]:
-    """The methods of an expression behind a pair, in canonical order.
+    """The methods of an expression behind a pair or a network alone, in canonical order.
 
     Raises:
         ValueError: one is missing or unknown, or they do not make a sum.
@@ -249,7 +254,7 @@ def _summands(prefix: str, expression: str) -> list[str]:
 
 
 def _composed(prefix: str, methods: list[str]) -> Config:
-    """The dictionary of a sum of methods for a pair.
+    """The dictionary of a sum of methods for a pair, or for a network alone.
 
     Options of the paper's methods are those of the pair's own module, where it has one; the losses bring their own,
     their weights by their published names where they have such.

@@ -23,6 +23,7 @@ COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
 TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
 ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
 STUDY = ("study",)
+EMA = "ema"  # what `teacher=` calls the average of the student
 
 
 def group(cls: type) -> type:
@@ -62,6 +63,13 @@ class Job:
     )
     best: bool = option(
         False, "take the best epoch instead of the last", jobs=("evaluate", *TRAINED), refused=True, bears="measured"
+    )
+    average: bool = option(
+        False,
+        "in training keep an average of the weights too, evaluated and saved beside them; elsewhere take it instead",
+        jobs=("train", "evaluate", *TRAINED),
+        refused=True,
+        bears="measured",
     )
     testset: bool = option(
         False,
@@ -349,6 +357,14 @@ class Protocol:
     weight_decay: float = option(
         5e-4, "weight decay of everything that trains", at_least=0, jobs=TRAIN, bears="training"
     )
+    ema_decay: float = option(
+        0.999,
+        "share of the average that stays in a step; less in the first steps",
+        at_least=0,
+        at_most=0.999999,
+        jobs=TRAIN,
+        bears="training",
+    )
 
 
 @group
@@ -378,8 +394,10 @@ class Network:
 class Pair:
     """A student and its teacher."""
 
-    teacher: str = option(
-        help="the teacher's network, a name that `architectures` knows", jobs=TEACHES, bears="training"
+    teacher: str | None = option(
+        help="the teacher's network, a name that `architectures` knows, or `ema`: the average of the student",
+        jobs=TEACHES,
+        bears="training",
     )
     student: str = option(help="the student's network, a name that `architectures` knows")
     teacher_experiment: str | None = option(

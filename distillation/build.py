@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from architectures import Input, create_model, create_on_meta, fold_batch_norm_, outline
-from config.options import Options
+from config.options import EMA, Options
 from dataloaders import Dataset, refuse_other_classes
 from distillation.expressions import (
     ALONE,
@@ -20,6 +20,7 @@ from distillation.expressions import (
     alphas_of,
     losses_of,
     places_of,
+    teacher_network,
     transforms_of,
     weights_of,
 )
@@ -103,7 +104,7 @@ def build_objective(
     """What a training step computes. The student is drawn first, from the random numbers as they are; nothing else is.
 
     Args:
-        teacher_weights: None where no loss reads a teacher.
+        teacher_weights: None where no loss reads a teacher, or the teacher is the average of the student.
         keys: of the losses; None for all that the experiment has.
 
     Raises:
@@ -114,15 +115,31 @@ def build_objective(
     input_ = Input(dataset.mean, dataset.std)
     teacher = None
     keys = losses_of(options) if keys is None else keys
+    taught = [key for key in keys if find_loss(key).needs_teacher]
     if teacher_weights is not None:
-        name, taught = options.pair.teacher, [key for key in keys if find_loss(key).needs_teacher]
-        log.info("teacher    %s from %s", name, teacher_weights.source)
-        teacher = open_teacher(name, dataset, teacher_weights, taught)
+        log.info("teacher    %s from %s", options.pair.teacher, teacher_weights.source)
+        teacher = open_teacher(options.pair.teacher, dataset, teacher_weights, taught)
+    elif taught and options.pair.teacher == EMA:
+        log.info("teacher    the average of the student, ema_decay=%g", options.protocol.ema_decay)
+        average = build_copy(options, dataset, student.module)
+        teacher = Teacher(average, Input(dataset.mean, dataset.std), identity="the average of the student")
     losses = {key: build_loss(key, options, dataset, student, teacher) for key in keys}
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
-        fold_teacher_(teacher)
+        if teacher_weights is not None:  # an average goes on changing
+            fold_teacher_(teacher)
     return Objective(student, input_, losses, weights_of(options), teacher)
+
+
+def build_copy(options: Options, dataset: Dataset, student: nn.Module) -> Network:
+    """Another network like the student of an experiment, with its weights; none of the run's random numbers are drawn.
+
+    It is built and not copied: a network of one's own need not be fit for deep copies.
+    """
+    with torch.random.fork_rng(devices=[]):
+        copied = build_network(options, dataset.num_classes, dataset.image_size)
+    copied.module.load_state_dict(student.state_dict())
+    return copied
 
 
 def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection[str]) -> Teacher:
@@ -198,7 +215,7 @@ def check_networks(options: Options, dataset: Dataset) -> None:
     keys = [key for key, loss in losses.items() if loss.needs_teacher]
     if not keys:
         return
-    name, size = options.pair.teacher, {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
+    name, size = teacher_network(options.pair), {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
     with torch.random.fork_rng(devices=[]):
         student = build_network(options, **size)
         network = create_model(name, **size)

@@ -10,7 +10,7 @@ import difflib
 import re
 from typing import Any
 
-from config.options import Options
+from config.options import EMA, Options, Pair
 from config.schema import Option
 from distillation.losses import LogitLoss, Paper, find_loss, find_transform, list_losses, list_transforms
 from distillation.losses.base import INTERMEDIATE, PENULTIMATE
@@ -206,6 +206,44 @@ def parts_of(options: Options) -> list[str]:
 def needs_teacher(options: Options) -> bool:
     """Whether a loss of an experiment reads a teacher."""
     return any(find_loss(key).needs_teacher for key in losses_of(options))
+
+
+def needs_weights(options: Options) -> bool:
+    """Whether that teacher has weights of its own, which were trained before."""
+    return needs_teacher(options) and options.pair.teacher != EMA
+
+
+def teacher_network(pair: Pair) -> str | None:
+    """The network that the teacher is; the average of a student is one like it."""
+    return pair.student if pair.teacher == EMA else pair.teacher
+
+
+def check_teacher(options: Options) -> None:
+    """Refuse to train with methods that need a teacher and no teacher, or with the average of the student as one where
+    it cannot be it.
+
+    Raises:
+        ValueError: says what is missing or what does not fit.
+    """
+    method, pair = options.experiment.method, options.pair
+    if needs_teacher(options) and pair.teacher is None:
+        raise ValueError(
+            f"{method} needs a teacher, and {options.job.config} has none: teacher=ema is the average of the student, "
+            "which the run makes itself; another network is one in a pair"
+        )
+    if pair is None or pair.teacher != EMA:
+        return
+    if not needs_teacher(options):
+        raise ValueError(f"{method} reads no teacher: leave out teacher=ema; average=True keeps the average beside it")
+    losses = {key: find_loss(key) for key in losses_of(options)}
+    if built := [loss.method or key for key, loss in losses.items() if loss.prepared or loss.reads_weights]:
+        raise ValueError(
+            f"teacher=ema: {built[0]} is built from the weights of a trained teacher, and the average of the student "
+            "is trained by the run itself; choose another teacher, or a method like KD, DKD, FitNet or AT"
+        )
+    for option in ("teacher_experiment", "teacher_weights", "published_weights"):
+        if options.flat.get(option) is not None:
+            raise ValueError(f"teacher=ema has the weights of the run alone; leave out {option}={options.flat[option]}")
 
 
 def places_of(options: Options, key: str) -> tuple[str, str]:

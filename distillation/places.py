@@ -7,7 +7,7 @@ from torch import nn
 from architectures import Outline, TappedNetwork, create_on_meta, outline
 from config.options import Options
 from dataloaders import outline_dataset
-from distillation.expressions import PLACES, places_of
+from distillation.expressions import PLACES, places_of, teacher_network
 from distillation.signals import pooling_between
 
 USUAL_SIZE = 224  # of images whose size is not known beforehand; places have the same paths for any
@@ -55,7 +55,8 @@ def image_size(options: Options) -> int:
 def table(options: Options) -> str:
     """The places of an experiment's networks, as lines."""
     pair, size = options.pair, image_size(options)
-    names = {"teacher": pair.teacher, "student": pair.student} if pair else {"network": options.network.network}
+    sides = {"teacher": teacher_network(pair), "student": pair.student} if pair else {}
+    names = {side: name for side, name in sides.items() if name} or {"network": options.network.network}
     found = [(side, _outline(name, size)) for side, name in names.items()]
     rows = [
         [name, place.path, str(place.channels), " x ".join(map(str, place.grid)), place.kind]

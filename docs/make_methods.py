@@ -68,6 +68,17 @@ for. Those on logits ask nothing of the networks and add no parameter. Those on 
 pooled vectors, which not every network has. What needs a file needs a job before, which `prepare=True` starts. Those
 without a teacher need neither.
 
+A network alone takes methods too: those without a teacher, and most others with the average of the student's own
+weights as teacher, which the run makes as it goes:
+
+    python main_classification.py with config=CIFAR100.resnetv1.RN20.LS
+    python main_classification.py with config=CIFAR100.resnetv1.RN20.KD teacher=ema ema_decay=0.999
+
+After every step the average takes 1 - `ema_decay` of the weights (more in the first steps), running means and variances
+of BatchNorm included; it teaches in eval mode. It is no teacher for what the table says to need a file or a trained
+teacher. Any other run keeps such an average with `average=True`; it is
+[measured, saved and exported](runs.md#the-average-of-weights) beside the student.
+
 Any two methods make a sum, `letKD-2+DKD`, and any more do, but for two of letKD-1, letKD-2 and QuEST, which all bring
 the words. Formulas, and where coefficients come from, are in the file of each in `distillation/losses/`;
 [options](options.md#options-of-losses) have a table of their own. This page is made from the code by
@@ -205,8 +216,9 @@ def _read(wanted: Wanted) -> str:
 def _needed(losses: list[Loss]) -> str:
     files = [f"`{name}` file" for loss in losses for name in loss.prepared]
     whole_batch = ["the whole batch"] * any(loss.needs.whole_batch for loss in losses)
+    trained = ["a trained teacher"] * any(loss.reads_weights for loss in losses)
     one_label = ["images that are not mixed"] * (not all(loss.takes_mixed for loss in losses))
-    return _listed([*files, *whole_batch, *one_label])
+    return _listed([*files, *trained, *whole_batch, *one_label])
 
 
 def _transforms() -> Iterator[tuple[str, ...]]:

@@ -9,6 +9,7 @@ Format (a torch file of tensors and plain values):
 
 and of the run:
 
+    average     state dict of the average of the network, where the run keeps one (`engine.average`)
     optimizer   its state dict
     random      states of the random number generators
     epoch       epochs done;  epochs  of the whole run
@@ -48,8 +49,9 @@ STOPPED = "stopped.pth"  # between two steps of an epoch; all others are whole e
 NEWEST = -1  # what `checkpoint=` calls the newest epoch
 # What the entries are, where they are there; a number may be whole.
 KINDS = {
-    "model": dict, "losses": dict, "optimizer": dict, "random": dict, "epoch": int, "epochs": int, "best": dict,
-    "history": list, "seconds": float, "images_per_second": float, "config": dict, "data": dict, "unfinished": dict,
+    "model": dict, "losses": dict, "average": dict, "optimizer": dict, "random": dict, "epoch": int, "epochs": int,
+    "best": dict, "history": list, "seconds": float, "images_per_second": float, "config": dict, "data": dict,
+    "unfinished": dict,
 }  # fmt: skip
 ENTRIES = {  # of those that are dictionaries
     "best": {"top1": float, "epoch": int},
@@ -57,7 +59,7 @@ ENTRIES = {  # of those that are dictionaries
     "data": {"classes": list, "image_size": int, "mean": list, "std": list},
     "random": {"python": tuple, "torch": torch.Tensor, "cuda": list},
 }
-TENSORS = ("model", "losses", "heads")  # tensors by name; the last in files of the earlier format
+TENSORS = ("model", "losses", "average", "heads")  # tensors by name; the last in files of the earlier format
 OTHERS = ("optimizer", "random", "unfinished")  # tensors among other values; all other entries are what JSON can hold
 LARGEST_NUMBER = 2**31 - 1  # of epochs
 REPLACED = "replaced"  # earlier runs of the directory, each in a folder 1, 2, ...

@@ -213,7 +213,7 @@ def _measured(cell: Cell, group: Group) -> Entry:
     published = cell.published_for(group)
     if published and published.top5 is not None:
         notes.append(f"top-5 {text.percent(group.statistic('top5'))}")
-    notes += _some(text.best(group))
+    notes += _some(text.best(group), text.average(group))
     if published:
         notes.append(f"published {text.published(published)}, {text.difference(cell.difference(group))}")
     return Entry(text.percent(group.statistic("top1")), notes, text.marked(group.marks), _run_anchor(group.runs[0]))
@@ -372,12 +372,15 @@ def _runs(runs: list[Run], groups: list[Group]) -> Table | None:
         facts = run.facts
         status = text.state(run)
         status += "; not counted: its seed is among the trials" if run.place in repeated else ""
-        best = NONE
+        best, notes = NONE, ([], [])  # of the average of the weights, below the student's figures
         if run.mode == "train" and facts.get("best_top1") is not None:
             best = f"{facts['best_top1']:.2f} ({facts.get('best_epoch')})"
+        if facts.get("average_top1") is not None and facts.get("best_average_top1") is not None:
+            notes[0].append(f"average {facts['average_top1']:.2f}")
+            notes[1].append(f"average {facts['best_average_top1']:.2f} ({facts.get('best_average_epoch')})")
         last, top5 = _number(facts.get("top1")), _number(facts.get("top5")) if run.has_top5 else None
         cells = [
-            text.value(facts.get("seed")), text.value(last), best, text.value(top5),
+            text.value(facts.get("seed")), Entry(text.value(last), notes[0]), Entry(best, notes[1]), text.value(top5),
             text.duration(facts.get("seconds")), text.count(facts.get("images_per_second")), run.device,
             text.settings(run), status, text.moment(run), text.commit(run),
         ]  # fmt: skip

@@ -10,13 +10,16 @@ LABELS = {
     "train loss": "Training loss",
     "eval loss": "Evaluation loss",
     "eval top5": "Top-5, evaluation images (%)",
+    "average top1": "Top-1 of the average of weights (%)",
+    "average loss": "Evaluation loss of the average of weights",
+    "average top5": "Top-5 of the average of weights (%)",
     "learning_rate": "Learning rate",
     "images_per_second": "Training images a second",
     "seconds": "Seconds an epoch",
 }
 FIRST = ("eval top1", "train top1", "train loss", "eval loss", "eval top5")
 LAST = ("learning_rate", "images_per_second", "seconds")
-PERCENTAGES = frozenset({"eval top1", "train top1", "eval top5"})
+PERCENTAGES = frozenset({"eval top1", "train top1", "eval top5", "average top1", "average top5"})
 LOGARITHMIC = frozenset({"learning_rate"})
 MOST_EPOCHS = 120  # of a curve: more than the pixels between them would show
 

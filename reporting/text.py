@@ -51,16 +51,27 @@ def difference(value: float) -> str:
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def best(group: Group) -> str:
-    """The best epoch of a training; with several seeds its mean."""
-    found = group.statistic("best_top1")
+def best(group: Group, of: str = "") -> str:
+    """The best epoch of a training; with several seeds its mean.
+
+    Args:
+        of: "average_" for the average of the weights.
+    """
+    found = group.statistic(f"best_{of}top1")
     if not group.is_trained or found is None:
         return ""
-    epochs = sorted({run.facts["best_epoch"] for run in group.runs if run.facts.get("best_epoch") is not None})
+    key = f"best_{of}epoch"
+    epochs = sorted({run.facts[key] for run in group.runs if run.facts.get(key) is not None})
     if not epochs:
         return f"best {percent(found)}"
     span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
     return f"best {percent(found)} (epoch\N{NO-BREAK SPACE}{span})"
+
+
+def average(group: Group) -> str:
+    """The average of the weights after the last epoch and in its best; nothing where a run has none."""
+    found = group.statistic("average_top1")
+    return ", ".join(part for part in (f"average {percent(found)}", best(group, "average_")) if part) if found else ""
 
 
 def state(run: Run) -> str:

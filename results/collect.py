@@ -34,7 +34,8 @@ TEXTS = (
 )  # fmt: skip
 DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
 NUMBERS = (
-    "epochs", "top1", "top5", "best_top1", "best_epoch", "images_per_second", "eval_images_per_second", "seconds",
+    "epochs", "top1", "top5", "best_top1", "best_epoch", "average_top1", "average_top5", "best_average_top1",
+    "best_average_epoch", "images_per_second", "eval_images_per_second", "seconds",
     "parameters", "parameters_without_kd_layers", "multiply_adds", "multiply_adds_without_kd_layers", "epoch", "seed",
     "patches", "bytes", "milliseconds_batch_1", "milliseconds_batch_64", "num_classes",
 )  # fmt: skip
@@ -100,7 +101,8 @@ class Run:
                 for name, value in finite_numbers(entry):
                     found[name][int(entry["epoch"])] = value
         if not self.has_top5:
-            found.pop("eval top5", None)
+            for group in ("eval", "average"):
+                found.pop(f"{group} top5", None)
         return dict(found)
 
     @property

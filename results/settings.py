@@ -41,6 +41,8 @@ def bearing(options: Config) -> Config:
 def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """Options that both have, that bear on a result and differ: (own, other's). Later versions brought the rest."""
     own, other = bearing(own), bearing(other)
+    if "teacher" in own and own["teacher"] is None:  # of a method behind a network alone: each command says one
+        del own["teacher"]
     return {key: (own[key], other[key]) for key in own if key in other and own[key] != other[key]}
 
 
@@ -67,7 +69,7 @@ def name_of_changes(changed: dict[str, tuple[Any, Any]]) -> str:
 
 def changed_measurement(options: Config) -> dict[str, tuple[Any, Any]]:
     """What a job on a trained network took instead of the last epoch and the evaluation split, likewise."""
-    usual = {"best": (False,), "testset": (False,), "checkpoint": (0, -1)}
+    usual = {"best": (False,), "average": (False,), "testset": (False,), "checkpoint": (0, -1)}
     return {
         key: (known[0], options[key]) for key, known in usual.items() if key in options and options[key] not in known
     }

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from algorithms.teaching import teacher_weights
 from architectures import Input, TappedNetwork, create_model
-from config.options import Options
+from config.options import EMA, Options
 from dataloaders import Batch, Dataset, load_dataset
 from distillation.build import build_network, build_objective, fold_teacher_, open_teacher
-from distillation.expressions import ALONE, PLACES, list_methods
-from distillation.losses import Loss
+from distillation.expressions import ALONE, PLACES, brought_by, list_methods
+from distillation.losses import Loss, find_loss
 from distillation.losses.ce import CrossEntropy
 from distillation.losses.decisions import Decisions
 from distillation.losses.words import Words
@@ -94,20 +94,31 @@ def pooled_maps(student: Network, teacher: Teacher, images: Tensor) -> dict[str,
     return {place: pool_map(found, student.pooling_of(teacher.network, place)) for place, found in maps.items()}
 
 
+def takes_average(method: str) -> bool:
+    """Whether the average of the student can be the teacher of a method."""
+    losses = [find_loss(key) for key in brought_by(method)]
+    return all(loss.needs_teacher and not loss.prepared and not loss.reads_weights for loss in losses)
+
+
 def every_method() -> list[str]:
     """All registered methods, a network alone, a sum, and some behind transforms."""
     return [ALONE, *list_methods(), SUM, *TRANSFORMED]
 
 
-def objective_of_method(method: str) -> Objective:
-    """Of any expression, with its default options, as training builds it; teacher and supervision are drawn."""
+def objective_of_method(method: str, teacher_name: str = "resnet8") -> Objective:
+    """Of any expression, with its default options, as training builds it; teacher and supervision are drawn.
+
+    Args:
+        teacher_name: or EMA, the average of the student.
+    """
     name = "digits.RN8" if method == ALONE else f"digits.RN14_RN8.{method}"
     config = default_config(name) | {"image_size": IMAGE_SIZE}
     teacher = None
     if method != ALONE:
-        config |= {"teacher": "resnet8", "num_words": NUM_WORDS}
+        config |= {"teacher": teacher_name, "num_words": NUM_WORDS}
         config |= {"subclasses_per_class": SUBCLASSES_PER_CLASS} if "subclasses_per_class" in config else {}
-        teacher = Weights(create_model("resnet8", num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
+    if method != ALONE and teacher_name != EMA:
+        teacher = Weights(create_model(teacher_name, num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
     drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses, "means": drawn_means}
     kinds = {
         key: SimpleNamespace(open=lambda options, student, teacher, draw=draw: draw()) for key, draw in drawn.items()

@@ -16,11 +16,12 @@ from objective_tools import IMAGE_SIZE, NUM_CLASSES, every_method, objective_of_
 from torch import Tensor, nn
 
 from architectures import Input, create_model
-from config.options import Protocol
+from config.options import EMA, Protocol
 from dataloaders import Batch
 from distillation.losses import LogitLoss, Loss, Transform
 from distillation.losses.base import Part
 from engine.accuracy import evaluate
+from engine.average import Average
 from engine.meter import Meter
 from engine.optimization import make_optimizer
 from engine.step import TrainStep
@@ -138,6 +139,18 @@ def test_a_step_of_every_method(method):
     tensors = [*objective.parameters(), *objective.buffers(), *result.terms.values()]
     assert {tensor.device for tensor in tensors} == {META}
     assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("method", ["KD+SRRL", "sdd:DKD+ReviewKD"])  # every kind of signal of a teacher
+def test_a_step_that_the_average_of_the_student_teaches(method):
+    objective = objective_of_method(method, EMA).train().to(META, memory_format=torch.channels_last)
+    average = Average(objective.teacher.network.module, objective.student, 0.999)
+    step = TrainStep(objective, make_optimizer(objective, PROTOCOL), nullcontext)
+    with on_meta([]):
+        for number in (1, 2):
+            step(batch_on_meta())
+            average.update(number)
+    assert {tensor.device for tensor in average.module.state_dict().values()} == {META}
 
 
 def test_evaluation():

@@ -66,7 +66,8 @@ def differences(first: Any, second: Any, name: str = "") -> list[str]:
 def state(path: Path) -> dict[str, Any]:
     """What must be the same in equal runs."""
     content = load_tensors(path)
-    return {key: content[key] for key in ("model", "losses", "optimizer", "random", "epoch", "best")}
+    same = {key: content[key] for key in ("model", "losses", "optimizer", "random", "epoch", "best")}
+    return same | ({"average": content["average"]} if "average" in content else {})
 
 
 def accuracies(directory: Path) -> dict[str, Any]:

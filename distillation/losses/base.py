@@ -130,6 +130,7 @@ class Loss(Part):
             their default weight is 0.
         published: weights and options by (teacher, student), where a pair has its own; "ce" is the cross-entropy's.
         needs_teacher: whether it reads the teacher's signals.
+        reads_weights: whether `build` takes numbers out of the teacher's weights, which must be trained by then.
         prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
         replaces_classifier: whether the student predicts through another classifier than its own.
         takes_mixed: whether it can weigh the two labels of a mixed image.
@@ -143,6 +144,7 @@ class Loss(Part):
     yields: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], Mapping[str, Any]]] = {}
     needs_teacher: ClassVar[bool] = True
+    reads_weights: ClassVar[bool] = False
     prepared: ClassVar[tuple[str, ...]] = ()
     replaces_classifier: ClassVar[bool] = False
     takes_mixed: ClassVar[bool] = True

@@ -7,8 +7,9 @@ import itertools
 
 import pytest
 import torch
-from objective_tools import IMAGE_SIZE, objective_of_method
+from objective_tools import IMAGE_SIZE, objective_of_method, takes_average
 
+from config.options import EMA
 from dataloaders import Batch
 from distillation.expressions import list_methods, summands
 
@@ -32,9 +33,9 @@ def batch_of(*, mixed: bool = False) -> Batch:
     return Batch(pixels, labels, torch.arange(6), *((labels.flip(0), torch.rand(6)) if mixed else ()))
 
 
-def check_two_steps(expression: str) -> None:
+def check_two_steps(expression: str, teacher_name: str = "resnet8") -> None:
     torch.manual_seed(0)
-    objective = objective_of_method(expression).train()
+    objective = objective_of_method(expression, teacher_name).train()
     teacher = [] if objective.teacher is None else list(objective.teacher.network.module.parameters())
     frozen = [*teacher, *(parameter for parameter in objective.parameters() if not parameter.requires_grad)]
     before = [parameter.clone() for parameter in frozen]
@@ -67,6 +68,11 @@ def check_pair(one: str, other: str) -> None:
 @pytest.mark.parametrize("method", list_methods())
 def test_a_method_alone(method):
     check_two_steps(method)
+
+
+@pytest.mark.parametrize("method", [method for method in list_methods() if takes_average(method)])
+def test_a_method_that_the_average_of_the_student_teaches(method):
+    check_two_steps(method, EMA)
 
 
 @pytest.mark.parametrize("method", [method for method in list_methods() if method != "letKD-2"])

@@ -249,6 +249,12 @@ def test_last_and_best_epoch_are_told_apart(tree):
     tree.write().says("best 97.25 (epoch 6)")
 
 
+def test_the_average_of_weights_stands_below_the_student(tree):
+    average = {"average_top1": 97.5, "best_average_top1": 97.75, "best_average_epoch": 8}
+    tree.put("digits.RN8", 96.5, best_top1=97.25, best_epoch=6, **average)
+    tree.write().says("average 97.50, best 97.75 (epoch 8)")
+
+
 def test_teacher_and_student_alone_stand_in_every_row_of_theirs(tree):
     tree.put("CIFAR100.resnetv1.RN20", 69.0)
     tree.put("CIFAR100.resnetv1.RN110", 74.0)
@@ -990,6 +996,15 @@ def test_a_sum_of_a_method_that_is_gone_is_shown_and_marked(tree):
     written = tree.write(composed=composed_config)
     (group,) = written.cell("letKD-2+Gone").groups
     assert group.marks == [collect.GONE]
+
+
+def test_a_network_alone_that_its_own_average_has_taught_is_the_experiment_as_it_stands(tree):
+    name = "digits.RN8.KD"
+    for seed in (0, 1):
+        options = composed_config(name) | {"teacher": "ema", "seed": seed}
+        tree.put(name, 96.0 + seed, place=f"digits/RN8/KD/seed{seed}", seed=seed, method="KD", options=options)
+    (group,) = tree.write(composed=composed_config).cell("KD", row="RN8", scope="digits").groups
+    assert (group.marks, group.statistic("top1").mean) == ([], 96.5)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

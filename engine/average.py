@@ -10,8 +10,10 @@ bfloat16.
 BatchNorm. Running means and variances are averaged as the weights are, so the average has statistics of its own: the
 student's are those of other weights. It never runs in training mode. Statistics of its own passes would cost a forward
 pass a step where it teaches nothing, and a teacher is in eval mode always. What this neglects: the mean of variances is
-above the variance behind averaged weights, the more the further weights move within the averaged steps. Integers, the
-number of batches that a BatchNorm has seen, are copied.
+above the variance behind averaged weights, the more the further weights move within the averaged steps. ResNet-8 alone
+on the digits, 8 epochs, one seed: where the learning rate never falls the average has a cross-entropy of 0.131, and of
+0.097 with statistics that a pass over the training images makes anew (torch.optim.swa_utils.update_bn); where it falls
+as usual 0.140 and 0.146. Integers, the number of batches that a BatchNorm has seen, are copied.
 """
 
 from collections.abc import Iterator

@@ -16,6 +16,7 @@ from distillation.expressions import list_methods, summands
 PAIRS = list(itertools.combinations(list_methods(), 2))
 # Losses that train on the teacher's side, that read its classifier, that have files, that know epochs.
 FIXED = [("CC", "FT"), ("CAT-KD", "SRRL"), ("OFD", "KDPP"), ("DKD", "ReviewKD"), ("VID", "LS")]
+TAUGHT_BY_AVERAGE = ("DKD", "CC", "CAT-KD", "ReviewKD", "FT")  # of every kind; all of them in `make test-all`
 # All that may be refused.
 BRING_WORDS = {"letKD-1", "letKD-2", "QuEST"}
 REPLACE_CLASSIFIER: set[str] = set()  # none is here yet
@@ -70,7 +71,14 @@ def test_a_method_alone(method):
     check_two_steps(method)
 
 
-@pytest.mark.parametrize("method", [method for method in list_methods() if takes_average(method)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[] if method in TAUGHT_BY_AVERAGE else pytest.mark.slow)
+        for method in list_methods()
+        if takes_average(method)
+    ],
+)
 def test_a_method_that_the_average_of_the_student_teaches(method):
     check_two_steps(method, EMA)
 

@@ -63,8 +63,9 @@ NUMBERS = (-1, 0, 1, 2, 3, 5, 64, 10**30, -0.5, 0.0, 0.5, 1e-30, 1e30, float("na
 NAMES = (
     "digits", "ImageFolder", "resnet8", "resnet14", "wrn_16_1", "mobilenetv2", "letKD-1", "letKD-2", "QuEST", "FitNet",
     "classification", "digits.RN8", "digits.RN14_RN8.letKD-2", "CIFAR100.WRN.WRN40w2_downscale", "fp32", "bf16", "tf32",
-    "penultimate", "intermediate", "", ".", "..", "a/b", "last.pth", "results.json", "nonsense", "with a blank", "ü",
-    "/dev/null", "/proc/nothing", "onnx", "pt2", "json", "experiments/photographs", "experiments/photographs/0.png",
+    "ema", "penultimate", "intermediate", "", ".", "..", "a/b", "last.pth", "results.json", "nonsense", "with a blank",
+    "ü", "/dev/null", "/proc/nothing", "onnx", "pt2", "json", "experiments/photographs",
+    "experiments/photographs/0.png",
 )  # fmt: skip
 OTHERS = (None, True, False, [], [0], [1, 2], [2, 1], ["a"], [0.5, 0.5, 0.5], [0, 0, 0], {}, {"a": 1})
 VALUES = (*NUMBERS, *NAMES, *OTHERS)

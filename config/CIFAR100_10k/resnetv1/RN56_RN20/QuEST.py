@@ -3,4 +3,4 @@
 from config.CIFAR100_10k.resnetv1.RN56_RN20 import pair
 from config.recipes import quest
 
-config = quest(**pair, num_words=512)
+config = quest(**pair)

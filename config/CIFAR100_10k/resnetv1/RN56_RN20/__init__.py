@@ -2,4 +2,4 @@
 
 from config.recipes import CIFAR100_10K_PROTOCOL
 
-pair = {"teacher": "resnet56", "student": "resnet20", **CIFAR100_10K_PROTOCOL}
+pair = {"teacher": "resnet56", "student": "resnet20", "num_words": 512, **CIFAR100_10K_PROTOCOL}

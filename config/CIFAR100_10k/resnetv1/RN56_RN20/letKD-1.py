@@ -3,4 +3,4 @@
 from config.CIFAR100_10k.resnetv1.RN56_RN20 import pair
 from config.recipes import letkd1
 
-config = letkd1(**pair, num_words=512)
+config = letkd1(**pair)

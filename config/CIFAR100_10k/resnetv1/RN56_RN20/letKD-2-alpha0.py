@@ -3,4 +3,4 @@
 from config.CIFAR100_10k.resnetv1.RN56_RN20 import pair
 from config.recipes import letkd2
 
-config = letkd2(**pair, num_words=512, alpha_penultimate=0.0, alpha_intermediate=0.0)
+config = letkd2(**pair, alpha_penultimate=0.0, alpha_intermediate=0.0)

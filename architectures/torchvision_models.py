@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.models import resnet
 
+from architectures.published import Published, in_torch_hub, register_published
 from architectures.registry import register_library, register_model, unknown_name
 from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
@@ -53,12 +54,39 @@ def create(name: str, *, num_classes: int, image_size: int | None = None, **opti
     Raises:
         ValueError: torchvision has no such network.
     """
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(unknown_name(f"torchvision/{name}", (f"torchvision/{each}" for each in known)))
+    _check_name(name)
     for beginning, sized in IMAGE_SIZE.items():
         if image_size is not None and name.startswith(beginning):
             options = sized(image_size) | options
     if name in WITHOUT_AUXILIARY:
         options = {"aux_logits": False, "init_weights": True} | options
     return models.get_model(name, weights=None, num_classes=num_classes, **options)
+
+
+@register_published("torchvision")
+def published(name: str) -> Published:
+    """The weights of a network's tag, like resnet50.IMAGENET1K_V1, or its default ones.
+
+    Raises:
+        ValueError: as `create`, or there is no such tag.
+    """
+    network, _, tag = name.partition(".")
+    _check_name(network)
+    known = models.get_model_weights(network)
+    if tag and tag not in known.__members__:
+        tags = ", ".join(f"torchvision/{network}.{each.name}" for each in known)
+        raise ValueError(f"no weights torchvision/{name}; there are: {tags}")
+    weights = known[tag] if tag else known.DEFAULT
+    images = weights.transforms()
+    path = in_torch_hub(weights.url)
+    return Published(
+        files=(path,) if path.is_file() else (),
+        trained_with={"image_size": images.crop_size[0], "mean": list(images.mean), "std": list(images.std)},
+        get=f"curl --location --create-dirs --output {path} {weights.url}",
+    )
+
+
+def _check_name(name: str) -> None:
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(unknown_name(f"torchvision/{name}", (f"torchvision/{each}" for each in known)))

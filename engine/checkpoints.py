@@ -19,6 +19,7 @@ and of the run:
     config      the run's configuration
     teacher_fingerprint     of the weights that taught the first epoch; None without a teacher, or where it is not known
     codebook_fingerprint, decisions_fingerprint     likewise of what was made from it
+    init_fingerprint        of the weights that the first epoch began with, where these were not drawn; else None
     data        class names, image size and normalisation; `images`, the number and a digest of those of each split
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
 

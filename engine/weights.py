@@ -1,15 +1,18 @@
-"""Network weights of a run: finding a teacher's, reading files, and telling those of another run."""
+"""Network weights of a run: finding a teacher's, reading those of anybody, and telling those of another run."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from architectures.classifier import num_classes_in, shapes
+from architectures.published import Published
+from architectures.published import published as published_by_library
 from engine.checkpoints import LAST, STOPPED, check_content, is_checkpoint, load_checkpoint
-from engine.records import PROGRESS, RESULTS
+from engine.records import PROGRESS, RESULTS, log
 from storage.state_dicts import Weights, fingerprint
-from storage.tensor_files import check_checksum, describe_value, is_dense, load_json, load_tensors
+from storage.tensor_files import load_json
+from storage.weight_files import Read, fitted, other_state_dicts, read_weights, split_entry
 
 
 class UnfinishedError(ValueError):
@@ -25,14 +28,17 @@ class UnfinishedError(ValueError):
         self.epochs, self.options = epochs, options
 
 
-def find_weights(*, experiment: str, directory: Path, chosen: str | None, published: str | None) -> Weights:
+def find_weights(
+    *, experiment: str, directory: Path, chosen: str | None, published: str | None, network: str | None = None
+) -> Weights:
     """The weights of a network trained alone: a chosen file, else its own training here, else the published file.
 
     Args:
         experiment: name of the experiment that trains the network.
         directory: that experiment's directory.
-        chosen: file that the options name.
+        chosen: what the options name, as `read_published` takes it.
         published: file that serves when the network was not trained here.
+        network: that they are for, by whose names the tensors of a file of somebody else's are called.
 
     Raises:
         FileNotFoundError: there are none; says where they were looked for.
@@ -40,7 +46,7 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
     """
     own = directory / LAST
     if chosen:
-        return read_published(Path(chosen))
+        return read_published(chosen, network)
     state = own if own.is_file() else directory / STOPPED  # there is no whole epoch yet
     if state.is_file():
         checkpoint = load_own(state)
@@ -50,33 +56,75 @@ def find_weights(*, experiment: str, directory: Path, chosen: str | None, publis
                 epochs=checkpoint["epochs"],
                 options=checkpoint["config"],
             )
-        return Weights(checkpoint["model"], own, checkpoint["data"], checkpoint.get("config"))
+        data = checkpoint["data"]
+        return Weights(checkpoint["model"], own, data, checkpoint.get("config"), len(data["classes"]))
     if published and Path(published).is_file():
-        return read_published(Path(published))
+        return read_published(published, network)
     places = f"neither {own} nor {published}" if published else f"no {own}"
     raise FileNotFoundError(f"no weights of {experiment}: there is {places}")
 
 
-def read_published(path: Path) -> Weights:
-    """A checkpoint `{'model': state_dict, ...}`, published or ours, or a bare state dict as torchvision publishes them.
+def read_published(source: str | Path, network: str | None = None) -> Weights:
+    """Weights as anybody saves them: a file or a folder (`storage.weight_files`), or the name of published ones.
 
-    Names of a DataParallel run lose their `module.`. Where the file was downloaded, its checksum beside it must fit.
+    Where a file was downloaded, its checksum beside it must fit.
+
+    Args:
+        source: timm/NAME and torchvision/NAME are weights that the library has on the disk; a file goes before them.
+        network: that they are for; None leaves the names of the tensors as they are in the file, but for those of
+            torch's wrappers.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_weights`, or nothing of that name is on the disk.
     """
-    check_checksum(path)
-    content = load_tensors(path)
-    state = content.get("model", content)
-    entries = state.items() if isinstance(state, dict) else ()
-    if not entries or not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
-        raise ValueError(f"{path} is no checkpoint: it has no entry 'model' with a state dict")
-    if odd := next((name for name, tensor in entries if not is_dense(tensor)), None):
-        raise ValueError(
-            f"{path} is no checkpoint: its tensor {odd!r} is {describe_value(state[odd])}, not dense numbers"
+    path, entry = split_entry(source)
+    known = None if path.exists() else published_by_library(str(source))
+    read = read_weights(source) if known is None else _on_the_disk(str(source), known)
+    ours = read.content if is_checkpoint(read.content) else {}  # a foreign entry of these names may be anything
+    if ours:
+        check_content(path, dict(ours))
+    elif entry is None and (others := other_state_dicts(read.content)):
+        _say(f"note: {path} also holds {', '.join(others)}, which {path}#{others[0]} takes")
+    state = read.state if network is None or ours else _by_names_of(network, read, source)
+    data = ours.get("data")
+    num_classes = len(data["classes"]) if data else network and num_classes_in(network, state)
+    return Weights(state, Path(source), data, ours.get("config"), num_classes, read.trained_with)
+
+
+def _on_the_disk(name: str, known: Published) -> Read:
+    """The weights that a library has downloaded, as its network has them."""
+    if not known.files:
+        raise FileNotFoundError(
+            f"the weights {name} are not on this machine" + (known.get and f"; get them: {known.get}")
         )
-    if is_checkpoint(content):
-        check_content(path, content)
-    ours = content if is_checkpoint(content) else {}  # a foreign entry of these names may be anything
-    state = {name.removeprefix("module."): tensor for name, tensor in entries}
-    return Weights(state, path, ours.get("data"), ours.get("config"))
+    _say(f"weights    {name} is {known.files[0]}")
+    state = read_weights(known.files[0]).state
+    try:
+        return Read(known.translated(state), trained_with=known.trained_with)
+    except RuntimeError as error:
+        raise ValueError(f"{known.files[0]} does not hold {name}: {'; '.join(str(error).split(chr(10)))}") from error
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Mention something once: the same weights are looked for and read again and again."""
+    log.info("%s", message)
+
+
+def _by_names_of(network: str, read: Read, source: str | Path) -> dict[str, Any]:
+    """The tensors by the names of a network.
+
+    Raises:
+        ValueError: they are of another one, which tells what it is.
+    """
+    names = shapes(network)
+    state = fitted(read.state, names.keys())
+    if read.network is not None and not names.keys() & state.keys():
+        raise ValueError(
+            f"{source} is a {read.network}, whose tensors ({next(iter(state))}, ...) are not those of {network} "
+            f"({next(iter(names))}, ...); name a network that has them, like my.module:function"
+        )
+    return state
 
 
 def load_own(path: Path) -> dict[str, Any]:

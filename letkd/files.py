@@ -7,6 +7,7 @@ containers of them.
 
 import hashlib
 import io
+import json
 import os
 import re
 import zipfile
@@ -77,8 +78,12 @@ def load_tensors(path: Path, *, safe_globals: Iterable[Any] = ()) -> dict[str, A
     except Exception as error:  # a damaged file can fail in any way
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
-            raise ValueError(f"{path} is refused: it asks for {refused[1]}, which could run code") from error
-        raise ValueError(f"{path} is damaged, or no torch file: {type(error).__name__} on reading") from error
+            raise ValueError(
+                f"{path} is refused: it asks for {refused[1]}, which could run code (tensors alone "
+                "do not: torch.save(network.state_dict(), FILE))"
+            ) from error
+        told = describe_file(data) or f"{type(error).__name__} on reading"
+        raise ValueError(f"{path} is damaged, or no torch file: {told}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
     if not sealed and str(content.get("format")).startswith(OUR_FORMATS):
@@ -121,6 +126,43 @@ def describe_value(value: Any) -> str:
     if value.layout != torch.strided:
         return str(value.layout).removeprefix("torch.")
     return str(value.dtype) if value.is_quantized else f"on the device {value.device.type}"
+
+
+def describe_file(data: bytes) -> str | None:
+    """What the content of a file is that cannot be read as tensors, and what helps; None where it does not show."""
+    head = data[:1024].lstrip().lower()
+    if not data:
+        return "it is empty"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a page of the web and not the file that it is about; download that one"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS and not the file that it stands for; get that one with git lfs pull"
+    if data.startswith(b"\x89HDF"):
+        return "a file of HDF5, as Keras writes it"
+    if data.startswith(b"PK\x03\x04"):
+        return _describe_zip(data)
+    return _describe_safetensors(data) if data[8:9] == b"{" else None
+
+
+def _describe_zip(data: bytes) -> str | None:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except Exception:  # as in `_unpacked_bytes`
+        return None if b"PK\x05\x06" in data else "half a download: its end is missing"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a program of TorchScript; save the tensors of its network, torch.save(network.state_dict(), FILE)"
+    return "arrays of NumPy (.npz)" if names and all(name.endswith(".npy") for name in names) else None
+
+
+def _describe_safetensors(data: bytes) -> str | None:
+    """Eight bytes with the length of a header in JSON, the header, and the numbers: do they end too early?"""
+    header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+    try:
+        ends = [info["data_offsets"][1] for name, info in json.loads(header).items() if name != "__metadata__"]
+        missing = 8 + len(header) + max(ends, default=0) - len(data)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        missing = 8 + int.from_bytes(data[:8], "little") - len(data)
+    return f"half a download: {missing} bytes are missing at its end" if missing > 0 else None
 
 
 def _unpacked_bytes(data: bytes) -> int:

@@ -1,6 +1,7 @@
 """Weights of networks: what they are told by, and loading them strictly."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ class Weights:
     source: Path
     data: dict[str, Any] | None = None  # classes, image size and normalisation it was trained with, where known
     config: dict[str, Any] | None = None  # and the options
+    num_classes: int | None = None  # that it tells apart, 0 without a classifier; None where that is not known
+    trained_with: Mapping[str, Any] = field(default_factory=dict)  # of `data`, as far as a file of others tells it
 
 
 def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], *, source: Path | str, what: str) -> None:

@@ -41,9 +41,17 @@ def save_tensors(path: Path, content: dict[str, Any]) -> None:
 
 def load_tensors(path: Path) -> dict[str, Any]:
     """Read a torch file onto the CPU, ours or a published one, as `letkd.files.load_tensors`; or one of safetensors."""
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" or _begins_as_safetensors(path):
         return _load_safetensors(path)
     return files.load_tensors(path, safe_globals=PUBLISHED_GLOBALS)
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """Whether a file of another name has the length of a header, and a header in JSON behind it."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -55,10 +63,12 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     except ModuleNotFoundError as error:
         install = "python -m pip install -r requirements-networks.txt"
         raise ValueError(f"{path} needs safetensors; install it: {install}") from error
+    data = path.read_bytes()
     try:
-        return load(path.read_bytes())
+        return load(data)
     except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"{path} is damaged, or no file of safetensors: {first_line(error)}") from error
+        told = files.describe_file(data) or first_line(error)
+        raise ValueError(f"{path} is damaged, or no file of safetensors: {told}") from error
 
 
 def checksum_path(path: Path) -> Path:

@@ -9,9 +9,11 @@ from torch import nn
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.commands import command_for, training_command
 from algorithms.teaching import missing_weights, open_objective
+from architectures.published import published as published_of
 from dataloaders import Dataset
 from dataloaders.facts import data_facts, image_facts
-from distillation.build import build_student
+from dataloaders.image_folder import classes_of_folder
+from distillation.build import build_student, network_name
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.objective import Objective
 from distillation.prepared import supervised_losses
@@ -21,8 +23,9 @@ from engine.progress import phase
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
 from results.places import Requirement
-from results.settings import PREPARATION, changed_network, name_of_changes
+from results.settings import FOLDER_DATASETS, PREPARATION, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
+from storage.weight_files import name_of_weights
 
 PUBLISHED_TOLERANCE = 0.5  # percent
 OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of a run's checkpoints
@@ -33,8 +36,8 @@ def result_name(measured: Results) -> str:
 
     What is otherwise than in the training comes behind it: such a measurement never takes the place of the run's own.
     """
-    name, changed = Path(measured["weights"]).stem, dict(measured.get("changed", {}))
-    if "weights" in changed and name not in OWN_NAMES and name != Path(changed["weights"][0]).stem:
+    name, changed = name_of_weights(measured["weights"]), dict(measured.get("changed", {}))
+    if "weights" in changed and name not in OWN_NAMES and name != name_of_weights(changed["weights"][0]):
         del changed["weights"]  # the name says it
     name += ("_average" if measured.get("average") else "") + ("_test" if measured.get("split") == "test" else "")
     return name + name_of_changes(changed)
@@ -58,7 +61,7 @@ class Evaluation(Algorithm):
         options = self.options
         weights, epoch = self._open_weights()
         split = "test" if options.job.testset else "eval"
-        dataset = self.open_dataset(split, data=weights.data)
+        dataset = self._open_images(weights, split)
         model = self._open_model(weights, dataset.num_classes, dataset.image_size)
         deployed, loader = nn.Sequential(self.input_of(dataset), model), self.loader(dataset, split)
         num_images = len(dataset.split(split))
@@ -125,7 +128,7 @@ class Evaluation(Algorithm):
             begins = requirement.published is None and "checkpoint" not in requirement.options
             command = self._training_command() if begins else command_for(requirement, self.given)
             raise FileNotFoundError(f"{requirement.what}; make it: {command}")
-        return find_weights(experiment=name, directory=directory, chosen=chosen, published=published)
+        return find_weights(experiment=name, directory=directory, chosen=chosen, published=published, network=network)
 
     def _training_command(self) -> str:
         """The command line that trains the weights from scratch."""
@@ -133,6 +136,39 @@ class Evaluation(Algorithm):
             return training_command(self.given)
         options = {"network": self.options.network.network}
         return command_for(Requirement("", self._trained_as, options), self.given)
+
+    def _open_images(self, weights: Weights, *splits: str) -> Dataset:
+        """Splits with the images prepared as those that the weights were trained with, as far as it is known.
+
+        A file of somebody else's has no record of them: then the folder says the classes, and what its own tells of
+        size and normalisation, or else what is published of its network, goes before what the training images measure.
+        """
+        if weights.data is not None:
+            return self.open_dataset(*splits, data=weights.data)
+        known = {key: weights.trained_with[key] for key in PREPARATION if key in weights.trained_with}
+        if self.options.data.dataset in FOLDER_DATASETS:
+            published = published_of(network_name(self.options))
+            known = dict(published.trained_with if published else {}) | known | self._classes(weights)
+            lacking = [key for key in PREPARATION if getattr(self.options.data, key) is None and key not in known]
+            if lacking and "train" not in splits:
+                splits = ("train", *splits)  # which measures them
+        dataset = self.open_dataset(*splits, data=known)
+        if told := [key for key in PREPARATION if key in known and getattr(self.options.data, key) is None]:
+            values = ", ".join(f"{key} {getattr(dataset, key)}" for key in told)
+            log.info("images     as %s was trained: %s", weights.source, values)
+        return dataset
+
+    def _classes(self, weights: Weights) -> Results:
+        """{"classes": those of the folder, in the order in which the weights call them, or else in that of names}."""
+        folders = classes_of_folder(self.options.run.data_dir)
+        called = weights.trained_with.get("classes")
+        if called and sorted(called) != list(folders):
+            log.info(
+                "note: %s calls its classes %s, ...; those of the folder are taken in alphabetical order",
+                weights.source, called[0],
+            )  # fmt: skip
+            called = None
+        return {"classes": called or folders} if folders else {}
 
     def _changes(self, weights: Weights, dataset: Dataset) -> Results:
         """{"changed": what makes this another measurement than the training's own}, said in a line; {} for its own.

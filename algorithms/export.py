@@ -136,7 +136,7 @@ class Export(Evaluation):
         if kind == "onnx":
             require_packages(*ONNX_PACKAGES)
         weights, epoch = self._open_weights()
-        dataset = self.open_dataset("eval", data=weights.data)
+        dataset = self._open_images(weights, "eval")
         model = self._open_model(weights, dataset.num_classes, dataset.image_size).eval()
         metadata = self.metadata(dataset, weights, epoch)
         about = self.about(weights, epoch) | self._changes(weights, dataset)

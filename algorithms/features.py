@@ -19,6 +19,7 @@ from algorithms.base import Algorithm
 from algorithms.teaching import missing_weights
 from architectures import Input, Place, create_model, create_on_meta, outline
 from dataloaders import Batch, Dataset, outline_dataset
+from distillation.build import load_trained
 from distillation.prepared import save_supervision
 from engine.progress import Line, phase
 from engine.records import log
@@ -27,7 +28,7 @@ from letkd.fit import Decisions, Follow, Progress, Words
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
 from results.places import Requirement
 from results.settings import PREPARATION
-from storage.state_dicts import Weights, fingerprint, load_strictly
+from storage.state_dicts import Weights, fingerprint
 
 
 class OfflineAlgorithm(Algorithm):
@@ -37,6 +38,7 @@ class OfflineAlgorithm(Algorithm):
     dataset: Dataset
     network: nn.Module
     weights: Weights
+    prepared_as: dict[str, Any]  # how the images are prepared, where the training of the network has decided it
 
     def missing_requirements(self) -> Iterator[Requirement]:
         name, chosen = self.network_name, self.options.network.weights
@@ -45,12 +47,27 @@ class OfflineAlgorithm(Algorithm):
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         """What `check_network` refuses, for weights that are there and for such as are still to be trained."""
         try:
-            known = self._find_weights().data
+            self.weights = self._find_weights()
         except (FileNotFoundError, UnfinishedError):
-            known = None
-        self.dataset = open_images(known)
+            self.weights = Weights({}, Path())
+        self.dataset = self._open_images(open_images)
         self.network = create_on_meta(self.network_name, **self._size())
         self.check_network()
+
+    def _open_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> Dataset:
+        """The training images, as those that the network was trained on are prepared; other ones as they are usually.
+
+        Their classes may be others: what is made here is of maps, and of the labels of these images.
+        """
+        known, self.prepared_as = self.weights.data, {}
+        if known is None:
+            return open_images(None)
+        dataset = open_images({key: value for key, value in known.items() if key != "classes"})
+        if dataset.classes == tuple(known["classes"]):
+            self.prepared_as = known
+            return dataset
+        log.info("note: %s was trained on other classes than those of %s", self.weights.source, dataset.name)
+        return open_images(None)
 
     def check_network(self) -> None:
         """Refuse images and network, which are open, where nothing can be made of them.
@@ -87,7 +104,8 @@ class OfflineAlgorithm(Algorithm):
         return outline(self.network, self.dataset.image_size, self.network_name).place(name)
 
     def _size(self) -> dict[str, int]:
-        return {"num_classes": self.dataset.num_classes, "image_size": self.dataset.image_size}
+        num_classes = self.weights.num_classes or self.dataset.num_classes
+        return {"num_classes": num_classes, "image_size": self.dataset.image_size}
 
     def open(self) -> None:
         """Load weights, images and network.
@@ -96,10 +114,11 @@ class OfflineAlgorithm(Algorithm):
             FileNotFoundError, ValueError: no weights, or weights of another network.
         """
         self.weights = self._find_weights()
-        self.dataset = self.open_training_data(self.weights.data)
-        self.network = create_model(self.network_name, **self._size())
-        what = f"{self.network_name} with {self.dataset.num_classes} classes"
-        load_strictly(self.network, self.weights.state, source=self.weights.source, what=what)
+        self.dataset = self._open_images(self.open_training_data)
+        size = self._size()
+        self.network = create_model(self.network_name, **size)
+        what = f"{self.network_name} with {size['num_classes']} classes"
+        load_trained(self.network, self.network_name, self.weights, what=what)
         self.network.to(self.device, memory_format=torch.channels_last)
         log.info("network    %s from %s", self.network_name, self.weights.source)
 
@@ -109,6 +128,7 @@ class OfflineAlgorithm(Algorithm):
             directory=self.training_directory(self.trained_as),
             chosen=self.options.network.weights,
             published=self.options.experiment.published_weights,
+            network=self.network_name,
         )
 
     @property
@@ -170,7 +190,7 @@ class OfflineAlgorithm(Algorithm):
 
     def record(self) -> dict[str, Any]:
         """What a file says of its making; what the map is of stands beside it."""
-        options, data, known = self.options, self.options.data, self.weights.data or {}
+        options, data, known = self.options, self.options.data, self.prepared_as
         preparation = {key: getattr(data, key) or known.get(key) for key in PREPARATION}
         made = {
             "network": self.network_name, "dataset": data.dataset, "val_split": data.val_split,

@@ -67,7 +67,8 @@ class Prediction(Evaluation):
 
     def _open_trained(self) -> Classifier:
         weights, _ = self._open_weights()
-        data = weights.data or data_facts(self.open_dataset("eval"))
+        told = all(key in weights.trained_with for key in ("classes", *PREPARATION))
+        data = weights.data or (weights.trained_with if told else data_facts(self._open_images(weights, "eval")))
         size, mean, std = (getattr(self.options.data, key) or data[key] for key in PREPARATION)
         network = self._open_model(weights, len(data["classes"]), size).eval()
         model = nn.Sequential(Input(mean, std).to(self.device), network)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from algorithms.base import Results
 from algorithms.evaluate import Evaluation, result_name
 from dataloaders import Dataset
-from distillation.build import build_network
+from distillation.build import build_network, load_trained, network_name
 from distillation.expressions import INTERMEDIATE
 from distillation.signals import Network
 from engine.progress import phase
 from engine.records import log, update_results
 from letkd.taps import submodule
+from storage.state_dicts import Weights
 
 
 class LinearProbe(Evaluation):
@@ -30,9 +31,8 @@ class LinearProbe(Evaluation):
     def _run(self) -> Results:
         weights, epoch = self._open_weights()
         split = "test" if self.options.job.testset else "eval"
-        dataset = self.open_dataset("train", split, data=weights.data)
-        model = build_network(self.options, dataset.num_classes, dataset.image_size)
-        self._filled(model.module, weights, dataset.num_classes)
+        dataset = self._open_images(weights, "train", split)
+        model = self._open_network(weights, dataset)
         known, known_labels = self._pooled_maps(model, dataset, "train", number=1)
         features, labels = self._pooled_maps(model, dataset, split, number=2)
         accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
@@ -40,6 +40,15 @@ class LinearProbe(Evaluation):
         log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
         about = self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
         return self._merge(accuracies | about)
+
+    def _open_network(self, weights: Weights, dataset: Dataset) -> Network:
+        """The network with its weights, on the device; nobody reads its logits, so that it may have any classes."""
+        num_classes = weights.num_classes or dataset.num_classes
+        model = build_network(self.options, num_classes, dataset.image_size)
+        what = f"the network of {self.options.job.run_name} with {num_classes} classes"
+        load_trained(model.module, network_name(self.options), weights, what=what)
+        model.module.to(self.device, memory_format=torch.channels_last)
+        return model
 
     @torch.inference_mode()
     def _pooled_maps(

@@ -87,7 +87,7 @@ def missing_weights(
     directory = directory or output_directory(options.run.localpath, experiment or "", "train")
     published = options.experiment.published_weights
     try:
-        find_weights(experiment=experiment, directory=directory, chosen=chosen, published=published)
+        find_weights(experiment=experiment, directory=directory, chosen=chosen, published=published, network=network)
     except FileNotFoundError as error:
         if chosen:
             raise
@@ -113,7 +113,16 @@ def teacher_weights(options: Options) -> Weights:
         directory=output_directory(options.run.localpath, pair.teacher_experiment or "", "train"),
         chosen=pair.teacher_weights,
         published=options.experiment.published_weights,
+        network=pair.teacher,
     )
+
+
+def known_classes(options: Options) -> int | None:
+    """The number of classes of the teacher's weights, where these are there; 0 without a classifier."""
+    try:
+        return teacher_weights(options).num_classes if needs_teacher(options) else None
+    except (FileNotFoundError, UnfinishedError):
+        return None
 
 
 def supervision_fingerprints(options: Options) -> dict[str, str]:

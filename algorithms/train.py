@@ -19,7 +19,14 @@ import torch
 from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
-from algorithms.teaching import FINGERPRINTS, missing_supervision, open_objective, supervision_fingerprints
+from algorithms.starting import load_start, read_start
+from algorithms.teaching import (
+    FINGERPRINTS,
+    known_classes,
+    missing_supervision,
+    open_objective,
+    supervision_fingerprints,
+)
 from config.options import EMA
 from dataloaders import Dataset, check_train_batch, make_train_loader
 from dataloaders.facts import data_facts, image_facts
@@ -77,17 +84,20 @@ class Training(Algorithm):
 
     def missing_requirements(self) -> Iterator[Requirement]:
         check_names(self.options)  # one that does not exist stops here, before hours of preparation
+        if self.options.job.checkpoint == 0:
+            read_start(self.options)
         yield from missing_supervision(self.options)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
         check_train_batch(dataset, self.options.protocol.batch_size)
-        check_networks(self.options, dataset)
+        check_networks(self.options, dataset, known_classes(self.options))
 
     def facts(self) -> Results:
         """Also what is minimised, and what has taught: another teacher, or other words, make another student."""
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
-        return super().facts() | about | self.taught_by
+        began = {"init_fingerprint": self.began_with} if self.began_with else {}
+        return super().facts() | about | self.taught_by | began
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
@@ -165,6 +175,10 @@ class Training(Algorithm):
         self._open_images(checkpoint)
         self.objective = open_objective(options, self.dataset).to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
+        if checkpoint is None:
+            self.began_with = load_start(self.model, self.options, self.dataset)
+        else:
+            self.began_with = checkpoint.get("init_fingerprint")
         self.average = self._make_average(checkpoint)
         self.evaluated = {"eval": nn.Sequential(self.objective.input, self.model)}  # by what the figures are called
         if self.average:
@@ -197,6 +211,7 @@ class Training(Algorithm):
         """The average of the student, where it is the teacher or asked for; a run that has one keeps it."""
         if self.options.pair and self.options.pair.teacher == EMA:
             module = self.objective.teacher.network.module
+            module.load_state_dict(self.model.state_dict())  # which may start from a file
         elif self.options.job.average or "average" in (checkpoint or ()):
             module = build_copy(self.options, self.dataset, self.model).module
         else:
@@ -388,6 +403,7 @@ class Training(Algorithm):
             "images_per_second": self.images_per_second,
             "config": self.options.flat,
             **self.taught_by,
+            "init_fingerprint": self.began_with,
             "data": self.data,
         }
 

@@ -285,6 +285,12 @@ class Experiment:
         "file with published weights of the network alone, or of the pair's teacher; read where none were trained here",
         bears="nothing",
     )
+    init: str | None = option(
+        None,
+        "weights that a training starts from: a file, or what else docs/weights.md says",
+        jobs=TRAIN,
+        bears="training",
+    )
 
 
 @group
@@ -373,7 +379,9 @@ class Network:
 
     network: str = option(help="a name that `architectures` knows")
     weights: str | None = option(
-        None, "a file, instead of what was trained here or published", jobs=ON_WEIGHTS, bears="weights"
+        None,
+        "a file, instead of what was trained here or published; a training starts from it",
+        bears="weights",
     )
     published_top1: float | None = option(
         None, "what published_weights should reach, in percent", jobs=("evaluate",), bears="nothing"
@@ -408,6 +416,9 @@ class Pair:
         "a file, instead of what that experiment trained or was published",
         jobs=("train", *OFFLINE, "pictures"),
         bears="training",
+    )
+    student_weights: str | None = option(
+        None, "the same as `init`, for the student of a pair", jobs=TRAIN, bears="training"
     )
 
 

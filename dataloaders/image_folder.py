@@ -136,3 +136,9 @@ def channel_statistics(batches: Iterable[Tensor]) -> tuple[Triple, Triple]:
     mean = total / count
     std = (squares / count - mean.square()).clamp_min(0).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def classes_of_folder(data_dir: str | None) -> tuple[str, ...]:
+    """The classes of a data set of this kind, of its evaluation images where it has no others; none without images."""
+    splits = [] if data_dir is None else [Path(data_dir).expanduser() / name for name in ("train", "val", "test")]
+    return next((list_classes(split) for split in splits if split.is_dir()), ())

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from architectures import Input, create_model, create_on_meta, fold_batch_norm_, outline
+from architectures.classifier import classifier_of
 from config.options import EMA, Options
 from dataloaders import Dataset, refuse_other_classes
 from distillation.expressions import (
@@ -119,6 +120,8 @@ def build_objective(
     if teacher_weights is not None:
         log.info("teacher    %s from %s", options.pair.teacher, teacher_weights.source)
         teacher = open_teacher(options.pair.teacher, dataset, teacher_weights, taught)
+        if on_logits := [key for key in taught if find_loss(key).kind == "logits"]:  # they look at classes themselves
+            refuse_other_logits(on_logits, dataset, teacher_weights, options.pair.teacher)
     elif taught and options.pair.teacher == EMA:
         log.info("teacher    the average of the student, ema_decay=%g", options.protocol.ema_decay)
         average = build_copy(options, dataset, student.module)
@@ -126,8 +129,10 @@ def build_objective(
     losses = {key: build_loss(key, options, dataset, student, teacher) for key in keys}
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
-        if teacher_weights is not None:  # an average goes on changing
-            fold_teacher_(teacher)
+    if teacher_weights is not None:  # an average has the student's classes, and goes on changing
+        readers = [key for key, loss in losses.items() if loss.needs.teacher.logits or loss.needs.teacher.head]
+        refuse_other_logits(readers, dataset, teacher_weights, options.pair.teacher)
+        fold_teacher_(teacher)
     return Objective(student, input_, losses, weights_of(options), teacher)
 
 
@@ -145,21 +150,66 @@ def build_copy(options: Options, dataset: Dataset, student: nn.Module) -> Networ
 def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection[str]) -> Teacher:
     """A frozen network with the weights of a file; none of the run's random numbers are drawn.
 
+    It has as many classes as its weights; `refuse_other_logits` says what these are good for.
+
     Args:
         keys: of the losses that it teaches, for the error.
 
     Raises:
-        ValueError: the weights do not fit, or are of other classes.
+        ValueError: the weights do not fit.
     """
+    num_classes = weights.num_classes or dataset.num_classes
     with torch.random.fork_rng(devices=[]):
-        network = create_model(name, num_classes=dataset.num_classes, image_size=dataset.image_size)
-    what = f"{name} with {dataset.num_classes} classes, the teacher of {', '.join(keys)}"
-    if known := (weights.data or {}).get("classes"):
-        refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
-    load_strictly(network, weights.state, source=weights.source, what=what)
+        network = create_model(name, num_classes=num_classes, image_size=dataset.image_size)
+    what = f"{name} with {num_classes} classes, the teacher of {', '.join(keys)}"
+    load_trained(network, name, weights, what=what)
     network.to(memory_format=torch.channels_last)
     return Teacher(
         measured(network, dataset.image_size, name), Input(dataset.mean, dataset.std), fingerprint(weights.state)
+    )
+
+
+def load_trained(network: nn.Module, name: str, weights: Weights, *, what: str) -> None:
+    """Load the weights of a network that nobody asks for its classes: without a classifier it keeps what was drawn.
+
+    Args:
+        network: called `name`, with as many classes as the weights.
+        what: it is, for the error.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    state = weights.state
+    if weights.num_classes == 0:
+        drawn = network.state_dict()
+        state = {key: drawn[key] for key in classifier_of(name)} | state
+    load_strictly(network, state, source=weights.source, what=what)
+
+
+def refuse_other_logits(readers: Collection[str], dataset: Dataset, weights: Weights, name: str) -> None:
+    """Refuse losses that read logits or the classifier of a teacher whose classes are not those of the images.
+
+    Maps and pooled vectors are of no classes: what reads them alone may have any teacher.
+
+    Args:
+        readers: keys of these losses.
+        name: of the teacher's network.
+
+    Raises:
+        ValueError: names the losses.
+    """
+    known, count = (weights.data or {}).get("classes"), weights.num_classes
+    if tuple(known or dataset.classes) == dataset.classes and count in (None, dataset.num_classes):
+        return
+    if not readers:
+        log.info("note: the classes of the teacher are others: it teaches by its maps alone")
+        return
+    if known:
+        refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
+    raise ValueError(
+        f"{weights.source} tells {count} classes apart and {dataset.name} has {dataset.num_classes}: "
+        f"{', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} the logits of the teacher; choose methods of "
+        f"maps alone, or first train {name} on {dataset.name}, from these weights: init={weights.source}"
     )
 
 
@@ -203,10 +253,13 @@ def values_for(part: type[Part], options: Options) -> dict[str, Any]:
     return found
 
 
-def check_networks(options: Options, dataset: Dataset) -> None:
+def check_networks(options: Options, dataset: Dataset, teacher_classes: int | None = None) -> None:
     """Refuse networks that do not fit the losses or each other, before there are weights of a teacher.
 
     Losses that are built from files, which are made from the teacher, say it without being built.
+
+    Args:
+        teacher_classes: of weights that are there already.
 
     Raises:
         ValueError: as `build_loss`.
@@ -218,7 +271,7 @@ def check_networks(options: Options, dataset: Dataset) -> None:
     name, size = teacher_network(options.pair), {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
     with torch.random.fork_rng(devices=[]):
         student = build_network(options, **size)
-        network = create_model(name, **size)
+        network = create_model(name, **size | {"num_classes": teacher_classes or dataset.num_classes})
     untrained = measured(network, dataset.image_size, name)
     teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
     for key in keys:

@@ -177,18 +177,18 @@ def open_subclasses(options: Options, student: Network, teacher: Teacher) -> Sub
     _check_made_from(file, options, student, teacher, "decisions")
     authors = "" if file.facts is not None else ", the authors': no record of the teacher that made them"
     log.info("decisions  %s%s", file.path, authors)
-    outline, num_subclasses = teacher.network.outline, options.subclasses.subclasses_per_class
+    num_classes, num_subclasses = student.outline.num_classes, options.subclasses.subclasses_per_class
     check_decisions(file.tensors, file.path)
     channels, num_targets = len(file.tensors["xbar"]), len(file.tensors["centers"])
-    if channels != (wanted := outline.place(places_of(options, "decisions")[1]).channels):
+    if channels != (wanted := teacher.network.outline.place(places_of(options, "decisions")[1]).channels):
         name = options.pair.teacher
         raise ValueError(f"{file.path} was made from maps of {channels} channels; {name} has {wanted}")
     own = num_subclasses if file.made_from is None else file.made_from.num_subclasses
-    if num_targets != (wanted := outline.num_classes * num_subclasses) or own != num_subclasses:
+    if num_targets != (wanted := num_classes * num_subclasses) or own != num_subclasses:
         theirs = "" if file.made_from is None else f" (the file {own} of each of {num_targets // own})"
         raise ValueError(
             f"{file.path} has {num_targets} sub-classes; this run has {wanted}, {num_subclasses} of each of "
-            f"{outline.num_classes} classes{theirs}"
+            f"{num_classes} classes{theirs}"
         )
     check_finite(file.tensors, file.path)
     return SubclassTargets(*(file.tensors[name] for name in DECISION_TENSORS), num_subclasses=num_subclasses)
@@ -199,8 +199,8 @@ def open_means(options: Options, student: Network, teacher: Teacher) -> Tensor:
     path, means, record = _read_means(options)
     _check_facts(path, record, _expected_of_teacher(options, teacher), lambda: _means_job(options))
     log.info("means      %s", path)
-    outline = teacher.network.outline
-    if tuple(means.shape) != (wanted := (outline.num_classes, outline.num_features)):
+    wanted = student.outline.num_classes, teacher.network.outline.num_features
+    if tuple(means.shape) != wanted:
         raise ValueError(f"{path} holds class means {tuple(means.shape)}; {options.pair.teacher} has {wanted}")
     check_finite({"means": means}, path)
     return means.float()

@@ -3,7 +3,7 @@
     m <- d m + (1 - d) w,    d = min(decay, (1 + t) / (10 + t))    after step t = 1, 2, ...
 
 w is what the optimizer has made of a parameter, or a buffer behind the step; m, the same of the average, begins as the
-network was drawn. While t is small d is too, so that an average over few steps is not mostly what was drawn. t follows
+network does. While t is small d is too, so that an average over few steps is not mostly what it began with. t follows
 from epoch and step: the state of the average is m alone. m has the type of w, float32 also where autocast computes in
 bfloat16.
 

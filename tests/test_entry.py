@@ -319,17 +319,18 @@ def folder_words(images: Path) -> tuple[str, ...]:
     return ("config=ImageFolder.RN8", f"data_dir={images}", "epochs=1", "batch_size=4", "num_workers=0", "cuda=False")
 
 
-def test_a_teacher_of_another_number_of_classes_names_the_classes(command, tree, images):
-    pair = (
-        "config=ImageFolder.RN20_RN8.letKD-1",
-        "name=mine.pair",
-        *SUPERVISION,
-        "num_words=16",
-        *folder_words(images)[1:],
-    )
+@pytest.mark.parametrize("method", ["KD", "SRRL"])
+def test_a_teacher_of_other_classes_is_refused_where_its_logits_are_read(method, command, tree, images):
+    pair = (f"config=ImageFolder.RN20_RN8.{method}", "name=mine.pair", *SUPERVISION[:2], *folder_words(images)[1:])
     error = command(*pair).error
     assert "ImageFolder has 2 classes where 10 are expected; class 0 is 'cat', expected '0'" in error
     assert "the teacher" in error and "digits/RN8/last.pth" in error
+
+
+def test_a_teacher_of_other_classes_is_taken_for_its_maps(command, tree, images):
+    pair = ("config=ImageFolder.RN20_RN8.letKD-1", "name=mine.pair", *SUPERVISION, "num_words=16")
+    error = command(*pair, *folder_words(images)[1:]).error
+    assert "codebook_K16.pth was made with another dataset (digits, this run has ImageFolder)" in error
 
 
 def test_a_damaged_checkpoint_is_named(command, tree):
@@ -527,8 +528,8 @@ def test_a_mistake_makes_no_folder(command, tmp_path):
 
 def test_a_mistake_in_a_directory_that_is_there_is_logged_and_recorded(command, tree):
     number = len([*(tree / "sacred").glob("[0-9]*")])
-    torch.save(create_model("resnet8", num_classes=7).state_dict(), tree / "seven.pth")
-    assert command(*PAIR, f"teacher_weights={tree / 'seven.pth'}").error
+    torch.save(create_model("resnet14", num_classes=10).state_dict(), tree / "other.pth")
+    assert command(*PAIR, f"teacher_weights={tree / 'other.pth'}").error
     assert "does not hold resnet8 with 10 classes" in (tree / "mine/RN8_RN8/letKD-2/log.txt").read_text()
     assert read(tree / "sacred" / str(number + 1) / "run.json")["status"] == "FAILED"
 

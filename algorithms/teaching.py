@@ -120,7 +120,7 @@ def teacher_weights(options: Options) -> Weights:
 def known_classes(options: Options) -> int | None:
     """The number of classes of the teacher's weights, where these are there; 0 without a classifier."""
     try:
-        return teacher_weights(options).num_classes if needs_teacher(options) else None
+        return teacher_weights(options).num_classes if needs_weights(options) else None
     except (FileNotFoundError, UnfinishedError):
         return None
 

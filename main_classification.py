@@ -72,7 +72,7 @@ from config.experiments import (
     composed_config,
     default_config,
     default_configs,
-    with_networks,
+    defaults_for,
 )
 from config.option_files import OPTION_VALUES, OPTIONS_FILES, is_option_value, load_options
 from config.options import OPTIONS, Config, Options, values_of
@@ -177,7 +177,7 @@ def _configuration(fixed: Config | None = None, preset: Config | None = None, fa
         return ConfigDict(fixed)(fixed, preset, fallback)
     defaults = default_config(fixed.get("config", ENTRY_OPTIONS["config"]))
     updates = check_updates(fixed, defaults)
-    summary = ConfigDict(nested(with_networks(defaults, updates)))(nested(updates), preset, fallback)
+    summary = ConfigDict(nested(defaults_for(defaults, updates)))(nested(updates), preset, fallback)
     summary.docs |= {key: said.help for key, said in OPTIONS.items()}  # which `print_config` shows
     return summary
 

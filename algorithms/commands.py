@@ -1,7 +1,7 @@
 """What makes something that a job lacks: the experiment, the options that it must be told, and the command line."""
 
 from config.command_lines import command_line, options_for
-from config.experiments import canonical_name, default_config, load_experiment, with_networks
+from config.experiments import canonical_name, default_config, defaults_for, load_experiment
 from config.former_names import renamed
 from config.options import OFFLINE, OPTIONS, Config, Options
 from results.places import Requirement, recorded_options
@@ -53,7 +53,7 @@ def handed_on(requirement: Requirement, options: Options) -> tuple[str, Config]:
     inherited = {key: options.flat[key] for key, said in OPTIONS.items() if said.inherited}
     # What is made of a run is made for this one; what trains it again is that run.
     wanted = (inherited | own if job == "train" else own | inherited) | requirement.options
-    defaults = with_networks(defaults, wanted)
+    defaults = defaults_for(defaults, wanted)
     return experiment, {key: value for key, value in wanted.items() if value != defaults[key]}
 
 

@@ -33,8 +33,12 @@ from results.places import Requirement
 from results.settings import JOBS, changed_settings
 from storage.tensor_files import load_json
 
-# What a training follows and one that prepares does not inherit, because its own experiment says it.
-TRAINING_OPTIONS = (*options_of(Protocol), *(key for key, said in options_of(Run).items() if said.jobs == TRAIN))
+# What a training follows and one that prepares does not inherit, because its own experiment says it; but for the
+# protocol, which is that of a method and pair.
+TRAINING_OPTIONS = (
+    *(key for key in options_of(Protocol) if key != "protocol"),
+    *(key for key, said in options_of(Run).items() if said.jobs == TRAIN),
+)
 # What only jobs on the patches of a map inherit.
 OFFLINE_OPTIONS = tuple(key for key, said in OPTIONS.items() if said.inherited and set(said.jobs) <= set(PATCHES))
 # By the job: what it makes, and the options that say how much of it.

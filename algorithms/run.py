@@ -8,7 +8,7 @@ from algorithms.jobs import make_algorithm
 from algorithms.options import check_options
 from algorithms.prepare import Preparation, Step
 from algorithms.trials import run_trials, wanted_seeds
-from config.experiments import default_config, with_networks
+from config.experiments import default_config, defaults_for, own_options
 from config.options import Config, Options
 from engine.progress import within
 from engine.stopping import lost_stops_again
@@ -63,9 +63,7 @@ def provide(algorithm: Algorithm) -> int:
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, options)}")
         return 0
     if steps := steps_before(algorithm):
-        defaults = default_config(options.job.config)
-        given = {key: value for key, value in options.flat.items() if value != defaults[key]}
-        preparation = Preparation(steps, algorithm, given)
+        preparation = Preparation(steps, algorithm, own_options(options.flat))
         preparation.announce()
         preparation.carry_out(make_step)
     return len(steps)
@@ -89,7 +87,7 @@ def _step(requirement: Requirement, options: Options) -> Step:
     if requirement.published is not None:
         return Step(requirement, None, command)
     experiment, updates = handed_on(requirement, options)
-    own = with_networks(default_config(experiment), updates) | updates
+    own = defaults_for(default_config(experiment), updates) | updates
     try:
         check_options(own)
         job = make_algorithm(own)

@@ -90,7 +90,7 @@ class Training(Algorithm):
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
-        check_train_batch(dataset, self.options.protocol.batch_size)
+        check_train_batch(dataset, self.options.protocol.batch_size, self.options.data.padding_mode)
         check_networks(self.options, dataset, known_classes(self.options))
 
     def facts(self) -> Results:
@@ -193,6 +193,7 @@ class Training(Algorithm):
             device=self.device,
             seed=options.run.seed,
             num_workers=options.run.num_workers,
+            padding_mode=options.data.padding_mode,
         )
         self.eval_loader = self.loader(self.dataset, "eval")
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):

@@ -5,7 +5,8 @@ for a pair: the package config/A/B/ holds a dictionary `pair`, and `A.B.letKD-2+
 behind a network alone, `A.RN8.LS` and `A.RN8.KD` with teacher=ema, which is a pair whose teacher is not said. What a
 method brings is asked of `distillation`, which takes a second to import and is left alone where there is a module.
 
-A run with other networks than its experiment's has a name of its own, `name=mine.pair`, and so its own directory.
+A run with other networks than its experiment's, or by another protocol, has a name of its own, `name=mine.pair`, and
+so its own directory.
 """
 
 import copy
@@ -20,6 +21,7 @@ import config as config_package
 from config import recipes
 from config.former_names import renamed_aloud
 from config.options import EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
+from config.protocols import published_options
 from config.schema import options_of
 from storage.documents import first_line
 
@@ -110,15 +112,25 @@ def canonical_name(name: str) -> str:
     return f"{prefix}.{'+'.join(methods)}"
 
 
-def with_networks(defaults: Config, updates: Config) -> Config:
-    """The options of an experiment as they are before the rest is set where some of them set another network.
+def defaults_for(defaults: Config, updates: Config) -> Config:
+    """The options of an experiment as they are before the rest is set: some of them decide others.
 
-    Nothing is known of what has trained another teacher: its weights or its experiment are to be given.
+    Nothing is known of what has trained another teacher: its weights or its experiment are to be given. A published
+    protocol brings optimisation, images, and the coefficients of the method for the pair.
+
+    Raises:
+        ValueError: `protocol=published` is not known for this method and pair.
     """
     found = dict(defaults)
     for key, others in OF_THE_NETWORK.items():
         if key in defaults and updates.get(key, defaults[key]) != defaults[key]:
             found |= {other: None for other in others if other in defaults}
+    if updates.get("protocol", defaults.get("protocol")) == "published":
+        networks = {key: updates.get(key, defaults[key]) for key in NETWORKS if key in defaults}
+        published = published_options(defaults | networks)
+        if defaults["method"] != ALONE:
+            found |= _loss_options(defaults["method"].split("+"), defaults | networks)
+        found |= published
     return found
 
 
@@ -138,7 +150,7 @@ def trains_alone(network: str | None, configs: Mapping[str, Config], *, folder: 
 
 def own_options(config: Config) -> Config:
     """The options of a run that are not what its experiment says: what a command has to say, so that it is that run."""
-    usual = with_networks(default_config(config["config"]), config)
+    usual = defaults_for(default_config(config["config"]), config)
     return {key: value for key, value in config.items() if key in usual and value != usual[key]}
 
 
@@ -151,7 +163,8 @@ def is_experiment(name: str) -> bool:
 
 
 def check_name(config: Config) -> None:
-    """Refuse a run of other networks than its experiment's that has no name of its own, and a name that cannot be one.
+    """Refuse a run of other networks or another protocol than its experiment's that has no name of its own, and a name
+    that cannot be one.
 
     Raises:
         ValueError: says what is needed.
@@ -165,6 +178,12 @@ def check_name(config: Config) -> None:
             raise ValueError(
                 f"{' '.join(other)} is another network than that of {config['config']}: such a run needs a name of its "
                 "own, name=mine.pair for example"
+            )
+        if config.get("protocol") != own.get("protocol"):
+            prefix, _, last = config["config"].rpartition(".")
+            raise ValueError(
+                f"protocol={config['protocol']} is another training than that of {config['config']}: such a run needs "
+                f"a name of its own, name={config['protocol']}.{prefix.rpartition('.')[2]}.{last} for example"
             )
         return
     if not NAME.fullmatch(name):
@@ -259,8 +278,6 @@ def _composed(prefix: str, methods: list[str]) -> Config:
     Options of the paper's methods are those of the pair's own module, where it has one; the losses bring their own,
     their weights by their published names where they have such.
     """
-    from distillation.expressions import default_options
-
     pair = _pair_of(_module(prefix))
     of_the_paper = next((method for method in methods if method in OF_THE_PAPER), None)
     module = _module(f"{prefix}.{of_the_paper}")
@@ -268,11 +285,18 @@ def _composed(prefix: str, methods: list[str]) -> Config:
         found = recipes.taught(**pair)
     else:
         found = copy.deepcopy(module.config) if _is_experiment(module) else OF_THE_PAPER[of_the_paper](**pair)
-    options = {"ce.weight": 1.0} | default_options(methods, found["teacher"], found["student"])
-    if "cls_loss_coef" in found:
+    return found | _loss_options(methods, found) | {"method": "+".join(methods)}
+
+
+def _loss_options(methods: list[str], config: Config) -> Config:
+    """What the losses of methods bring for the pair of a dictionary, by the names that options have there."""
+    from distillation.expressions import default_options
+
+    options = {"ce.weight": 1.0} | default_options(methods, config["teacher"], config["student"])
+    if "cls_loss_coef" in config:
         del options["ce.weight"]  # which has this name there
     published = {key: name for key, name in PUBLISHED_NAMES.items() if key != "ce.weight"}
-    return found | {published.get(key, key): value for key, value in options.items()} | {"method": "+".join(methods)}
+    return {published.get(key, key): value for key, value in options.items()}
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

@@ -325,6 +325,13 @@ class Data:
         inherited=True,
         bears="images",
     )
+    padding_mode: str = option(
+        "reflect",
+        "what is around the training images that a crop is taken of; of images that are files there is no padding",
+        choices=("reflect", "zeros"),
+        jobs=TRAIN,
+        bears="training",
+    )
     val_split: int = option(
         0,
         "so many training images are held out and choose the best epoch",
@@ -339,6 +346,14 @@ class Data:
 class Protocol:
     """Optimisation, the same for every method. The defaults are the paper's for CIFAR-100."""
 
+    protocol: str = option(
+        "paper",
+        "whose values stand where nothing else is said: paper, the experiment's own, which are letKD's paper's and the "
+        "same for all methods; published, those of the method's authors for the pair, where they are known",
+        choices=("paper", "published"),
+        jobs=TRAIN,
+        bears="training",
+    )
     epochs: int = option(240, "passes over the training images", at_least=1, jobs=TRAIN, bears="training")
     batch_size: int = option(  # BatchNorm needs two
         64, "images a step; an incomplete last batch is left out", at_least=2, jobs=TRAIN, bears="training"

@@ -6,8 +6,9 @@ window at offset o of the padded axis,
     out[b, i, j] = images[n_b, w_{top_b}[i], w_{left_b}[j']]     j' = j, or W - 1 - j where image b is flipped
 
 which is torchvision's RandomCrop(size, padding, padding_mode="reflect") then RandomHorizontalFlip, drawn for each
-image on its own. A whole epoch is drawn at once on the CPU from (seed, epoch): it is the same on every device, and
-there is no generator state to save.
+image on its own. Where the padding is zeros, its RandomCrop(size, padding), what lies outside the image is black: 0
+before it is normalised. A whole epoch is drawn at once on the CPU from (seed, epoch): it is the same on every device,
+and there is no generator state to save.
 Source of the idea: device-resident CIFAR (github.com/KellerJordan/cifar10-airbench).
 
 Shapes: N images, B images of a batch, H = W the image side.
@@ -68,8 +69,32 @@ class ReflectCropFlip:
         return self.pixels.index_select(0, index_BHW.flatten()).view(*index_BHW.shape, -1)
 
 
+class ZeroCropFlip(ReflectCropFlip):
+    """The same with zeros around the images: what is reflected is put out."""
+
+    def __init__(self, images_NHWC: Tensor, padding: int):
+        super().__init__(images_NHWC, padding)
+        device = images_NHWC.device
+        self.rows_inside = _inside(self.height, padding).to(device)
+        columns = _inside(self.width, padding)
+        self.columns_inside = torch.stack([columns, columns.flip(1)]).to(device)
+
+    def __call__(self, picks_B: Tensor, top_B: Tensor, left_B: Tensor, flip_B: Tensor) -> Tensor:
+        inside_BHW = self.rows_inside[top_B][:, :, None] & self.columns_inside[flip_B, left_B][:, None, :]
+        return super().__call__(picks_B, top_B, left_B, flip_B) * inside_BHW[..., None]
+
+
+CROPS = {"reflect": ReflectCropFlip, "zeros": ZeroCropFlip}  # by what is around the images
+
+
 def _windows(size: int, padding: int) -> Tensor:
     """(2 * padding + 1, size): row o holds the source indices of the window at offset o of the reflect-padded axis."""
     position = torch.arange(-padding, size + padding).abs()
     reflected = (size - 1) - (size - 1 - position).abs()
     return reflected.unfold(0, size, 1).contiguous()
+
+
+def _inside(size: int, padding: int) -> Tensor:
+    """(2 * padding + 1, size) bool: which positions of these windows are on the axis and not on its padding."""
+    position = torch.arange(-padding, size + padding)
+    return ((position >= 0) & (position < size)).unfold(0, size, 1).contiguous()

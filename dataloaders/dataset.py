@@ -61,7 +61,7 @@ Split = ImageTensors | ImageFiles
 class Dataset:
     """Splits of one image classification problem and how their images are prepared.
 
-    `mean` and `std` are per channel for pixel values in 0..1. `padding` is the reflect padding in pixels of the
+    `mean` and `std` are per channel for pixel values in 0..1. `padding` is the padding in pixels of the
     training crop, `flip` whether training flips images horizontally; both concern the training loader alone.
 
     Raises:

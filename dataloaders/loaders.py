@@ -22,7 +22,7 @@ import torch
 import torchvision.transforms as T
 from torch.utils.data import DataLoader, Sampler
 
-from dataloaders.augmentation import EpochDraws, ReflectCropFlip, derive_seed, draw_epoch
+from dataloaders.augmentation import CROPS, EpochDraws, derive_seed, draw_epoch
 from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.decoding import Reader, SquarePixels, checked, collate, read_rgb
@@ -33,21 +33,31 @@ Sample = tuple[np.ndarray, int, int]  # an image (H, W, 3) uint8, its label, and
 
 
 def make_train_loader(
-    dataset: Dataset, *, batch_size: int, device: torch.device | str, seed: int, num_workers: int = 0
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    seed: int,
+    num_workers: int = 0,
+    padding_mode: str = "reflect",
 ) -> "ResidentTrainLoader | StreamedTrainLoader":
     """Shuffled, augmented batches of the training split; the last incomplete batch is dropped.
 
-    Resident images: random crop with reflect padding and flip. Streamed ones: random resized crop and flip, read by
+    Resident images: random crop of the padded image and flip. Streamed ones: random resized crop and flip, read by
     `num_workers` processes, whose number does not change the result.
 
+    Args:
+        padding_mode: what is around a resident image, one of `CROPS`.
+
     Raises:
-        ValueError: no training split is loaded, or batch_size is not between 1 and its number of images.
+        ValueError: no training split is loaded, or batch_size is not between 1 and its number of images, or streamed
+            images, which have no padding, shall have zeros.
     """
-    check_train_batch(dataset, batch_size)
+    check_train_batch(dataset, batch_size, padding_mode)
     split = dataset.split("train")
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentTrainLoader(dataset, split, batch_size, device, seed)
+        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode)
     options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
     return StreamedTrainLoader(dataset, split, seed=seed, **options)
 
@@ -69,10 +79,15 @@ def make_eval_loader(
     return StreamedLoader(read=EvalSample(split, dataset.image_size), keys=range(len(split)), **options)
 
 
-def check_train_batch(dataset: Dataset, batch_size: int) -> None:
-    """Raise `ValueError` where a training step cannot have so many images, or no training split is loaded."""
+def check_train_batch(dataset: Dataset, batch_size: int, padding_mode: str = "reflect") -> None:
+    """Raise `ValueError` where a training step cannot have so many or such images, or no training split is loaded."""
     num_images = len(dataset.split("train"))
     _check_batch_size(batch_size)
+    if padding_mode != "reflect" and not isinstance(dataset.split("train"), ImageTensors):
+        raise ValueError(
+            f"padding_mode={padding_mode} is for images that are padded; those of {dataset.name} are cropped without, "
+            "leave it out"
+        )
     if batch_size > num_images:
         raise ValueError(
             f"batch_size {batch_size} exceeds the {num_images} training images of {dataset.name}; choose less"
@@ -87,10 +102,18 @@ def _check_batch_size(batch_size: int) -> None:
 class ResidentTrainLoader:
     """Training batches gathered from a split that lies whole on the device."""
 
-    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device, seed: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: ImageTensors,
+        batch_size: int,
+        device: torch.device,
+        seed: int,
+        padding_mode: str,
+    ):
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
         self.labels = split.labels.to(device)
-        self.augment = ReflectCropFlip(split.images.to(device), dataset.padding)
+        self.augment = CROPS[padding_mode](split.images.to(device), dataset.padding)
         self.set_epoch(0)
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from sacred.arg_parser import get_config_updates
 
 import main_classification
 from config.command_lines import command_line, options_for
-from config.experiments import default_config, own_options, with_networks
+from config.experiments import default_config, defaults_for, own_options
 
 PAIR = "digits.RN14_RN8.letKD-2"
 VALUES = [
@@ -37,12 +37,12 @@ UPDATES = [
 def test_a_run_is_the_same_by_its_command(updates):
     """What other options follow from a teacher or a student, as sacred is told, is no word of its own."""
     defaults = default_config(PAIR)
-    config = with_networks(defaults, updates) | updates
+    config = defaults_for(defaults, updates) | updates
     assert own_options(config) == updates
     told = options_for("evaluate", config)
     assert told == {"config": PAIR} | updates
     fixed = {key: value for key, value in told.items() if key != "config"}
-    assert with_networks(defaults, fixed) | fixed == config
+    assert defaults_for(defaults, fixed) | fixed == config
     refused = {"evaluate", "best"}
     assert options_for("train", config) == {"config": PAIR} | {k: v for k, v in updates.items() if k not in refused}
 

@@ -5,7 +5,7 @@ import torch
 import torchvision.transforms as T
 import torchvision.transforms.functional as TF
 
-from dataloaders.augmentation import ReflectCropFlip, derive_seed, draw_epoch
+from dataloaders.augmentation import CROPS, ReflectCropFlip, derive_seed, draw_epoch
 
 SIZE, PADDING = 32, 4
 OFFSETS = 2 * PADDING + 1
@@ -22,16 +22,17 @@ def chi_square(counts):
     return float((counts - expected).square().sum() / expected / (counts.numel() - 1))
 
 
-def test_every_offset_and_flip_equals_torchvision_bit_for_bit():
+@pytest.mark.parametrize(("mode", "name"), [("reflect", "reflect"), ("zeros", "constant")])
+def test_every_offset_and_flip_equals_torchvision_bit_for_bit(mode, name):
     images = random_images(5)
     cells = torch.cartesian_prod(torch.arange(OFFSETS), torch.arange(OFFSETS), torch.arange(2))
     top, left, flip = cells.T
     picks = torch.arange(len(cells)) % len(images)
-    out = ReflectCropFlip(images, PADDING)(picks, top, left, flip)
+    out = CROPS[mode](images, PADDING)(picks, top, left, flip)
 
     assert out.dtype == torch.uint8 and out.shape == (len(cells), SIZE, SIZE, 3)
     for index, (offset_y, offset_x, mirrored) in enumerate(cells.tolist()):
-        padded = TF.pad(images[picks[index]].permute(2, 0, 1), [PADDING] * 4, padding_mode="reflect")
+        padded = TF.pad(images[picks[index]].permute(2, 0, 1), [PADDING] * 4, padding_mode=name)
         expected = TF.crop(padded, offset_y, offset_x, SIZE, SIZE)
         expected = TF.hflip(expected) if mirrored else expected
         assert torch.equal(out[index].permute(2, 0, 1), expected), (offset_y, offset_x, mirrored)

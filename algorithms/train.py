@@ -20,6 +20,7 @@ from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.starting import load_start, read_start
+from algorithms.teacher_accuracy import TeacherAccuracy, evaluated_on
 from algorithms.teaching import (
     FINGERPRINTS,
     known_classes,
@@ -94,8 +95,11 @@ class Training(Algorithm):
         check_networks(self.options, dataset, known_classes(self.options))
 
     def facts(self) -> Results:
-        """Also what is minimised, and what has taught: another teacher, or other words, make another student."""
+        """Also what is minimised, what evaluates, and what has taught: another teacher, or other words, make another
+        student.
+        """
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
+        about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split)
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
         return super().facts() | about | self.taught_by | began
 
@@ -119,8 +123,11 @@ class Training(Algorithm):
             check_version(source, checkpoint, epochs=self.options.protocol.epochs)
             check_method(source, checkpoint, method=self.options.experiment.method)
         self._build(checkpoint)
+        accuracy = self._check_teacher()
         self._start_or_continue(source, checkpoint)
         self.begin()
+        if accuracy:
+            accuracy.keep()
         if results := self._results_of_these_epochs():
             log.info("nothing is left to train: %d epochs are done, %s stays", self.epoch, self.directory / RESULTS)
             remove_progress(self.directory)  # a run that was killed behind its results leaves it
@@ -219,6 +226,32 @@ class Training(Algorithm):
             return None
         module = module.to(self.device, memory_format=torch.channels_last)
         return Average(module, self.model, self.options.protocol.ema_decay)
+
+    def _check_teacher(self) -> TeacherAccuracy | None:
+        """Say how good the teacher is on the evaluation images; None where there is none to be measured beforehand.
+
+        That is none, the average of the student, and one of other classes, which teaches by its maps.
+
+        Raises:
+            ValueError: it is no better than guessing, and `allow_poor_teacher` is not set.
+        """
+        teacher, pair = self.objective.teacher, self.options.pair
+        if teacher is None or pair.teacher == EMA or teacher.network.outline.num_classes != self.dataset.num_classes:
+            return None
+        network = nn.Sequential(teacher.input, teacher.network.module).eval()
+
+        def measure(dataset: Dataset) -> float:
+            return evaluate(network, self.loader(dataset, "eval"), autocast=self.autocast())["top1"]
+
+        accuracy = TeacherAccuracy(
+            pair.teacher,
+            teacher.identity,
+            evaluated_on(self.data, self.options.data.val_split),
+            localpath=Path(self.options.run.localpath),
+            trained_in=self.training_directory(pair.teacher_experiment or ""),
+        )
+        accuracy.check(self.dataset, measure, allow_poor=pair.allow_poor_teacher)
+        return accuracy
 
     def _start_or_continue(self, source: Path | None, checkpoint: dict[str, Any] | None) -> None:
         self.epoch = 0
@@ -482,10 +515,14 @@ class Training(Algorithm):
             results |= {"best_top1": tested["top1"], "val_top1": self.best["top1"]}
         if self.average:
             results |= self._results_of_average(measured["average"], chosen)
+        found, held_out = accuracies(tested, self.dataset.num_classes), ""
+        if self.options.data.val_split:
+            held_out = (
+                f" on held-out images, where the last epoch {self.epoch} has {self.history[-1]['eval']['top1']:.2f}%"
+            )
         log.info(
-            "done: epoch %d %s; best %.2f%% at epoch %d%s; %s",
-            chosen, accuracies(tested, self.dataset.num_classes), self.best["top1"], self.best["epoch"],
-            " (of held-out training images)" if self.options.data.val_split else "", duration(results["seconds"]),
+            "done: %s epoch %d %s; best epoch %d %.2f%% top-1%s; %s", "chosen" if held_out else "last", chosen, found,
+            self.best["epoch"], self.best["top1"], held_out, duration(results["seconds"]),
         )  # fmt: skip
         complete = update_results(
             self.directory,

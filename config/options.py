@@ -435,6 +435,12 @@ class Pair:
     student_weights: str | None = option(
         None, "the same as `init`, for the student of a pair", jobs=TRAIN, bears="training"
     )
+    allow_poor_teacher: bool = option(
+        False,
+        "train although the teacher is no better than guessing on the evaluation images",
+        jobs=TRAIN,
+        bears="nothing",
+    )
 
 
 @group

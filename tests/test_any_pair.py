@@ -273,6 +273,7 @@ class Run:
             *("config=digits.RN14_RN8.letKD-2", "name=mine.pair.letKD-2", f"teacher={teacher}", f"student={student}"),
             *(f"teacher_weights={self.weights}", f"image_size={IMAGE_SIZE}", f"num_words={NUM_WORDS}", "epochs=1"),
             *("subclasses_per_class=2", "lda_components=5", "milestones=[]", "num_workers=0", "cuda=False"),
+            "allow_poor_teacher=True",
         ]
         self.directory = folder / "mine" / "pair" / "letKD-2"
 

@@ -124,7 +124,7 @@ def test_chosen_supervision_that_is_not_there_is_refused_first(option, prepare, 
 
 
 def test_times_come_from_an_earlier_run_or_from_measured_steps(prepare, tmp_path, short_teacher):
-    words = ("batch_size=8", "epochs=1", "num_words=16")
+    words = ("batch_size=8", "epochs=1", "num_words=16", "allow_poor_teacher=True")
     status, out, error = prepare(*words, config=QUEST)
     assert status == 0, error
     assert "step 1 of 3: about 0:00:0" in out and "for its 5 steps" in out
@@ -139,7 +139,8 @@ def test_times_come_from_an_earlier_run_or_from_measured_steps(prepare, tmp_path
 
 
 def test_every_phase_says_where_in_the_chain_it_is(prepare, short_teacher):
-    status, out, error = prepare("batch_size=8", "epochs=1", "num_words=16", "trials=2")
+    words = ("batch_size=8", "epochs=1", "num_words=16", "allow_poor_teacher=True")
+    status, out, error = prepare(*words, "trials=2")
     assert status == 0, error
     done = [line.rpartition(", done in ")[0] for line in out.splitlines() if ", done in " in line]
     assert done == [

@@ -151,6 +151,7 @@ def test_weights_alone_have_words_and_decisions_of_their_own_grids(follow, place
     weights = place / "teacher.safetensors"
     save_file(create_model("resnet8", num_classes=10).state_dict(), weights)
     given = ("teacher_experiment=None", f"teacher_weights={weights}", "words_teacher_place=layer2")
+    given += ("allow_poor_teacher=True",)
     assert len(follow(*LETKD2, *given)) == 2
     files = {path.name for folder in ("VQ", "LDA") for path in (place / folder / "weights").rglob("*.pth")}
     assert files == {"codebook_layer2_pooled2_K16.pth", "decisions_layer3.0_S2_L60.pth"}

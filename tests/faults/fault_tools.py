@@ -23,7 +23,9 @@ from storage.tensor_files import load_tensors
 ROOT = Path(main_classification.__file__).parent
 FAST = ("image_size=8", "cuda=False")
 TEACHER = ("config=digits.RN8", *FAST)
-SUPERVISION = ("teacher=resnet8", "teacher_experiment=digits.RN8", "supervision=digits.RN8")
+SUPERVISION = (
+    "teacher=resnet8", "teacher_experiment=digits.RN8", "supervision=digits.RN8", "allow_poor_teacher=True",
+)  # fmt: skip
 SMALL = ("num_words=16", "subclasses_per_class=2")
 PAIR = ("config=digits.RN14_RN8.letKD-2", "name=mine.RN8_RN8.letKD-2", *SUPERVISION, *SMALL, *FAST)
 

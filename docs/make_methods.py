@@ -3,10 +3,9 @@
     python -m docs.make_methods
 
 Losses say all of it themselves, but for accuracies: they are in `reporting/published_methods.json`, and those of
-letKD's paper in `reporting/published.json`.
+letKD's paper in `reporting/published.json`. The published protocols are in `config/protocols.py`.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from architectures import create_model
 from config.experiments import default_config
 from config.options import Options
+from config.protocols import ALONE, COMMON, KNOWN, Protocol
 from distillation.build import build_network, values_for
 from distillation.complexity import count_parameters
 from distillation.expressions import PAPER, brought_by, list_methods, paper_of, parts, summands, weights_of
@@ -38,10 +38,12 @@ from distillation.objective import union
 from distillation.signals import Network, measured
 from docs.make_options import table
 from letkd import Codebook, SubclassTargets
+from reporting.tables import METHOD_FIGURES, published_value
+from reporting.text import kind, published
 
 PAGE = Path(__file__).with_name("methods.md")
-REPORTING = PAGE.parents[1] / "reporting"
 PAIR = "CIFAR100.resnetv1.RN56_RN20"
+NETWORKS = ("CIFAR100", "resnet56", "resnet20")
 IMAGE_SIZE, DATA = 32, Data(num_images=50_000, num_classes=100)
 UNKNOWN, NONE = "not measured", "—"
 COSTS = PAGE.parents[1] / "benchmarks" / "methods.json"
@@ -107,11 +109,9 @@ class Built:
 def render() -> str:
     """The page."""
     methods = {method: built(method) for method in list_methods()}
-    known = _read_json("published_methods.json")
-    sources = "\n".join(f"- {name}: {_said(source)}" for name, source in known["sources"].items())
-    figures, papers = known["pairs"][PAIR], _read_json("published.json")["pairs"][PAIR]
-    figures |= {method: papers[method] | figures[method] for method in PAPER}
-    behind = {name: built(name) for name in figures if ":" in name}
+    sources = "\n".join(f"- {name}: {said}" for name, said in METHOD_FIGURES["sources"].items())
+    known = dict.fromkeys(name for table in METHOD_FIGURES["tables"] for name in table["top1"])
+    behind = {name: built(name) for name in known if ":" in name and published_value(PAIR, name, NETWORKS)}
     return f"""{HEAD}
 ## What they are
 
@@ -135,13 +135,28 @@ Pairs with published values of their own have these, which `print_config` shows;
 
 {table(list(_by_pair()))}
 
+## Published protocols
+
+    python main_classification.py print_config with config=CIFAR100.resnetv1.RN56_RN20.KD protocol=published
+
+`protocol=published` trains a method as its authors did, as far as that is known for the pair, with their coefficients,
+and in a directory of its own, `name=published.RN56_RN20.KD`. It is refused where it is not known. What a source does
+not state (—) stays as it is in the protocol of letKD's paper, `protocol=paper`, which all methods share by default; so
+does normalisation but for {_listed(_normalised())}. Options of the command line go before either.
+ShuffleNets and MobileNetV2 have the learning rate in parentheses. A published figure of the best epoch is of one that
+was chosen on the test images; `results.json` and the report have the last and the best epoch of every training.
+
+{table(list(_protocols()))}
+
+The 13 pairs are {", ".join(" ".join(pair) for pair in COMMON)}.
+
 ## On ResNet-56 and ResNet-20
 
 Teacher and student of `{PAIR}`. Parameters are those beyond the student's {built_alone():,}:
-in training connectors and KD layers, at inference what stays in the student. "Copied" is a figure that its source has
-from elsewhere.{timed()}
+in training connectors and KD layers, at inference what stays in the student: **larger** students are not the plain one.
+"Copied" is a figure that its source has from elsewhere; the report has those of all pairs.{timed()}
 
-{table(list(_measured({**methods, **behind}, figures)))}
+{table(list(_measured({**methods, **behind})))}
 
 {sources}
 """
@@ -292,17 +307,61 @@ def _named(part: type[Part], transform: type[Transform] | None, values: Mapping[
     return named
 
 
-def _measured(methods: Mapping[str, Built], figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _normalised() -> Iterator[str]:
+    """The methods whose source normalises images otherwise than the data set's own statistics do."""
+    return (f"`{method}`" for method, known in KNOWN.items() if "mean" in known.protocol.options)
+
+
+def _protocols() -> Iterator[tuple[str, ...]]:
+    """What is known of the published protocols, methods of one source and pairs in one row."""
     yield (
-        "method", "parameters in training", "at inference", "published top-1 %", "by", "top-1 % here",
-        "time of a step against KD's",
+        "method", "as in", "epochs", "learning rate", "falls after", "batch", "Nesterov", "weight decay", "padding",
+        "pairs",
+    )  # fmt: skip
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for method, known in KNOWN.items():
+        name = "a network alone" if method == ALONE else f"`{method}`"
+        rows.setdefault((*_said(known.protocol), _known_for(method, known.pairs)), []).append(name)
+    for cells, names in rows.items():
+        yield _listed(names), *cells
+
+
+def _known_for(method: str, pairs: tuple[tuple[str, ...], ...]) -> str:
+    """Pairs in as few words as they take."""
+    if method == ALONE:
+        return "the networks of the 13 pairs"
+    inside, lacking = ([pair for pair in COMMON if (pair in pairs) == is_in] for is_in in (True, False))
+    few = f"all 13 but {_pairs(lacking)}" if lacking else "all 13"
+    told = few if len(lacking) < len(inside) else _pairs(inside)
+    return "; also ".join(filter(None, [told, _pairs(pair for pair in pairs if pair not in COMMON)]))
+
+
+def _pairs(pairs: Iterable[tuple[str, ...]]) -> str:
+    return ", ".join(" ".join(pair) for pair in pairs)
+
+
+def _said(protocol: Protocol) -> tuple[str, ...]:
+    """What a source states."""
+
+    def said(key: str) -> str:
+        value = protocol.options.get(key, NONE)
+        return {True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, list) else str(value)[1:-1]
+
+    rate = said("learning_rate") + (f" ({protocol.small_steps})" if protocol.small_steps else "")
+    keys = ("milestones", "batch_size", "nesterov", "weight_decay", "padding_mode")
+    return protocol.source, said("epochs"), rate, *map(said, keys)
+
+
+def _measured(methods: Mapping[str, Built]) -> Iterator[tuple[str, ...]]:
+    yield (
+        "method", "parameters in training", "at inference", "published top-1 %", "by", "top-1 % here, last epoch",
+        "best epoch", "time of a step against KD's",
     )  # fmt: skip
     for method, found in methods.items():
-        shown = ("none known", NONE)
-        if figure := figures.get(method):
-            std = f" ± {figure['std']:.2f}" if "std" in figure else ""
-            shown = f"{figure['top1']:.2f}{std}", figure["source"] + (", copied" if figure.get("copied") else "")
-        yield f"`{method}`", f"{found.training:,}", f"{found.inference:,}", *shown, UNKNOWN, cost(method)
+        figure = published_value(PAIR, method, NETWORKS)
+        shown = (published(figure), kind(figure)) if figure else ("none known", NONE)
+        more = f"{found.inference:,}" + (" (**larger**)" if found.inference else "")
+        yield f"`{method}`", f"{found.training:,}", more, *shown, UNKNOWN, UNKNOWN, cost(method)
 
 
 def cost(method: str) -> str:
@@ -321,16 +380,6 @@ def timed() -> str:
 
 def _costs() -> dict[str, Any]:
     return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else {}
-
-
-def _read_json(name: str) -> dict[str, Any]:
-    return json.loads((REPORTING / name).read_text(encoding="utf-8"))
-
-
-def _said(source: Mapping[str, Any]) -> str:
-    runs = f", {source['runs']} runs" if "runs" in source else ""
-    epoch = f", {source['epoch']} epoch" if "epoch" in source else ", which epoch is not said"
-    return f"{source['source']}{runs}{epoch}"
 
 
 def _cited(paper: Paper | None) -> str:

@@ -13,6 +13,8 @@ from reporting import text
 from reporting.charts import NUM_STYLES, Chart, Series, accuracy_strips, learning_curves, other_style, style_of
 from reporting.studies import study_tables
 from reporting.tables import (
+    LETKD,
+    METHOD_FIGURES,
     PUBLISHED,
     Cell,
     Group,
@@ -146,7 +148,10 @@ def _how_to_read() -> dict[str, str]:
     return {
         "96.55 ± 0.21": "top-1 accuracy in percent after the last epoch: mean and sample standard deviation over seeds",
         "best": "top-1 of the best epoch, chosen on the evaluation images (with val_split on held-out training images)",
-        "published": f"the value in {PUBLISHED['source']}, and by how many percentage points the last epoch differs",
+        "published": "what a paper states: whose figure, copied where it has it from elsewhere, of how many runs and "
+        "which epoch; then by how many percentage points ours is above it, at the best epoch where it is of the best "
+        "one, and else after the last",
+        "larger student": "layers stay in the student at inference, which the plain network does not have",
         text.MARK: "settings other than the defaults, those of config/: such runs are not averaged with runs of the "
         "defaults, and compared with published ablations alone",
         NONE: "no such experiment in config/",
@@ -185,14 +190,21 @@ def _accuracies(section: Section) -> Table:
         _row(row.label, *(_cell(f"{row.key} {name}", row.cells.get(name)) for name in section.columns))
         for row in section.rows
     ]
-    return Table("Accuracy", ["Pair", *map(text.column_title, section.columns)], rows, kind="accuracy")
+    note = " ".join(f"{source}: {said}." for source in section.sources if (said := _said(source)))
+    note = f"Published by {note}" if note else ""
+    return Table("Accuracy", ["Pair", *map(text.column_title, section.columns)], rows, note, kind="accuracy")
+
+
+def _said(source: str) -> str:
+    """What is behind the name of a source."""
+    return PUBLISHED["source"] if source == LETKD else METHOD_FIGURES["sources"][source]
 
 
 def _cell(key: str, cell: Cell | None) -> list[Entry]:
     if cell is None or cell.experiment is None:
         return [Entry(NONE)]
     by_default = [_measured(cell, group) for group in cell.groups if group.is_default]
-    published = [f"published {text.published(cell.published)}"] if cell.published and not by_default else []
+    published = [text.compared(cell.published, None)] if cell.published and not by_default else []
     missing = [Entry("not run", published, command=cell.command or "", key=key)] if cell.lacks_runs else []
     unfinished = [
         Entry(
@@ -213,9 +225,9 @@ def _measured(cell: Cell, group: Group) -> Entry:
     published = cell.published_for(group)
     if published and published.top5 is not None:
         notes.append(f"top-5 {text.percent(group.statistic('top5'))}")
-    notes += _some(text.best(group), text.average(group))
+    notes += _some(text.best(group), text.average(group), text.larger(group))
     if published:
-        notes.append(f"published {text.published(published)}, {text.difference(cell.difference(group))}")
+        notes.append(text.compared(published, cell.difference(group)))
     return Entry(text.percent(group.statistic("top1")), notes, text.marked(group.marks), _run_anchor(group.runs[0]))
 
 
@@ -247,7 +259,9 @@ def _other_methods(section: Section) -> Table | None:
         if pair
     ]
     note = f"Top-1 accuracy in percent as printed in {PUBLISHED['source']}."
-    return Table("Other published methods", ["Pair", *names], rows, note, is_folded=True) if names else None
+    larger = METHOD_FIGURES["larger_students"]
+    columns = ["Pair", *(f"{name} (larger student)" if name in larger else name for name in names)]
+    return Table("Other published methods", columns, rows, note, is_folded=True) if names else None
 
 
 def _row_curves(section: Section, row: Row, anchor: str) -> Chart | None:
@@ -342,7 +356,7 @@ def _experiment(anchor: str, runs: list[Run], part: Part) -> Experiment:
     first = runs[0]
     trained = [run for run in runs if run.mode not in SUPERVISION]
     groups = group_runs(measured_runs(trained))
-    headline = f"{text.percent(groups[0].statistic('top1'))} %" if groups else ""
+    headline = _headline(groups[0]) if groups else ""
     mark = f"{text.MARK} " if groups and groups[0].marks else ""
     branch = f" in {first.branch}" if first.branch != Path() else ""
     kinds = sorted({KINDS[run.mode] for run in runs if run not in trained})
@@ -363,6 +377,12 @@ def _experiment(anchor: str, runs: list[Run], part: Part) -> Experiment:
         ],
         settings=_settings(runs),
     )
+
+
+def _headline(group: Group) -> str:
+    """The last epoch, and the best one of a training."""
+    last, best = text.percent(group.statistic("top1")), group.statistic("best_top1")
+    return f"{last} % (best {text.percent(best)} %)" if group.is_trained and best else f"{last} %"
 
 
 def _runs(runs: list[Run], groups: list[Group]) -> Table | None:

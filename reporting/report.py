@@ -58,6 +58,8 @@ def write_report(
         return experiments.get(name)
 
     found = collect(root, own)
+    for name in {str(run.options["config"]) for run in found.runs if run.has_own_name}:
+        own(name)  # whose settings those of a name of its own may be
     found.damaged += [Damaged(Path(file), error) for file, error in unreadable.items()]
     report = build(found, experiments)
     content = content_of(report)

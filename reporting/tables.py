@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.command_lines import command_line, typed
-from config.experiments import ALONE, trains_alone
+from config.experiments import ALONE, NETWORKS, defaults_for, trains_alone
 from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
 from results.places import folders_of
-from results.settings import FOLDER_DATASETS, bearing
+from results.settings import FOLDER_DATASETS, bearing, changed_settings
 
 TEACHER, STUDENT = "teacher", "student"
 METHODS = ("QuEST", "letKD-1", "letKD-2")
-PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+PUBLISHED, METHOD_FIGURES = (
+    json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+    for name in ("published.json", "published_methods.json")
+)
+LETKD, RUN_BY_LETKD = "letKD", ("letKD-1", "letKD-2")  # its paper, and what is not copied in there
+# What may differ between a run with a name of its own and its experiment in config/, and a published figure still be of
+# these very settings: that it is of these networks is looked up.
+OF_A_NAMED_RUN = frozenset({*NETWORKS, "protocol", "teacher_experiment", "teacher_weights", "supervision"})
 NEED_DATA_DIR = FOLDER_DATASETS | {"ImageNet"}
 ANY_FOLDER = "FOLDER"  # what stands for theirs in a command, where it is not known
 # Options that a command for what is left of a run has in another place, or does not need.
@@ -49,12 +56,24 @@ class Statistic(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A figure of the paper, in percent."""
+    """A figure of a paper, in percent.
+
+    Attributes:
+        trials: so many runs a command asks for, to compare with it.
+        source: who states it, as the sources of `published_methods.json` are called.
+        runs: the figure is a mean of so many; None where it is not said.
+        epoch: "last" or "best"; None where it is not said.
+        copied: whether the source has it from elsewhere.
+    """
 
     top1: float
     std: float | None = None
     top5: float | None = None
     trials: int | None = None
+    source: str = LETKD
+    runs: int | None = None
+    epoch: str | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +137,12 @@ class Cell:
         return not self.is_measured and all(marks_of(run) for run in self.unfinished)
 
     def difference(self, group: Group) -> float | None:
-        """Percent points of the last epoch above what was published for these very settings."""
+        """Percent points above what was published for these very settings: of the best epoch where that is of the best
+        one, else of the last.
+        """
         published = self.published_for(group)
-        measured = group.statistic("top1")
-        return measured.mean - published.top1 if published and measured else None
+        measured = published and group.statistic("best_top1" if published.epoch == "best" else "top1")
+        return measured.mean - published.top1 if measured else None
 
     def published_for(self, group: Group) -> Published | None:
         return self.published if group.is_default else published_variant(group)
@@ -213,6 +234,12 @@ class Section:
         return any(row.has_runs for row in self.rows) or bool(self.supervision)
 
     @property
+    def sources(self) -> list[str]:
+        """Who states the published figures of the table."""
+        cells = [cell for row in self.rows for cell in row.cells.values()]
+        return list(dict.fromkeys(cell.published.source for cell in cells if cell.published))
+
+    @property
     def other_methods(self) -> list[str]:
         """Methods that were published for these pairs and are no columns, in the paper's order."""
         known = {TEACHER, STUDENT, "trials", *METHODS}
@@ -285,17 +312,37 @@ def published_variant(group: Group) -> Published | None:
     return None
 
 
-def published_value(prefix: str | None, column: str) -> Published | None:
-    """What was published for a pair's own settings; the teachers of all runs are the same."""
+def published_value(prefix: str | None, column: str, networks: tuple[str, ...] = ()) -> Published | None:
+    """What was published for a pair's own settings; the teachers of all runs are the same.
+
+    Args:
+        networks: data set, teacher and student, for figures of others than letKD's paper.
+    """
     pair = PUBLISHED["pairs"].get(prefix, {})
     trials = pair.get("trials") if column != TEACHER else None
+    facts = {"trials": trials, "runs": trials, "copied": column not in RUN_BY_LETKD}
     for variant in PUBLISHED["variants"]:
         if variant["experiment"] == f"{prefix}.{column}" and not variant["options"]:
-            return Published(variant["top1"], trials=trials)
-    if column not in pair:
+            return Published(variant["top1"], trials=trials, runs=trials)
+    own = Published(**pair[column], **facts) if column in pair else None
+    if own and column in (TEACHER, STUDENT, *METHODS):
+        return own
+    if found := figure_of_method(column, *networks) if networks else None:
+        return found._replace(trials=trials or (None if column == TEACHER else found.runs))
+    return own
+
+
+def figure_of_method(method: str, dataset: str, teacher: str, student: str) -> Published | None:
+    """What its authors or others state of a method for a pair, in the first table that has it."""
+    pair = next((key for key, names in METHOD_FIGURES["pairs"].items() if names == [teacher, student]), None)
+    if dataset != METHOD_FIGURES["dataset"] or pair is None:
         return None
-    found = pair[column]
-    return Published(found["top1"], found.get("std"), found.get("top5"), trials)
+    for table in METHOD_FIGURES["tables"]:
+        if (top1 := table["top1"].get(method, {}).get(pair)) is not None:
+            std = table.get("std", {}).get(method, {}).get(pair)
+            facts = {key: table[key] for key in ("source", "runs", "epoch", "copied") if key in table}
+            return Published(top1, std, **facts)
+    return None
 
 
 def marks_of(run: Run) -> list[str]:
@@ -330,6 +377,11 @@ def _section(scope: Scope, collection: Collection, experiments: dict[str, Config
     return Section(scope, columns, rows, [run for run in runs if run.mode in SUPERVISION], variants)
 
 
+def _networks(config: Config) -> tuple[str, ...]:
+    """Data set, teacher and student, by which figures are looked up."""
+    return tuple(str(config.get(key)) for key in ("dataset", "teacher", "student"))
+
+
 def measured_runs(runs: Iterable[Run]) -> list[Run]:
     """Those that a mean can be taken of."""
     return [run for run in runs if run.finished and run.facts.get("top1") is not None and run.mode not in SUPERVISION]
@@ -348,6 +400,11 @@ class _Table:
         gone = {run.experiment: run.options for run in runs if run.options.get("method")}
         self.configs = gone | {
             name: config for name, config in experiments.items() if config["dataset"] == scope.dataset
+        }
+        self.prefixes = {
+            _networks(config): name.rpartition(".")[0]
+            for name, config in experiments.items()
+            if config["method"] != ALONE
         }
 
     def rows(self) -> Iterator[Row]:
@@ -369,14 +426,43 @@ class _Table:
         config = self.configs[names[0]]
         student = trains_alone(config.get("student"), self.configs, folder=prefix.rpartition(".")[0])
         cells = {
-            TEACHER: self._cell(config.get("teacher_experiment"), published_value(prefix, TEACHER)),
-            STUDENT: self._cell(student, published_value(prefix, STUDENT)),
+            TEACHER: self._cell(config.get("teacher_experiment"), self._published(names[0], TEACHER)),
+            STUDENT: self._cell(student, self._published(names[0], STUDENT)),
         }
         for name in names:
             column = name.rpartition(".")[2]
-            cells[column] = self._cell(name, published_value(prefix, column))
+            cells[column] = self._cell(name, self._published(name, column))
         label = prefix.rpartition(".")[2].replace("_", " → ")
+        if config.get("protocol", "paper") != "paper":
+            label += f", protocol={config['protocol']}"
         return Row(label, prefix, cells)
+
+    def _published(self, name: str, column: str) -> Published | None:
+        """What was published for a column of the row of `name`.
+
+        For runs with a name of their own it is looked up by their networks and method, and compared with those alone
+        that have all settings of an experiment.
+        """
+        config, prefix = self.configs[name], name.rpartition(".")[0]
+        networks = _networks(config)
+        if config.get("config", name) == name:
+            return published_value(prefix, column, networks)
+        known = self.prefixes.get(networks)
+        if column in (TEACHER, STUDENT):
+            return published_value(known, column, networks)
+        if not self._is_whole(config):
+            return None
+        own = figure_of_method(config["method"], *networks) if config.get("protocol") == "published" else None
+        return own or published_value(known, config["method"], networks)
+
+    def _is_whole(self, options: Config) -> bool:
+        """Whether a run with a name of its own has all settings of its experiment, by the one or the other protocol."""
+        own = self.experiments.get(options["config"])
+        try:
+            usual = defaults_for(own, options) if own else {}
+        except ValueError:  # of a protocol that is not known
+            return False
+        return bool(usual) and not set(changed_settings(usual, options)) - OF_A_NAMED_RUN
 
     def variants(self, runs: list[Run]) -> Iterator[Variant]:
         """What the paper says of experiments of this data set with other options, and the runs of it in any branch."""

@@ -46,6 +46,30 @@ def published(found: Published) -> str:
     return percent(Statistic(found.top1, found.std, 1)) + (f" / {found.top5:.2f}" if found.top5 is not None else "")
 
 
+def compared(found: Published, difference_: float | None) -> str:
+    """A published figure with its kind, and what was measured against it."""
+    told = f"published {published(found)} ({kind(found)})"
+    if difference_ is None:
+        return told
+    return f"{told}, {difference(difference_)}" + (" at the best epoch" if found.epoch == "best" else "")
+
+
+def kind(found: Published) -> str:
+    """Whose figure it is, of how many runs and of which epoch: `CRD, 5 runs, last epoch`."""
+    copied = ["copied"] * found.copied
+    runs = [plural(found.runs, "run")] * bool(found.runs)
+    return ", ".join([found.source, *copied, *runs, f"{found.epoch} epoch" if found.epoch else "epoch not said"])
+
+
+def larger(group: Group) -> str:
+    """By how much a student is larger than the plain network; nothing where it is not."""
+    whole, bare = (group.statistic(key) for key in ("parameters", "parameters_without_kd_layers"))
+    if whole is None or bare is None or whole.mean <= bare.mean:
+        return ""
+    more = whole.mean - bare.mean
+    return f"larger student: {more:,.0f} parameters more (+{100 * more / bare.mean:.1f} %)"
+
+
 def difference(value: float) -> str:
     """Percentage points, with a sign that is wide enough to be seen."""
     return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")

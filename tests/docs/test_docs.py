@@ -10,8 +10,8 @@ from docs_tools import ENTRY, PAGES, ROOT, entry_commands, programs, shell_lines
 import main_classification
 from algorithms import Study, check_options, make_algorithm
 from config.experiments import ENTRY_OPTIONS, canonical_name
+from config.protocols import COMMON
 from config.updates import check_updates, flat
-from distillation.expressions import PAPER
 from docs import make_methods, make_options
 
 PUBLISHED = json.loads((ROOT / "reporting" / "published.json").read_text())
@@ -89,11 +89,17 @@ def test_a_page_is_what_its_program_writes(program):
 
 def test_published_figures_are_of_methods_and_sources_that_there_are():
     known = json.loads((ROOT / "reporting" / "published_methods.json").read_text())
-    for pair, figures in known["pairs"].items():
-        for method, figure in figures.items():
-            assert canonical_name(f"{pair}.{method}") == f"{pair}.{method}"
-            assert figure["source"] in known["sources"] and ("top1" in figure) == (method not in PAPER)
-    used = {figure["source"] for figures in known["pairs"].values() for figure in figures.values()}
+    pair = "CIFAR100.resnetv1.RN56_RN20"
+    assert {tuple(names) for names in known["pairs"].values()} == set(COMMON)
+    for table in known["tables"]:
+        assert set(table) <= {"source", "runs", "epoch", "copied", "top1", "std"}
+        assert table.get("epoch") in (None, "last", "best") and table.get("copied") in (None, True)
+        for method, figures in table["top1"].items():
+            assert method in ("teacher", "student") or canonical_name(f"{pair}.{method}") == f"{pair}.{method}"
+            assert not set(figures) - set(known["pairs"]) and all(50 < figure < 80 for figure in figures.values())
+        for method, deviations in table.get("std", {}).items():
+            assert set(deviations) <= set(table["top1"][method])
+    used = {table["source"] for table in known["tables"]} | {"letKD"}  # whose figures are in published.json
     assert used == set(known["sources"])
 
 

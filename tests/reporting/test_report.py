@@ -20,7 +20,14 @@ from sacred.arg_parser import get_config_updates
 import config
 import main_classification
 from algorithms import check_options, make_algorithm, trials
-from config.experiments import ENTRY_OPTIONS, composed_config, default_configs, load_experiment
+from config.experiments import (
+    ENTRY_OPTIONS,
+    composed_config,
+    default_config,
+    default_configs,
+    defaults_for,
+    load_experiment,
+)
 from config.updates import check_updates
 from engine import records
 from reporting import charts, curves, tables
@@ -189,6 +196,68 @@ def test_seeds_are_averaged_and_compared_with_what_was_published(tree):
     assert written.cell("letKD-2").difference(group) == pytest.approx(73.0 - 73.27)
     for text in ("73.00 ± 1.00", "3 runs", "best 73.25 ± 1.00 (epoch 7)", "published 73.27 ± 0.16", f"{MINUS}0.27"):
         written.says(text)
+
+
+@pytest.mark.parametrize(
+    ("method", "figure"),
+    [
+        ("letKD-2", f"published 73.27 ± 0.16 (letKD, 5 runs, epoch not said), {MINUS}0.27"),
+        ("QuEST", "published 71.84 (letKD, copied, 5 runs, epoch not said), +1.16"),
+        ("KD", "published 70.66 (CRD, 5 runs, last epoch), +2.34"),
+        ("DKD", "published 71.97 (DKD, best epoch), +1.28 at the best epoch"),
+        ("DIST", "published 71.75 ± 0.30 (DIST, epoch not said), +1.25"),
+        ("CAT-KD", "published 71.62 (LSKD-paper, copied, epoch not said), +1.38"),
+        ("lskd:KD", "published 71.43 (LSKD, 4 runs, best epoch), +1.82 at the best epoch"),
+    ],
+)
+def test_a_published_figure_says_its_kind_and_is_compared_with_the_same_epoch(method, figure, tree):
+    """All runs have 73.00 after the last epoch and 73.25 at the best."""
+    put_method(tree, method, 73.0)
+    written = tree.write(composed=composed_config)
+    written.says(figure)
+    source = figure.partition("(")[2].partition(",")[0]
+    written.says(
+        f"{source}: {tables.PUBLISHED['source'] if source == 'letKD' else tables.METHOD_FIGURES['sources'][source]}."
+    )
+
+
+def put_method(tree: Tree, method: str, top1: float, **facts: Any) -> Path:
+    """A run of a method of the pair, with the options of its experiment."""
+    own = load_experiment(f"{PAIR}.{method}")
+    facts["options"] = own | {"config": f"{PAIR}.{method}"} | facts.get("options", {})
+    name = facts["options"].get("name") or f"{PAIR}.{method}"
+    place = "/".join(places.folders_of(name))
+    facts |= {"method": own["method"], "dataset": own["dataset"], "epochs": own["epochs"], "place": place}
+    return tree.put(name, top1, **facts)
+
+
+def test_runs_by_another_protocol_have_a_row_of_their_own_with_its_figure(tree):
+    name = {"protocol": "published", "name": "published.RN56_RN20.KD"}
+    options = defaults_for(default_config(f"{PAIR}.KD"), name) | name
+    put_method(tree, "KD", 70.0, options=options)
+    put_method(tree, "KD", 68.0)
+    written = tree.write(composed=composed_config)
+    cells = {row: written.cell("KD", row=row) for row in ("RN56 → RN20", "RN56 → RN20, protocol=published")}
+    assert [[group.statistic("top1").mean for group in cell.groups] for cell in cells.values()] == [[68.0], [70.0]]
+    assert {cell.published.top1 for cell in cells.values()} == {70.66}
+    assert all(group.marks == [] for cell in cells.values() for group in cell.groups)
+    written.says(f"{MINUS}0.66")
+
+
+@pytest.mark.parametrize("other", [{"epochs": 3}, {"student": "resnet8"}], ids=str)
+def test_a_run_with_a_name_of_its_own_and_other_settings_has_no_figure(other, tree):
+    put_method(tree, "KD", 60.0, options={"name": "mine.pair.KD"} | other)
+    written = tree.write(composed=composed_config)
+    assert written.cell("KD", row="pair").published is None
+
+
+def test_a_student_that_is_larger_than_the_plain_one_is_marked(tree):
+    tree.put(f"{PAIR}.letKD-2", 73.0, parameters=1200, parameters_without_kd_layers=1000)
+    tree.put(f"{PAIR}.QuEST", 72.0, parameters=1000, parameters_without_kd_layers=1000)
+    written = tree.write()
+    written.says("larger student: 200 parameters more (+20.0 %)")
+    assert written.markdown.count("parameters more") == 1
+    written.says("SimKD (larger student)")
 
 
 def test_one_run_has_no_deviation(tree):

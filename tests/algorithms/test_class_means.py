@@ -75,6 +75,7 @@ def test_means_of_what_enters_the_classifier(made):
 def test_a_run_makes_what_it_lacks_and_records_it(folder, capsys):
     shutil.rmtree(folder / "class_means")
     words = [f"config={METHOD}", "image_size=8", "cuda=False", "epochs=1", "milestones=[]", f"localpath={folder}"]
+    words.append("allow_poor_teacher=True")
     assert main_classification.main(["main.py", "with", *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: no class means of digits.RN14; make it: python main_classification.py with ")
@@ -138,6 +139,7 @@ def test_a_teacher_without_an_experiment_has_them_by_its_weights(made, tmp_path,
     torch.save(create_model("resnet20", num_classes=10).state_dict(), weights)
     words = [f"config={METHOD}", "name=mine.pair.KDPP", "teacher=resnet20", f"teacher_weights={weights}"]
     words += ["image_size=8", "cuda=False", "epochs=1", "milestones=[]", f"localpath={tmp_path}"]
+    words.append("allow_poor_teacher=True")
     assert main_classification.main(["main.py", "with", *words]) == 1
     command = re.search(r"make it: python main_classification.py (with .*)", capsys.readouterr().err)[1]
     assert main_classification.main(["main.py", *shlex.split(command)]) == 0

@@ -250,7 +250,7 @@ class Training(Algorithm):
             localpath=Path(self.options.run.localpath),
             trained_in=self.training_directory(pair.teacher_experiment or ""),
         )
-        accuracy.check(self.dataset, measure, allow_poor=pair.allow_poor_teacher)
+        accuracy.check(self.dataset, measure, allow_poor=self.options.job.allow_poor_teacher)
         return accuracy
 
     def _start_or_continue(self, source: Path | None, checkpoint: dict[str, Any] | None) -> None:

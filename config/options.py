@@ -112,6 +112,12 @@ class Job:
         jobs=("train", *OFFLINE, "pictures"),
         bears="nothing",
     )
+    allow_poor_teacher: bool = option(
+        False,
+        "train although the teacher is no better than guessing on the evaluation images",
+        jobs=TRAIN,
+        bears="nothing",
+    )
     checkpoint: int = option(
         0,
         "0 from scratch, -1 go on, else this epoch",
@@ -434,12 +440,6 @@ class Pair:
     )
     student_weights: str | None = option(
         None, "the same as `init`, for the student of a pair", jobs=TRAIN, bears="training"
-    )
-    allow_poor_teacher: bool = option(
-        False,
-        "train although the teacher is no better than guessing on the evaluation images",
-        jobs=TRAIN,
-        bears="nothing",
     )
 
 

@@ -6,6 +6,7 @@ Losses say all of it themselves, but for accuracies: they are in `reporting/publ
 letKD's paper in `reporting/published.json`. The published protocols are in `config/protocols.py`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass

@@ -67,6 +67,20 @@ def assert_batch_format(batch, batch_size, image_size):
     assert labels.shape == index.shape == (batch_size,) and labels.dtype == index.dtype == torch.int64
 
 
+def test_resident_images_are_padded_with_zeros_on_demand(resident):
+    """The same windows of the same images, black where the others are reflected."""
+    (reflected, *known_B), (zeros, *others_B) = (
+        epoch_of(train_loader(resident, padding_mode=mode), 1) for mode in ("reflect", "zeros")
+    )
+    assert same(known_B, others_B) and not torch.equal(reflected, zeros)
+    assert ((zeros == reflected) | (zeros == 0)).all()
+
+
+def test_streamed_images_have_no_padding(streamed):
+    with pytest.raises(ValueError, match="padding_mode=zeros is for images that are padded; those of ImageFolder"):
+        train_loader(streamed, padding_mode="zeros")
+
+
 @pytest.mark.parametrize("name", ["resident", "streamed"])
 def test_training_drops_the_last_incomplete_batch_and_shows_an_image_once(name, request):
     dataset = request.getfixturevalue(name)

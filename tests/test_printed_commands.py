@@ -16,7 +16,10 @@ from architectures import create_model
 from storage.tensor_files import load_tensors, save_tensors
 
 FAST = ("image_size=8", "cuda=False", "num_workers=0", "milestones=[]", "epochs=1")
-TAUGHT = ("teacher=resnet8", "teacher_experiment=digits.RN8", "num_words=16", "subclasses_per_class=2")
+TAUGHT = (
+    "teacher=resnet8", "teacher_experiment=digits.RN8", "num_words=16", "subclasses_per_class=2",
+    "allow_poor_teacher=True",
+)  # fmt: skip
 LETKD2 = ("config=digits.RN14_RN8.letKD-2", "name=mine.pair", *TAUGHT, *FAST)
 COARSER = (*LETKD2, "name=mine.coarser", "student=timm/test_resnet")
 NETWORK = ("config=digits.RN8", "name=mine.net", "network=resnet14", "seed=1", "learning_rate=0.02", *FAST)
@@ -151,7 +154,6 @@ def test_weights_alone_have_words_and_decisions_of_their_own_grids(follow, place
     weights = place / "teacher.safetensors"
     save_file(create_model("resnet8", num_classes=10).state_dict(), weights)
     given = ("teacher_experiment=None", f"teacher_weights={weights}", "words_teacher_place=layer2")
-    given += ("allow_poor_teacher=True",)
     assert len(follow(*LETKD2, *given)) == 2
     files = {path.name for folder in ("VQ", "LDA") for path in (place / folder / "weights").rglob("*.pth")}
     assert files == {"codebook_layer2_pooled2_K16.pth", "decisions_layer3.0_S2_L60.pth"}

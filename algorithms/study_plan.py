@@ -25,7 +25,7 @@ from algorithms.jobs import check_run, make_algorithm
 from algorithms.prepare import FAILURES, Step, describe, earlier_seconds, known_time
 from algorithms.run import steps_before
 from algorithms.trials import check_alike, finished_training
-from config.experiments import ENTRY_OPTIONS, default_config, default_configs, trains_alone, with_networks
+from config.experiments import ENTRY_OPTIONS, default_config, default_configs, defaults_for, trains_alone
 from config.option_files import is_option_value
 from config.options import OPTIONS, Config, Options, names
 from config.options import Study as StudyOptions
@@ -68,7 +68,7 @@ class Member:
 
     @cached_property
     def config(self) -> Config:
-        return with_networks(self.defaults, self.options) | self.options
+        return defaults_for(self.defaults, self.options) | self.options
 
     @cached_property
     def name(self) -> str:

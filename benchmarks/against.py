@@ -39,6 +39,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -218,10 +219,11 @@ def compare_bits(sides: tuple[Side, Side], experiments: list[str], size: Size, p
 def make_inputs(place: Path, num_images: int) -> None:
     """Images in CIFAR-100's files, and a teacher where the published one would be: the same for both sides.
 
-    An image is the coarse pattern of its class and noise. The teacher has random weights, and BatchNorms that have
-    learnt the scale of its maps.
+    An image is the coarse pattern of its class and noise. The teacher has random weights, BatchNorms that have learnt
+    the scale of its maps, and a classifier of least squares: a teacher that guesses is refused.
     """
-    from architectures import create_model
+    from architectures import Input, create_model
+    from dataloaders.cifar import CIFAR100_MEAN, CIFAR100_STD
 
     random = np.random.default_rng(0)
     patterns = random.integers(256, size=(NUM_CLASSES, 3, 8, 8)).repeat(4, axis=2).repeat(4, axis=3)
@@ -230,15 +232,23 @@ def make_inputs(place: Path, num_images: int) -> None:
     for split, number in (("train", num_images), ("test", NUM_CLASSES)):
         labels = np.arange(number) % NUM_CLASSES
         noisy = patterns[labels] + 40 * random.standard_normal((number, 3, IMAGE_SIZE, IMAGE_SIZE))
-        content = {"data": noisy.clip(0, 255).astype(np.uint8).reshape(number, -1), "fine_labels": labels.tolist()}
+        pixels = noisy.clip(0, 255).astype(np.uint8)
+        content = {"data": pixels.reshape(number, -1), "fine_labels": labels.tolist()}
         folder.joinpath(split).write_bytes(pickle.dumps(content))
+        if split == "train":
+            prepared, targets = Input(CIFAR100_MEAN, CIFAR100_STD)(torch.from_numpy(pixels)), torch.from_numpy(labels)
     folder.joinpath("meta").write_bytes(pickle.dumps({"fine_label_names": [str(n) for n in range(NUM_CLASSES)]}))
 
     torch.manual_seed(0)
     network = create_model("resnet56", num_classes=NUM_CLASSES).train()
     with torch.no_grad():
-        for _ in range(10):
-            network(torch.randn(64, 3, IMAGE_SIZE, IMAGE_SIZE))
+        for images in prepared.split(64):
+            network(images)
+        pooled = [network.eval().forward_features(images).mean(dim=(2, 3)) for images in prepared.split(64)]
+        inputs = F.pad(torch.cat(pooled), (0, 1), value=1.0)  # the last of them is the bias's
+        solved = torch.linalg.lstsq(inputs.double(), F.one_hot(targets, NUM_CLASSES).double()).solution.float()
+        network.fc.weight.copy_(solved[:-1].T)
+        network.fc.bias.copy_(solved[-1])
     weights = place / TEACHER_WEIGHTS
     weights.parent.mkdir(parents=True)
     torch.save({"model": network.state_dict()}, weights)

@@ -241,9 +241,14 @@ def check_teacher(options: Options) -> None:
             f"teacher=ema: {built[0]} is built from the weights of a trained teacher, and the average of the student "
             "is trained by the run itself; choose another teacher, or a method like KD, DKD, FitNet or AT"
         )
-    for option in ("teacher_experiment", "teacher_weights", "published_weights"):
-        if options.flat.get(option) is not None:
-            raise ValueError(f"teacher=ema has the weights of the run alone; leave out {option}={options.flat[option]}")
+    given = {
+        "teacher_experiment": pair.teacher_experiment,
+        "teacher_weights": pair.teacher_weights,
+        "published_weights": options.experiment.published_weights,
+    }
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(f"teacher=ema has the weights of the run alone; leave out {option}={value}")
 
 
 def places_of(options: Options, key: str) -> tuple[str, str]:

@@ -315,7 +315,7 @@ PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
     ("words", "reason"),
     [
         (("pairs=small.RN8_RN9", "methods=KD"), "unknown config 'small.RN8_RN9.KD'"),
-        (("pairs=digits.RN14_RN8,digits.RN8", "methods=KD"), "KD needs a teacher, and digits.RN8 is a network alone"),
+        (("pairs=digits.RN14_RN8,digits.RN8", "methods=KD"), "KD needs a teacher, and digits.RN8.KD has none"),
         ((PAIR_OF_DIGITS, "methods=KD,DKDD"), "unknown method 'DKDD'; did you mean config='digits.RN14_RN8.DKD'"),
         ((PAIR_OF_DIGITS, "methods=KD,DKD,KD"), "digits.RN14_RN8.KD is asked for twice"),
         (("methods=KD",), "a study needs pairs=, a list of names of pairs, like digits.RN14_RN8"),

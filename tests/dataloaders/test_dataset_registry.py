@@ -25,7 +25,9 @@ def tiny_dataset(**changes):
 
 
 def test_the_names_are_listed():
-    assert list_datasets() == ["CIFAR10", "CIFAR100", "ImageFolder", "ImageNet", "TinyImageNet", "digits", "numbers"]
+    assert list_datasets() == [
+        "CIFAR10", "CIFAR100", "CIFAR100_10k", "ImageFolder", "ImageNet", "TinyImageNet", "digits", "numbers",
+    ]  # fmt: skip
 
 
 def test_an_unknown_name_brings_the_nearest_first_and_then_all():
@@ -33,7 +35,9 @@ def test_an_unknown_name_brings_the_nearest_first_and_then_all():
         load_dataset("CIFAR-100")
     message = str(error.value)
     assert "unknown dataset 'CIFAR-100'; did you mean 'CIFAR100'" in message and "\n" not in message
-    assert message.endswith("known: CIFAR10, CIFAR100, ImageFolder, ImageNet, TinyImageNet, digits, numbers")
+    assert message.endswith(
+        "known: CIFAR10, CIFAR100, CIFAR100_10k, ImageFolder, ImageNet, TinyImageNet, digits, numbers"
+    )
 
 
 def test_a_new_dataset_joins_by_registering(monkeypatch):
@@ -54,7 +58,10 @@ def test_an_outline_is_what_the_loaded_data_set_has():
         expected = {"image_size": dataset.image_size, "mean": list(dataset.mean), "std": list(dataset.std)}
         assert outline_dataset("digits", **given) == expected
     sizes = {name: outline_dataset(name)["image_size"] for name in list_datasets() if name != "ImageFolder"}
-    assert sizes == {"CIFAR10": 32, "CIFAR100": 32, "ImageNet": 224, "TinyImageNet": 64, "digits": 16, "numbers": 16}
+    assert sizes == {
+        "CIFAR10": 32, "CIFAR100": 32, "CIFAR100_10k": 32, "ImageNet": 224, "TinyImageNet": 64, "digits": 16,
+        "numbers": 16,
+    }  # fmt: skip
 
 
 def test_unknown_splits_and_sizes_are_refused():

@@ -248,7 +248,7 @@ class Report:
     watch: bool = option(False, "write the report again every few seconds", jobs=("report",), bears="nothing")
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Study:
     """Of the command `study`."""
 

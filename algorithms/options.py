@@ -7,7 +7,7 @@ from typing import Any
 
 from algorithms.trials import TRIALS
 from config.command_lines import command_line, options_for
-from config.options import OFFLINE, OPTIONS
+from config.options import OFFLINE, OPTIONS, PATCHES
 from config.schema import like
 from distillation.expressions import described
 from distillation.prepared import codebook_path
@@ -86,7 +86,7 @@ def _check_file_name(config: dict[str, Any], name: str) -> None:
         )
     if len(os.fsencode(name)) > LONGEST_NAME - len(f"..{os.getpid()}.part"):  # of the file that is renamed to it
         raise ValueError(f"fname={name!r} is too long for a file name")
-    job = next((job for job in ("kmeans", "LDA") if config[job]), None)
+    job = next((job for job in PATCHES if config[job]), None)
     run_name = config["name"] or config["config"]
     if job and (path := output_directory(config["localpath"], run_name, job) / name).is_dir():
         raise ValueError(f"fname={name!r} is a folder, {path}; choose another name")

@@ -342,16 +342,16 @@ def _searched(texts: list[str]) -> dict[str, list[Any]]:
     """The values of a search by option: ["kd.temperature=[2,4,8]"] is {"kd.temperature": [2, 4, 8]}."""
     found: dict[str, list[Any]] = {}
     for text in texts:
-        key, _, written = text.partition("=")
+        key, _, written = (part.strip() for part in text.partition("="))
         try:
-            values = ast.literal_eval(written.strip())
+            values = ast.literal_eval(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             values = None
         if not isinstance(values, list) or len(values) < 2 or not all(map(is_option_value, values)):
             raise ValueError(f"search={text!r} must be an option with several values, like kd.temperature=[2,4,8]")
         if key in found:
             raise ValueError(f"search={texts} has {key} twice; leave out one of them")
-        found[key.strip()] = values
+        found[key] = values
     if len(found) > LARGEST_SEARCH:
         raise ValueError(f"search={texts} must be of {LARGEST_SEARCH} options at most")
     return found

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
+from algorithms.prepare import FAILURES
 from engine.progress import within
 from engine.records import ROOT, log
 from storage.documents import first_line
 
 NO_FILE_NAME = re.compile(r"[^\w.+~-]+")
 ERROR = "error: "  # what the line of a command begins with that says why it has failed
-WHAT_THEY_RAISE = (ValueError, OSError, FloatingPointError, MemoryError)  # which say all by their message
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def carry_out(
 def _done_here(task: Task) -> str | None:
     try:
         task.here()
-    except WHAT_THEY_RAISE as error:
+    except FAILURES as error:
         return first_line(error)
     except Exception as error:  # a fault of the program or a method of the user's own: the others are not to suffer
         return f"{type(error).__name__}: {first_line(error)}"

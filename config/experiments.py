@@ -20,12 +20,11 @@ from types import ModuleType
 import config as config_package
 from config import recipes
 from config.former_names import renamed_aloud
-from config.options import EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
+from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
 from config.protocols import published_options
 from config.schema import options_of
 from storage.documents import first_line
 
-ALONE = "classification"
 ENTRY_OPTIONS = values_of(*ENTRY)  # of every command, with their defaults
 # Recipes of the methods that have options beside those of losses: what a sum with one of them is made of.
 OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}

@@ -23,6 +23,7 @@ COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
 TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
 ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
 STUDY = ("study",)
+ALONE = "classification"  # the method of a network alone: cross-entropy and no teacher
 EMA = "ema"  # what `teacher=` calls the average of the student
 
 

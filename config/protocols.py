@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from config.options import Config
+from config.options import ALONE, Config
 
 DATASET = "CIFAR100"
-ALONE = "classification"
 Pair = tuple[str, ...]  # teacher and student, or a network alone
 
 WRNS: tuple[Pair, ...] = (("wrn_40_2", "wrn_16_2"), ("wrn_40_2", "wrn_40_1"))

@@ -8,6 +8,7 @@ published experiments, stand in `config/options.py`.
 from typing import Any, NamedTuple
 
 from config.options import (
+    ALONE,
     Config,
     Control,
     Data,
@@ -102,7 +103,7 @@ def classification(*, network: str, dataset: str, **options: Any) -> Config:
         **_learning_rate(network),
     }
     groups = (Experiment, Network, WordsMap, Subclasses, Data, Protocol)
-    return values_of(*groups, method="classification", network=network, dataset=dataset, **known | options)
+    return values_of(*groups, method=ALONE, network=network, dataset=dataset, **known | options)
 
 
 def taught(*, supervision: str | None = None, num_words: int | None = None, **options: Any) -> Config:

@@ -10,12 +10,11 @@ import difflib
 import re
 from typing import Any
 
-from config.options import EMA, Options, Pair
+from config.options import ALONE, EMA, Options, Pair
 from config.schema import Option
 from distillation.losses import LogitLoss, Paper, find_loss, find_transform, list_losses, list_transforms
 from distillation.losses.base import INTERMEDIATE, PENULTIMATE
 
-ALONE = "classification"  # a network alone: cross-entropy and no teacher
 PLUS_PLUS = "KDPP"  # KD++, because + stands between methods
 LETKD = Paper("Gorgun, Gurbuz, Alatan", "Knowledge Distillation Layer that Lets the Student Decide", "BMVC", 2023)
 PAPER = {"letKD-1": ("words",), "letKD-2": ("words", "decisions"), "QuEST": ("words",)}

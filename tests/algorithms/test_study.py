@@ -339,6 +339,7 @@ PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
         ((PAIR_OF_DIGITS, "methods=KD", "search=kd.tau=[2,4]", "val_split=9"), "unknown option 'kd.tau'"),
         ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=[0,4]", "val_split=9"), "epochs=0 must be at least 1"),
         ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=4", "val_split=9"), "search='epochs=4' must be an option"),
+        ((PAIR_OF_DIGITS, "methods=KD", "search=['a=[1,2]', 'a =[3,4]']"), "search=['a=[1,2]', 'a =[3,4]'] has a"),
         ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=[1,2]", "epochs=3", "val_split=9"), "epochs is searched"),
         ((PAIR_OF_DIGITS, "methods=KD", "batch_size=5000"), "digits.RN14_RN8.KD: batch_size 5000 exceeds the 256"),
     ],

@@ -110,10 +110,7 @@ def _check_trials(config: dict[str, Any]) -> None:
     trials, seeds = config["trials"], config["seeds"]
     if not trials and not seeds:
         return
-    if trials and seeds:
-        raise ValueError(f"trials={trials} means seeds={list(range(trials))}; leave out one of trials and seeds")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds!r} must be a list of {OPTIONS['seeds'].elements}")
+    check_seeds(trials, seeds)
     option = f"trials={trials}" if trials else f"seeds={seeds}"
     if config["seed"]:
         raise ValueError(f"{option} chooses the seeds; leave out seed={config['seed']}")
@@ -124,3 +121,15 @@ def _check_trials(config: dict[str, Any]) -> None:
         raise ValueError(
             f"{option} goes on where each trial was broken off; leave out checkpoint={config['checkpoint']}"
         )
+
+
+def check_seeds(trials: int, seeds: list[int]) -> None:
+    """Refuse seeds that are said twice: by both options, or one of them in a list.
+
+    Raises:
+        ValueError: says which.
+    """
+    if trials and seeds:
+        raise ValueError(f"trials={trials} means seeds={list(range(trials))}; leave out one of trials and seeds")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds!r} must be a list of {OPTIONS['seeds'].elements}")

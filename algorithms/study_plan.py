@@ -22,6 +22,7 @@ from typing import Any
 
 from algorithms.base import Results
 from algorithms.jobs import check_run, make_algorithm
+from algorithms.options import check_seeds
 from algorithms.prepare import FAILURES, Step, describe, earlier_seconds, known_time
 from algorithms.run import steps_before
 from algorithms.trials import check_alike, finished_training
@@ -329,12 +330,9 @@ def _seeds(config: Config) -> list[int]:
     seeds, trials = config.get("seeds", []), config.get("trials", 0)
     OPTIONS["seeds"].check(seeds)
     OPTIONS["trials"].check(trials)
-    if seeds and trials:
-        raise ValueError(f"trials={trials} means seeds={list(range(trials))}; leave out one of trials and seeds")
+    check_seeds(trials, seeds)
     if config.get("seed"):
         raise ValueError(f"a study has seeds=, {DEFAULT_SEEDS} unless they are given; leave out seed={config['seed']}")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={seeds!r} must be a list of {OPTIONS['seeds'].elements}")
     return seeds or list(range(trials)) or DEFAULT_SEEDS
 
 

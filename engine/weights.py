@@ -102,7 +102,7 @@ def _on_the_disk(name: str, known: Published) -> Read:
     try:
         return Read(known.translated(state), trained_with=known.trained_with)
     except RuntimeError as error:
-        raise ValueError(f"{known.files[0]} does not hold {name}: {'; '.join(str(error).split(chr(10)))}") from error
+        raise ValueError(f"{known.files[0]} does not hold {name}: {'; '.join(str(error).splitlines())}") from error
 
 
 @functools.cache

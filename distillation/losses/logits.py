@@ -101,9 +101,9 @@ class LogitLoss(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         values = self.values(student, teacher, batch.labels)
-        reads_labels = any(part.reads_labels for part in (self, *self.transforms.values()))
         if not self.per_sample:
             return values
+        reads_labels = any(part.reads_labels for part in (self, *self.transforms.values()))
         if batch.other_labels is None or not reads_labels:
             return {name: value_B.mean() for name, value_B in values.items()}
         others = self.values(student, teacher, batch.other_labels)

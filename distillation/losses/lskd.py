@@ -73,5 +73,5 @@ def standardised(logits_RN: Tensor) -> Tensor:
     classes = logits_RN.shape[1]
     # Divided by sqrt(variance + EPS^2), one operation; that differs from deviation + EPS by less than EPS.
     standard_RN, mean_R1, inverse_R1 = torch.native_layer_norm(logits_RN, (classes,), None, None, EPS**2)
-    is_constant_R1 = is_rounding(inverse_R1.reciprocal(), 1 + mean_R1.abs())  # the deviation is EPS at least
+    is_constant_R1 = is_rounding(inverse_R1.reciprocal() - EPS, 1 + mean_R1.abs())  # EPS is what equal logits have
     return torch.where(is_constant_R1, logits_RN - mean_R1, math.sqrt(1 - 1 / classes) * standard_RN)

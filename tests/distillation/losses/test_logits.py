@@ -185,6 +185,14 @@ def test_standardised_logits_have_no_scale():
     assert torch.equal(standardised(torch.full((1, 4), 2.5)), torch.zeros(1, 4))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("value", [0.0, 2.5, -1000.0])
+def test_where_logits_are_equal_standardising_passes_their_gradient(value, dtype):
+    logits = torch.full((2, 10), value, dtype=dtype, requires_grad=True)
+    standardised(logits)[0, 3].backward()
+    assert not standardised(logits).any() and 0.5 <= logits.grad.abs().max() <= 1
+
+
 @pytest.mark.parametrize(
     ("epoch", "epochs", "expected"),
     [(1, 240, -0.0245), (5, 240, -0.5), (10, 240, -1.0), (200, 240, -1.0), (1, 24, -1.0), (1, 48, -0.5)],

@@ -81,7 +81,8 @@ class Member:
     def with_values(self, values: Config, first: str = TUNED, **options: Any) -> "Member":
         """The same with values of a search, in runs whose name says them, so that none is in the way of another."""
         said = "_".join(f"{key}-{value}" for key, value in values.items())
-        name = f"{first}.{self.pair}.{NO_NAME.sub('-', f'{self.method}_{said}')}"
+        folder, _, last = self.name.rpartition(".")
+        name = f"{first}.{folder}.{NO_NAME.sub('-', f'{last}_{said}')}"
         return Member(self.pair, self.method, self.options | values | {"name": name} | options, values)
 
 
@@ -258,6 +259,8 @@ class Study:
         defaults = default_config(self._student_alone(pair) if method == ALONE else f"{pair}.{method}")
         own = {key: value for key, value in self.given.items() if known_as(key, defaults)}
         options = {"config": defaults["config"]} | check_updates(own, defaults)
+        if (protocol := options.get("protocol", defaults.get("protocol"))) != defaults.get("protocol"):
+            options["name"] = f"{protocol}.{defaults['config']}"  # beside the runs by the experiment's own
         if self.localpath != ENTRY_OPTIONS["localpath"]:
             options["localpath"] = self.localpath
         return Member(pair, method if method == ALONE else defaults["config"].removeprefix(f"{pair}."), options)
@@ -315,6 +318,11 @@ class Study:
                     check_run(member.config)
                     check_alike(Options.of(member.config), self.seeds, is_prepared=False)
                     self.needed[member] = self.steps_before(member)
+            for member, candidates in self.candidates.items():
+                for one in candidates:  # the runs of any may follow: not refused when days have gone into the search
+                    with mistakes.noted():
+                        tuned = member.with_values(one.values)
+                        check_alike(Options.of(tuned.config), self.seeds, is_prepared=False)
 
 
 def _listed(key: str, value: Any) -> Any:

@@ -123,14 +123,16 @@ class _Processes:
                 status = process.wait()
             with self.lock:
                 self.running.discard(process)
+            return said_by(status, path)
+        except OSError as error:  # it gets no file or no process; that ends no other
+            return first_line(error)
         finally:
             self.slots.put(slot)
-        return said_by(status, path)
 
     def _stop(self, pool: ThreadPoolExecutor) -> None:
         """Let all that run save their states and end; at once, where a second signal comes meanwhile."""
-        pool.shutdown(wait=False, cancel_futures=True)
         try:
+            pool.shutdown(wait=False, cancel_futures=True)
             self._terminate()
             pool.shutdown()
         except KeyboardInterrupt:

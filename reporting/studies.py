@@ -49,13 +49,19 @@ def _comparison(study: Config) -> StudyTable:
         if found is not None:
             difference = [text.difference(found.mean), _interval(found.interval), _verdict(found, len(top1))]
         rows.append([_method(member), member["pair"], *_mean(top1), *difference, "; ".join(_lacking(member))])
-    notes = ["Top-1 in percent after the last epoch: means and sample deviations over seeds."]
+    epoch = "of the epoch that is best on held-out images" if _holds_out(study) else "after the last epoch"
+    notes = [f"Top-1 in percent {epoch}: means and sample deviations over seeds."]
     if comparisons:
         notes.append(
             f"Differences are of runs with the same seed, with the {interval} of Student's t. Where 0 is in it, a gain "
             f"is {NOISE}. {text.plural(comparisons, 'interval')}, each by itself."
         )
     return StudyTable("Methods compared", columns, rows, [*notes, *_other_teachers(study)])
+
+
+def _holds_out(study: Config) -> bool:
+    """Whether the runs that are compared leave out `val_split` training images, which choose their epoch."""
+    return bool(study.get("options", {}).get("val_split"))
 
 
 def _search(study: Config) -> StudyTable:

@@ -71,7 +71,7 @@ def check_study(content: Config) -> None:
     """
     texts = all(isinstance(content.get(key), str) for key in ("name", "command", "state", "updated", "against"))
     members, seeds = content.get("members"), content.get("seeds")
-    texts = texts and isinstance(seeds, list)
+    texts = texts and isinstance(seeds, list) and isinstance(content.get("options", {}), dict)
     if not texts or not isinstance(members, list) or not all(map(_is_member, members)):
         raise ValueError("it names no study with members and runs")
     search = content.get("search")

@@ -1,12 +1,15 @@
 """A study: what is shared is made once, what is left is done, what fails stops no other, and mistakes come first."""
 
+import ast
 import importlib
 import itertools
+import re
 import shlex
 import shutil
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,10 @@ from engine.progress import rough
 from engine.records import save_results
 from storage.documents import load_json
 
-PAIRS, METHODS = ("small.one", "small.two"), ("KD", "QuEST")
-STUDY = ("study", "with", f"pairs={','.join(PAIRS)}", "methods=KD,QuEST", "seeds=[0,1]", "name=both")
-FAST = ("image_size=8", "cuda=False", "num_workers=0")
-PAIR = '''"""A pair of these tests."""
+PAIR, METHODS = "small.one", ("KD", "QuEST")
+STUDY = ("study", "with", f"pairs={PAIR}", "methods=KD,QuEST", "seeds=[0,1]", "name=both")
+FAST = ("image_size=8", "cuda=False", "num_workers=0", "allow_poor_teacher=True")
+MODULE = '''"""A pair of these tests."""
 
 pair = {"teacher": "resnet8", "student": "resnet8", "teacher_experiment": "digits.RN8", "num_words": 16}
 pair |= {"dataset": "digits", "epochs": 1, "milestones": (), "batch_size": %s}
@@ -38,7 +41,7 @@ def small(few_digits, tmp_path_factory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("config")
     for name, batch_size in (("one", 64), ("two", 128)):
         (folder / "small" / name).mkdir(parents=True)
-        (folder / "small" / name / "__init__.py").write_text(PAIR % batch_size)
+        (folder / "small" / name / "__init__.py").write_text(MODULE % batch_size)
     own = importlib.import_module("config.digits.RN8").config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "__path__", [*config.__path__, str(folder)])
@@ -59,8 +62,8 @@ def command(place: Path) -> str:
 
 def runs_of(place: Path) -> list[Path]:
     """In the order in which they are done."""
-    parts = itertools.product(PAIRS, (0, 1), METHODS)
-    return [place.joinpath(*pair.split("."), method, f"seed{seed}") for pair, seed, method in parts]
+    parts = itertools.product((0, 1), METHODS)
+    return [place.joinpath(*PAIR.split("."), method, f"seed{seed}") for seed, method in parts]
 
 
 def told(place: Path, name: str = "both") -> dict[str, Any]:
@@ -76,7 +79,7 @@ def table(place: Path) -> str:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Path, list[Path]]:
-    """A study of 2 pairs, 2 methods and 2 seeds of which nothing was there, and the order in which all was trained."""
+    """A study of 2 methods and 2 seeds of which nothing was there, and the order in which all was trained."""
     place, trained = tmp_path_factory.mktemp("study"), []
     run_epoch = Training._run_epoch
 
@@ -112,7 +115,7 @@ def test_a_run_is_that_of_its_own_command(done):
     place, _ = done
     recorded = load_json(runs_of(place)[0] / "results.json")["command"].split()
     assert recorded[:3] == ["main_classification.py", "with", "config=small.one.KD"] and "seeds=[0]" in recorded
-    assert len([path for path in (place / "sacred").iterdir() if path.name.isdigit()]) == 8
+    assert len([path for path in (place / "sacred").iterdir() if path.name.isdigit()]) == 4
 
 
 # --- what is left, with trainings that only say what they would be ---------------------------------------------------
@@ -171,17 +174,18 @@ def test_what_is_done_is_left_alone_and_what_is_missing_is_done(part, trained, c
     before = told(part)["members"]
     assert run(part, *STUDY) == 0
     assert trained.places == runs_of(part)[-2:]
-    after = told(part)["members"]
-    assert after[:2] == before[:2] and [run["top1"] for run in after[3]["runs"]] == [before[3]["runs"][0]["top1"], 91]
+    for member, earlier in zip(told(part)["members"], before, strict=True):
+        done, missing = member["runs"]
+        assert done == earlier["runs"][0] and missing["top1"] == 91
     assert "Methods compared\n" in capsys.readouterr().out
 
 
 def test_a_run_that_fails_ends_no_other_and_is_tried_again(part, trained, capsys):
     *_, failed, last = runs_of(part)
-    trained.fails["two/KD/seed1"] = diverge
+    trained.fails["one/KD/seed1"] = diverge
     assert run(part, *STUDY) == 1
     assert trained.places == [failed, last]
-    error = "one run has failed: small.two.KD, seed 1; the table has the errors, and the same command tries again"
+    error = "one run has failed: small.one.KD, seed 1; the table has the errors, and the same command tries again"
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {error}"
     assert "| seed 1 failed: loss became nan in epoch 1 |" in table(part)
     assert [run["state"] for member in told(part)["members"] for run in member["runs"]].count("failed") == 1
@@ -192,7 +196,7 @@ def test_a_run_that_fails_ends_no_other_and_is_tried_again(part, trained, capsys
 
 def test_after_ctrl_c_the_same_command_does_the_rest(part, trained, capsys):
     *_, stopped, last = runs_of(part)
-    trained.fails["two/KD/seed1"] = interrupt
+    trained.fails["one/KD/seed1"] = interrupt
     assert run(part, *STUDY) == 130
     assert capsys.readouterr().err.splitlines()[-1] == f"stopped; go on with: python {command(part)}"
     assert told(part)["state"] == "stopped" and "| seed 1 not run |" in table(part)
@@ -208,7 +212,7 @@ def test_a_state_is_gone_on_from_by_the_command_of_the_study(part, trained, caps
         (runs_of(part)[-2] / "stopped.pth").touch()
         raise KeyboardInterrupt
 
-    trained.fails["two/KD/seed1"] = stop
+    trained.fails["one/KD/seed1"] = stop
     assert run(part, *STUDY) == 130
     assert capsys.readouterr().err.splitlines()[-1] == f"stopped; go on with: python {command(part)}"
 
@@ -234,18 +238,17 @@ def test_a_dry_run_lists_runs_with_their_times_and_starts_none(part, trained, ca
     assert run(part, "study", "--dry-run", "with", *words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert not trained.places and sorted(part.rglob("*")) == before
-    assert len(lines) == 13 and lines[0] == "small.one.KD, seed 0: done"
-    assert sum(line.endswith(": done") for line in lines) == 6
-    one = load_json(part / "small/one/KD/seed0/results.json")["history"][0]["seconds"]
-    other = load_json(part / "small/one/KD/seed1/results.json")["history"][0]["seconds"]
-    assert lines[4] in {f"small.one.KD, seed 2: about {rough(seconds)}" for seconds in (one, other)}
-    assert lines[-1].startswith("study both: 6 of 12 runs are left; about ")
+    assert len(lines) == 7 and lines[0] == "small.one.KD, seed 0: done"
+    assert sum(line.endswith(": done") for line in lines) == 2
+    seconds = load_json(part / "small/one/KD/seed0/results.json")["history"][0]["seconds"]
+    assert lines[2] == f"small.one.KD, seed 1: about {rough(seconds)}"
+    assert lines[-1].startswith("study both: 4 of 6 runs are left; about ")
 
 
 def test_the_time_of_a_study_is_shared_by_its_jobs(part, monkeypatch):
-    monkeypatch.setattr(Run, "estimate", lambda run: 1800.0 if run.seed else None)
+    monkeypatch.setattr(Run, "estimate", lambda run: 1800.0 if run.seed == 5 else None)
     study = plan(
-        pairs=list(PAIRS),
+        pairs=[PAIR],
         methods=list(METHODS),
         seeds=[0, 1, 5],
         name="both",
@@ -254,7 +257,7 @@ def test_the_time_of_a_study_is_shared_by_its_jobs(part, monkeypatch):
         image_size=8,
     )
     *_, total = study.listing()
-    assert total == "study both: 6 of 12 runs are left; about 90 min for 6, with jobs=2"
+    assert total == "study both: 4 of 6 runs are left; about 30 min for 2, with jobs=2"
 
 
 def test_what_was_not_measured_is_said(tmp_path, capsys):
@@ -262,8 +265,8 @@ def test_what_was_not_measured_is_said(tmp_path, capsys):
     teacher, words, *lines, total = capsys.readouterr().out.splitlines()
     assert teacher.startswith("prepare: train digits.RN8 (resnet8), epochs=1 batch_size=64; time not known")
     assert words == "prepare: codebook of digits.RN8, num_words=16; time not known beforehand"
-    assert all(line.endswith(": not measured") for line in lines) and len(lines) == 8
-    assert total == "study both: 8 of 8 runs are left; not measured, with jobs=1"
+    assert all(line.endswith(": not measured") for line in lines) and len(lines) == 4
+    assert total == "study both: 4 of 4 runs are left; not measured, with jobs=1"
     assert not list(tmp_path.iterdir())
 
 
@@ -272,11 +275,12 @@ SEARCH = (*SEARCH, "search=kd.temperature=[1,8]", "val_split=64")
 
 
 @pytest.fixture
-def searched(folder: Path, trained: Trained) -> Path:
+def searched(done: tuple[Path, list[Path]], tmp_path: Path, trained: Trained) -> Path:
     """Where a search has a teacher already; the larger temperature is better on the images that are held out."""
     trained.top1 = lambda job: {1: 70.0, 8: 80.0}[job.options.flat["kd.temperature"]]
-    shutil.copytree(folder / "digits", folder / "studies/tuning/search/digits")
-    return folder
+    for folder in (tmp_path, tmp_path / "studies/tuning/search"):
+        shutil.copytree(done[0] / "digits", folder / "digits")
+    return tmp_path
 
 
 def test_a_search_chooses_on_held_out_training_images(searched, trained):
@@ -293,6 +297,9 @@ def test_a_search_chooses_on_held_out_training_images(searched, trained):
     candidates = [(one["runs"][0]["top1"], one["is_chosen"]) for one in found["search"]["candidates"]]
     assert candidates == [(70, False), (80, True)]
     assert found["members"][0]["values"] == {"kd.temperature": 8}
+    other = {"pairs": [PAIR], "methods": ["KD"], "seeds": [0], "search": ["kd.temperature=[1,8]"], "val_split": 64}
+    with pytest.raises(ValueError, match=r"-8/seed0 was trained with learning_rate=0.05 \(now 0.01\)"):
+        plan(**other, name="other", localpath=str(searched), image_size=8, learning_rate=0.01)
 
 
 @pytest.mark.parametrize(
@@ -341,13 +348,33 @@ PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
         ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=4", "val_split=9"), "search='epochs=4' must be an option"),
         ((PAIR_OF_DIGITS, "methods=KD", "search=['a=[1,2]', 'a =[3,4]']"), "search=['a=[1,2]', 'a =[3,4]'] has a"),
         ((PAIR_OF_DIGITS, "methods=KD", "search=epochs=[1,2]", "epochs=3", "val_split=9"), "epochs is searched"),
-        ((PAIR_OF_DIGITS, "methods=KD", "batch_size=5000"), "digits.RN14_RN8.KD: batch_size 5000 exceeds the 256"),
+        (
+            (PAIR_OF_DIGITS, "methods=KD", "search=epochs=[1,2] epochs=[3,4]", "val_split=9"),
+            "search=['epochs=[1,2]', 'epochs=[3,4]'] has epochs twice",
+        ),
     ],
     ids=str,
 )  # fmt: skip
-def test_a_mistake_is_found_before_anything_is_made(words, reason, tmp_path, capsys):
-    words = [word for word in (*words, *FAST) if word != "image_size=8"]
-    assert main_classification.main(["main.py", "study", "with", *words, f"localpath={tmp_path}"]) == 1
+def test_a_mistake_is_named(words, reason):
+    given = main_classification.STUDY_OPTIONS | {"localpath": "nowhere"}
+    for word in words:
+        key, _, given[key] = word.partition("=")
+        with suppress(ValueError, SyntaxError):  # what is no value is a text, as sacred has it
+            given[key] = ast.literal_eval(given[key])
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
+        Study(given)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("seed=3", "a study has seeds="),
+        ("batch_size=5000", "digits.RN14_RN8.KD: batch_size 5000 exceeds the 256"),  # which the images tell
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_made(word, reason, tmp_path, capsys):
+    words = [PAIR_OF_DIGITS, "methods=KD", word, "cuda=False", f"localpath={tmp_path}"]
+    assert main_classification.main(["main.py", "study", "with", *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"error: {reason}") and error.count("\n") == 1, error
     assert not list(tmp_path.iterdir())
@@ -420,6 +447,28 @@ def test_the_teacher_and_the_words_of_a_search_have_not_seen_the_images_that_cho
         assert [step.job.mode for step in steps] == ["train", "kmeans"]
         assert {step.job.options.data.val_split for step in steps} == {64}
         assert {step.job.options.run.localpath for step in steps} == {str(study.directory / "search")}
+
+
+def test_runs_come_pair_by_pair_and_seed_by_seed_and_each_once():
+    """The student alone of two pairs is one experiment."""
+    both = {"pairs": ["small.one", "small.two"], "methods": ["alone", "KD"], "seeds": [0, 1]}
+    study = plan(**both)
+    assert [run.title for run in study.runs_of(study.members)] == [
+        "digits.RN8, seed 0", "small.one.KD, seed 0", "digits.RN8, seed 1", "small.one.KD, seed 1",
+        "small.two.KD, seed 0", "small.two.KD, seed 1",
+    ]  # fmt: skip
+    study = plan(**both, search=["learning_rate=[0.05,0.1]"], val_split=5)
+    names = {run.member.name for run in study.runs_of(study.known)}
+    assert len(names) == 6 and "search.digits.RN8_learning_rate-0-05" in names
+
+
+def test_runs_by_a_published_protocol_have_names_of_their_own():
+    study = plan(pairs=["CIFAR100.resnetv1.RN56_RN20"], methods=["alone", "KD"], protocol="published")
+    alone, kd = study.members
+    names = ["published.CIFAR100.resnetv1.RN20", "published.CIFAR100.resnetv1.RN56_RN20.KD"]
+    assert [alone.name, kd.name] == names and kd.config["nesterov"] is False
+    tuned = kd.with_values({"kd.temperature": 2.0}).name
+    assert tuned == "tuned.published.CIFAR100.resnetv1.RN56_RN20.KD_kd-temperature-2-0"
 
 
 def test_two_options_are_searched_in_all_combinations():

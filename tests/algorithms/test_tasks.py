@@ -62,6 +62,12 @@ def test_the_error_of_a_process_is_its_last_line_or_how_it_ended(task, tmp_path)
     assert (place / "right.txt").read_text() == "this is right\n"
 
 
+def test_one_that_cannot_be_started_ends_no_other(task, tmp_path):
+    (tmp_path / "output/taken.txt").mkdir(parents=True)
+    found = ended([task("right", "taken"), task("right")], tmp_path, jobs=2)
+    assert found["right"] is None and "Is a directory" in found["taken"]
+
+
 def test_here_an_error_ends_its_task_alone(task, tmp_path):
     def mistake() -> None:
         raise ValueError("a mistake\nand more")

@@ -71,6 +71,13 @@ def test_students_of_several_teachers_are_said():
     assert table.notes[-1].startswith("A.B: 2 different teachers have taught its runs")
 
 
+def test_it_says_which_epoch_the_figures_are_of():
+    (table,) = study_tables(study(member("KD", DONE)) | {"options": {"epochs": 4}})
+    assert table.notes[0].startswith("Top-1 in percent after the last epoch")
+    (table,) = study_tables(study(member("KD", DONE)) | {"options": {"val_split": 64}})
+    assert table.notes[0].startswith("Top-1 in percent of the epoch that is best on held-out images")
+
+
 def test_a_search_says_what_has_chosen():
     tried = [member("KD", DONE) | {"values": {"kd.temperature": value}, "is_chosen": value == 4} for value in (2, 4)]
     _, table = study_tables(study(member("KD", DONE), search={"val_split": 50, "candidates": tried}))

@@ -60,6 +60,7 @@ MEMBER = study()["members"][0]
     "changed",
     [
         {"name": 5}, {"against": None}, {"seeds": 3}, {"members": None}, {"members": ["KD"]},
+        {"options": ["KD"]},
         {"members": [MEMBER | {"pair": 1}]}, {"members": [MEMBER | {"values": None}]},
         {"members": [MEMBER | {"runs": [{"seed": 0, "state": "done", "top1": float("nan")}]}]},
         {"members": [MEMBER | {"runs": [{"seed": 0, "state": "done"}]}]},

@@ -84,12 +84,14 @@ class _Doing:
     Attributes:
         errors: of the runs that failed, by their names and seeds.
         chosen: what a search has chosen for a member; None where it has failed.
+        done: what `study.json` says of runs that have ended; their files are read once, whatever else ends behind them.
     """
 
     def __init__(self, study: Study, train: Callable[[Config], Any]):
         self.study, self.train = study, train
         self.errors: dict[tuple[str, int], str] = {}
         self.chosen: dict[Member, Member | None] = {}
+        self.done: dict[tuple[str, int], Results] = {}
 
     def search(self) -> None:
         """Train the candidates of all searches, and choose."""
@@ -199,10 +201,12 @@ class _Doing:
         return about | {"runs": runs}
 
     def _run(self, run: Run) -> Results:
-        if not run.is_left():
-            keys = ("top1", "best_top1", "seconds", "teacher_fingerprint")
+        if _key(run) not in self.done and not run.is_left():
             results = run.results()
-            return {"seed": run.seed, "state": DONE} | {key: results.get(key) for key in keys}
+            figures = {key: results.get(key) for key in ("top1", "best_top1", "seconds", "teacher_fingerprint")}
+            self.done[_key(run)] = {"seed": run.seed, "state": DONE} | figures
+        if done := self.done.get(_key(run)):
+            return done
         if error := self.errors.get(_key(run)):
             return {"seed": run.seed, "state": FAILED, "error": error}
         return {"seed": run.seed, "state": NOT_RUN}

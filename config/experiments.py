@@ -179,10 +179,9 @@ def check_name(config: Config) -> None:
                 "own, name=mine.pair for example"
             )
         if config.get("protocol") != own.get("protocol"):
-            prefix, _, last = config["config"].rpartition(".")
             raise ValueError(
                 f"protocol={config['protocol']} is another training than that of {config['config']}: such a run needs "
-                f"a name of its own, name={config['protocol']}.{prefix.rpartition('.')[2]}.{last} for example"
+                f"a name of its own, name={config['protocol']}.{config['config']} for example"
             )
         return
     if not NAME.fullmatch(name):

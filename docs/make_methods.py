@@ -141,9 +141,9 @@ Pairs with published values of their own have these, which `print_config` shows;
     python main_classification.py print_config with config=CIFAR100.resnetv1.RN56_RN20.KD protocol=published
 
 `protocol=published` trains a method as its authors did, as far as that is known for the pair, with their coefficients,
-and in a directory of its own, `name=published.RN56_RN20.KD`. It is refused where it is not known. What a source does
-not state (—) stays as it is in the protocol of letKD's paper, `protocol=paper`, which all methods share by default; so
-does normalisation but for {_listed(_normalised())}. Options of the command line go before either.
+and in a directory of its own, `name=published.CIFAR100.resnetv1.RN56_RN20.KD`. It is refused where it is not known.
+What a source does not state (—) stays as it is in the protocol of letKD's paper, `protocol=paper`, which all methods
+share by default; so does normalisation but for {_listed(_normalised())}. Options of the command line go before either.
 ShuffleNets and MobileNetV2 have the learning rate in parentheses. A published figure of the best epoch is of one that
 was chosen on the test images; `results.json` and the report have the last and the best epoch of every training.
 

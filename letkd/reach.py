@@ -50,12 +50,14 @@ def reaches_output(network: nn.Module, path: str, layout: Layout, image_shape: S
 
 
 def _calls_and_reach(network: nn.Module, path: str, layout: Layout, image_shape: Sequence[int]) -> tuple[int, bool]:
-    """How often a module runs for an image, and as `reaches_output`; once where that shows nothing."""
-    calls = 0
+    """How often a module runs for an image, and as `reaches_output`."""
+    calls, spoils = 0, True
 
     def spoil(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
+        if not spoils:
+            return output
         spoiled = output.clone()
         as_map(spoiled, layout.prefix, layout.channels_last).fill_(math.nan)
         return spoiled
@@ -67,8 +69,13 @@ def _calls_and_reach(network: nn.Module, path: str, layout: Layout, image_shape:
     with evaluating(network), torch.no_grad(), submodule(network, path).register_forward_hook(spoil):
         try:
             output = torch.func.functional_call(network, zeros, (image,))
-        except Exception:  # a network may refuse NaN, or zeros, in any way
-            return max(calls, 1), True
+        except Exception:  # a network may refuse NaN in any way, wherever it is by then
+            calls, spoils = 0, False
+            try:
+                torch.func.functional_call(network, zeros, (image,))
+            except Exception:  # or the zeros of `meta`
+                calls = 1
+            return calls, True
     return calls, any(_has_nan(leaf) for leaf in pytree.tree_leaves(output))
 
 

@@ -9,8 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from letkd import attach
-from letkd.maps import layouts
-from letkd.reach import reaches_output
+from letkd.maps import Layout, layouts
+from letkd.reach import check_layers, reaches_output
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 IMAGE_SHAPE = tuple(IMAGES.shape[1:])
@@ -100,6 +100,19 @@ class RefusesNaN(Branch):
 def test_maps_of_any_network_and_outputs_of_any_kind():
     assert places_of(Branch(), ["used", "unused"]) == {"used": True, "unused": False}
     assert places_of(RefusesNaN(), ["used"]) == {"used": True}, "what is not known is not refused"
+
+
+class RefusesNaNTwice(RefusesNaN):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        super().forward(images)
+        return super().forward(images)
+
+
+def test_calls_are_counted_also_where_a_network_refuses_nan_in_the_first():
+    layers = [("used", Layout(4, IMAGE_SHAPE[1:]), 1.0)]
+    check_layers(RefusesNaN(), layers, IMAGE_SHAPE)
+    with pytest.raises(ValueError, match="'used' runs 2 times"):
+        check_layers(RefusesNaNTwice(), layers, IMAGE_SHAPE)
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def run_config(config: Config) -> Results:
         count = 1 + provide(algorithm)
         with within("step", count, count):
             if wanted_seeds(algorithm.options.job):
-                return run_trials(Options.of(config), lambda trial: run_job(make_algorithm(trial.flat)))
+                return run_trials(algorithm.options, lambda trial: run_job(type(algorithm)(trial)))
             return run_job(algorithm)
 
 

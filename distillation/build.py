@@ -1,6 +1,5 @@
 """From the options of an experiment to its student, and to the objective that trains it."""
 
-import difflib
 import hashlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -245,11 +244,12 @@ def values_for(part: type[Part], options: Options) -> dict[str, Any]:
     """What an experiment says of the options of a loss or transform, by the names of its fields.
 
     Raises:
-        ValueError: one is none of its choices.
+        ValueError: one cannot be what it is.
     """
     found = {name: options.of_loss(f"{part.key}.{name}", default) for name, default in part.defaults().items()}
-    for field in part.options():
-        _check_choice(field.name, found[field.name], field.metadata.get("choices"))
+    described = part.described()
+    for name, value in found.items():
+        described[f"{part.key}.{name}"].check(value)
     return found
 
 
@@ -279,13 +279,6 @@ def check_networks(options: Options, dataset: Dataset, teacher_classes: int | No
             losses[key].check_networks(student, untrained, **values_for(losses[key], options))
         else:
             build_loss(key, options, dataset, student, teacher)
-
-
-def _check_choice(name: str, value: Any, choices: Collection[Any] | None) -> None:
-    if choices is not None and value not in choices:
-        near = difflib.get_close_matches(str(value), map(str, choices), n=1)
-        suggestion = f" did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {name} {value!r};{suggestion} known: {', '.join(map(str, choices))}")
 
 
 @contextmanager

@@ -230,13 +230,14 @@ class Training(Algorithm):
     def _check_teacher(self) -> TeacherAccuracy | None:
         """Say how good the teacher is on the evaluation images; None where there is none to be measured beforehand.
 
-        That is none, the average of the student, and one of other classes, which teaches by its maps.
+        That is none, the average of the student, and one of other classes or without a classifier, which teaches by its
+        maps.
 
         Raises:
             ValueError: it is no better than guessing, and `allow_poor_teacher` is not set.
         """
         teacher, pair = self.objective.teacher, self.options.pair
-        if teacher is None or pair.teacher == EMA or teacher.network.outline.num_classes != self.dataset.num_classes:
+        if teacher is None or pair.teacher == EMA or not teacher.knows_classes:
             return None
         network = nn.Sequential(teacher.input, teacher.network.module).eval()
 

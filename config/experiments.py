@@ -118,17 +118,17 @@ def defaults_for(defaults: Config, updates: Config) -> Config:
     protocol brings optimisation, images, and the coefficients of the method for the pair.
 
     Raises:
-        ValueError: `protocol=published` is not known for this method and pair.
+        ValueError: `protocol=published` is not known for this method, pair and data set.
     """
     found = dict(defaults)
     for key, others in OF_THE_NETWORK.items():
         if key in defaults and updates.get(key, defaults[key]) != defaults[key]:
             found |= {other: None for other in others if other in defaults}
     if updates.get("protocol", defaults.get("protocol")) == "published":
-        networks = {key: updates.get(key, defaults[key]) for key in NETWORKS if key in defaults}
-        published = published_options(defaults | networks)
+        given = {key: updates.get(key, defaults[key]) for key in (*NETWORKS, "dataset") if key in defaults}
+        published = published_options(defaults | given)
         if defaults["method"] != ALONE:
-            found |= _loss_options(defaults["method"].split("+"), defaults | networks)
+            found |= _loss_options(defaults["method"].split("+"), defaults | given)
         found |= published
     return found
 

@@ -164,7 +164,10 @@ def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection
     load_trained(network, name, weights, what=what)
     network.to(memory_format=torch.channels_last)
     return Teacher(
-        measured(network, dataset.image_size, name), Input(dataset.mean, dataset.std), fingerprint(weights.state)
+        measured(network, dataset.image_size, name),
+        Input(dataset.mean, dataset.std),
+        fingerprint(weights.state),
+        knows_classes=knows_classes(weights, dataset),
     )
 
 
@@ -185,6 +188,12 @@ def load_trained(network: nn.Module, name: str, weights: Weights, *, what: str) 
     load_strictly(network, state, source=weights.source, what=what)
 
 
+def knows_classes(weights: Weights, dataset: Dataset) -> bool:
+    """Whether weights tell the classes of the images apart, as far as both say what they are."""
+    known = (weights.data or {}).get("classes", dataset.classes)
+    return tuple(known) == dataset.classes and weights.num_classes in (None, dataset.num_classes)
+
+
 def refuse_other_logits(readers: Collection[str], dataset: Dataset, weights: Weights, name: str) -> None:
     """Refuse losses that read logits or the classifier of a teacher whose classes are not those of the images.
 
@@ -197,16 +206,15 @@ def refuse_other_logits(readers: Collection[str], dataset: Dataset, weights: Wei
     Raises:
         ValueError: names the losses.
     """
-    known, count = (weights.data or {}).get("classes"), weights.num_classes
-    if tuple(known or dataset.classes) == dataset.classes and count in (None, dataset.num_classes):
+    if knows_classes(weights, dataset):
         return
     if not readers:
         log.info("note: the classes of the teacher are others: it teaches by its maps alone")
         return
-    if known:
-        refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
+    if weights.data is not None:
+        refuse_other_classes(dataset, tuple(weights.data["classes"]), f"the teacher, {weights.source},")
     raise ValueError(
-        f"{weights.source} tells {count} classes apart and {dataset.name} has {dataset.num_classes}: "
+        f"{weights.source} tells {weights.num_classes} classes apart and {dataset.name} has {dataset.num_classes}: "
         f"{', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} the logits of the teacher; choose methods of "
         f"maps alone, or first train {name} on {dataset.name}, from these weights: init={weights.source}"
     )

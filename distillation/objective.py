@@ -43,13 +43,15 @@ class Teacher:
         network: its outline, and the signals that are read.
         input: what its images go through.
         identity: fingerprint of its weights, which supervision must have been made from.
+        knows_classes: whether it was trained to tell the classes of the images apart; else only its maps say something.
     """
 
-    def __init__(self, network: Network, input: Input, identity: str):
+    def __init__(self, network: Network, input: Input, identity: str, *, knows_classes: bool = True):
         network.module.eval().requires_grad_(False)
         self.network = network
         self.input = input
         self.identity = identity
+        self.knows_classes = knows_classes
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Signals:

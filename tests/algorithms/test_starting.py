@@ -103,6 +103,17 @@ def test_a_student_takes_a_backbone_and_keeps_its_layers_or_takes_all(folder):
     assert fingerprint(whole) == fingerprint(load_checkpoint(path)["model"])
 
 
+@pytest.mark.parametrize("option", [{"teacher": "ema"}, {"average": True}], ids=["as the teacher", "beside it"])
+def test_the_average_of_a_student_begins_with_the_weights_that_the_student_starts_from(option, tmp_path):
+    own = network_of().state_dict()
+    torch.save(own, tmp_path / "start.pth")
+    config = main_classification.default_config("digits.RN8.KD" if "teacher" in option else "digits.RN8") | FAST
+    job = Training(Options.of(config | option | {"init": str(tmp_path / "start.pth"), "localpath": str(tmp_path)}))
+    job._build(None)
+    assert fingerprint(job.model.state_dict()) == fingerprint(job.average.module.state_dict()) == fingerprint(own)
+    assert ("teacher" in option) == (job.objective.teacher is not None)
+
+
 def test_weights_of_another_network_are_refused_before_anything_is_done(tmp_path):
     torch.save(network_of("resnet14").state_dict(), tmp_path / "start.pth")
     config = configure("classification", tmp_path, init=str(tmp_path / "start.pth"))
@@ -165,11 +176,26 @@ def test_what_reads_its_logits_is_refused_by_name(method, teacher):
     assert name in str(caught.value).lower() and "\n" not in str(caught.value)
 
 
-def test_words_and_decisions_of_such_a_teacher_are_made_and_learnt(teacher):
+def test_words_and_decisions_of_such_a_teacher_are_made_and_learnt(teacher, logged):
     config = pair("letKD-2", teacher, num_words=16, subclasses_per_class=2, epochs=1, milestones=[], prepare=True)
     drawn = {"allow_poor_teacher": True, "localpath": str(teacher.parent), "name": "mine.pair"}
     results = run_config(config | drawn)
     assert results["num_classes"] == 10 and {"words", "decisions"} <= set(results["objective"]["weights"])
+    assert "teacher    resnet14: " not in logged.text, "its accuracy is nothing to go by"
+
+
+def test_a_teacher_of_as_many_other_classes_is_one_of_other_classes(folder, logged):
+    write_images(folder / "images", classes=[f"class {number}" for number in range(10)])
+    config = main_classification.default_config("ImageFolder.RN20_RN8.FitNet") | FAST
+    config |= {"teacher": "resnet8", "teacher_experiment": None, "batch_size": 4, "num_workers": 0}
+    given = {"localpath": str(folder)}
+    given |= {"teacher_weights": str(folder / "digits/RN8/last.pth"), "data_dir": str(folder / "images")}
+    job = Training(Options.of(config | given))
+    job._build(None)
+    assert job._check_teacher() is None, "its accuracy is nothing to go by"
+    assert "the classes of the teacher are others: it teaches by its maps alone" in logged.text
+    with pytest.raises(ValueError, match=r"class 0 is .class 0., expected .*last\.pth, was trained on"):
+        Training(Options.of(config | given | {"method": "KD"}))._build(None)
 
 
 def test_a_network_of_other_classes_is_probed(teacher):
@@ -181,9 +207,7 @@ def test_a_network_of_other_classes_is_probed(teacher):
 # --- measuring files of others on a folder ---------------------------------------------------------------------------
 
 
-def write_images(
-    folder: Path, *, classes: list[str], size: int = 8, splits: tuple[str, ...] = ("train", "val")
-) -> None:
+def write_images(folder: Path, *, classes: list[str], splits: tuple[str, ...] = ("train", "val")) -> None:
     for split in splits:
         for number, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True)

@@ -77,7 +77,7 @@ def test_its_values_are_no_words_of_a_command():
 
 
 @pytest.mark.parametrize(
-    ("method", "networks", "message"),
+    ("method", "given", "message"),
     [
         ("WTTM", {}, "protocol=published is not known of WTTM; known, .*: classification, letKD-1, .*KD, FitNet, "),
         ("KD+AT", {}, r"not known of KD\+AT; "),
@@ -86,10 +86,9 @@ def test_its_values_are_no_words_of_a_command():
         ("KD", {"dataset": "CIFAR10"}, "of KD is not known for resnet56 resnet20 on CIFAR10; it is for"),
     ],
 )
-def test_what_is_not_known_is_refused_in_a_line(method, networks, message):
-    defaults = default_config(f"{PREFIX}.{method}") | networks
+def test_what_is_not_known_is_refused_in_a_line(method, given, message):
     with pytest.raises(ValueError, match=message) as caught:
-        defaults_for(defaults, PUBLISHED)
+        resolved(f"{PREFIX}.{method}", **PUBLISHED, **given)
     assert "\n" not in str(caught.value)
 
 

@@ -18,7 +18,6 @@ from distillation.prepared import means_path, save_means
 from distillation.signals import Network, Wanted
 from engine.progress import phase
 from engine.records import duration, log, save_results
-from storage.state_dicts import fingerprint
 
 
 class ClassMeans(OfflineAlgorithm):
@@ -40,7 +39,7 @@ class ClassMeans(OfflineAlgorithm):
         self.begin()
         means_NC, num_images_N = self._means()
         path = means_path(self.directory)
-        save_means(path, means_NC.float().cpu(), self.record() | {"teacher": fingerprint(self.weights.state)})
+        save_means(path, means_NC.float().cpu(), self.record() | {"teacher": self.weights.fingerprint})
         seconds, cosine = time.perf_counter() - start, _mean_cosine(means_NC)
         if empty := [name for name, number in zip(self.dataset.classes, num_images_N, strict=True) if not number]:
             log.info("note: there are no training images of %s, whose mean is 0", ", ".join(map(repr, empty)))

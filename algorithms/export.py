@@ -38,7 +38,7 @@ from distillation.signals import backbone_of
 from engine.numerics import device_name
 from engine.records import environment, log, now, update_results
 from results.places import folders_of
-from storage.state_dicts import Weights, fingerprint
+from storage.state_dicts import Weights
 from storage.tensor_files import first_line, save_json, write_atomically
 
 FORMAT = "letkd-export-1"
@@ -192,7 +192,7 @@ class Export(Evaluation):
                 **({"name": self.options.job.name} if self.options.job.name else {}),
                 "network": network_name(self.options), "weights": weights.source.name,
                 **({"average": True} if self.options.job.average else {}),
-                "weights_sha256": fingerprint(weights.state), "epoch": epoch, "exported": now(),
+                "weights_sha256": weights.fingerprint, "epoch": epoch, "exported": now(),
                 "environment": environment(),
             },
         }  # fmt: skip

@@ -28,7 +28,7 @@ from letkd.fit import Decisions, Follow, Progress, Words
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
 from results.places import Requirement
 from results.settings import PREPARATION
-from storage.state_dicts import Weights, fingerprint
+from storage.state_dicts import Weights
 
 
 class OfflineAlgorithm(Algorithm):
@@ -150,7 +150,7 @@ class OfflineAlgorithm(Algorithm):
         return TeacherMap(
             path=tap.path, prefix=tap.prefix, channels_last=tap.channels_last, pooling=self.downscale,
             channels=tap.channels, grid=self._grid(tap), image_shape=(3, size, size),
-            teacher=fingerprint(self.weights.state),
+            teacher=self.weights.fingerprint,
         )  # fmt: skip
 
     def source(self, of: TeacherMap) -> NetworkPatches:

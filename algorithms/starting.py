@@ -14,7 +14,7 @@ from distillation.build import network_name
 from distillation.signals import backbone_of
 from engine.records import log
 from engine.weights import read_published
-from storage.state_dicts import Weights, fingerprint, load_strictly
+from storage.state_dicts import Weights, load_strictly
 
 WHOLE = "backbone."  # what names begin with of a student with KD layers, beside its layers
 
@@ -70,7 +70,7 @@ def load_start(student: nn.Module, options: Options, dataset: Dataset) -> str | 
     load_strictly(target, state, source=weights.source, what=f"{name} with {dataset.num_classes} classes")
     kept = ", but for its KD layers" if target is not student else ""
     log.info("start      %s from %s%s", name, weights.source, kept)
-    return fingerprint(weights.state)
+    return weights.fingerprint
 
 
 def _has_other_classes(

@@ -41,7 +41,7 @@ def supervision_of(options: Options) -> str:
     """
     if found := (options.words and options.words.supervision) or options.pair.teacher_experiment:
         return found
-    digits = fingerprint(teacher_weights(options).state)[:SHOWN_DIGITS]
+    digits = teacher_weights(options).fingerprint[:SHOWN_DIGITS]
     return f"{BY_WEIGHTS}.{options.data.dataset}.{digits}"
 
 
@@ -130,7 +130,7 @@ def supervision_fingerprints(options: Options) -> dict[str, str]:
     if not needs_weights(options):
         return {}
     options = with_supervision(options)
-    found = {"teacher_fingerprint": fingerprint(teacher_weights(options).state)}
+    found = {"teacher_fingerprint": teacher_weights(options).fingerprint}
     numbers = {name: PREPARED[name].numbers(options) for name in prepared_of(options)}
     return found | {f"{name}_fingerprint": fingerprint(tensors) for name, tensors in numbers.items()}
 

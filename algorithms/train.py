@@ -69,7 +69,7 @@ from engine.settling import NO_BEST, forget_measurements, settle_files, valid_me
 from engine.step import GraphedStep, TrainStep
 from engine.stopping import Stopped, StopRequest
 from engine.watching import first_non_finite, input_images
-from engine.weights import load_own
+from engine.weights import forget_weights, load_own
 from results.places import Requirement
 from results.settings import PREPARATION
 from storage.state_dicts import fingerprint, load_strictly
@@ -191,6 +191,7 @@ class Training(Algorithm):
         if self.average:
             self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
+        forget_weights()
         self.optimizer = make_optimizer(self.objective, protocol)
         kind = GraphedStep if options.run.cuda_graph and self.device.type == "cuda" else TrainStep
         self.step = kind(self.objective, self.optimizer, self.autocast)

@@ -32,7 +32,7 @@ from distillation.signals import Network, measured
 from letkd import Student, kd_layer
 from letkd.reach import check_layers
 from storage.documents import log
-from storage.state_dicts import Weights, fingerprint, load_strictly
+from storage.state_dicts import Weights, load_strictly
 
 LAYERS = {PENULTIMATE: "words", INTERMEDIATE: "decisions"}  # the losses that supervise KD layers, by their layers
 
@@ -166,7 +166,7 @@ def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection
     return Teacher(
         measured(network, dataset.image_size, name),
         Input(dataset.mean, dataset.std),
-        fingerprint(weights.state),
+        weights.fingerprint,
         knows_classes=knows_classes(weights, dataset),
     )
 

@@ -11,7 +11,7 @@ from architectures.published import published as published_by_library
 from engine.checkpoints import LAST, STOPPED, check_content, is_checkpoint, load_checkpoint
 from engine.records import PROGRESS, RESULTS, log
 from storage.state_dicts import Weights, fingerprint
-from storage.tensor_files import load_json
+from storage.tensor_files import checksum_path, load_json
 from storage.weight_files import Read, fitted, other_state_dicts, read_weights, split_entry
 
 
@@ -44,6 +44,26 @@ def find_weights(
         FileNotFoundError: there are none; says where they were looked for.
         UnfinishedError: the training here has not finished.
     """
+    files = [directory / name for name in (LAST, STOPPED, PROGRESS, RESULTS)]
+    files += [Path(published), checksum_path(Path(published))] if published else []
+    files += _files_of(chosen) if chosen else []
+    return _find(experiment, directory, chosen, published, network, tuple(map(_as_it_is, files)))
+
+
+def forget_weights() -> None:
+    """Let go of the weights that were found last, where a network has them by now."""
+    _find.cache_clear()
+
+
+@functools.lru_cache(maxsize=1)
+def _find(
+    experiment: str, directory: Path, chosen: str | None, published: str | None, network: str | None, files: tuple
+) -> Weights:
+    """As `find_weights`, which a start asks for the same weights several times: they are read once.
+
+    Args:
+        files: all that may be read, as `_as_it_is` has them: what has changed is read again.
+    """
     own = directory / LAST
     if chosen:
         return read_published(chosen, network)
@@ -62,6 +82,24 @@ def find_weights(
         return read_published(published, network)
     places = f"neither {own} nor {published}" if published else f"no {own}"
     raise FileNotFoundError(f"no weights of {experiment}: there is {places}")
+
+
+def _files_of(source: str) -> list[Path]:
+    """What `read_published` may read."""
+    path, _ = split_entry(source)
+    if path.is_dir():
+        return sorted(path.iterdir())
+    known = None if path.exists() else published_by_library(source)
+    return [path, checksum_path(path)] if known is None else list(known.files)
+
+
+def _as_it_is(path: Path) -> tuple[Any, ...]:
+    """What tells a file from another one in its place; each that is written here is a new one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (path,)
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_published(source: str | Path, network: str | None = None) -> Weights:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ class Weights:
     config: dict[str, Any] | None = None  # and the options
     num_classes: int | None = None  # that it tells apart, 0 without a classifier; None where that is not known
     trained_with: Mapping[str, Any] = field(default_factory=dict)  # of `data`, as far as a file of others tells it
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.state)
 
 
 def check_fit(expected: dict[str, Tensor], state: dict[str, Tensor], *, source: Path | str, what: str) -> None:

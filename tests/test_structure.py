@@ -22,7 +22,7 @@ from config import recipes
 from config.experiments import ENTRY_OPTIONS, list_experiments, load_experiment
 from config.options import Options
 from dataloaders import Dataset, ImageTensors, list_datasets, outline_dataset
-from distillation import build, prepared
+from distillation import prepared
 from engine.optimization import make_optimizer
 from engine.step import descend
 from results.places import output_directory
@@ -393,7 +393,7 @@ def with_supervision(tmp_path, monkeypatch):
         network = random_teacher(config["teacher"])
         weights = Weights(network.state_dict(), tmp_path / "teacher.pth")
         monkeypatch.setattr(teaching, "find_weights", lambda **_: weights)
-        monkeypatch.setattr(build, "fingerprint", lambda _: IDENTITY)
+        monkeypatch.setattr(Weights, "fingerprint", IDENTITY)
         places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
         pooling = main_classification.default_config(config["supervision"])["downscale"]
         said = outline_dataset(config["dataset"], data_dir=config["data_dir"]).get("image_size", MADE_UP.image_size)

@@ -86,7 +86,8 @@ class Evaluation(Algorithm):
             weights = self._find_weights(network.weights)
             if job.average:
                 raise ValueError(
-                    f"average=True is of a run's own checkpoints, and {weights.source} is none; leave it out"
+                    "average=True is of a run's own checkpoints; of a file an average is chosen by its entry: "
+                    f"weights={weights.source}#average"
                 )
             return weights, None
         path = self._trained_in / BEST if job.best else find_checkpoint(self._trained_in, job.checkpoint or NEWEST)

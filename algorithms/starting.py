@@ -5,12 +5,12 @@ a student with the same layers. A classifier of other classes is not taken. Noth
 drawn after the student is the same.
 """
 
-from torch import Tensor, nn
+from torch import nn
 
 from architectures.classifier import classifier_of
 from config.options import Options
 from dataloaders import Dataset
-from distillation.build import network_name
+from distillation.build import knows_classes, network_name
 from distillation.signals import backbone_of
 from engine.records import log
 from engine.weights import read_published
@@ -61,7 +61,7 @@ def load_start(student: nn.Module, options: Options, dataset: Dataset) -> str | 
     target, before = (student, WHOLE) if is_whole else (backbone, "")
     classifier = [f"{before}{key}" for key in classifier_of(name)]
     state, own = weights.state, target.state_dict()
-    if classifier and _has_other_classes(weights, dataset, state, own, classifier):
+    if classifier and not knows_classes(weights, dataset):
         state = state | {key: own[key] for key in classifier}
         log.info(
             "note: the classifier (%s) is new, of the %d classes of %s: %s has others",
@@ -71,13 +71,3 @@ def load_start(student: nn.Module, options: Options, dataset: Dataset) -> str | 
     kept = ", but for its KD layers" if target is not student else ""
     log.info("start      %s from %s%s", name, weights.source, kept)
     return weights.fingerprint
-
-
-def _has_other_classes(
-    weights: Weights, dataset: Dataset, state: dict[str, Tensor], own: dict[str, Tensor], classifier: list[str]
-) -> bool:
-    """Whether weights tell other classes apart, or have no classifier."""
-    if known := (weights.data or {}).get("classes"):
-        return tuple(known) != dataset.classes
-    there = [key for key in classifier if key in state]
-    return not there or (len(there) == len(classifier) and any(state[key].shape != own[key].shape for key in there))

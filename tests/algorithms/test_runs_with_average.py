@@ -151,6 +151,16 @@ def test_an_average_cannot_begin_in_the_middle(tmp_path):
     assert {name: (directory / name).read_bytes() for name in before} == before
 
 
+def test_an_average_is_an_entry_of_its_file(tmp_path):
+    directory = train(ALONE, tmp_path, average=True)
+    path = directory / "last.pth"
+    config = default_config(ALONE) | SMALL | {"localpath": str(tmp_path), "name": "mine.other", "evaluate": True}
+    measured = run_config(config | {"weights": f"{path}#average"})
+    assert measured["top1"] == results_of(directory)["average_top1"] and measured["weights"] == f"{path}#average"
+    with pytest.raises(ValueError, match=r"chosen by its entry: weights=.*last\.pth#average$"):
+        run_config(config | {"weights": str(path), "average": True})
+
+
 def test_a_run_without_an_average_says_so(tmp_path, capsys):
     train(ALONE, tmp_path, epochs=1)
     words = ["config=digits.RN8", "image_size=8", "cuda=False", "evaluate=True", "average=True"]

@@ -4,8 +4,8 @@ Of each stands here what its source states and nothing else; what it does not st
 repository states no protocol of its own it is the one of 240 epochs that RepDistiller and mdistiller share, which also
 the tables of published figures name as the standard one. Coefficients by pair are in the files of the losses; of sums
 they are here. Normalisation is the data set's own, which is RepDistiller's as well, unless it is said. Not here, and so
-refused, is what is not known (WTTM alone, TTM and ITRD but for their authors' examples), and what is not built (AB, FT
-and FSP in two phases).
+refused, is what is not known (WTTM alone, TTM and ITRD but for their authors' examples, what the weight of DIST++
+multiplies), and what is not built (AB, FT and FSP in two phases).
 
     python main_classification.py print_config with config=CIFAR100.resnetv1.RN56_RN20.KD protocol=published
 """

@@ -24,6 +24,7 @@ from architectures.classifier import classifier_of, num_classes_in
 from engine import weights as engine_weights
 from engine.records import log
 from engine.weights import read_published
+from storage.state_dicts import load_strictly
 from storage.weight_files import WRAPPERS, fitted, name_of_weights
 
 NETWORK, NUM_CLASSES = "resnet8", 3
@@ -315,7 +316,9 @@ def test_a_pruned_network_is_refused_by_the_names_of_its_tensors(network, tmp_pa
     pruned = drawn_again()
     prune.l1_unstructured(pruned.fc, "weight", amount=0.5)
     torch.save(pruned.state_dict(), tmp_path / "pruned.pth")
-    assert {"fc.weight_orig", "fc.weight_mask"} <= read_published(tmp_path / "pruned.pth", NETWORK).state.keys()
+    found = read_published(tmp_path / "pruned.pth", NETWORK)
+    with pytest.raises(ValueError, match=r"missing: fc\.weight; unexpected: fc\.weight_orig, fc\.weight_mask$"):
+        load_strictly(network, found.state, source=found.source, what=NETWORK)
 
 
 # --- numbers of classes ----------------------------------------------------------------------------------------------

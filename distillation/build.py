@@ -211,8 +211,8 @@ def refuse_other_logits(readers: Collection[str], dataset: Dataset, weights: Wei
     if not readers:
         log.info("note: the classes of the teacher are others: it teaches by its maps alone")
         return
-    if weights.data is not None:
-        refuse_other_classes(dataset, tuple(weights.data["classes"]), f"the teacher, {weights.source},")
+    if known := (weights.data or {}).get("classes"):
+        refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
     raise ValueError(
         f"{weights.source} tells {weights.num_classes} classes apart and {dataset.name} has {dataset.num_classes}: "
         f"{', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} the logits of the teacher; choose methods of "

@@ -89,6 +89,7 @@ PAIR_FALL = 0.95
 PAIR_OPTIONS = ["--image-size", 64, "--batch-size", 8, "--lr", 0.05, "--device", "cpu"]
 
 
+@pytest.mark.slow  # as the pair of timm below, of larger networks
 def test_torchvision_pair_keeps_what_it_makes(images, divergences, tmp_path, capsys):
     options = ["--data", images, "--words", 4, "--subclasses", 2, *PAIR_OPTIONS]
     options += ["--teacher", "resnet18", "--output", tmp_path]

@@ -20,7 +20,7 @@ from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
 from config.options import Job, Options
 from engine.checkpoints import LAST, NEWEST, find_state
 from engine.progress import within
-from engine.records import RESULTS, complete_results, log, read_results
+from engine.records import RESULTS, complete_results, log, read_results, results_to_itself
 from engine.weights import load_own
 from results.places import output_directory, run_directory
 from results.settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
@@ -152,6 +152,13 @@ def summarize(directory: Path, seeds: list[int]) -> Results:
     Raises:
         ValueError: the trials in `seeds` have different settings.
     """
+    with results_to_itself(directory):  # else of two trials that end together one may be lost
+        content = _summarized(directory, seeds)
+        save_json(directory / TRIALS, content)
+    return content
+
+
+def _summarized(directory: Path, seeds: list[int]) -> Results:
     folders = {seed: path for path in directory.iterdir() if (seed := seed_of(path.name)) is not None}
     trials = {seed: results for seed, path in sorted(folders.items()) if (results := finished_training(path))}
     reference = trials[seeds[0]]
@@ -171,9 +178,7 @@ def summarize(directory: Path, seeds: list[int]) -> Results:
     content["summaries"] = {
         name: _summary({seed: found[name] for seed, found in figures.items() if name in found}) for name in names
     }
-    content = complete_results(content)
-    save_json(directory / TRIALS, content)
-    return content
+    return complete_results(content)
 
 
 def format_summary(summary: Results, *, num_classes: int | None = None) -> str:

@@ -199,7 +199,7 @@ def _remove_pieces(directory: Path) -> None:
 
 def save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write a finished job's `results.json`, over an earlier one; returns the whole of it."""
-    with _results_to_itself(directory):
+    with results_to_itself(directory):
         return _save_results(directory, results)
 
 
@@ -209,7 +209,7 @@ def update_results(directory: Path, update: Callable[[dict[str, Any]], dict[str,
     Raises:
         ValueError: what is there is damaged.
     """
-    with _results_to_itself(directory):
+    with results_to_itself(directory):
         return _save_results(directory, update(read_results(directory)))
 
 
@@ -231,8 +231,10 @@ def _save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _results_to_itself(directory: Path) -> Iterator[None]:
-    """Wait for whoever else is about to write `results.json`: evaluations go on beside a training and each other."""
+def results_to_itself(directory: Path) -> Iterator[None]:
+    """Wait for whoever else is about to write what is known of runs: evaluations go on beside a training and each
+    other, and so do trials.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / RESULTS_LOCK
     with ExitStack() as stack:

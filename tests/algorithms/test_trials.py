@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 import torch
 
 import main_classification
-from algorithms import check_options, run_trials
-from algorithms.trials import TRIALS, format_summary
+from algorithms import check_options, run_trials, trials
+from algorithms.trials import TRIALS, _summarized, format_summary
 from config.experiments import ENTRY_OPTIONS
 from config.options import Options
 from engine.checkpoints import NEWEST, load_checkpoint, save_checkpoint
@@ -109,6 +110,25 @@ def test_finished_trials_are_left_alone(config, folder):
 def test_seeds_of_an_earlier_command_count_too(config):
     run(config | {"trials": 2}, Runs())
     assert run(config | {"trials": 0, "seeds": [7]}, Runs())["seeds"] == [0, 1, 7]
+
+
+def test_of_trials_that_end_together_none_is_lost(config, folder, monkeypatch):
+    """Another ends between what one has read and what it writes."""
+    run(config | {"trials": 1}, Runs())
+    others = ThreadPoolExecutor()
+    ended = []
+
+    def and_then_another_ends(directory: Path, seeds: list[int]) -> dict:
+        content = _summarized(directory, seeds)
+        if not ended:
+            ended.append(others.submit(run, config | {"trials": 0, "seeds": [2]}, Runs()))
+            wait(ended, timeout=0.3)
+        return content
+
+    monkeypatch.setattr(trials, "_summarized", and_then_another_ends)
+    with others:
+        run(config | {"trials": 0, "seeds": [1]}, Runs())
+    assert ended[0].result()["seeds"] == load_json(folder / TRIALS)["seeds"] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("file", ["last.pth", "stopped.pth"])

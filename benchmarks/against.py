@@ -3,6 +3,7 @@
     python -m benchmarks.against d8ec9c1                 all rows
     python -m benchmarks.against HEAD --only bits        without the times
     python -m benchmarks.against HEAD --only speed --alternations 40
+    python -m benchmarks.against HEAD --only speed --of LDA "letKD-1 bf16"
 
 The older revision is checked out into a temporary worktree. Both run in the same Python environment, on the CPU, in
 processes of their own and in turns, and are driven through what stays between revisions: the command line, the places
@@ -53,6 +54,8 @@ DIGITS_TEACHER = "digits.RN14"
 DIGITS_EXPERIMENTS = ("digits.RN8", "digits.RN14_RN8.letKD-1", "digits.RN14_RN8.letKD-2")
 TEACHER, TEACHER_WEIGHTS = "CIFAR100.resnetv1.RN56", "saved_models/resnet56_vanilla/ckpt_epoch_240.pth"
 PAIR, METHODS = "CIFAR100.resnetv1.RN56_RN20", ("letKD-1", "letKD-2")
+JOBS = ("kmeans", "LDA")
+TRAININGS = {f"{method} {precision}": (method, precision) for method in METHODS for precision in PRECISIONS}
 
 
 @dataclass(frozen=True)
@@ -299,26 +302,31 @@ def measure_training(sides: Iterable[Side], command: str, size: Size, place: Pat
     return {"start to first step, s": [started], "step, ms": steps, "peak MiB": memory}
 
 
-def measure_speed(sides: tuple[Side, Side], alternations: int, size: Size, place: Path) -> Figures:
-    """What every alternation has measured. The jobs go before them once: Python compiles modules in it."""
+def measure_speed(sides: tuple[Side, Side], alternations: int, size: Size, place: Path, measured: list[str]) -> Figures:
+    """What every alternation has measured. The jobs go before them once: Python compiles modules in it.
+
+    Args:
+        measured: those of JOBS and TRAININGS.
+    """
     make_inputs(place, size.images)
     figures: Figures = defaultdict(list)
-    for option in (f"kmeans={size.words}", "LDA=5"):  # which the trainings need
+    options = {"kmeans": f"kmeans={size.words}", "LDA": "LDA=5"}
+    for option in options.values():  # which the trainings need
         say(f"speed: a first {option} that is not counted")
         measure_job(sides, option, replace(size, turns=0), place)
     for first in range(0, alternations, size.turns):
         part = replace(size, turns=min(size.turns, alternations - first))
         say(f"speed: alternations {first + 1} to {first + part.turns} of {alternations}")
         order = sides if first // size.turns % 2 else sides[::-1]
-        for option in (f"kmeans={size.words}", "LDA=5"):
-            for name, pairs in measure_job(order, option, part, place, first=first).items():
+        for job in (job for job in JOBS if job in measured):
+            for name, pairs in measure_job(order, options[job], part, place, first=first).items():
                 figures[name] += pairs
-        for method in METHODS:
-            for precision in PRECISIONS:
-                command = f"config={PAIR}.{method} num_words={size.words} precision={precision}"
-                for name, pairs in measure_training(order, command, part, place, first=first).items():
-                    of_all = name.startswith("start")  # there is one a process
-                    figures[f"all trainings: {name}" if of_all else f"{method} {precision}: {name}"] += pairs
+        for training in (training for training in TRAININGS if training in measured):
+            method, precision = TRAININGS[training]
+            command = f"config={PAIR}.{method} num_words={size.words} precision={precision}"
+            for name, pairs in measure_training(order, command, part, place, first=first).items():
+                of_all = name.startswith("start")  # there is one a process
+                figures[f"all trainings: {name}" if of_all else f"{training}: {name}"] += pairs
     return figures
 
 
@@ -415,7 +423,7 @@ def run(args: argparse.Namespace) -> int:
         if args.only != "speed":
             rows, equal = compare_bits(sides, args.experiments, size, place)
         if args.only != "bits":
-            figures = measure_speed(sides, args.alternations, size, place)
+            figures = measure_speed(sides, args.alternations, size, place, args.of)
             rows += [speed_row(name, pairs, sides) for name, pairs in figures.items()]
     from benchmarks.step import describe_machine  # a mistake should not wait for it
 
@@ -439,6 +447,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", choices=("bits", "speed"))
     parser.add_argument("--alternations", type=number_of_alternations, default=20)
     parser.add_argument("--experiments", nargs="+", default=list(DIGITS_EXPERIMENTS), help="whose bits are compared")
+    names = [*JOBS, *TRAININGS]
+    parser.add_argument(
+        "--of", nargs="+", default=names, choices=names, metavar="JOB", help="what is timed: %(choices)s"
+    )
     parser.add_argument("--quick", action="store_true", help="as little as shows that it works")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is temporary goes then too

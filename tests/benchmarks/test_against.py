@@ -211,12 +211,14 @@ def test_the_table_and_the_exit_status_say_what_was_found(repository, monkeypatc
             ("codebook", "ab", "ab" if equal else "cd", "equal" if equal else "different (1 of 1 tensors)", "")
         ], equal
 
-    def measured(sides, alternations, size, place):
+    def measured(sides, alternations, size, place, rows):
+        assert rows == chosen
         this, older = (side.name for side in sides)
         return {"LDA=5, s": [{this: 3.0, older: 2.0}] * alternations}
 
     monkeypatch.setattr(against, "compare_bits", compared)
     monkeypatch.setattr(against, "measure_speed", measured)
+    chosen = [*against.JOBS, *against.TRAININGS]
     words = ["HEAD", "--quick", "--alternations=6", "--experiments", "digits.RN8"]
     assert against.main(words) == (0 if equal else 1)
     machine, _, *table = capsys.readouterr().out.splitlines()
@@ -225,5 +227,29 @@ def test_the_table_and_the_exit_status_say_what_was_found(repository, monkeypatc
     assert ("| equal |" if equal else "| different (1 of 1 tensors) |") in table[2]
     assert table[3] == "| LDA=5, s | 3 | 2 | 1.500 | 1.500 to 1.500 |"
 
-    assert against.main([*words, "--only", "speed"]) == 0
+    chosen = ["LDA", "letKD-1 bf16"]
+    assert against.main([*words, "--only", "speed", "--of", *chosen]) == 0
     assert "codebook" not in capsys.readouterr().out
+
+
+def test_what_is_timed_may_be_chosen(tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def job(sides, option, size, place, first=0):
+        begun.append(option if size.turns else "first")
+        return {f"{option}, s": [{}]}
+
+    def training(sides, command, size, place, first=0):
+        begun.append(command)
+        return {"step, ms": [{}]}
+
+    monkeypatch.setattr(against, "make_inputs", lambda place, images: None)
+    monkeypatch.setattr(against, "measure_job", job)
+    monkeypatch.setattr(against, "measure_training", training)
+    figures = against.measure_speed((), 2, against.QUICK, tmp_path, ["LDA", "letKD-1 bf16"])
+    assert list(figures) == ["LDA=5, s", "letKD-1 bf16: step, ms"]
+    training_of = "config=CIFAR100.resnetv1.RN56_RN20.letKD-1 num_words=64 precision=bf16"
+    assert begun == ["first", "first", *["LDA=5", training_of] * 2]
+    with pytest.raises(SystemExit, match="2"):
+        against.main(["HEAD", "--of", "letKD-3"])
+    assert "invalid choice: 'letKD-3'" in capsys.readouterr().err

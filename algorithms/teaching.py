@@ -117,10 +117,10 @@ def teacher_weights(options: Options) -> Weights:
     )
 
 
-def known_classes(options: Options) -> int | None:
-    """The number of classes of the teacher's weights, where these are there; 0 without a classifier."""
+def weights_so_far(options: Options) -> Weights | None:
+    """The teacher's weights, where these are needed and there."""
     try:
-        return teacher_weights(options).num_classes if needs_weights(options) else None
+        return teacher_weights(options) if needs_weights(options) else None
     except (FileNotFoundError, UnfinishedError):
         return None
 

@@ -23,10 +23,10 @@ from algorithms.starting import load_start, read_start
 from algorithms.teacher_accuracy import TeacherAccuracy, evaluated_on
 from algorithms.teaching import (
     FINGERPRINTS,
-    known_classes,
     missing_supervision,
     open_objective,
     supervision_fingerprints,
+    weights_so_far,
 )
 from config.options import EMA
 from dataloaders import Dataset, check_train_batch, make_train_loader
@@ -92,7 +92,7 @@ class Training(Algorithm):
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
         check_train_batch(dataset, self.options.protocol.batch_size, self.options.data.padding_mode)
-        check_networks(self.options, dataset, known_classes(self.options))
+        check_networks(self.options, dataset, weights_so_far(self.options))
 
     def facts(self) -> Results:
         """Also what is minimised, what evaluates, and what has taught: another teacher, or other words, make another

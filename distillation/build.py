@@ -261,16 +261,16 @@ def values_for(part: type[Part], options: Options) -> dict[str, Any]:
     return found
 
 
-def check_networks(options: Options, dataset: Dataset, teacher_classes: int | None = None) -> None:
-    """Refuse networks that do not fit the losses or each other, before there are weights of a teacher.
+def check_networks(options: Options, dataset: Dataset, weights: Weights | None = None) -> None:
+    """Refuse networks that do not fit the losses or each other, before there are files that are made from the teacher.
 
-    Losses that are built from files, which are made from the teacher, say it without being built.
+    Losses that are built from such files say it without being built.
 
     Args:
-        teacher_classes: of weights that are there already.
+        weights: the teacher's, where they are there already.
 
     Raises:
-        ValueError: as `build_loss`.
+        ValueError: as `build_loss`, or as `refuse_other_logits`.
     """
     losses = {key: find_loss(key) for key in losses_of(options)}
     keys = [key for key, loss in losses.items() if loss.needs_teacher]
@@ -279,9 +279,13 @@ def check_networks(options: Options, dataset: Dataset, teacher_classes: int | No
     name, size = teacher_network(options.pair), {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
     with torch.random.fork_rng(devices=[]):
         student = build_network(options, **size)
-        network = create_model(name, **size | {"num_classes": teacher_classes or dataset.num_classes})
+        num_classes = (weights and weights.num_classes) or dataset.num_classes
+        network = create_model(name, **size | {"num_classes": num_classes})
     untrained = measured(network, dataset.image_size, name)
     teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
+    readers = [key for key in keys if losses[key].kind == "logits"]
+    if weights is not None and readers:
+        refuse_other_logits(readers, dataset, weights, name)
     for key in keys:
         if losses[key].prepared:
             losses[key].check_networks(student, untrained, **values_for(losses[key], options))

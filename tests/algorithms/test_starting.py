@@ -198,6 +198,13 @@ def test_a_teacher_of_as_many_other_classes_is_one_of_other_classes(folder, logg
         Training(Options.of(config | given | {"method": "KD"}))._build(None)
 
 
+def test_what_reads_its_logits_is_refused_before_words_are_made(teacher):
+    config = pair("letKD-1+KD", teacher, num_words=16, prepare=True) | {"localpath": str(teacher.parent)}
+    with pytest.raises(ValueError, match="classes"):
+        run_config(config | {"name": "mine.pair"})
+    assert [path.name for path in teacher.parent.iterdir()] == ["teacher.pth"]
+
+
 def test_a_network_of_other_classes_is_probed(teacher):
     config = main_classification.default_config("digits.RN14") | FAST
     given = {"weights": str(teacher), "probe": True, "name": "mine.probe", "localpath": str(teacher.parent)}

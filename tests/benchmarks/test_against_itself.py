@@ -96,7 +96,7 @@ def test_the_table_has_a_row_for_everything_that_is_timed(clone):
     expected = {f"{name}: {what}" for name in trainings for what in ("step, ms", "peak MiB")}
     expected |= {f"{job}, {what}" for job in ("kmeans=64", "LDA=5") for what in ("s", "peak MiB")}
     expected |= {"all trainings: start to first step, s"}
-    assert expected == rows.keys()
+    assert expected == rows.keys() - {"what", "---"}
     assert all(float(rows[name][0]) > 0 and float(rows[name][2]) > 0 for name in expected)
 
 

@@ -48,7 +48,7 @@ HERE = ("digits.", "numbers.", "ImageFolder.", "mine.")  # experiments whose ima
 NUM_TRAIN, NUM_EVAL = 128, 64  # digits, also those of two-digit numbers: two steps an epoch
 NUM_PICTURES = 200  # of such numbers, of either split
 SHORTER = {"epochs": 1, "milestones": [1], "cuda": False, "num_workers": 0, "disp_step": 1, "allow_poor_teacher": True}
-FEWER = {"num_words": 16, "val_split": 4, "mongo": None}  # instead of what a command says; no server is here
+FEWER = {"num_words": 16, "val_split": 10, "mongo": None}  # instead of what a command says; no server is here
 SKETCHES = {
     embedding: {"NUM_IMAGES": 20, "NUM_VECTORS": 20},
     subclasses: {"NUM_EXAMPLES": 1},

@@ -104,13 +104,20 @@ def _is_quick(key: str, value: Any) -> bool:
     return not (limited and LIMITS[key] < value < 10**30)
 
 
+class NoRecords(sacred.observers.RunObserver):
+    """In place of those on the disk."""
+
+    def __init__(self, place: Path):
+        super().__init__()
+
+
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """80 training and 40 evaluation digits, experiments of one epoch, no downloads; a teacher and its supervision."""
     folder = tmp_path_factory.mktemp("world")
     with fewer_digits(80, 40), pytest.MonkeyPatch.context() as patch:
         patch.setattr(download_cifar100_teacher, "main", lambda names: 1)
-        patch.setattr(main_classification, "Records", lambda path: sacred.observers.RunObserver())
+        patch.setattr(main_classification, "Records", NoRecords)
         patch.setattr(reporting.pictures.base, "save_figure", lambda figure, place: None)
         patch.setattr(export, "TIMED_SECONDS", 0)
         for name in ("digits.RN8", "digits.RN14"):

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from reporting import text
 from results.collect import Config
-from results.studies import CONFIDENCE, DONE, Paired, paired, top1_of
+from results.studies import CONFIDENCE, DONE, FEWEST_SEEDS, TAUGHT_BY, Paired, paired, top1_of
 
 NONE = "-"
 NOISE = "within the noise of seeds"
+AVERAGE = "average_top1"
 
 
 class StudyTable(NamedTuple):
@@ -39,24 +40,37 @@ def _comparison(study: Config) -> StudyTable:
     against = study["against"]
     interval = f"{CONFIDENCE:.0%} interval"
     columns = ["method", "pair", "top-1 %", "deviation", "seeds", f"minus {against}", interval, "", "not done"]
-    members = {(member["pair"], member["method"]): top1_of(member) for member in study["members"]}
-    rows, comparisons = [], 0
-    for member in study["members"]:
-        top1 = members[member["pair"], member["method"]]
-        found = None if member["method"] == against else paired(top1, members.get((member["pair"], against), {}))
-        comparisons += found is not None
-        difference = [NONE, NONE, ""]
-        if found is not None:
-            difference = [text.difference(found.mean), _interval(found.interval), _verdict(found, len(top1))]
-        rows.append([_method(member), member["pair"], *_mean(top1), *difference, "; ".join(_lacking(member))])
+    found = [_compared(member, study) for member in study["members"]]
+    averages = [_compared(member, study, AVERAGE) for member in study["members"] if top1_of(member, AVERAGE)]
     epoch = "of the epoch that is best on held-out images" if _holds_out(study) else "after the last epoch"
     notes = [f"Top-1 in percent {epoch}: means and sample deviations over seeds."]
-    if comparisons:
+    if averages:
+        notes.append(
+            f"Rows of an average are of the average of the weights, beside those of the student itself; what is "
+            f"subtracted from them is the average of {against}."
+        )
+    if comparisons := sum(difference is not None for difference, _ in found + averages):
         notes.append(
             f"Differences are of runs with the same seed, with the {interval} of Student's t. Where 0 is in it, a gain "
-            f"is {NOISE}. {text.plural(comparisons, 'interval')}, each by itself."
+            f"is {NOISE}. {text.plural(comparisons, 'interval')}, each by itself. Without an interval a difference "
+            "says nothing of other seeds."
         )
-    return StudyTable("Methods compared", columns, rows, [*notes, *_other_teachers(study)])
+    return StudyTable("Methods compared", columns, [row for _, row in found + averages], [*notes, *_others(study)])
+
+
+def _compared(member: Config, study: Config, figure: str = "top1") -> tuple[Paired | None, list[str]]:
+    """The difference of a method from that which the others are compared with, and its row."""
+    against, top1 = study["against"], top1_of(member, figure)
+    base = next((one for one in study["members"] if (one["pair"], one["method"]) == (member["pair"], against)), None)
+    is_compared = base is not None and member["method"] != against
+    found = paired(top1, top1_of(base, figure)) if is_compared else None
+    difference = [NONE, NONE, ""]
+    if found is not None:
+        difference = [text.difference(found.mean), _interval(found.interval), _verdict(found, len(top1))]
+    is_average = figure == AVERAGE
+    called = _method(member) + (", average of the weights" if is_average else "")
+    lacking = "" if is_average else "; ".join(_lacking(member))
+    return found, [called, member["pair"], *_mean(top1), *difference, lacking]
 
 
 def _holds_out(study: Config) -> bool:
@@ -109,7 +123,9 @@ def _interval(found: tuple[float, float] | None) -> str:
 def _verdict(found: Paired, num_runs: int) -> str:
     """What the interval says; and of how many runs it is, where that is not all."""
     said = NOISE if found.is_noise else "above" if found.mean > 0 else "below"
-    said = "one seed" if found.is_noise is None else said
+    if found.is_noise is None:
+        seeds = "one seed" if found.count == 1 else f"{found.count} seeds"
+        said = f"no interval: {seeds if found.count < FEWEST_SEEDS else 'all differences are equal'}"
     return said + (f", {found.count} of {num_runs} seeds" if found.count < num_runs else "")
 
 
@@ -120,12 +136,13 @@ def _lacking(member: Config) -> Iterator[str]:
             yield f"seed {run['seed']} {run['state']}" + (f": {run['error']}" if run.get("error") else "")
 
 
-def _other_teachers(study: Config) -> Iterator[str]:
-    """Pairs whose students have not been taught by the same weights."""
-    teachers: dict[str, set[str]] = {}
+def _others(study: Config) -> Iterator[str]:
+    """Pairs whose students have not been taught by the same weights, words, decisions or class means."""
+    fingerprints: dict[tuple[str, str], set[str]] = {}
     for member in study["members"]:
-        found = {run["teacher_fingerprint"] for run in member["runs"] if run.get("teacher_fingerprint")}
-        teachers.setdefault(member["pair"], set()).update(found)
-    for pair, found in teachers.items():
+        for key, several in TAUGHT_BY.items():
+            found = {run[key] for run in member["runs"] if run.get(key)}
+            fingerprints.setdefault((member["pair"], several), set()).update(found)
+    for (pair, several), found in fingerprints.items():
         if len(found) > 1:
-            yield f"{pair}: {len(found)} different teachers have taught its runs, so methods are not all that differs."
+            yield f"{pair}: {len(found)} different {several} have taught its runs, so methods are not all that differs."

@@ -4,7 +4,8 @@ A study leaves `study.json` in <localpath>/studies/<name>:
 
     name, command, state      "running", "stopped" or "finished"; of a process that was killed it stays "running"
     pairs, methods, seeds, against, options     what was asked for
-    members     a pair, a method, and its runs: seed, state ("done", "failed" or "not run"), top1, error
+    members     a pair, a method, and its runs: seed, state ("done", "failed" or "not run"), top1, error, fingerprints
+                of what has taught it, and average_top1 of one that keeps an average of its weights
     search      where there is one: its options, how many training images were held out, and the candidates
 
 The difference of two methods is the mean of the differences of runs with the same seed, which begin with the same
@@ -13,7 +14,8 @@ weights and see the same images in the same order. With n seeds, differences d a
     interval = mean(d) +- t(n - 1, 97.5 %) * s / sqrt(n)
 
 holds the true difference in 95 of 100 studies, if differences are normally distributed. Where it contains 0 a gain is
-within the noise of seeds.
+within the noise of seeds. Two differences tell too little of their deviation, and equal ones, as accuracies of few
+images can be, tell nothing of it: then there is no interval.
 """
 
 import math
@@ -24,13 +26,21 @@ Config = dict[str, Any]
 
 STUDIES, STUDY = "studies", "study.json"
 CONFIDENCE = 0.95
+FEWEST_SEEDS = 3  # of an interval
+EQUAL = 1e-9  # percentage points: differences that are as near are equal but for rounding
 DONE, FAILED, NOT_RUN = "done", "failed", "not run"
+# What a run says of what has taught it, and what several of these are called.
+TAUGHT_BY = {
+    "teacher_fingerprint": "teachers", "codebook_fingerprint": "codebooks", "decisions_fingerprint": "decision scores",
+    "means_fingerprint": "class means",
+}  # fmt: skip
 
 
 class Paired(NamedTuple):
-    """A mean difference in percentage points, and its interval; None with a single seed, which says nothing of noise.
+    """A mean difference in percentage points, and its interval.
 
     Attributes:
+        interval: None with fewer seeds than `FEWEST_SEEDS`, and where the differences are equal.
         count: of seeds that both have.
     """
 
@@ -50,7 +60,7 @@ def paired(top1: dict[int, float], against: dict[int, float]) -> Paired | None:
     if not differences:
         return None
     mean, count = statistics.fmean(differences), len(differences)
-    if count == 1:
+    if count < FEWEST_SEEDS or max(differences) - min(differences) < EQUAL:
         return Paired(mean, None, count)
     from scipy.stats import t  # comes with scikit-learn
 
@@ -58,9 +68,14 @@ def paired(top1: dict[int, float], against: dict[int, float]) -> Paired | None:
     return Paired(mean, (mean - half, mean + half), count)
 
 
-def top1_of(member: Config) -> dict[int, float]:
-    """Top-1 of the runs that are done, by seed."""
-    return {run["seed"]: run["top1"] for run in member["runs"] if run["state"] == DONE}
+def top1_of(member: Config, figure: str = "top1") -> dict[int, float]:
+    """Top-1 of the runs that are done and have it, by seed.
+
+    Args:
+        figure: "top1", or "average_top1" of the average of the weights.
+    """
+    found = {run["seed"]: run.get(figure) for run in member["runs"] if run["state"] == DONE}
+    return {seed: top1 for seed, top1 in found.items() if top1 is not None}
 
 
 def check_study(content: Config) -> None:
@@ -95,5 +110,9 @@ def _is_run(run: Any) -> bool:
     if not isinstance(run, dict) or not isinstance(run.get("seed"), int):
         return False
     if run.get("state") == DONE:
-        return isinstance(run.get("top1"), (int, float)) and math.isfinite(run["top1"])
+        return _is_number(run.get("top1")) and (run.get("average_top1") is None or _is_number(run["average_top1"]))
     return run.get("state") in (FAILED, NOT_RUN)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

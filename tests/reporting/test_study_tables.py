@@ -4,6 +4,7 @@ import pytest
 
 from reporting.report import write_report, write_study
 from reporting.studies import aligned, study_tables
+from results.studies import TAUGHT_BY
 from storage.documents import save_json
 
 DONE = {0: 90.0, 1: 91.0, 2: 92.0}
@@ -32,8 +33,9 @@ def row_of(table, method: str) -> dict[str, str]:
         ((1.0, 1.1, 0.9), "+1.00", "above"),
         ((-1.0, -1.1, -0.9), "\N{MINUS SIGN}1.00", "below"),
         ((2.0, -1.0, 0.5), "+0.50", "within the noise of seeds"),
-        ((1.0,), "+1.00", "one seed"),
-        ((1.0, 1.1), "+1.05", "above"),
+        ((1.0,), "+1.00", "no interval: one seed"),
+        ((1.0, 1.1), "+1.05", "no interval: 2 seeds"),
+        ((1.0, 1.0, 1.0), "+1.00", "no interval: all differences are equal"),
     ],
 )
 def test_a_difference_is_told_with_its_interval(gains, difference, verdict):
@@ -41,14 +43,15 @@ def test_a_difference_is_told_with_its_interval(gains, difference, verdict):
     (table,) = study_tables(study(member("KD", DONE), taught))
     told = row_of(table, "letKD-1")
     assert (told["minus KD"], told["verdict"]) == (difference, verdict)
-    assert (told["95% interval"] == "-") == (len(gains) == 1)
+    assert (told["95% interval"] == "-") == verdict.startswith("no interval")
     assert row_of(table, "KD")["minus KD"] == "-" and row_of(table, "KD")["top-1 %"] == "91.00"
     assert row_of(table, "KD")["deviation"] == "1.00"
 
 
 def test_other_seeds_of_the_first_are_said():
-    (table,) = study_tables(study(member("KD", {1: 90.0, 2: 91.0}), member("DKD", DONE)))
-    assert row_of(table, "DKD")["verdict"] == "above, 2 of 3 seeds"
+    found = DONE | {3: 93.5}
+    (table,) = study_tables(study(member("KD", {1: 90.0, 2: 90.9, 3: 92.4}), member("DKD", found)))
+    assert row_of(table, "DKD")["verdict"] == "above, 3 of 4 seeds"
 
 
 def test_what_is_not_there_stands_in_the_table():
@@ -60,15 +63,33 @@ def test_what_is_not_there_stands_in_the_table():
     assert row_of(table, "KD")["top-1 %"] == "-"
 
 
-def test_students_of_several_teachers_are_said():
+@pytest.mark.parametrize(("key", "several"), TAUGHT_BY.items())
+def test_students_of_several_teachings_are_said(key, several):
     one, other = member("KD", DONE), member("DKD", DONE)
     for run in one["runs"] + other["runs"]:
-        run["teacher_fingerprint"] = "a"
+        run[key] = "a"
+    (table,) = study_tables(study(one, other, member("alone", DONE)))
+    assert not any("different" in note for note in table.notes)
+    other["runs"][0][key] = "b"
     (table,) = study_tables(study(one, other))
-    assert not any("different teachers" in note for note in table.notes)
-    other["runs"][0]["teacher_fingerprint"] = "b"
-    (table,) = study_tables(study(one, other))
-    assert table.notes[-1].startswith("A.B: 2 different teachers have taught its runs")
+    assert table.notes[-1].startswith(f"A.B: 2 different {several} have taught its runs")
+
+
+def test_averages_of_weights_have_rows_of_their_own_and_are_compared_with_each_other():
+    one, other, plain = member("KD", DONE), member("DKD", DONE), member("AT", DONE)
+    for gain, found in ((0.0, one), (1.0, other)):
+        for run in found["runs"]:
+            run["average_top1"] = run["top1"] + 2.0 + gain * (1 + run["seed"] / 10)
+    (table,) = study_tables(study(one, other, plain))
+    assert [row[0] for row in table.rows] == [
+        "KD", "DKD", "AT", "KD, average of the weights", "DKD, average of the weights"
+    ]  # fmt: skip
+    first, second = table.rows[3:]
+    assert first[2] == "93.00" and first[5] == "-"
+    assert second[5] == "+1.10" and second[7] == "above"
+    assert any("is the average of KD" in note for note in table.notes)
+    (table,) = study_tables(study(plain, other))
+    assert table.rows[-1][0].startswith("DKD, average") and table.rows[-1][5] == "-", "nothing to compare with"
 
 
 def test_it_says_which_epoch_the_figures_are_of():

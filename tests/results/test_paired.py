@@ -16,10 +16,24 @@ def test_the_interval_is_that_of_a_paired_t_test():
     assert found.mean == pytest.approx(statistics.fmean(one.values()) - statistics.fmean(other.values()))
 
 
-def test_two_seeds_by_hand():
-    """d = 1, 2: mean 1.5, s = 1 / sqrt(2), t(1, 97.5 %) = tan(0.475 pi) = 12.706."""
-    found = paired({0: 11.0, 5: 12.0}, {5: 10.0, 0: 10.0})
-    assert found.interval == pytest.approx((1.5 - 12.7062 / 2, 1.5 + 12.7062 / 2), abs=1e-4)
+def test_three_seeds_by_hand():
+    """d = 1, 2, 3: mean 2, s = 1, t(2, 97.5 %) = 4.30265."""
+    found = paired({0: 11.0, 5: 12.0, 9: 13.0}, {5: 10.0, 0: 10.0, 9: 10.0})
+    assert found.interval == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)
+
+
+@pytest.mark.parametrize("differences", [[1.0], [1.0, 2.0], [0.0] * 3, [1.5] * 5])
+def test_of_few_seeds_or_equal_differences_there_is_no_interval(differences):
+    """A deviation of 0 would make an interval without width, outside of which everything is."""
+    found = paired(dict(enumerate(differences)), dict.fromkeys(range(5), 0.0))
+    assert (found.interval, found.is_noise) == (None, None) and found.mean == statistics.fmean(differences)
+
+
+def test_differences_that_are_equal_but_for_rounding_are_equal():
+    against = {0: 89.1, 1: 1.3, 2: 71.7}
+    one = {seed: top1 + 0.2 for seed, top1 in against.items()}
+    assert len({one[seed] - against[seed] for seed in one}) > 1, "these are not what this is about"
+    assert paired(one, against).interval is None
 
 
 def test_seeds_that_one_of_them_lacks_are_left_out():
@@ -29,7 +43,7 @@ def test_seeds_that_one_of_them_lacks_are_left_out():
 
 @pytest.mark.parametrize(
     ("differences", "is_noise"),
-    [([0.4, 0.5, 0.6], False), ([-0.4, -0.5, -0.6], False), ([0.1, 0.5, -0.2], True), ([0, 0, 0], True), ([0.5], None)],
+    [([0.4, 0.5, 0.6], False), ([-0.4, -0.5, -0.6], False), ([0.1, 0.5, -0.2], True), ([0.5], None)],
 )
 def test_what_is_noise_of_seeds(differences, is_noise):
     found = paired(dict(enumerate(differences)), dict.fromkeys(range(3), 0.0))
@@ -64,6 +78,7 @@ MEMBER = study()["members"][0]
         {"members": [MEMBER | {"pair": 1}]}, {"members": [MEMBER | {"values": None}]},
         {"members": [MEMBER | {"runs": [{"seed": 0, "state": "done", "top1": float("nan")}]}]},
         {"members": [MEMBER | {"runs": [{"seed": 0, "state": "done"}]}]},
+        {"members": [MEMBER | {"runs": [MEMBER["runs"][0] | {"average_top1": "high"}]}]},
         {"members": [MEMBER | {"runs": [{"seed": "a", "state": "failed"}]}]},
         {"members": [MEMBER | {"runs": [{"seed": 0, "state": "odd"}]}]},
         {"search": []}, {"search": {"val_split": 5, "candidates": [{}]}},

@@ -436,7 +436,8 @@ def study(_config: Config) -> None:
     set_up_console()
     planned = Study(_plain(_config))
     if planned.options.dry_run:
-        print("\n".join(planned.listing()))
+        for line in planned.listing():
+            print(line, flush=True)
         return
 
     def show(found: Config) -> None:

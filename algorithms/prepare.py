@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from algorithms.base import Algorithm
-from algorithms.teaching import open_objective
+from algorithms.teaching import drawn_objective
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
 from config.options import OPTIONS, PATCHES, TRAIN, Protocol, Run
@@ -246,21 +246,27 @@ def _costs_otherwise(earlier: dict[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _measure(job: Training, dataset: Dataset) -> str:
-    """How long the steps of a network alone take, from a few on noise."""
+    """How long the steps of a training take, from a few on noise."""
     try:
-        seconds = _step_seconds(job, dataset)
+        seconds = step_seconds(job, dataset)
     except (MemoryError, RuntimeError):  # it begins next, and says what the matter is
         return "time not known: a step failed"
-    protocol = job.options.protocol
-    steps = protocol.epochs * (len(dataset.split("train")) // protocol.batch_size)
+    steps = num_steps(job, dataset)
     reading = "reading images and evaluation" if isinstance(dataset.train, ImageFiles) else "evaluation"
     return f"about {duration(seconds * steps)} for its {steps} steps, {reading} not counted"
 
 
-def _step_seconds(job: Training, dataset: Dataset) -> float:
+def num_steps(job: Training, dataset: Dataset) -> int:
+    """Of a whole training."""
+    protocol = job.options.protocol
+    return protocol.epochs * (len(dataset.split("train")) // protocol.batch_size)
+
+
+def step_seconds(job: Training, dataset: Dataset) -> float:
+    """The time of a step, by a few on noise; teacher and supervision need not be there yet."""
     options = job.options
     with torch.random.fork_rng(), set_numerics(options.run.precision, deterministic=options.run.deterministic):
-        objective = open_objective(options, dataset).to(job.device, memory_format=torch.channels_last).train()
+        objective = drawn_objective(options, dataset).to(job.device, memory_format=torch.channels_last).train()
         optimizer = make_optimizer(objective, options.protocol)
         batch = _noise(options.protocol.batch_size, dataset, job.device)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels

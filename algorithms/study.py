@@ -31,11 +31,12 @@ from config.options import Config, Options
 from dataloaders import Dataset
 from engine.progress import phase
 from engine.records import exclusive, log, log_file, now
-from results.studies import DONE, FAILED, NOT_RUN, STUDY
+from results.studies import DONE, FAILED, NOT_RUN, STUDY, TAUGHT_BY
 from storage.documents import first_line
 from storage.tensor_files import save_json
 
 SEARCH_FAILED = "no value of its search has been trained with all seeds"
+FIGURES = ("top1", "best_top1", "average_top1", "seconds")  # of a run, as it says them itself
 
 
 def run_study(study: Study, train: Callable[[Config], Any], show: Callable[[Results], None]) -> list[str]:
@@ -162,9 +163,19 @@ class _Doing:
         return [Run(member, seed) for seed in self.study.seeds]
 
     def _held_out(self, candidate: Member) -> dict[int, float]:
-        """Top-1 on the held-out training images after the last epoch, of the runs that are done."""
-        done = {run.seed: run.results() for run in self._runs(candidate) if not run.is_left()}
-        return {seed: results["history"][-1]["eval"]["top1"] for seed, results in done.items()}
+        """Top-1 on the held-out training images after the last epoch, of the runs that are done.
+
+        One whose file does not say it has failed.
+        """
+        found = {}
+        for run in self._runs(candidate):
+            if run.is_left() or _key(run) in self.errors:
+                continue
+            try:
+                found[run.seed] = run.held_out_top1()
+            except ValueError as error:
+                self._fail(run, first_line(error))
+        return found
 
     def _is_whole(self, found: dict[int, float]) -> bool:
         return len(found) == len(self.study.seeds)
@@ -203,10 +214,12 @@ class _Doing:
     def _run(self, run: Run) -> Results:
         if _key(run) not in self.done and not run.is_left():
             results = run.results()
-            figures = {key: results.get(key) for key in ("top1", "best_top1", "seconds", "teacher_fingerprint")}
+            figures = {key: results.get(key) for key in (*FIGURES, *TAUGHT_BY)}
             self.done[_key(run)] = {"seed": run.seed, "state": DONE} | figures
-        if done := self.done.get(_key(run)):
-            return done
+        return self.done.get(_key(run)) or self._lacking(run)
+
+    def _lacking(self, run: Run) -> Results:
+        """What is said of a run without figures."""
         if error := self.errors.get(_key(run)):
             return {"seed": run.seed, "state": FAILED, "error": error}
         return {"seed": run.seed, "state": NOT_RUN}
@@ -218,7 +231,10 @@ class _Doing:
             chosen = self.chosen.get(member)
             for one in candidates:
                 held_out = self._held_out(one)
-                runs = [self._run(run) | {"top1": held_out.get(run.seed)} for run in self._runs(one)]
+                runs = [
+                    self._run(run) | {"top1": held_out[run.seed]} if run.seed in held_out else self._lacking(run)
+                    for run in self._runs(one)
+                ]
                 is_chosen = chosen is not None and chosen.values == one.values
                 told.append(self._described(one, runs) | {"is_chosen": is_chosen})
         return {"options": self.study.search, "val_split": self.study.val_split, "candidates": told}

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,17 +24,36 @@ from typing import Any
 from algorithms.base import Results
 from algorithms.jobs import check_run, make_algorithm
 from algorithms.options import check_seeds
-from algorithms.prepare import FAILURES, Step, describe, earlier_seconds, known_time
+from algorithms.prepare import (
+    FAILURES,
+    Step,
+    describe,
+    earlier_seconds,
+    known_time,
+    num_steps,
+    remembering,
+    step_seconds,
+)
 from algorithms.run import steps_before
+from algorithms.train import Training
 from algorithms.trials import check_alike, finished_training
-from config.experiments import ENTRY_OPTIONS, default_config, default_configs, defaults_for, trains_alone
+from config.experiments import (
+    ENTRY_OPTIONS,
+    changed_networks,
+    default_config,
+    default_configs,
+    defaults_for,
+    trains_alone,
+)
 from config.option_files import is_option_value
 from config.options import OPTIONS, Config, Options, names
 from config.options import Study as StudyOptions
 from config.schema import filled, options_of
 from config.updates import check_updates, known_as
+from dataloaders import Dataset
 from engine.checkpoints import NEWEST, find_state
-from engine.progress import rough
+from engine.progress import rough, tracked
+from engine.records import RESULTS
 from results.places import output_directory
 from results.studies import STUDIES
 from storage.documents import first_line
@@ -113,6 +133,23 @@ class Run:
     def results(self) -> Results | None:
         """What it has left; None as long as it is not finished. Raises ValueError where that is damaged."""
         return finished_training(self.directory)
+
+    def held_out_top1(self) -> float:
+        """Of a finished run with `val_split`, top-1 on the held-out images after the last epoch.
+
+        Raises:
+            ValueError: its file does not say it.
+        """
+        try:
+            top1 = self.results()["history"][-1]["eval"]["top1"]
+        except (KeyError, IndexError, TypeError):
+            top1 = None
+        if not isinstance(top1, (int, float)) or not math.isfinite(top1):
+            raise ValueError(
+                f"{self.directory / RESULTS} is damaged: it has no top-1 on the held-out images after the last epoch; "
+                "move its folder away"
+            )
+        return top1
 
     def is_left(self) -> bool:
         try:
@@ -218,23 +255,40 @@ class Study:
                 yield f"{key}={value} is no option of {', '.join(lacking)}"
 
     def listing(self) -> Iterator[str]:
-        """All that is to do, with the time that earlier runs of the same settings and device tell."""
+        """All that is to do, with the time that earlier runs of the same settings and device tell, or else a few steps,
+        which are taken behind a line that says so.
+        """
         yield from (f"note: {note}" for note in self.notes())
-        for step in {step.command: step for steps in self.needed.values() for step in steps}.values():
-            yield f"prepare: {describe(step)}; {known_time(step.job)}"
+        steps = {step.command: step for steps in self.needed.values() for step in steps}
         runs = self.runs_of(self.known)
-        seconds = {run: run.estimate() for run in runs if run.is_left()}
+        earlier = {run: run.estimate() for run in runs if run.is_left()}
+        jobs: dict[str | Member, Training] = {
+            command: step.job
+            for command, step in steps.items()
+            if isinstance(step.job, Training) and earlier_seconds(step.job) is None
+        }
+        jobs |= {run.member: make_algorithm(run.member.config) for run, time in earlier.items() if time is None}
+        if jobs:
+            yield (
+                f"measuring a few steps of {len(jobs)} trainings of which there is no earlier run; evaluation, and "
+                "reading images from files, are not counted"
+            )
+        measured = _by_steps(jobs)
+        for command, step in steps.items():
+            time = _told(measured[command]) if command in jobs else known_time(step.job)
+            yield f"prepare: {describe(step)}; {time}"
         for run in runs:
-            if run not in seconds:
+            if run not in earlier:
                 yield f"{run.title}: done"
                 continue
-            time = "not measured" if seconds[run] is None else f"about {rough(seconds[run])}"
+            time = _told(measured[run.member]) if earlier[run] is None else f"about {rough(earlier[run])}"
             yield f"{run.title}: {'goes on, ' if find_state(run.directory, NEWEST) else ''}{time}"
         for member in self.candidates:
-            yield f"{member.name} with what the search chooses, {len(self.seeds)} seeds: not measured"
-        measured = [time for time in seconds.values() if time is not None]
-        total = f"about {rough(sum(measured) / self.options.jobs)} for {len(measured)}" if measured else "not measured"
-        yield f"study {self.name}: {len(seconds)} of {len(runs)} runs are left; {total}, with jobs={self.options.jobs}"
+            yield f"{member.name} with what the search chooses, {len(self.seeds)} seeds: about as long as one of these"
+        seconds = [measured[run.member] if time is None else time for run, time in earlier.items()]
+        known = [time for time in seconds if time is not None]
+        total = f"about {rough(sum(known) / self.options.jobs)} for {len(known)}" if known else "not measured"
+        yield f"study {self.name}: {len(earlier)} of {len(runs)} runs are left; {total}, with jobs={self.options.jobs}"
 
     # --- from options ------------------------------------------------------------------------------------------------
 
@@ -315,6 +369,7 @@ class Study:
         with Mistakes() as mistakes:
             for member in self.known:
                 with mistakes.noted():
+                    _check_networks(member)
                     check_run(member.config)
                     check_alike(Options.of(member.config), self.seeds, is_prepared=False)
                     self.needed[member] = self.steps_before(member)
@@ -323,6 +378,36 @@ class Study:
                     with mistakes.noted():
                         tuned = member.with_values(one.values)
                         check_alike(Options.of(tuned.config), self.seeds, is_prepared=False)
+
+
+def _check_networks(member: Member) -> None:
+    """Refuse another network than those of a pair, whose runs would lie where the pair's own do.
+
+    Raises:
+        ValueError: names the option, and how to have such a pair.
+    """
+    if other := [f"{key}={value}" for key, value in changed_networks(member.config).items()]:
+        raise ValueError(
+            f"{' '.join(other)} is another network than that of {member.pair}: a study takes networks by the names of "
+            "pairs; write one, config/mine/PAIR/__init__.py with a dictionary `pair` (docs/own-network.md)"
+        )
+
+
+def _by_steps(jobs: dict[Any, Training]) -> dict[Any, float | None]:
+    """Seconds that the steps of trainings take; None where they cannot be taken, which the run says itself."""
+    opened: dict[str, Dataset] = {}
+    found = {}
+    for key, job in tracked(jobs.items(), len(jobs), "measuring"):
+        try:
+            dataset = remembering(job, opened)(None)
+            found[key] = step_seconds(job, dataset) * num_steps(job, dataset)
+        except (*FAILURES, RuntimeError):
+            found[key] = None
+    return found
+
+
+def _told(seconds: float | None) -> str:
+    return "not measured" if seconds is None else f"about {rough(seconds)} by its steps"
 
 
 def _listed(key: str, value: Any) -> Any:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.commands import network_alone, words_of_run
+from architectures import create_model
 from config.options import Job, Options
 from dataloaders import Dataset
 from distillation.build import build_objective
 from distillation.expressions import check_teacher, needs_weights
 from distillation.objective import Objective
 from distillation.prepared import BY_WEIGHTS, PREPARED, prepared_of
+from engine.records import log
 from engine.weights import UnfinishedError, find_weights
 from results.places import Requirement, output_directory
 from storage.state_dicts import Weights, fingerprint
@@ -141,5 +143,18 @@ def open_objective(options: Options, dataset: Dataset, keys: Collection[str] | N
     Args:
         keys: of the losses; None for all that the experiment has.
     """
-    weights = teacher_weights(options) if needs_weights(options) else None
-    return build_objective(with_supervision(options) if weights else options, dataset, weights, keys)
+    if not needs_weights(options):
+        return build_objective(options, dataset, None, keys)
+    weights = teacher_weights(options)
+    log.info("teacher    %s from %s", options.pair.teacher, weights.source)
+    return build_objective(with_supervision(options), dataset, weights, keys)
+
+
+def drawn_objective(options: Options, dataset: Dataset) -> Objective:
+    """As `open_objective`, of random numbers where teacher and supervision would be read: a step costs the same."""
+    weights = None
+    if needs_weights(options):
+        name = options.pair.teacher
+        network = create_model(name, num_classes=dataset.num_classes, image_size=dataset.image_size)
+        weights = Weights(network.state_dict(), Path("random numbers"))
+    return build_objective(options, dataset, weights, drawn=True)

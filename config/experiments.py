@@ -170,10 +170,7 @@ def check_name(config: Config) -> None:
     """
     own, name = load_experiment(config["config"]), config["name"]
     if name is None:
-        changed = {key: config[key] for key in NETWORKS if key in own and config[key] != own[key]}
-        if own.get("teacher", EMA) is None and changed.get("teacher") == EMA:  # a network alone has no other teacher
-            del changed["teacher"]
-        if other := [f"{key}={network}" for key, network in changed.items()]:
+        if other := [f"{key}={network}" for key, network in changed_networks(config).items()]:
             raise ValueError(
                 f"{' '.join(other)} is another network than that of {config['config']}: such a run needs a name of its "
                 "own, name=mine.pair for example"
@@ -195,6 +192,15 @@ def check_name(config: Config) -> None:
             raise ValueError(f"name={name!r} {where} an experiment of config/; choose another name")
     if Path(config_package.__path__[0], *parts).is_dir():
         raise ValueError(f"name={name!r} is the folder of experiments of config/; choose another name")
+
+
+def changed_networks(config: Config) -> dict[str, str]:
+    """The networks of a run that are others than its experiment's, by option."""
+    own = load_experiment(config["config"])
+    changed = {key: config[key] for key in NETWORKS if key in own and config[key] != own[key]}
+    if own.get("teacher", EMA) is None and changed.get("teacher") == EMA:  # a network alone has no other teacher
+        del changed["teacher"]
+    return changed
 
 
 def config_file(name: str) -> str:

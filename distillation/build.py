@@ -99,7 +99,12 @@ def _layers_of(options: Options, num_classes: int) -> dict[str, int]:
 
 
 def build_objective(
-    options: Options, dataset: Dataset, teacher_weights: Weights | None, keys: Collection[str] | None = None
+    options: Options,
+    dataset: Dataset,
+    teacher_weights: Weights | None,
+    keys: Collection[str] | None = None,
+    *,
+    drawn: bool = False,
 ) -> Objective:
     """What a training step computes. The student is drawn first, from the random numbers as they are; nothing else is.
 
@@ -108,6 +113,7 @@ def build_objective(
         keys: of the losses; None for all that the experiment has.
 
     Raises:
+        drawn: random numbers stand where files of supervision would be read: to see what a step costs.
         ValueError: networks, weights or supervision do not fit the losses or each other.
         FileNotFoundError: a file of the supervision is not there.
     """
@@ -117,7 +123,6 @@ def build_objective(
     keys = losses_of(options) if keys is None else keys
     taught = [key for key in keys if find_loss(key).needs_teacher]
     if teacher_weights is not None:
-        log.info("teacher    %s from %s", options.pair.teacher, teacher_weights.source)
         teacher = open_teacher(options.pair.teacher, dataset, teacher_weights, taught)
         if on_logits := [key for key in taught if find_loss(key).kind == "logits"]:  # they look at classes themselves
             refuse_other_logits(on_logits, dataset, teacher_weights, options.pair.teacher)
@@ -125,7 +130,7 @@ def build_objective(
         log.info("teacher    the average of the student, ema_decay=%g", options.protocol.ema_decay)
         average = build_copy(options, dataset, student.module)
         teacher = Teacher(average, Input(dataset.mean, dataset.std), identity="the average of the student")
-    losses = {key: build_loss(key, options, dataset, student, teacher) for key in keys}
+    losses = {key: build_loss(key, options, dataset, student, teacher, drawn=drawn) for key in keys}
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
     if teacher_weights is not None:  # an average has the student's classes, and goes on changing
@@ -228,7 +233,9 @@ def fold_teacher_(teacher: Teacher) -> None:
     fold_batch_norm_(network.module, kept=kept)
 
 
-def build_loss(key: str, options: Options, dataset: Dataset, student: Network, teacher: Teacher | None) -> Loss:
+def build_loss(
+    key: str, options: Options, dataset: Dataset, student: Network, teacher: Teacher | None, *, drawn: bool = False
+) -> Loss:
     """A loss for two networks, drawn under a seed of its own: another loss beside it changes nothing; behind transforms
     where the method has them.
 
@@ -236,7 +243,10 @@ def build_loss(key: str, options: Options, dataset: Dataset, student: Network, t
         ValueError: an option is none of its choices, or as `Loss.build`.
     """
     cls, seed = find_loss(key), options.run.seed
-    values = values_for(cls, options) | {name: PREPARED[name].open(options, student, teacher) for name in cls.prepared}
+    kinds = {name: PREPARED[name] for name in cls.prepared}
+    values = values_for(cls, options) | {
+        name: (kind.draw if drawn else kind.open)(options, student, teacher) for name, kind in kinds.items()
+    }
     num_images = None if dataset.train is None else len(dataset.train)
     networks = student, teacher and teacher.network, Data(num_images, dataset.num_classes)
     with _drawn_from(seed, key):
@@ -256,6 +266,9 @@ def values_for(part: type[Part], options: Options) -> dict[str, Any]:
     """
     found = {name: options.of_loss(f"{part.key}.{name}", default) for name, default in part.defaults().items()}
     described = part.described()
+    Args:
+        drawn: as of `build_objective`.
+
     for name, value in found.items():
         described[f"{part.key}.{name}"].check(value)
     return found

@@ -206,6 +206,29 @@ def open_means(options: Options, student: Network, teacher: Teacher) -> Tensor:
     return means.float()
 
 
+def _draw_codebook(options: Options, student: Network, teacher: Teacher) -> Codebook:
+    channels = teacher.network.outline.place(places_of(options, "words")[1]).channels
+    return Codebook(torch.randn(options.words.num_words, channels), temperature=options.words.temperature)
+
+
+def _draw_subclasses(options: Options, student: Network, teacher: Teacher) -> SubclassTargets:
+    channels = teacher.network.outline.place(places_of(options, "decisions")[1]).channels
+    num_classes, num_subclasses = student.outline.num_classes, options.subclasses.subclasses_per_class
+    num_components = max(1, min(options.subclasses.lda_components, num_classes - 1, channels))
+    num_targets = num_classes * num_subclasses
+    return SubclassTargets(
+        scalings_CL=torch.randn(channels, num_components),
+        xbar_C=torch.randn(channels),
+        centers_ML=torch.randn(num_targets, num_components),
+        decisions_MM=torch.randn(num_targets, num_targets).softmax(dim=1),
+        num_subclasses=num_subclasses,
+    )
+
+
+def _draw_means(options: Options, student: Network, teacher: Teacher) -> Tensor:
+    return torch.rand(student.outline.num_classes, teacher.network.outline.num_features)
+
+
 def _read_codebook(options: Options) -> _File:
     """The teacher's words."""
     path = _find_codebook(options)
@@ -476,6 +499,7 @@ class Prepared:
         find: the file of a run, or None.
         job: what makes it.
         open: reads it for a student and a teacher.
+        draw: the same of random numbers, for those who only need its shapes.
         numbers: the tensors in it, whose fingerprint a run records.
         group: of the options that say which; None: it needs none of its own.
         option: of this group, which chooses another file.
@@ -485,6 +509,7 @@ class Prepared:
     find: Callable[[Options], Path | None]
     job: Callable[[Options], Requirement]
     open: Callable[[Options, Network, Teacher], Any]
+    draw: Callable[[Options, Network, Teacher], Any]
     numbers: Callable[[Options], dict[str, Tensor]]
     group: str | None = None
     option: str | None = None
@@ -498,15 +523,16 @@ class Prepared:
 # By the name under which a loss is built from it.
 PREPARED = {
     "codebook": Prepared(
-        "the codebook", _find_codebook, _codebook_job, open_codebook,
+        "the codebook", _find_codebook, _codebook_job, open_codebook, _draw_codebook,
         lambda options: _read_codebook(options).tensors, group="words", option="codebook",
     ),
     "decisions": Prepared(
-        "the decision scores", _find_decisions, _decisions_job, open_subclasses,
+        "the decision scores", _find_decisions, _decisions_job, open_subclasses, _draw_subclasses,
         lambda options: _read_decisions(options).tensors, group="decisions", option="decisions",
     ),
     "means": Prepared(
-        "the class means", _find_means, _means_job, open_means, lambda options: {"means": _read_means(options)[1]},
+        "the class means", _find_means, _means_job, open_means, _draw_means,
+        lambda options: {"means": _read_means(options)[1]},
     ),
 }  # fmt: skip
 

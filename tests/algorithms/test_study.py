@@ -10,20 +10,26 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from training_tools import STEPS, configure
 
 import config
 import main_classification
 from algorithms import Algorithm, Study
+from algorithms.prepare import num_steps
 from algorithms.study_plan import Run
+from algorithms.teaching import FINGERPRINTS, drawn_objective, open_objective
 from algorithms.train import Training
-from config.options import OPTIONS
+from config.options import OPTIONS, Options
+from dataloaders import load_dataset
 from engine.progress import rough
 from engine.records import save_results
-from storage.documents import load_json
+from results.studies import TAUGHT_BY
+from storage.documents import load_json, save_json
 
 PAIR, METHODS = "small.one", ("KD", "QuEST")
 STUDY = ("study", "with", f"pairs={PAIR}", "methods=KD,QuEST", "seeds=[0,1]", "name=both")
@@ -103,6 +109,9 @@ def test_the_study_says_what_it_was_of_and_what_came_out(done):
     place, _ = done
     found = told(place)
     assert (found["state"], found["against"], found["command"]) == ("finished", "KD", command(place))
+    kd, quest = (member["runs"][0] for member in found["members"])
+    assert kd["teacher_fingerprint"] == quest["teacher_fingerprint"] and kd["codebook_fingerprint"] is None
+    assert quest["codebook_fingerprint"] == load_json(runs_of(place)[1] / "results.json")["codebook_fingerprint"]
     for member in found["members"]:
         folder = place.joinpath(*member["experiment"].split("."))
         top1 = [load_json(folder / f"seed{seed}/results.json")["top1"] for seed in (0, 1)]
@@ -247,6 +256,7 @@ def test_a_dry_run_lists_runs_with_their_times_and_starts_none(part, trained, ca
 
 def test_the_time_of_a_study_is_shared_by_its_jobs(part, monkeypatch):
     monkeypatch.setattr(Run, "estimate", lambda run: 1800.0 if run.seed == 5 else None)
+    monkeypatch.setattr("algorithms.study_plan.step_seconds", lambda job, dataset: 600 / num_steps(job, dataset))
     study = plan(
         pairs=[PAIR],
         methods=list(METHODS),
@@ -257,17 +267,47 @@ def test_the_time_of_a_study_is_shared_by_its_jobs(part, monkeypatch):
         image_size=8,
     )
     *_, total = study.listing()
-    assert total == "study both: 4 of 6 runs are left; about 30 min for 2, with jobs=2"
+    assert total == "study both: 4 of 6 runs are left; about 40 min for 4, with jobs=2"
 
 
-def test_what_was_not_measured_is_said(tmp_path, capsys):
+def test_of_what_has_never_run_a_few_steps_are_taken(tmp_path, capsys):
+    """Before there are a teacher and words; two seeds of a method are measured once."""
     assert run(tmp_path / "empty", *STUDY, "dry_run=True") == 0
-    teacher, words, *lines, total = capsys.readouterr().out.splitlines()
-    assert teacher.startswith("prepare: train digits.RN8 (resnet8), epochs=1 batch_size=64; time not known")
+    said, teacher, words, *lines, total = capsys.readouterr().out.splitlines()
+    assert said.startswith("measuring a few steps of 3 trainings of which there is no earlier run; evaluation, and ")
+    by_steps = r"about \d+ s by its steps"
+    assert re.fullmatch(rf"prepare: train digits.RN8 \(resnet8\), epochs=1 batch_size=64; {by_steps}", teacher)
     assert words == "prepare: codebook of digits.RN8, num_words=16; time not known beforehand"
-    assert all(line.endswith(": not measured") for line in lines) and len(lines) == 4
-    assert total == "study both: 4 of 4 runs are left; not measured, with jobs=1"
+    assert len(lines) == 4 and all(re.search(rf"^small\.one\.\w+, seed \d: {by_steps}$", line) for line in lines)
+    assert re.fullmatch(r"study both: 4 of 4 runs are left; about \d+ s for 4, with jobs=1", total)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_time_by_steps_is_that_of_all_steps_of_all_epochs(tmp_path, monkeypatch):
+    monkeypatch.setattr("algorithms.study_plan.step_seconds", lambda job, dataset: 30.0)
+    study = plan(pairs=[PAIR], methods=["KD"], seeds=[0], localpath=str(tmp_path), image_size=8, epochs=5)
+    *_, line, _ = study.listing()
+    assert line == f"small.one.KD, seed 0: about {rough(30.0 * 5 * STEPS)} by its steps"
+
+
+def test_where_no_step_can_be_taken_there_is_no_time(tmp_path, monkeypatch, capsys):
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr("algorithms.study_plan.step_seconds", fail)
+    assert run(tmp_path / "empty", *STUDY, "dry_run=True") == 0
+    _, teacher, _, *lines, total = capsys.readouterr().out.splitlines()
+    assert all(line.endswith("not measured") for line in (teacher, *lines)) and len(lines) == 4
+    assert total == "study both: 4 of 4 runs are left; not measured, with jobs=1"
+
+
+def test_a_step_of_random_numbers_has_the_shapes_of_one_that_reads_files(folder):
+    options, dataset = Options.of(configure("letKD-2", folder)), load_dataset("digits", image_size=8)
+    shapes = [
+        {name: tensor.shape for name, tensor in chain(objective.named_parameters(), objective.named_buffers())}
+        for objective in (open_objective(options, dataset), drawn_objective(options, dataset))
+    ]
+    assert shapes[0] == shapes[1] and any(name.startswith("losses.decisions.") for name in shapes[0])
 
 
 SEARCH = ("study", "with", "pairs=small.one", "methods=KD", "seeds=[0]", "name=tuning")
@@ -313,6 +353,35 @@ def test_a_value_with_a_run_that_failed_is_not_taken(failing, values, error, sea
     assert member["values"] == values and member["runs"][0].get("error") == error
 
 
+def test_a_candidate_whose_file_is_damaged_has_failed_and_is_named(searched, trained, capsys):
+    """Its history has gone, of which the last epoch says what the value is chosen by."""
+    assert run(searched, *SEARCH) == 0
+    path = searched / "studies/tuning/search/search/small/one/KD_kd-temperature-8/seed0/results.json"
+    save_json(path, load_json(path) | {"history": []})
+    capsys.readouterr()
+    assert run(searched, *SEARCH) == 1
+    error = f"{path} is damaged: it has no top-1 on the held-out images after the last epoch; move its folder away"
+    one, other = told(searched, "tuning")["search"]["candidates"]
+    assert other["runs"] == [{"seed": 0, "state": "failed", "error": error}]
+    assert one["is_chosen"] and one["runs"][0]["top1"] == 70
+    assert capsys.readouterr().err.startswith("error: one run has failed: search.small.one.KD_kd-temperature-8, seed 0")
+
+
+def test_what_has_taught_a_run_is_all_that_runs_record_of_it():
+    assert TAUGHT_BY.keys() == FINGERPRINTS.keys()
+
+
+def test_averages_of_weights_are_in_the_study(part, trained, monkeypatch):
+    plain = results_of
+    monkeypatch.setattr(
+        sys.modules[__name__], "results_of", lambda job, top1: plain(job, top1) | {"average_top1": top1 + 1}
+    )
+    assert run(part, *STUDY) == 0
+    for member in told(part)["members"]:
+        assert [found["average_top1"] for found in member["runs"]] == [None, member["runs"][1]["top1"] + 1]
+    assert "KD, average of the weights" in table(part)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
@@ -332,7 +401,15 @@ PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
         ((PAIR_OF_DIGITS, "methods=KD,DKD", "kd.temprature=2"), "unknown option 'kd.temprature'; did you mean"),
         ((PAIR_OF_DIGITS, "methods=KD,DKD", "epochs=0"), "epochs=0 must be at least 1"),
         ((PAIR_OF_DIGITS, "methods=KD,DKD", "dkd.temperature=-1"), "dkd.temperature=-1 must be above 0"),
-        ((PAIR_OF_DIGITS, "methods=KD", "student=resnet20"), "student=resnet20 is another network than that of"),
+        (
+            (PAIR_OF_DIGITS, "methods=KD", "student=resnet20"),
+            "student=resnet20 is another network than that of digits.RN14_RN8: a study takes networks by the names of "
+            "pairs; write one, config/mine/PAIR/__init__.py",
+        ),
+        (
+            ("pairs=CIFAR100.resnetv1.RN56_RN20", "methods=KD", "teacher=resnet110", "protocol=published"),
+            "teacher=resnet110 is another network than that of CIFAR100.resnetv1.RN56_RN20: a study takes",
+        ),
         ((PAIR_OF_DIGITS, "methods=KD", "config=digits.RN8"), "config=digits.RN8 is not for a study"),
         ((PAIR_OF_DIGITS, "methods=KD", "evaluate=True"), "evaluate=True is not for a study"),
         ((PAIR_OF_DIGITS, "methods=KD", "best=True"), "best=True concerns evaluate"),

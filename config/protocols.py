@@ -202,7 +202,12 @@ def published_options(config: Config) -> Config:
         )
     if config["dataset"] != DATASET or pair not in known.pairs:
         pairs = ", ".join(" ".join(other) for other in known.pairs)
-        wanted = f"{' '.join(map(str, pair))} on {config['dataset']}"
+        if None in pair:
+            raise ValueError(
+                f"protocol=published of {method} is that of a teacher and a student, and {pair[-1]} alone has no "
+                f"teacher; choose a pair, teacher and student, that it is known for on {DATASET}: {pairs}"
+            )
+        wanted = f"{' '.join(pair)} on {config['dataset']}"
         raise ValueError(
             f"protocol=published of {method} is not known for {wanted}; it is for these on {DATASET}: {pairs}"
         )

@@ -92,6 +92,15 @@ def test_what_is_not_known_is_refused_in_a_line(method, given, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_without_a_teacher_is_told_that_one_is_missing():
+    """A method behind a network alone, whose teacher the command may say or not."""
+    with pytest.raises(ValueError, match=r"and resnet8 alone has no teacher; choose .* resnet56 resnet20,") as caught:
+        resolved("digits.RN8.KD", **PUBLISHED)
+    assert "None" not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="of KD is not known for ema resnet8 on digits"):
+        resolved("digits.RN8.KD", **PUBLISHED, teacher="ema")
+
+
 def test_a_run_by_it_needs_a_name_of_its_own():
     config = resolved(f"{PREFIX}.KD", protocol="published")
     name = f"published.{PREFIX}.KD"

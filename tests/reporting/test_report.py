@@ -221,6 +221,13 @@ def test_a_published_figure_says_its_kind_and_is_compared_with_the_same_epoch(me
     )
 
 
+@pytest.mark.parametrize(("method", "epoch"), [("sdd:NKD", "best"), ("NKD", None)])
+def test_a_figure_whose_run_nobody_tells_is_of_no_epoch(method, epoch):
+    """The paper of SDD states the best epoch of its own method; who ran NKD for its table it does not say."""
+    found = tables.figure_of_method(method, "CIFAR100", "vgg13", "mobilenetv2")
+    assert (found.source, found.epoch) == ("SDD", epoch)
+
+
 def put_method(tree: Tree, method: str, top1: float, **facts: Any) -> Path:
     """A run of a method of the pair, with the options of its experiment."""
     own = load_experiment(f"{PAIR}.{method}")

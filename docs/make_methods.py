@@ -84,7 +84,9 @@ teacher. Any other run keeps such an average with `average=True`; it is
 
 The weights of terms below are for trained teachers, and too large for an average that begins as the untrained student.
 ResNet-8 on the digits, 8 epochs, one seed: 96.8 % alone; with `teacher=ema` KD reaches 48.8 %, DKD does not learn and
-FitNet diverges, while `KD ce.weight=1 kd.weight=0.1` and `FitNet fitnet.weight=1` reach 96.3 %.
+FitNet diverges, while `KD ce.weight=1 kd.weight=0.1` and `FitNet fitnet.weight=1` reach 96.3 %. What Mean Teacher does
+about it, a weight that rises over the first epochs, is not added: of the methods here none is published with an average
+as teacher, and those that are published with such a rise (`warmup` of DKD, ReviewKD, KDPP) have it with any teacher.
 
 Any two methods make a sum, `letKD-2+DKD`, and any more do, but for two of letKD-1, letKD-2 and QuEST, which all bring
 the words. Formulas, and where coefficients come from, are in the file of each in `distillation/losses/`;

@@ -1,5 +1,6 @@
 """Accuracy of a deployed network: no teacher, no supervision, only the student."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,26 @@ from storage.state_dicts import Weights, load_strictly
 from storage.weight_files import name_of_weights
 
 PUBLISHED_TOLERANCE = 0.5  # percent
+AVERAGE = "_average"  # behind the name of what is measured or drawn of the average of the weights
 OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of a run's checkpoints
 
 
-def result_name(measured: Results) -> str:
+def result_name(measured: Results, standing: Mapping[str, Results]) -> str:
     """What a measurement is called in `results.json`: its checkpoint's name, the average of weights, the third split.
 
-    What is otherwise than in the training comes behind it: such a measurement never takes the place of the run's own.
+    What is otherwise than in the training comes behind it: such a measurement never takes the place of the run's own,
+    nor one of another file of the same name that of the first.
+
+    Args:
+        standing: measurements of the same kind that are there, by name.
     """
-    name, changed = name_of_weights(measured["weights"]), dict(measured.get("changed", {}))
-    if "weights" in changed and name not in OWN_NAMES and name != name_of_weights(changed["weights"][0]):
-        del changed["weights"]  # the name says it
-    name += ("_average" if measured.get("average") else "") + ("_test" if measured.get("split") == "test" else "")
+    source, changed = measured["weights"], dict(measured.get("changed", {}))
+    file, rest = name_of_weights(source), dict(changed)
+    name = file + (AVERAGE if measured.get("average") else "") + ("_test" if measured.get("split") == "test" else "")
+    if "weights" in changed and file not in OWN_NAMES and file != name_of_weights(rest.pop("weights")[0]):
+        short = name + name_of_changes(rest)
+        if standing.get(short, {}).get("weights", source) == source:
+            return short  # it says which weights
     return name + name_of_changes(changed)
 
 
@@ -233,7 +242,8 @@ class Evaluation(Algorithm):
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""
 
         def add(results: Results) -> Results:
-            evaluations = results.get("evaluations", {}) | {result_name(measured): measured}
+            standing = results.get("evaluations", {})
+            evaluations = standing | {result_name(measured, standing): measured}
             is_own = results.get("mode") == "evaluate" and "changed" not in results
             if results.get("mode") != "train" and not ("changed" in measured and is_own):
                 results = {key: value for key, value in results.items() if key != "changed"}

@@ -36,7 +36,7 @@ from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.deployment import deploy, trace
 from distillation.signals import backbone_of
 from engine.numerics import device_name
-from engine.records import environment, log, now, update_results
+from engine.records import environment, log, now, read_results, update_results
 from results.places import folders_of
 from storage.state_dicts import Weights
 from storage.tensor_files import first_line, save_json, write_atomically
@@ -140,7 +140,7 @@ class Export(Evaluation):
         model = self._open_model(weights, dataset.num_classes, dataset.image_size).eval()
         metadata = self.metadata(dataset, weights, epoch)
         about = self.about(weights, epoch) | self._changes(weights, dataset)
-        name = result_name(about)
+        name = result_name(about, self._standing(kind))
         path = self.directory / FOLDER / f"{self._name(name)}.{kind}"
         try:
             program = trace(self._deployed(model, dataset), dataset.image_size)
@@ -196,6 +196,11 @@ class Export(Evaluation):
                 "environment": environment(),
             },
         }  # fmt: skip
+
+    def _standing(self, kind: str) -> dict[str, Results]:
+        """What was exported in this format, by names without its ending."""
+        exports = read_results(self.directory).get("exports", {})
+        return {name.removesuffix(f".{kind}"): entry for name, entry in exports.items() if name.endswith(f".{kind}")}
 
     def _name(self, weights: str) -> str:
         trial = [f"seed{seed}" for seed in self.options.job.seeds]

@@ -73,7 +73,8 @@ class LinearProbe(Evaluation):
 
         def add(results: Results) -> Results:
             results = results or self.facts()
-            return results | {"linear_probe": results.get("linear_probe", {}) | {result_name(measured): measured}}
+            standing = results.get("linear_probe", {})
+            return results | {"linear_probe": standing | {result_name(measured, standing): measured}}
 
         return update_results(self.directory, add)
 

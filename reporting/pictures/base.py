@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.base import Results
-from algorithms.evaluate import Evaluation
+from algorithms.evaluate import AVERAGE, Evaluation
 from algorithms.teaching import missing_supervision
 from architectures import Input
 from config.options import Options
@@ -39,7 +39,8 @@ class Drawing:
 class Picture(Evaluation):
     """Draws one picture of a trained experiment and leaves `pictures/<name>.png`, `.pdf` and `.json` in its directory.
 
-    With options that make another network or other images than the training's, the name says so.
+    Of the average of the weights, and with options that make another network or other images than the training's, the
+    name says so.
     The network is that of the last epoch, the best one or epoch n, and the images are those of the evaluation split or
     the third, as in an evaluation.
 
@@ -77,13 +78,16 @@ class Picture(Evaluation):
     def _run(self) -> Results:
         with style():
             self.open()
-            place = self.directory / FOLDER / f"{self.name}{name_of_changes(self.changes.get('changed', {}))}"
+            is_average = self.options.job.average
+            name = self.name + (AVERAGE if is_average else "") + name_of_changes(self.changes.get("changed", {}))
+            place = self.directory / FOLDER / name
             with self.autocast():  # networks see images as in training and evaluation
                 drawing = self.draw()
             save_figure(drawing.figure, place)
-        about = {"title": drawing.title, "caption": drawing.caption, "command": self.command} | self.changes
+        title = drawing.title + (", average of the weights" if is_average else "")
+        about = {"title": title, "caption": drawing.caption, "command": self.command} | self.changes
         save_json(place.with_suffix(".json"), about)
-        log.info("%s: %s", drawing.title, place.with_suffix(".png"))
+        log.info("%s: %s", title, place.with_suffix(".png"))
         return about | {"file": str(place.with_suffix(".png"))}
 
     def open(self) -> None:

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from digits_tools import NUM_EVAL
 from objective_tools import open_networks, pooled_maps
 from PIL import Image
+from training_tools import differences
 
 import main_classification
 from config.options import Options
 from distillation.prepared import open_codebook, open_subclasses
+from engine.checkpoints import load_checkpoint
 from letkd import KDLayer
 from reporting import style as look
 from reporting.pictures import PICTURES, Picture, embedding, subclasses, templates
@@ -40,6 +42,7 @@ LETKD2 = (
 )
 QUEST = ("config=digits.RN14_RN8.QuEST", "name=mine.RN8_RN8.QuEST", *SUPERVISION, f"num_words={NUM_WORDS}", *FAST)
 PLACES = ["intermediate", "penultimate"]
+ENDINGS = (".png", ".pdf", ".json")
 
 
 def run(*words: str) -> int:
@@ -48,10 +51,10 @@ def run(*words: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(few_digits, supervision, tmp_path_factory) -> Path:
-    """A teacher, its supervision, a letKD-2 run of two epochs and a QuEST run of one."""
+    """A teacher, its supervision, a letKD-2 run of two epochs that keeps an average, and a QuEST run of one."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(supervision, folder, dirs_exist_ok=True)
-    for words in ((*LETKD2, "epochs=2"), (*QUEST, "epochs=1")):
+    for words in ((*LETKD2, "epochs=2", "average=True"), (*QUEST, "epochs=1")):
         assert run("with", *words, f"localpath={folder}") == 0
     return folder
 
@@ -75,6 +78,7 @@ def opened(trained) -> Callable[..., Picture]:
     def open_picture(name: str, words: tuple[str, ...] = LETKD2) -> Picture:
         given = dict(word.split("=", 1) for word in words)
         updates = {key: int(value) if value.isdigit() else value for key, value in given.items()}
+        updates |= {key: True for key, value in given.items() if value == "True"}
         config = main_classification.default_config(given["config"]) | updates
         picture = PICTURES[name](Options.of(config | {"cuda": False, "localpath": str(trained)}), command="")
         picture.open()
@@ -159,6 +163,26 @@ def test_the_network_sees_images_in_the_precision_of_the_run(name, opened, monke
     with torch.nn.modules.module.register_module_forward_hook(record):
         picture.run()
     assert found == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_shows_the_average_of_the_weights_where_it_is_asked_for(name, opened):
+    picture = opened(name, (*LETKD2, "average=True"))
+    saved, shown = load_checkpoint(picture.source), picture.model.state_dict()
+    equal = {part: differences(shown, saved[part]) == [] for part in ("average", "model")}
+    assert equal == {"average": True, "model": False}
+
+
+def test_the_picture_of_an_average_does_not_take_the_place_of_the_students(drawn, opened, trained):
+    before = {path.name: path.read_bytes() for path in drawn.glob("confusion.*")}
+    assert run("picture_confusion", "with", *LETKD2, "average=True", f"localpath={trained}") == 0
+    assert {path.name: path.read_bytes() for path in drawn.glob("confusion.*")} == before
+    assert {path.name for path in drawn.glob("confusion_average.*")} == {f"confusion_average{end}" for end in ENDINGS}
+    about = json.loads((drawn / "confusion_average.json").read_text())
+    assert about["title"].endswith(", average of the weights") and "average=True" in shlex.split(about["command"])
+    counts_NN = opened("confusion", (*LETKD2, "average=True")).count()
+    top1 = 100 * counts_NN.trace().item() / counts_NN.sum().item()
+    assert top1 == pytest.approx(results_of(trained, "mine", "RN8_RN8", "letKD-2")["average_top1"])
 
 
 # --- confusion -------------------------------------------------------------------------------------------------------

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from training_tools import STEPS, PowerFailure, differences, fail, outcome, read_curves, stop_at
 
 import main_classification
 from algorithms import export, run_config
+from algorithms.predict import Prediction
 from algorithms.trials import summarize
 from config.experiments import default_config
+from config.options import Options
+from dataloaders import load_dataset
 from engine.average import Average
 from engine.checkpoints import load_checkpoint
 
@@ -64,6 +68,34 @@ def test_evaluation_takes_it_and_keeps_it_apart(whole):
     assert (last["top1"], average["top1"]) == (results["top1"], results["average_top1"])
     assert average["average"] is True and "average" not in last and "changed" not in average
     assert results["mode"] == "train"
+
+
+def test_the_probe_takes_it(whole):
+    """What it measures of the average in a file that is called so it measures of the run's."""
+    root = whole.parents[2]
+    for average in (False, True):
+        run_config(default_config(KD) | SMALL | {"localpath": str(root), "probe": True, "average": average})
+    found = results_of(whole)["linear_probe"]
+    config = default_config(ALONE) | SMALL | {"localpath": str(root), "name": "mine.probed", "probe": True}
+    (measured,) = run_config(config | {"weights": f"{whole / 'last.pth'}#average"})["linear_probe"].values()
+    assert found["last_average"]["map"] == measured["map"] and found["last_average"]["average"] is True
+    assert "average" not in found["last"]
+
+
+def test_predictions_are_those_of_the_average(whole, tmp_path):
+    """Which at its ema_decay is far from the student."""
+    pixels = load_dataset("digits", splits=["eval"], image_size=8).eval.images[:8]
+    for number, image in enumerate(pixels.numpy()):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    root, images = str(whole.parents[2]), {"images": str(tmp_path), "num_workers": 0}
+
+    def predicted(config: dict[str, Any]) -> list[float]:
+        found = Prediction(Options.of(config | SMALL | images | {"localpath": root})).run()["images"]
+        return [guess["probability"] for image in found for guess in image["predictions"]]
+
+    own, average = (predicted(default_config(KD) | {"average": average}) for average in (False, True))
+    entry = {"name": "mine.predicted", "weights": f"{whole / 'last.pth'}#average"}
+    assert average == predicted(default_config(ALONE) | entry) != own
 
 
 @pytest.mark.slow

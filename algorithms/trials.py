@@ -6,7 +6,8 @@
 Only the experiment is repeated: its teacher and supervision are shared, and made with seed 0. A trial that is finished
 is left alone and one that was broken off goes on, so the same command does what is left after any stop. A trial that
 stands there with other settings is refused, where they bear on its result (`results/settings.py`), and so are trials
-that other weights of the teacher, other words or other decisions have taught, as far as their results say it.
+that other weights of the teacher, other words or other decisions have taught, or that have started from other weights,
+as far as their results say it.
 """
 
 import statistics
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.base import Results
+from algorithms.starting import read_start
 from algorithms.teaching import FINGERPRINTS, supervision_fingerprints
 from config.options import Job, Options
 from engine.checkpoints import LAST, NEWEST, find_state
@@ -29,6 +31,9 @@ from storage.tensor_files import save_json
 TRIALS = "trials.json"
 TRAINING_FIGURES = ("top1", "best_top1", "top5", "seconds")
 AVERAGE_FIGURES = ("average_top1", "best_average_top1")  # of runs that keep an average of their weights
+STARTED_FROM = "init_fingerprint"
+# What a run records of the numbers that made it, and what that is.
+MADE_BY = FINGERPRINTS | {STARTED_FROM: "the weights that it started from"}
 
 Figures = dict[str, float]
 
@@ -104,18 +109,22 @@ def check_alike(options: Options, seeds: list[int], *, is_prepared: bool = True)
             raise ValueError(f"seed {seed}: {directory} was trained with {listed}; {remedy}")
         _compare_teaching(taught, facts, str(directory))
     if is_prepared and trains and is_left and taught:
-        _compare_teaching(taught, supervision_fingerprints(options), "what is there for the trials that are left")
+        there = supervision_fingerprints(options)
+        if STARTED_FROM in taught and (weights := read_start(options)):
+            there[STARTED_FROM] = weights.fingerprint
+        _compare_teaching(taught, there, "what is there for the trials that are left")
 
 
 def _compare_teaching(taught: dict[str, tuple[str, str]], facts: Results, whose: str) -> None:
-    """Compare fingerprints of what has taught with the first of their kind; what a file does not say is left out."""
-    for key, name in FINGERPRINTS.items():
+    """Compare fingerprints of what made a run with the first of their kind; what a file does not say is left out."""
+    for key, name in MADE_BY.items():
         value = facts.get(key)
         first, owner = taught.setdefault(key, (value, whose)) if value else (value, whose)
         if value != first:
+            did, several = ("started from", "starts") if key == STARTED_FROM else ("was taught by", "teachings")
             raise ValueError(
-                f"{name}: {owner} was taught by {first[:12]}..., and {whose} has {value[:12]}...: their mean would be "
-                f"of two teachings; move {owner} away, or choose another localpath"
+                f"{name}: {owner} {did} {first[:12]}..., and {whose} has {value[:12]}...: their mean would be of two "
+                f"{several}; move {owner} away, or choose another localpath"
             )
 
 
@@ -221,10 +230,10 @@ def finished_training(directory: Path) -> Results | None:
 
 
 def _other_teaching(results: Results, reference: Results) -> list[str]:
-    """What has taught one of two runs and not the other, as far as both say it."""
+    """What has made one of two runs and not the other, as far as both say it."""
     return [
         name
-        for key, name in FINGERPRINTS.items()
+        for key, name in MADE_BY.items()
         if results.get(key) and reference.get(key) and results[key] != reference[key]
     ]
 

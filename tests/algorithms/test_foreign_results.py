@@ -1,6 +1,7 @@
 """Results that would be quietly wrong: measured otherwise, of another run, of other classes or teachers."""
 
 import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,14 @@ from training_tools import configure, train
 
 import main_classification
 from algorithms import check_options, run_config, run_trials
+from algorithms.evaluate import result_name
+from algorithms.export import Export
 from algorithms.teaching import FINGERPRINTS
+from architectures import create_model
 from config.options import Options
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.records import read_results, save_results
-from engine.weights import check_belongs
+from engine.weights import check_belongs, read_published
 from results.settings import changed_network, name_of_changes
 from storage.state_dicts import check_fit
 from storage.tensor_files import save_json
@@ -75,6 +79,34 @@ def test_a_file_that_is_called_like_the_runs_own_does_not_take_its_place(folder,
     own, other = sorted(evaluations, key=len)
     assert own == "last" and other.startswith("last-weights-")
     assert evaluations["last"]["weights"] == str(folder / "last.pth")
+
+
+@pytest.mark.parametrize("job", [{"evaluate": True}, {"probe": True}], ids=str)
+def test_files_of_one_name_do_not_take_each_others_places(job, folder, runs):
+    part = {"evaluate": "evaluations", "probe": "linear_probe"}[next(iter(job))]
+    first, second = (folder.parent / name / "net.pth" for name in "ab")
+    for path, seed in ((first, 0), (second, 1)):
+        path.parent.mkdir()
+        shutil.copy(runs[seed] / "last.pth", path)
+    for path in (first, second, first):
+        run(folder, **job, weights=str(path))
+    found = read_results(folder)[part]
+    one, other = sorted(found, key=len)
+    assert one == "net" and re.fullmatch(r"net-weights-[0-9a-f]{8}", other)
+    assert [found[name]["weights"] for name in (one, other)] == [str(first), str(second)]
+    before = found[other]
+    run(folder, **job, weights=str(second))
+    assert set(read_results(folder)[part]) == {one, other}, "measured again it has the name that it had"
+    assert read_results(folder)[part][other]["weights"] == before["weights"]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_what_is_exported_of_files_of_one_name_is_in_two_files(kind, folder, tmp_path):
+    """A name that was exported in the other format is free."""
+    job = Export(Options.of(configure("classification", tmp_path, export=kind, weights="b/net.pth")))
+    about = {"weights": "b/net.pth", "changed": {"weights": [str(folder / "last.pth"), "b/net.pth"]}}
+    save_results(folder, read_results(folder) | {"exports": {"net.pt2": {"weights": "a/net.pth"}}})
+    assert (result_name(about, job._standing(kind)) == "net") == (kind == "onnx")
 
 
 def test_without_a_training_the_results_stay_those_of_the_published_weights(folder, tmp_path):
@@ -179,6 +211,31 @@ def test_other_classes_are_refused_and_other_images_mentioned(folder, caplog):
 
 
 # -- trials -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_trials_that_started_from_two_files_are_refused_before_one_trains(job, tmp_path):
+    config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 3}
+    put_trials(config, [{"init_fingerprint": "a" * 64}, {}, {"init_fingerprint": "b" * 64}])
+    message = "the weights that it started from: .*seed0 started from aaa.*seed2 has bbb.*of two starts; move .*seed0"
+    with pytest.raises(ValueError, match=message):
+        run_trials(Options.of(config | {"evaluate": job == "evaluate"}), lambda trial: pytest.fail("a trial has begun"))
+
+
+def test_a_trial_that_is_left_must_start_from_the_weights_of_those_before(tmp_path):
+    """The file at the same place is another one by now."""
+    path = tmp_path / "start.pth"
+    config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 2}
+    config |= {"init": str(path)}
+    torch.manual_seed(0)
+    torch.save(create_model("resnet8", num_classes=10).state_dict(), path)
+    put_trials(config, [{"init_fingerprint": read_published(path).fingerprint}])
+    begun = []
+    run_trials(Options.of(config), begun.append)
+    assert [trial.run.seed for trial in begun] == [1]
+    torch.save(create_model("resnet8", num_classes=10).state_dict(), path)
+    with pytest.raises(ValueError, match=r"started from: .*seed0 .*what is there for the trials that are left has"):
+        run_trials(Options.of(config), lambda trial: pytest.fail("a trial has begun"))
 
 
 @pytest.mark.parametrize("key", FINGERPRINTS)

@@ -1,7 +1,9 @@
 """From the options of an experiment to its student, and to the objective that trains it."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,9 +113,9 @@ def build_objective(
     Args:
         teacher_weights: None where no loss reads a teacher, or the teacher is the average of the student.
         keys: of the losses; None for all that the experiment has.
+        drawn: random numbers stand where files of supervision would be read: to see what a step costs.
 
     Raises:
-        drawn: random numbers stand where files of supervision would be read: to see what a step costs.
         ValueError: networks, weights or supervision do not fit the losses or each other.
         FileNotFoundError: a file of the supervision is not there.
     """
@@ -194,9 +196,27 @@ def load_trained(network: nn.Module, name: str, weights: Weights, *, what: str) 
 
 
 def knows_classes(weights: Weights, dataset: Dataset) -> bool:
-    """Whether weights tell the classes of the images apart, as far as both say what they are."""
+    """Whether weights tell the classes of the images apart, by the same numbers, as far as both say what they are."""
     known = (weights.data or {}).get("classes", dataset.classes)
-    return tuple(known) == dataset.classes and weights.num_classes in (None, dataset.num_classes)
+    is_known = tuple(known) == dataset.classes and weights.num_classes in (None, dataset.num_classes)
+    return is_known and numbered_otherwise(weights, dataset) is None
+
+
+def numbered_otherwise(weights: Weights, dataset: Dataset) -> tuple[int, int] | None:
+    """The first class of the images whose name weights of others give another number: (its number there, here).
+
+    None where there is none: what they call otherwise may be the same.
+    """
+    there, here = _numbers(weights.trained_with.get("classes", ())), _numbers(dataset.classes)
+    pairs = ((there.get(name, number), number) for name, number in here.items())
+    return next((pair for pair in pairs if pair[0] != pair[1]), None)
+
+
+def _numbers(classes: Sequence[str]) -> dict[str, int]:
+    """Of classes by name, without case and signs; a name that several have is left out."""
+    plain = [re.sub(r"[\W_]+", " ", name).casefold() for name in classes]
+    count = Counter(plain)
+    return {name: number for number, name in enumerate(plain) if count[name] == 1}
 
 
 def refuse_other_logits(readers: Collection[str], dataset: Dataset, weights: Weights, name: str) -> None:
@@ -218,10 +238,14 @@ def refuse_other_logits(readers: Collection[str], dataset: Dataset, weights: Wei
         return
     if known := (weights.data or {}).get("classes"):
         refuse_other_classes(dataset, tuple(known), f"the teacher, {weights.source},")
+    what = f"tells {weights.num_classes} classes apart and {dataset.name} has {dataset.num_classes}"
+    if renumbered := numbered_otherwise(weights, dataset):
+        there, here = renumbered
+        what = f"has {dataset.classes[here]!r} as class {there}, which is class {here} of {dataset.name}"
     raise ValueError(
-        f"{weights.source} tells {weights.num_classes} classes apart and {dataset.name} has {dataset.num_classes}: "
-        f"{', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} the logits of the teacher; choose methods of "
-        f"maps alone, or first train {name} on {dataset.name}, from these weights: init={weights.source}"
+        f"{weights.source} {what}: {', '.join(readers)} {'reads' if len(readers) == 1 else 'read'} the logits of the "
+        f"teacher; choose methods of maps alone, or first train {name} on {dataset.name}, from these weights: "
+        f"init={weights.source}"
     )
 
 
@@ -238,6 +262,9 @@ def build_loss(
 ) -> Loss:
     """A loss for two networks, drawn under a seed of its own: another loss beside it changes nothing; behind transforms
     where the method has them.
+
+    Args:
+        drawn: as of `build_objective`.
 
     Raises:
         ValueError: an option is none of its choices, or as `Loss.build`.
@@ -266,9 +293,6 @@ def values_for(part: type[Part], options: Options) -> dict[str, Any]:
     """
     found = {name: options.of_loss(f"{part.key}.{name}", default) for name, default in part.defaults().items()}
     described = part.described()
-    Args:
-        drawn: as of `build_objective`.
-
     for name, value in found.items():
         described[f"{part.key}.{name}"].check(value)
     return found

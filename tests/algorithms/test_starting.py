@@ -1,6 +1,7 @@
 """A training starts from weights of anywhere; teachers and probes may be of other classes than the images."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from algorithms.train import Training
 from architectures import create_model
 from architectures.classifier import classifier_of
 from config.options import Options
-from dataloaders import load_dataset
+from dataloaders import Dataset, load_dataset
+from distillation.build import numbered_otherwise
 from engine.checkpoints import load_checkpoint
 from engine.records import log
-from storage.state_dicts import fingerprint
+from storage.state_dicts import Weights, fingerprint
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -196,6 +198,55 @@ def test_a_teacher_of_as_many_other_classes_is_one_of_other_classes(folder, logg
     assert "the classes of the teacher are others: it teaches by its maps alone" in logged.text
     with pytest.raises(ValueError, match=r"class 0 is .class 0., expected .*last\.pth, was trained on"):
         Training(Options.of(config | given | {"method": "KD"}))._build(None)
+
+
+@pytest.fixture
+def labelled(tmp_path) -> Callable[[list[str]], Path]:
+    """Leaves a teacher as a folder of Hugging Face that calls its classes so."""
+    folder = tmp_path / "weights"
+
+    def leave(names: list[str]) -> Path:
+        folder.mkdir(exist_ok=True)
+        save_file(network_of("resnet14").state_dict(), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"id2label": dict(enumerate(names))}))
+        return folder
+
+    return leave
+
+
+@pytest.mark.parametrize("method", ["KD", "FitNet+KD"])
+def test_a_folder_that_numbers_the_classes_otherwise_is_refused_by_the_first_of_them(method, labelled):
+    """By the numbers every image of a 2 would be taught as a 3."""
+    teacher = labelled(["0", "1", "3", "2", *"456789"])
+    message = r"weights has '2' as class 3, which is class 2 of digits: kd reads the logits of the teacher; choose"
+    with pytest.raises(ValueError, match=message) as caught:
+        open_objective(Options.of(pair(method, teacher)), load_dataset("digits", image_size=8))
+    assert "\n" not in str(caught.value)
+
+
+def test_its_maps_teach_all_the_same(labelled, logged):
+    teacher = labelled(["0", "1", "3", "2", *"456789"])
+    objective = open_objective(Options.of(pair("FitNet", teacher)), load_dataset("digits", image_size=8))
+    assert not objective.teacher.knows_classes and "it teaches by its maps alone" in logged.text
+
+
+@pytest.mark.parametrize("names", ["0123456789", ["zero", "one", "two", "three", "four", *"56789"]], ids=str)
+def test_a_folder_with_these_numbers_or_other_names_teaches_all(names, labelled):
+    objective = open_objective(Options.of(pair("KD", labelled(list(names)))), load_dataset("digits", image_size=8))
+    assert objective.teacher.knows_classes
+
+
+def test_names_of_classes_are_the_same_without_case_and_signs():
+    half = (0.5, 0.5, 0.5)
+    dataset = Dataset("two", ("aquarium_fish", "crane", "crane", "bee"), 8, half, half, padding=0, flip=False)
+
+    def numbered(*classes: str) -> tuple[int, int] | None:
+        return numbered_otherwise(Weights({}, Path("a"), trained_with={"classes": list(classes)}), dataset)
+
+    assert numbered("bee", "Crane", "crane", "Aquarium-fish") == (3, 0)
+    assert numbered("aquarium fish", "x", "crane", "BEE") is None
+    assert numbered("crane", "x", "y", "bee") is None, "two are called so, and it is one of them"
+    assert numbered() is None
 
 
 def test_what_reads_its_logits_is_refused_before_words_are_made(teacher):

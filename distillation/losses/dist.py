@@ -15,6 +15,7 @@ has no T.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from config.schema import option
@@ -55,6 +56,7 @@ def correlation(one: Tensor, other: Tensor, mean: Tensor | float, other_mean: Te
         one, other: without their means.
         mean, other_mean: these, which are positive.
     """
-    length, other_length = one.norm(dim=dim), other.norm(dim=dim)
+    length, other_length = (torch.linalg.vector_norm(each, dim=dim) for each in (one, other))
     is_constant = is_rounding(length, mean, one.shape[dim]) | is_rounding(other_length, other_mean, one.shape[dim])
-    return (one * other).sum(dim=dim) / (length * other_length + EPS).masked_fill(is_constant, 1.0)
+    below = torch.addcmul(is_constant + EPS, length, other_length)  # 1, and not 1e-8, where one is constant
+    return (one * other).sum(dim=dim) / below

@@ -197,7 +197,7 @@ def is_rounding(length: Tensor, mean: Tensor | float, size: int = 1) -> Tensor:
         size: the number of entries.
     """
     bound = 4 * torch.finfo(length.dtype).eps * math.sqrt(size)
-    return length <= (bound * mean if isinstance(mean, float) else bound * mean.detach())
+    return length <= bound * mean
 
 
 # --- transforms by name ----------------------------------------------------------------------------------------------

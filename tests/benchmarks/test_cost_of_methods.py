@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from objective_tools import IMAGE_SIZE, NUM_CLASSES, batch_of, objective_of_method
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import methods
 from distillation.expressions import list_methods
@@ -27,6 +28,26 @@ def sides_of(method):
 def test_the_plain_form_of_a_loss_has_its_terms_and_gradients(method):
     sides = sides_of(method)
     assert methods.difference(sides["letKD"](), sides["plain"]()) <= methods.TOLERANCE
+
+
+class Counter(TorchDispatchMode):
+    """Counts what torch computes, forward and backward; most of it takes as long as its start where rows are few."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += 1
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("method", ["DIST", "SRRL"])
+def test_guards_cost_few_operators_beside_the_plain_form(method):
+    number = {}
+    for side, function in sides_of(method).items():
+        with Counter() as counter:
+            function()
+        number[side] = counter.number
+    assert 0 < number["letKD"] <= methods.LIMIT * number["plain"]
 
 
 def test_what_differs_is_an_error():

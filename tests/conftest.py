@@ -1,4 +1,7 @@
-"""Fixtures test folders share: the golden tensors and their deterministic inputs, few digits, and a small teacher."""
+"""Fixtures test folders share: the golden tensors and their deterministic inputs, few digits, and a small teacher.
+
+Torch is not loaded here: the process that hands tests out to others needs none of it.
+"""
 
 import gc
 import importlib.util
@@ -12,17 +15,22 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from digits_tools import fewer_digits
 
-# The networks here are tiny: a second thread that waits for a busy core costs far more than it gives.
-torch.set_num_threads(1)
+# Next to nothing of what is imported while tests are collected goes again: no collector of garbage need look for it.
+gc.disable()
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every process that collects the tests has to find the same names; without a GPU its tests are skipped."""
+    """Every process that collects the tests has to find the same names; without a GPU its tests are skipped.
+
+    The networks here are tiny: a second thread that waits for a busy core costs far more than it gives.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     assert not [item.nodeid for item in items if re.search(" at 0x[0-9a-f]+", item.nodeid)], "an address in a name"
     if not torch.cuda.is_available():
         for item in items:
@@ -30,10 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """Modules stay: the collector of garbage, which sees all of torch and its friends, need not look at them again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -54,7 +54,7 @@ class OnMeta(TorchDispatchMode):
         name = {"to": "_to_copy"}.get(name, name)  # what it is called where no gradients are recorded
         try:
             result = func(*args, **kwargs)
-            devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)}
+            devices = _devices(*args, *kwargs.values(), result)
             if len(devices) > 1:
                 raise RuntimeError(f"tensors on {' and '.join(sorted(devices))}")
             if _looks_for_places(name, args):
@@ -67,6 +67,17 @@ class OnMeta(TorchDispatchMode):
             self.used.add((place, name))
             return func(*args, **kwargs) if exempt.answer is None else exempt.answer(*args, **kwargs)
         return result
+
+
+def _devices(*values: Any) -> set[str]:
+    """The kinds of devices of the tensors in these values and in sequences among them."""
+    found = set()
+    for value in values:
+        if isinstance(value, Tensor):
+            found.add(value.device.type)
+        elif isinstance(value, (tuple, list)):
+            found |= _devices(*value)
+    return found
 
 
 def _place() -> str:

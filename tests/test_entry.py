@@ -659,28 +659,9 @@ def test_a_missing_split_is_refused(command, alone):
 # --- as a process ----------------------------------------------------------------------------------------------------
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-PUBLISHED = ["print_config", "with", "ce.weight=2", "config=digits.RN14_RN8.letKD-2"]  # it needs no losses to be loaded
-
-
-@pytest.mark.parametrize("words", [PUBLISHED, ["--help"]], ids=" ".join)
-def test_looking_is_quick_and_leaves_torch_alone(words):
-    source = (
-        "import sys, time, main_classification as entry\n"
-        f"try:\n    status = entry.main(['x', *{words}])\n"
-        "except SystemExit as end:  # sacred's, behind its help\n    status = end.code or 0\n"
-        "print(status, 'torch' in sys.modules, time.process_time())\n"
-    )
-    *_, status, torch_imported, seconds = python("-c", source).stdout.split()
-    assert (status, torch_imported) == ("0", "False")
-    assert float(seconds) < 2
-
-
 def test_a_mistake_is_one_line_and_status_1():
-    process = python("main_classification.py", "with", "config=digits.RN9")
+    command = [sys.executable, "main_classification.py", "with", "config=digits.RN9"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     outcome = Outcome(process.returncode, process.stdout, process.stderr)
     assert "'digits.RN8'" in outcome.error and outcome.out == ""
 
@@ -765,7 +746,7 @@ def test_tiny_imagenet_as_published_trains_and_evaluates(command, tmp_path):
         write_noise(root / f"val/images/val_{len(annotations)}.JPEG", (64, 64))
         annotations.append(f"val_{len(annotations)}.JPEG\t{wnid}\t0\t0\t62\t57\n")
     (root / "val/val_annotations.txt").write_text("".join(annotations))
-    words = ("config=TinyImageNet.resnetv1.RN20", f"data_dir={tmp_path}", "cuda=False")
+    words = ("config=TinyImageNet.resnetv1.RN20", f"data_dir={tmp_path}", "cuda=False", "num_workers=0")
     assert command(*words, "epochs=1", "batch_size=4").status == 0
     assert command(*words, "evaluate=True").status == 0
     results = read(tmp_path / "TinyImageNet/resnetv1/RN20/results.json")

@@ -26,6 +26,7 @@ PAIR = {
 }
 METHODS = ["classification", "QuEST", "letKD-1", "letKD-2"]
 STEPS = 4  # of an epoch: 256 images in batches of 64
+THREE_EPOCHS = {"epochs": 3, "milestones": [1], "disp_step": 2}
 TIMED = {"seconds", "images_per_second"}  # what equal runs measure differently
 
 

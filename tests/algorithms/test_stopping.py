@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from training_tools import STEPS, PowerFailure, configure, differences, outcome, stop_at, train
+from training_tools import STEPS, THREE_EPOCHS, PowerFailure, configure, differences, outcome, stop_at, train
 
 from algorithms import train as training
 from algorithms.train import Training
@@ -21,8 +20,6 @@ from engine.checkpoints import load_checkpoint
 from engine.stopping import Stopped, StopRequest
 
 pytestmark = pytest.mark.usefixtures("few_digits")
-
-OPTIONS = {"epochs": 3, "milestones": [1], "disp_step": 2}
 
 
 # --- the request -----------------------------------------------------------------------------------------------------
@@ -146,19 +143,11 @@ STOPS = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(few_digits, supervision, tmp_path_factory) -> dict[str, dict]:
-    """What a run of three epochs without a stop leaves."""
-    folder = tmp_path_factory.mktemp("whole")
-    shutil.copytree(supervision, folder, dirs_exist_ok=True)
-    return {method: outcome(train(method, folder, **OPTIONS)) for method in ("letKD-2", "QuEST")}
-
-
 def stopped(method: str, folder: Path, stop: Stop, monkeypatch: pytest.MonkeyPatch, **options) -> Path:
     """Train until `stop`; returns the directory."""
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop.set_up(patch)
-        train(method, folder, **OPTIONS | options)
+        train(method, folder, **THREE_EPOCHS | options)
     torch.manual_seed(123)  # the stopped process took its random state with it
     return Path(folder, *configure(method, folder)["config"].split("."))
 
@@ -173,7 +162,7 @@ def test_a_stopped_run_goes_on_at_the_next_step(method, name, whole, folder, mon
     progress = json.loads((directory / "progress.json").read_text())
     assert (progress["state"], progress["epoch"], progress["step"]) == ("stopped", *STOPS[name][1:])
     assert (directory / "last.pth").exists() == (STOPS[name].epoch > 0)
-    train(method, folder, checkpoint=-1, **OPTIONS)
+    train(method, folder, checkpoint=-1, **THREE_EPOCHS)
     assert differences(outcome(directory), whole[method]) == []
     assert {path.name for path in directory.glob("*.pth")} == {"best.pth", "last.pth", "previous.pth"}
 
@@ -185,18 +174,18 @@ def test_a_run_is_stopped_and_killed_as_often_as_one_likes(whole, folder, monkey
     assert load_checkpoint(directory / "stopped.pth")["unfinished"]["num_steps"] == 3
     with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, STEPS)  # in epoch 2: what was stopped in epoch 1 is outdated
-        train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+        train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
     assert not (directory / "stopped.pth").exists()
-    train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+    train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
     assert differences(outcome(directory), whole["letKD-2"]) == []
 
 
 def test_a_state_older_than_the_last_epoch_is_not_gone_back_to(whole, folder, monkeypatch):
     directory = stopped("letKD-2", folder, STOPS["within epoch 2"], monkeypatch)
     outdated = (directory / "stopped.pth").read_bytes()
-    train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+    train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
     (directory / "stopped.pth").write_bytes(outdated)  # as if killed before it was removed
-    train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+    train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
     assert differences(outcome(directory), whole["letKD-2"]) == []
     assert not (directory / "stopped.pth").exists()
 
@@ -205,7 +194,7 @@ def test_a_damaged_state_falls_back_to_the_last_whole_epoch(whole, folder, monke
     monkeypatch.setattr(checkpoints.log, "propagate", True)
     directory = stopped("letKD-2", folder, STOPS["within epoch 2"], monkeypatch)
     (directory / "stopped.pth").write_bytes(b"PK torn")
-    train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+    train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
     assert "stopped.pth is damaged" in caplog.text and "going on from the last whole epoch" in caplog.text
     assert differences(outcome(directory), whole["letKD-2"]) == []
 
@@ -217,16 +206,16 @@ def test_the_rest_of_an_epoch_must_be_of_the_same_epoch(key, value, folder, monk
     with pytest.raises(
         ValueError, match=rf"an epoch of {key}={begun_with}, .* {key}={value}; .* checkpoint=1"
     ) as caught:
-        train("classification", folder, checkpoint=-1, **OPTIONS | {key: value})
+        train("classification", folder, checkpoint=-1, **THREE_EPOCHS | {key: value})
     assert "\n" not in str(caught.value)
-    train("classification", folder, checkpoint=1, **OPTIONS | {key: value})
+    train("classification", folder, checkpoint=1, **THREE_EPOCHS | {key: value})
 
 
 def test_going_back_to_a_whole_epoch_forgets_where_the_run_was_stopped(folder, monkeypatch):
     directory = stopped("classification", folder, STOPS["within epoch 2"], monkeypatch)
     with monkeypatch.context() as patch, pytest.raises(PowerFailure):
         stop_at(patch, 1)
-        train("classification", folder, checkpoint=1, **OPTIONS)
+        train("classification", folder, checkpoint=1, **THREE_EPOCHS)
     assert not (directory / "stopped.pth").exists()
 
 
@@ -237,7 +226,7 @@ def test_a_run_that_has_diverged_leaves_no_state_when_it_is_stopped(folder, monk
         job.model.bn1.running_var.data[0] = math.nan
         interrupt()
 
-    job = Training(Options.of(configure("classification", folder, **OPTIONS | {"disp_step": 1000})))
+    job = Training(Options.of(configure("classification", folder, **THREE_EPOCHS | {"disp_step": 1000})))
     stop_at(monkeypatch, STEPS + 2, spoil_and_interrupt)
     with pytest.raises(FloatingPointError, match=r"running_var became nan in epoch 2; the last good state is epoch 1"):
         job.run()
@@ -248,7 +237,7 @@ def test_a_run_that_has_diverged_leaves_no_state_when_it_is_stopped(folder, monk
 def test_a_state_within_an_epoch_outlives_damage_to_the_last_whole_one(whole, folder, monkeypatch):
     directory = stopped("letKD-2", folder, STOPS["within epoch 2"], monkeypatch)
     (directory / "last.pth").write_bytes(b"PK torn")
-    train("letKD-2", folder, checkpoint=-1, **OPTIONS)
+    train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
     assert differences(outcome(directory), whole["letKD-2"]) == []
 
 
@@ -266,8 +255,8 @@ def test_an_unfinished_epoch_is_not_evaluated_and_no_teacher(folder, monkeypatch
 def test_preparing_finishes_a_teacher_that_was_stopped_in_its_first_epoch(tmp_path, monkeypatch):
     stopped("classification", tmp_path, STOPS["in the first step"], monkeypatch)
     with pytest.raises(FileNotFoundError, match=r"stands at epoch 0 of 3; make it: .*checkpoint=-1"):
-        train("QuEST", tmp_path, **OPTIONS)
-    train("QuEST", tmp_path, prepare=True, **OPTIONS)
+        train("QuEST", tmp_path, **THREE_EPOCHS)
+    train("QuEST", tmp_path, prepare=True, **THREE_EPOCHS)
     teacher = load_checkpoint(tmp_path / "digits/RN8/last.pth")
     assert teacher["epoch"] == 3 and not (tmp_path / "digits/RN8/stopped.pth").exists()
     assert not (tmp_path / "digits/RN8/replaced").exists()

@@ -15,6 +15,7 @@ from torch import nn
 from training_tools import (
     METHODS,
     STEPS,
+    THREE_EPOCHS,
     PowerFailure,
     accuracies,
     configure,
@@ -110,25 +111,20 @@ def test_going_on_under_another_teacher_is_noted(taught_by, folder, capsys):
 # --- a run that was stopped ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole(few_digits, supervision, tmp_path_factory) -> dict[str, Path]:
-    """Three epochs without a stop, of every method."""
-    folder = tmp_path_factory.mktemp("whole")
-    shutil.copytree(supervision, folder, dirs_exist_ok=True)
-    options = {"epochs": 3, "milestones": [1], "disp_step": 2}
-    return {method: train(method, folder, **options) for method in ("letKD-2", "QuEST")}
+STOPS = {"in epoch 2": STEPS + 3, "after epoch 2": 2 * STEPS + 1}
+LONG = pytest.param("QuEST", "after epoch 2", marks=pytest.mark.slow)  # as letKD-2, and as QuEST in epoch 2
 
 
-@pytest.mark.parametrize("method", ["letKD-2", "QuEST"])
-@pytest.mark.parametrize("stop", [STEPS + 3, 2 * STEPS + 1], ids=["in epoch 2", "after epoch 2"])
+@pytest.mark.parametrize(
+    ("method", "stop"), [*(("letKD-2", stop) for stop in STOPS), ("QuEST", "in epoch 2"), LONG], ids=str
+)
 def test_a_stopped_run_continues_as_if_it_had_not_been(method, stop, whole, folder, monkeypatch):
-    options = {"epochs": 3, "milestones": [1], "disp_step": 2}
     with monkeypatch.context() as patch, pytest.raises(PowerFailure):
-        stop_at(patch, stop)
-        train(method, folder, **options)
+        stop_at(patch, STOPS[stop])
+        train(method, folder, **THREE_EPOCHS)
     torch.manual_seed(123)  # the stopped process took its random state with it
-    directory = train(method, folder, checkpoint=-1, **options)
-    assert differences(outcome(whole[method]), outcome(directory)) == []
+    directory = train(method, folder, checkpoint=-1, **THREE_EPOCHS)
+    assert differences(whole[method], outcome(directory)) == []
 
 
 def test_a_session_within_the_same_second_keeps_the_curves(folder, monkeypatch):

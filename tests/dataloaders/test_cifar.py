@@ -198,7 +198,7 @@ def served(cifar100_dir, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, max_hops: url)
     with http.server.HTTPServer(("127.0.0.1", 0), Archive) as server:
         monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", f"http://127.0.0.1:{server.server_port}/a.tar.gz")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield Archive
         server.shutdown()

@@ -15,21 +15,22 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import sacred.observers
 from digits_tools import fewer_digits
 from fault_tools import SMALL, TEACHER, run_here, short_and_long
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import download_cifar100_teacher
 import main_classification
 import reporting.pictures.base
 from algorithms import export
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
 
 # What every drawn command line begins with, so that an experiment fits the small data and the small teacher.
 SMALL_PAIR = {
@@ -75,8 +76,10 @@ LIMITS = {"epochs": 2, "image_size": 16, "num_words": 64, "trials": 2, "subclass
 FIXED = {"config", "localpath", "mongo"}
 
 
-def near(default: Any) -> st.SearchStrategy[Any]:
+def near(default: Any) -> "st.SearchStrategy[Any]":
     """Values of the type of a default, many of them good ones."""
+    from hypothesis import strategies as st
+
     if isinstance(default, bool):
         return st.booleans()
     if isinstance(default, (int, float)):
@@ -84,19 +87,24 @@ def near(default: Any) -> st.SearchStrategy[Any]:
     return st.just(default)
 
 
-@st.composite
-def command_lines(draw: st.DrawFn) -> list[str]:
-    name = draw(st.sampled_from(EXPERIMENTS))
-    defaults = main_classification.default_config(name)
-    options = {key: value for key, value in (SMALL_PAIR | SMALL_RUN).items() if key in defaults}
-    keys = sorted(set(defaults) - FIXED)
-    for key in draw(st.lists(st.sampled_from(keys), max_size=4, unique=True)):
-        values = near(options.get(key, defaults[key])) if draw(st.booleans()) else st.sampled_from(VALUES)
-        options[key] = draw(values.filter(lambda value, key=key: _is_quick(key, value)))
-    job = draw(st.sampled_from(JOBS)).split()
-    command = job[:1] if job and "=" not in job[0] else []
-    words = (f"{key}={value}" for key, value in options.items())
-    return [*command, "with", f"config={name}", *words, *job[len(command) :]]
+def command_lines() -> "st.SearchStrategy[list[str]]":
+    from hypothesis import strategies as st
+
+    @st.composite
+    def drawn(draw: st.DrawFn) -> list[str]:
+        name = draw(st.sampled_from(EXPERIMENTS))
+        defaults = main_classification.default_config(name)
+        options = {key: value for key, value in (SMALL_PAIR | SMALL_RUN).items() if key in defaults}
+        keys = sorted(set(defaults) - FIXED)
+        for key in draw(st.lists(st.sampled_from(keys), max_size=4, unique=True)):
+            values = near(options.get(key, defaults[key])) if draw(st.booleans()) else st.sampled_from(VALUES)
+            options[key] = draw(values.filter(lambda value, key=key: _is_quick(key, value)))
+        job = draw(st.sampled_from(JOBS)).split()
+        command = job[:1] if job and "=" not in job[0] else []
+        words = (f"{key}={value}" for key, value in options.items())
+        return [*command, "with", f"config={name}", *words, *job[len(command) :]]
+
+    return drawn()
 
 
 def _is_quick(key: str, value: Any) -> bool:
@@ -160,6 +168,8 @@ def runs_or_says_why(words: list[str], world: Path) -> None:
 
 @short_and_long("number", 20, 1500)
 def test_every_command_line_runs_or_says_why(number, small_world):
+    from hypothesis import HealthCheck, given, settings
+
     repeatable = settings(
         max_examples=number, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
     )

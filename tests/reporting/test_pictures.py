@@ -160,6 +160,7 @@ def test_the_network_sees_images_in_the_precision_of_the_run(name, opened, monke
 
     picture = opened(name, (*LETKD2, "precision=bf16"))
     monkeypatch.setattr(picture, "open", lambda: None)  # it is open, and measuring outlines is no seeing of images
+    monkeypatch.setattr("reporting.pictures.base.save_figure", lambda figure, place: None)  # nobody looks at it
     with torch.nn.modules.module.register_module_forward_hook(record):
         picture.run()
     assert found == {torch.bfloat16}

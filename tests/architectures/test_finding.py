@@ -26,6 +26,13 @@ def told(found: Outline, name: str) -> tuple:
 
 # --- one of each kind ------------------------------------------------------------------------------------------------
 
+
+def few_blocks(num_classes: int) -> nn.Module:
+    """A small vision transformer of torchvision."""
+    small = {"num_layers": 4, "num_heads": 1, "hidden_dim": 22, "mlp_dim": 8}
+    return torchvision.models.VisionTransformer(image_size=64, patch_size=16, num_classes=num_classes, **small)
+
+
 KINDS = {  # head, penultimate, intermediate, ends of stages
     "timm/resnet10t.c3_in1k": (
         "fc", ("layer4", 512, 2, MAP), ("layer4.0", 512, 2, MAP), "act1 layer1.0 layer2.0 layer3.0 layer4.0"
@@ -70,6 +77,11 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
         "classifier.1", ("features", 1280, 2, MAP), ("features.6.0", 192, 2, MAP),
         "features.0.2 features.1.0 features.2.1 features.3.1 features.5.2 features.7.0",
     ),
+    f"{__name__}:few_blocks": (
+        "heads.head", ("encoder.layers.encoder_layer_2", 22, 4, TOKENS),
+        ("encoder.layers.encoder_layer_1", 22, 4, TOKENS),
+        "encoder.dropout " + " ".join(f"encoder.layers.encoder_layer_{n}" for n in range(4)),
+    ),
     "torchvision/vit_b_16": (
         "heads.head", ("encoder.layers.encoder_layer_10", 768, 4, TOKENS),
         ("encoder.layers.encoder_layer_9", 768, 4, TOKENS),
@@ -101,7 +113,11 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KINDS)
+# Deeper ones of a kind that is there: two vision transformers, and a chain of layers.
+DEEPER = ("timm/vit_tiny_patch16_224", "torchvision/vit_b_16", "torchvision/vgg11_bn")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEPER)) for name in KINDS])
 def test_places_of_every_kind(name: str) -> None:
     head, penultimate, intermediate, ends = KINDS[name]
     found = outline_of(name, make=create_on_meta)

@@ -7,15 +7,23 @@ has been trained is not trained again. docs/demo.md has the protocol, and what c
 """
 
 import shlex
+import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
+import torch
+
 import main_classification
-from engine.progress import within
-from engine.records import RESULTS
+from algorithms.processes import Step, StepError, carry_out
+from algorithms.trials import check_alike
+from config.options import Options
+from engine.records import RESULTS, set_up_console
 from results.places import output_directory
 from storage.documents import load_json
 
@@ -24,19 +32,13 @@ TEACHER, STUDENT, PAIR = "numbers.RN14", "numbers.RN8", "numbers.RN14_RN8"
 METHODS = ("KD", "QuEST", "letKD-1", "letKD-2")
 OWN = ("letKD-1", "letKD-2")  # what the closing sentence is about
 NUM_SEEDS = 3
+MOST_PROCESSES = 4  # one for each core
+# Seconds of each step in a process of one thread, as measured: in which order they begin, and for the time left.
+COSTS = {
+    "teacher": 30.0, "words": 5.0, "decisions": 15.0, "alone": 10.0, "KD": 15.0, "QuEST": 18.0, "letKD-1": 20.0,
+    "letKD-2": 27.0, "picture": 5.0, "report": 3.0,
+}  # fmt: skip
 LEVEL = 0.05  # of the test behind that sentence
-
-
-class Step(NamedTuple):
-    """A command of the chain, and what it is for.
-
-    Trainings do what is left of them. The others are quick and done each time: so what supervises is always of the
-    teacher that is there.
-    """
-
-    title: str
-    words: tuple[str, ...]
-    command: str | None = None
 
 
 class Row(NamedTuple):
@@ -48,40 +50,65 @@ class Row(NamedTuple):
     parameters: int
 
 
-def chain() -> list[Step]:
-    """All steps, in their order."""
-    teacher, student = f"config={TEACHER}", f"config={STUDENT}"
-    trials = f"trials={NUM_SEEDS}"
-    return [
-        Step("train the teacher", (teacher, "checkpoint=-1")),
-        Step("make its visual words", (teacher, "kmeans=128")),
-        Step("make its sub-class decisions", (teacher, "LDA=5")),
-        Step("train the student alone", (student, trials)),
-        *(Step(f"train it with {name}", (f"config={PAIR}.{name}", trials)) for name in METHODS),
-        Step("draw what it has learnt", (f"config={PAIR}.{METHODS[-1]}", "seeds=[0]"), command="picture_templates"),
-        Step("write the report", (), command="report"),
+def chain(options: list[str]) -> list[Step]:
+    """All steps, in their order.
+
+    Trainings do what is left of them. The others are quick and done each time: so what supervises is always of the
+    teacher that is there.
+    """
+
+    def command(*words: str, name: str | None = None) -> Callable[[], int]:
+        return partial(run, name, [*words, *options])
+
+    teacher, student, last = f"config={TEACHER}", f"config={STUDENT}", f"config={PAIR}.{METHODS[-1]}"
+    supervision = {"KD": ("teacher",)}  # what a method needs, where it is not all
+    steps = [Step("teacher", command(teacher, "checkpoint=-1"), cost=COSTS["teacher"])]
+    steps += [
+        Step(f"alone seed {seed}", command(student, f"seeds=[{seed}]"), cost=COSTS["alone"])
+        for seed in range(NUM_SEEDS)
     ]
+    steps += [
+        Step("words", command(teacher, "kmeans=128"), ("teacher",), COSTS["words"]),
+        Step("decisions", command(teacher, "LDA=5"), ("teacher",), COSTS["decisions"]),
+    ]
+    steps += [
+        Step(
+            f"{method} seed {seed}",
+            command(f"config={PAIR}.{method}", f"seeds=[{seed}]"),
+            supervision.get(method, ("words", "decisions")),
+            COSTS[method],
+        )
+        for method in sorted(METHODS, key=COSTS.__getitem__, reverse=True)  # so that processes end at about one time
+        for seed in range(NUM_SEEDS)
+    ]
+    picture = command(last, "seeds=[0]", name="picture_templates")
+    steps.append(Step("picture", picture, (f"{METHODS[-1]} seed 0",), COSTS["picture"]))
+    report = partial(run, "report", [word for word in options if word.startswith("localpath=")])  # no training's option
+    steps.append(Step("report", report, tuple(step.title for step in steps), COSTS["report"]))
+    return steps
 
 
-def run(step: Step, options: list[str]) -> int:
-    """One command of the entry, in this process: libraries are loaded once. Returns the exit status."""
-    if step.command == "report":  # which reads no option of a training
-        options = [word for word in options if word.startswith("localpath=")]
-    words = [*step.words, *options]
-    argv = ["main_classification.py", *filter(None, [step.command]), *["with"] * bool(words), *words]
+def run(name: str | None, words: list[str]) -> int:
+    """One command of the entry, in this process. Returns the exit status."""
+    argv = ["main_classification.py", *filter(None, [name]), *["with"] * bool(words), *words]
     print(f"$ python {shlex.join(argv)}", flush=True)
     sys.argv = argv  # what the run records as its command
     return main_classification.main(argv)
 
 
 def collect(root: Path) -> list[Row]:
-    """The lines of the table, the teacher first."""
+    """The lines of the table, the teacher first.
+
+    Raises:
+        ValueError: the seeds of a method have other settings, or another teacher or other words have taught them.
+    """
     taught = load_json(output_directory(root, TEACHER, "train") / RESULTS)
     rows = [Row(taught["options"]["network"], "alone", [taught["top1"]], taught["parameters"])]
     for method in ("alone", *METHODS):
         folder = output_directory(root, STUDENT if method == "alone" else f"{PAIR}.{method}", "train")
         seeds = [load_json(folder / f"seed{seed}" / RESULTS) for seed in range(NUM_SEEDS)]
         own = seeds[0]["options"]
+        check_alike(Options.of(own), list(range(NUM_SEEDS)), is_prepared=False)
         network = own.get("student") or own["network"]
         rows.append(Row(network, method, [one["top1"] for one in seeds], seeds[0]["parameters"]))
     return rows
@@ -126,24 +153,37 @@ def listed(names: list[str]) -> str:
 def main(options: list[str]) -> int:
     """Carry out the chain and say what came out. Returns the exit status."""
     start = time.perf_counter()
+    set_up_console()
+    goes_on = f"the whole goes on with: {shlex.join(['python', 'demo.py', *options])}"
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        carry_out(chain(options), processes=min(torch.get_num_threads(), MOST_PROCESSES))
+    except StepError as error:
+        print(f"{error}; {goes_on}", file=sys.stderr)
+        return error.status if error.status > 0 else 1
+    except KeyboardInterrupt as stop:
+        print(f"stopped; {goes_on}", file=sys.stderr)
+        return 143 if isinstance(stop, main_classification.Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     place = [word for word in options if word.startswith("localpath=")]
     root = Path(place[-1].removeprefix("localpath=") if place else ROOT)
-    steps = chain()
-    for number, step in enumerate(steps, start=1):
-        print(f"\nstep {number} of {len(steps)}: {step.title}", flush=True)
-        with within("step", number, len(steps)):
-            status = run(step, options)
-        if status:
-            command = shlex.join(["python", "demo.py", *options])
-            print(f"step {number} of {len(steps)} is not finished; the whole goes on with: {command}", file=sys.stderr)
-            return status
-    rows = collect(root)
+    try:
+        rows = collect(root)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     picture = output_directory(root, f"{PAIR}.{METHODS[-1]}", "train") / "seed0" / "pictures" / "templates.png"
     print(f"\nTwo-digit numbers, top-1 of the last epoch; this command took {time.perf_counter() - start:.0f} s\n")
     print(f"{table(rows)}\n\n{sentence(rows)}\n")
     print(f"All runs:  {(root / 'report' / 'index.html').resolve().as_uri()}")
     print(f"A picture: {picture.resolve().as_uri()}")
     return 0
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, as the entry takes it."""
+    raise main_classification.Terminated
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@
 A phase is what takes time of its own: reading patches, k-means, the epochs of a training. It says where it stands among
 the phases of its job, and where the job stands among the steps of `prepare=True` and the trials. The time left is the
 phase's, from its mean pace so far; before anything of it is done none is said. Where nobody watches a terminal the line
-is a message of the log, at most one in LINE_SECONDS. A phase that is done leaves a message in any case.
+is a message of the log, at most one in LINE_SECONDS. A phase that is done leaves a message in any case. In a process
+beside others, of which another shows one line for all, a phase only tells how much of it is done (`telling`).
 
 What is counted is what the host has asked for: nothing is read back from the device.
 """
 
 import io
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -23,11 +24,13 @@ from dataloaders import Batch
 from engine.records import duration, log
 
 LINE_SECONDS = 30
+TOLD_SECONDS = 0.5  # at least, between two shares that are told
 FORMAT = "{desc} {percentage:3.0f}%{left}{postfix}"  # what matters less comes last: a narrow terminal cuts it off
 
 Item = TypeVar("Item")
 
 _places: ContextVar[tuple[str, ...]] = ContextVar("places", default=())  # in the chain, of what is done now
+_tell: ContextVar[Callable[[float], None] | None] = ContextVar("tell", default=None)
 
 
 class Line(tqdm):
@@ -84,6 +87,18 @@ class _LogLine(Line):
             log.info("%s", self)
 
 
+class _ToldLine(Line):
+    """No line: how much of the phase is done, 0 to 1, is told."""
+
+    def __init__(self, tell: Callable[[float], None], *args: Any, **options: Any):
+        self.tell = tell
+        super().__init__(*args, **options, dynamic_ncols=False, file=io.StringIO(), mininterval=TOLD_SECONDS)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if msg is None:
+            self.tell(self.n / self.total)
+
+
 def is_watched() -> bool:
     """Whether somebody sees a line that changes: stderr is a terminal (sacred may have replaced sys.stderr)."""
     return sys.__stderr__ is not None and sys.__stderr__.isatty()
@@ -97,6 +112,16 @@ def within(kind: str, number: int, count: int) -> Iterator[None]:
         yield
     finally:
         _places.reset(token)
+
+
+@contextmanager
+def telling(tell: Callable[[float], None]) -> Iterator[None]:
+    """Let phases inside show nothing and tell their shares."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
 
 
 @contextmanager
@@ -136,4 +161,6 @@ def _place(kind: str, number: int, count: int) -> tuple[str, ...]:
 
 
 def _line(what: str, total: int, places: tuple[str, ...], **options: Any) -> Line:
+    if tell := _tell.get():
+        return _ToldLine(tell, what, total, places, **options)
     return (Line if is_watched() else _LogLine)(what, total, places, **options)

@@ -1,11 +1,14 @@
 """The demonstration: its table and its sentence from numbers, and the chain, broken off and gone on with."""
 
+import json
+import os
 import re
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,6 @@ import dataloaders.numbers
 import demo
 from algorithms.train import Training
 from demo import Row
-from letkd import load_supervision
 from storage.documents import load_json
 
 ROOT = Path(demo.__file__).parent
@@ -79,27 +81,30 @@ def short() -> Iterator[None]:
         patch.setattr(dataloaders.numbers, "NUM_PICTURES", 200)
         patch.setattr(demo, "METHODS", METHODS)
         patch.setattr(demo, "NUM_SEEDS", 2)
+        patch.setattr(torch, "get_num_threads", lambda: 2)  # so two processes, forks of this one
         patch.setattr("reporting.pictures.base.save_figure", not_painted)
         yield
 
 
 @pytest.fixture
 def broken_off(short, tmp_path_factory) -> Path:
-    """What is there after Ctrl-C in the second run of the student alone."""
-    folder, begun = tmp_path_factory.mktemp("demo"), []
+    """What is there after Ctrl-C in the second run of the student alone, while the teacher waits for its end."""
+    folder = tmp_path_factory.mktemp("demo")
     run_epoch = Training._run_epoch
 
     def interrupt(self: Training, epoch: int) -> None:
-        begun.append(self.directory)
-        if len(begun) == 3:
-            signal.raise_signal(signal.SIGINT)
+        if self.directory.name == "seed1":
+            os.kill(os.getppid(), signal.SIGINT)
+        if self.directory.name != "seed0":
+            while self.stop.number is None:  # it comes back from there
+                time.sleep(0.01)
         run_epoch(self, epoch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "_run_epoch", interrupt)
         assert demo.main([*SHORT, f"localpath={folder}"]) == 130
-    order = [path.relative_to(folder).as_posix() for path in begun]
-    assert order == ["numbers/RN14", "numbers/RN8/seed0", "numbers/RN8/seed1"]
+    begun = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.pth")}
+    assert begun == {"numbers/RN14", "numbers/RN8/seed0", "numbers/RN8/seed1"}
     return folder
 
 
@@ -107,22 +112,18 @@ def broken_off(short, tmp_path_factory) -> Path:
 def test_after_ctrl_c_the_same_command_does_the_rest(broken_off, tmp_path, capsys):
     root = tmp_path / "rest"
     shutil.copytree(broken_off, root)
-    trained = [*root.glob("numbers/RN14/*.pth"), *root.glob("numbers/RN8/seed0/*.pth")]
-    made = {path: path.stat().st_mtime_ns for path in trained}
-    assert {path.parent.name for path in made} == {"RN14", "seed0"}
-    (codebook,) = root.rglob("codebook*.pth")
-    (words,) = load_supervision(codebook).values()
-    codebook.unlink()  # and its results.json stays, as it does where other words have been made since
+    made = {path: path.stat().st_mtime_ns for path in root.glob("numbers/RN8/seed0/*.pth")}
+    assert made
     assert demo.main([*SHORT, f"localpath={root}"]) == 0
     out = capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in made} == made, "what was trained is not trained again"
-    titles = re.findall(r"^\nstep (\d of 7): ", out, re.MULTILINE)
-    assert titles == [f"{number} of 7" for number in range(1, 8)]
-    (again,) = load_supervision(codebook).values()
-    assert torch.equal(again.tensors["centroids"], words.tensors["centroids"])
-    phases = [line for line in out.splitlines() if ", done in " in line]
-    assert all(re.match(r"step [1-7] of 7, ", line) for line in phases), phases
-    assert any(line.startswith("step 2 of 7, part 1 of 2: reading patches, ") for line in phases)
+    began = re.findall(r"^\nstep (\d) of 9: (.*)$", out, re.MULTILINE)
+    assert began[0] == ("1", "teacher") and began[-1] == ("9", "report")
+    assert sorted(number for number, _ in began) == [str(number) for number in range(1, 10)]
+    *phases, whole = [line for line in out.splitlines() if ", done in " in line]
+    assert whole.startswith("9 steps, done in ")
+    assert all(re.match(r"\[(\d)\] step \1 of 9, ", line) for line in phases), phases
+    assert any(line.startswith("[4] step 4 of 9, part 1 of 2: reading patches, ") for line in phases)
     for name in ("RN8", *(f"RN14_RN8/{method}" for method in METHODS)):
         seeds = [load_json(root / "numbers" / name / f"seed{seed}" / "results.json") for seed in (0, 1)]
         mean = statistics.fmean(results["top1"] for results in seeds)
@@ -133,15 +134,21 @@ def test_after_ctrl_c_the_same_command_does_the_rest(broken_off, tmp_path, capsy
     assert told.startswith("With 2 seeds each, by Welch's t-test at 5%: letKD-2 is ")
     for line in (page, picture):
         assert Path(line.partition("file://")[2]).is_file()
+    results = root / "numbers/RN14_RN8/letKD-2/seed1/results.json"
+    results.write_text(json.dumps(load_json(results) | {"codebook_fingerprint": "0" * 64}))
+    with pytest.raises(
+        ValueError, match=r"seed1 was taught by .*: their mean would be of two teachings|seed1 has 0000"
+    ):
+        demo.collect(root)
 
 
 def test_what_ends_the_chain_is_said_with_the_command_that_goes_on(tmp_path, capsys):
     words = ["epochs=0", f"localpath={tmp_path}"]
     assert demo.main(words) == 1
-    error, said = capsys.readouterr().err.splitlines()
-    assert error == "error: epochs=0 must be at least 1"
-    assert said.startswith("step 1 of ")
-    assert said.endswith(f" is not finished; the whole goes on with: python demo.py {' '.join(words)}")
+    *errors, said = capsys.readouterr().err.splitlines()
+    assert {error.partition("] ")[2] for error in errors} == {"error: epochs=0 must be at least 1"}
+    assert said.startswith("step ")
+    assert said.endswith(f", is not finished; the whole goes on with: python demo.py {' '.join(words)}")
 
 
 @pytest.mark.slow

@@ -113,9 +113,9 @@ class _Doing:
                 worker.begin(*found)
                 begun = True
         if begun:
-            numbers = ", ".join(str(worker.number) for worker in self._busy())
-            titles = ", ".join(worker.step.title for worker in self._busy())
-            where = f"step {numbers} of {len(self.steps)}"
+            busy = sorted(self._busy(), key=lambda worker: worker.number)
+            titles = ", ".join(worker.step.title for worker in busy)
+            where = f"step {', '.join(str(worker.number) for worker in busy)} of {len(self.steps)}"
             self.line.say(f"{where}: {titles}" if len(titles) <= ROOM else where)
 
     def _hear(self, worker: "_Worker") -> None:
@@ -140,8 +140,8 @@ class _Doing:
             worker.share = share
 
     def _end(self, worker: "_Worker", status: int) -> None:
-        self._advance(worker, 1.0)
         if status == 0:
+            self._advance(worker, 1.0)
             self.done.add(worker.step.title)
         elif self.failure is None and self.stop.number is None:
             where = f"step {worker.number} of {len(self.steps)}, {worker.step.title},"

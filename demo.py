@@ -18,6 +18,7 @@ from types import FrameType
 from typing import NamedTuple
 
 import torch
+from scipy.stats import ttest_ind  # comes with scikit-learn, which loads it in every process unless it is there
 
 import main_classification
 from algorithms.processes import Step, StepError, carry_out
@@ -128,8 +129,6 @@ def table(rows: list[Row]) -> str:
 
 def sentence(rows: list[Row]) -> str:
     """Which of the other methods letKD is above, below, or not told apart from (Welch's t-test, both sides)."""
-    from scipy.stats import ttest_ind  # comes with scikit-learn
-
     top1 = {row.method: row.top1 for row in rows[1:]}
     found = []
     for own in (method for method in top1 if method in OWN):

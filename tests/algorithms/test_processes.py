@@ -180,6 +180,22 @@ def test_ctrl_c_is_passed_on_and_nothing_else_begins(notes):
     assert notes.lines()[2:] == ["stopped by SIGINT"] * 2
 
 
+def test_a_second_ctrl_c_waits_for_no_step(notes):
+    def wait_for_ever() -> int:
+        with StopRequest() as stop:
+            os.kill(os.getppid(), signal.SIGINT)
+            wait_until(lambda: stop.number is not None)
+            notes.add("asked once")
+            os.kill(os.getppid(), signal.SIGINT)
+            wait_until(lambda: False)
+        return 0
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out([Step("long", wait_for_ever)], processes=1)
+    assert notes.lines() == ["asked once"] and time.monotonic() - begun < SECONDS
+
+
 def test_processes_do_not_outlive_the_one_that_started_them(notes):
     def wait_for_its_end(parent: int) -> int:
         notes.add(os.getpid())

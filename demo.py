@@ -2,8 +2,9 @@
 
     make demo            or            python demo.py [localpath=DIR] [any other option, for every command]
 
-Each line that starts with `$` is a command that can be typed as it stands. After Ctrl-C the same command goes on: what
-has been trained is not trained again. docs/demo.md has the protocol, and what can be seen.
+What stands behind a `$` is a command that can be typed as it stands. The steps are done in a process for each core, of
+one thread each. After Ctrl-C the same command goes on: what has been trained is not trained again. docs/demo.md has the
+protocol, and what can be seen.
 """
 
 import shlex

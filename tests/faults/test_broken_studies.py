@@ -16,7 +16,7 @@ from storage.documents import load_json
 pytestmark = pytest.mark.slow
 # Methods without a teacher: what is made before the runs is not what is broken here.
 WORDS = ("pairs=digits.RN14_RN8", "methods=alone,LS", "seeds=[0,1]", "name=broken")
-SHORT = ("epochs=4", "milestones=[3]", "image_size=8", "cuda=False", "num_workers=0")
+SHORT = ("epochs=8", "milestones=[6]", "image_size=8", "cuda=False", "num_workers=0")
 RUNS = [Path("digits", method, f"seed{seed}") for method in ("RN8", "RN14_RN8/LS") for seed in (0, 1)]
 SECONDS = 300
 
@@ -71,7 +71,8 @@ def test_the_same_command_goes_on_and_ends_as_the_unbroken_study(jobs, number, s
     if number != signal.SIGKILL:
         assert printed.splitlines()[-1].startswith("stopped; go on with: python main_classification.py study with ")
         assert load_json(tmp_path / "studies/broken/study.json")["state"] == "stopped"
-        assert len(list(tmp_path.rglob("stopped.pth"))) == jobs
+        states = [load_json(path)["state"] for path in tmp_path.rglob("progress.json")]
+        assert states.count("stopped") == jobs, states
     found, printed = ended(start(tmp_path, f"jobs={jobs}"))
     assert found == 0, printed
     for run in RUNS:

@@ -84,19 +84,17 @@ def test_plain_training_teaches_digits(divergences, capsys, monkeypatch):
     assert fall(divergences) < 0.9  # without the divergences in the loss: 0.98
 
 
-# Without the divergences in the loss these pairs end at 1.0 to 1.2.
-PAIR_FALL = 0.95
-PAIR_OPTIONS = ["--image-size", 64, "--batch-size", 8, "--lr", 0.05, "--device", "cpu"]
+PAIR_OPTIONS = ["--batch-size", 8, "--lr", 0.05, "--device", "cpu"]
 
 
 @pytest.mark.slow  # as the pair of timm below, of larger networks
 def test_torchvision_pair_keeps_what_it_makes(images, divergences, tmp_path, capsys):
-    options = ["--data", images, "--words", 4, "--subclasses", 2, *PAIR_OPTIONS]
+    options = ["--data", images, "--words", 4, "--subclasses", 2, "--image-size", 64, *PAIR_OPTIONS]
     options += ["--teacher", "resnet18", "--output", tmp_path]
     run("torchvision_pair", *options, "--epochs", 6)
     first = capsys.readouterr().out
     assert "layer4.0: 64 patches of 16 images" in first and first.count("epoch 1") == 2
-    assert fall(divergences) < PAIR_FALL
+    assert fall(divergences) < 0.95  # without the divergences in the loss these end at 1.0 to 1.2
     run("torchvision_pair", *options, "--epochs", 1)
     assert capsys.readouterr().out.count("epoch 1") == 1, "the teacher is there"
     saved = torch.load(tmp_path / "resnet18.letkd.pth", weights_only=True)
@@ -112,10 +110,10 @@ def test_torchvision_pair_keeps_what_it_makes(images, divergences, tmp_path, cap
     ],
 )
 def test_timm_pair_keeps_its_student(images, divergences, tmp_path, student, words, decisions):
-    options = ["--data", images, "--num-words", 4, "--num-subclasses", 2, *PAIR_OPTIONS, "--epochs", 6]
-    options += ["--teacher", "regnety_002", "--student", student, "--output", tmp_path]
+    options = ["--data", images, "--num-words", 4, "--num-subclasses", 2, "--image-size", 32, *PAIR_OPTIONS]
+    options += ["--teacher", "regnety_002", "--student", student, "--output", tmp_path, "--epochs", 6]
     run("timm_pair", *options, "--words", f"{words}=s4", "--decisions", f"{decisions}=s4.b1")
-    assert fall(divergences) < PAIR_FALL
+    assert fall(divergences) < 0.9  # without the divergences in the loss: 0.97 and 1.15
     saved = torch.load(tmp_path / f"{student}.letkd.pth", weights_only=True)
     assert saved["taps"] == {words: 4, decisions: 4}
     network = timm.create_model(student, num_classes=2)

@@ -27,7 +27,7 @@ from dataloaders.augmentation import CROPS, EpochDraws, derive_seed, draw_epoch
 from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.decoding import Reader, SquarePixels, checked, collate, read_rgb
-from letkd.ranks import ALONE, Ranks
+from letkd.processes import ALONE, Member
 
 PREFETCH_BATCHES = 4  # per worker
 
@@ -42,7 +42,7 @@ def make_train_loader(
     seed: int,
     num_workers: int = 0,
     padding_mode: str = "reflect",
-    ranks: Ranks = ALONE,
+    member: Member = ALONE,
 ) -> "ResidentTrainLoader | StreamedTrainLoader":
     """Shuffled, augmented batches of the training split; the last incomplete batch is dropped.
 
@@ -52,23 +52,23 @@ def make_train_loader(
     Args:
         batch_size: of all ranks together.
         padding_mode: what is around a resident image, one of `CROPS`.
-        ranks: whose part of each batch is wanted.
+        member: whose part of each batch is wanted.
 
     Raises:
         ValueError: no training split is loaded, or batch_size is not between 1 and its number of images or has no equal
             parts, or streamed images, which have no padding, shall have zeros.
     """
     check_train_batch(dataset, batch_size, padding_mode)
-    if batch_size % ranks.size:
+    if batch_size % member.size:
         raise ValueError(
-            f"batch_size={batch_size} cannot be shared equally by {ranks.size} processes; choose a multiple of "
-            f"{ranks.size}"
+            f"batch_size={batch_size} cannot be shared equally by {member.size} processes; choose a multiple of "
+            f"{member.size}"
         )
     split = dataset.split("train")
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode, ranks)
-    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers, "ranks": ranks}
+        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode, member)
+    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers, "member": member}
     return StreamedTrainLoader(dataset, split, seed=seed, **options)
 
 
@@ -79,12 +79,12 @@ def make_eval_loader(
     batch_size: int,
     device: torch.device | str,
     num_workers: int = 0,
-    ranks: Ranks = ALONE,
+    member: Member = ALONE,
 ) -> "ResidentEvalLoader | StreamedEvalLoader":
     """All images of a split, the training split too, in order and without augmentation; the last batch may be smaller.
 
     Args:
-        ranks: whose range of the batches is wanted. All ranks have as many batches: where there is none left for one,
+        member: whose range of the batches is wanted. All ranks have as many batches: where there is none left for one,
             its last has no images.
 
     Raises:
@@ -94,9 +94,9 @@ def make_eval_loader(
     _check_batch_size(batch_size)
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentEvalLoader(dataset, split, batch_size, device, ranks)
+        return ResidentEvalLoader(dataset, split, batch_size, device, member)
     options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
-    return StreamedEvalLoader(dataset, split, ranks=ranks, **options)
+    return StreamedEvalLoader(dataset, split, member=member, **options)
 
 
 def check_train_batch(dataset: Dataset, batch_size: int, padding_mode: str = "reflect") -> None:
@@ -130,10 +130,10 @@ class ResidentTrainLoader:
         device: torch.device,
         seed: int,
         padding_mode: str,
-        ranks: Ranks,
+        member: Member,
     ):
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
-        self.part = ranks.share(batch_size)
+        self.part = member.share(batch_size)
         self.labels = split.labels.to(device)
         self.augment = CROPS[padding_mode](split.images.to(device), dataset.padding)
         self.set_epoch(0)
@@ -160,9 +160,9 @@ class ResidentTrainLoader:
 class ResidentEvalLoader:
     """Slices of a split that lies whole on the device."""
 
-    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device, ranks: Ranks):
+    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device, member: Member):
         self.batch_size = batch_size
-        share, self.num_batches = images_of(ranks, len(split), batch_size)
+        share, self.num_batches = images_of(member, len(split), batch_size)
         images, labels = (values[share.start : share.stop] for values in (split.images, split.labels))
         self.images, self.labels = images.to(device).permute(0, 3, 1, 2), labels.to(device)
         self.index = torch.arange(share.start, share.stop, device=device)
@@ -176,12 +176,12 @@ class ResidentEvalLoader:
             yield Batch(self.images[batch], self.labels[batch], self.index[batch])
 
 
-def images_of(ranks: Ranks, num_images: int, batch_size: int) -> tuple[range, int]:
+def images_of(member: Member, num_images: int, batch_size: int) -> tuple[range, int]:
     """The images of the batches that are a rank's, and how many batches the rank with the most has."""
     num_batches = math.ceil(num_images / batch_size)
-    share = ranks.share(num_batches)
+    share = member.share(num_batches)
     first, last = (min(batch * batch_size, num_images) for batch in (share.start, share.stop))
-    return range(first, last), math.ceil(num_batches / ranks.size)
+    return range(first, last), math.ceil(num_batches / member.size)
 
 
 class StreamedLoader:
@@ -232,10 +232,10 @@ class StreamedEvalLoader(StreamedLoader):
         batch_size: int,
         device: torch.device,
         num_workers: int,
-        ranks: Ranks,
+        member: Member,
     ):
         self.image_size = dataset.image_size
-        share, self.num_batches = images_of(ranks, len(split), batch_size)
+        share, self.num_batches = images_of(member, len(split), batch_size)
         super().__init__(
             read=EvalSample(split, dataset.image_size),
             keys=share,
@@ -303,10 +303,10 @@ class StreamedTrainLoader(StreamedLoader):
         device: torch.device,
         seed: int,
         num_workers: int,
-        ranks: Ranks,
+        member: Member,
     ):
         self.batch_size = batch_size
-        self.order = EpochOrder(len(split), seed, batch_size, ranks.share(batch_size))
+        self.order = EpochOrder(len(split), seed, batch_size, member.share(batch_size))
         super().__init__(
             read=TrainSample(split, dataset.image_size, dataset.flip, seed),
             keys=self.order,

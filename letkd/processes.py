@@ -18,7 +18,7 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 
-class Ranks(NamedTuple):
+class Member(NamedTuple):
     """Which of how many processes this one is."""
 
     rank: int
@@ -34,26 +34,26 @@ class Ranks(NamedTuple):
         return range(self.rank * number // self.size, (self.rank + 1) * number // self.size)
 
 
-ALONE = Ranks(0, 1)
+ALONE = Member(0, 1)
 
 
-def ranks() -> Ranks:
+def member() -> Member:
     """This process among those of its group."""
     if not (dist.is_available() and dist.is_initialized()):
         return ALONE
-    return Ranks(dist.get_rank(), dist.get_world_size())
+    return Member(dist.get_rank(), dist.get_world_size())
 
 
 def all_sum(*tensors: Tensor) -> None:
     """Put the sums over all ranks in place of tensors of equal shapes on every rank; bool is not summed."""
-    if ranks().size > 1:
+    if member().size > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
 
 
 def all_least(*tensors: Tensor) -> None:
     """Likewise the least of each number."""
-    if ranks().size > 1:
+    if member().size > 1:
         for tensor in tensors:
             dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
 
@@ -64,13 +64,13 @@ def gathered(tensor: Tensor) -> Tensor:
     The gradient is that of a sum of the losses of all ranks, every one of which computes the same from these rows: of
     R such losses the mean, as DistributedDataParallel takes it, has the gradient of one.
     """
-    return _Gathered.apply(tensor) if ranks().size > 1 else tensor
+    return _Gathered.apply(tensor) if member().size > 1 else tensor
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rank, ctx.size = ranks()
+        ctx.rank, ctx.size = member()
         rows = tensor.new_empty(ctx.size * len(tensor), *tensor.shape[1:])
         dist.all_gather(list(rows.chunk(ctx.size)), tensor.contiguous())
         return rows
@@ -82,7 +82,7 @@ class _Gathered(torch.autograd.Function):
 
 def of_all(value: Any) -> list[Any]:
     """What the ranks have, in their order; plain values."""
-    size = ranks().size
+    size = member().size
     found = [value] * size
     if size > 1:
         dist.all_gather_object(found, value)
@@ -97,7 +97,7 @@ def same_everywhere(value: Any) -> bool:
 
 def by_first(function: Callable[..., Result], *args: Any) -> Result:
     """What `function(*args)` returns on the first rank, which alone calls it: plain values, on every rank."""
-    rank, size = ranks()
+    rank, size = member()
     found = [function(*args) if rank == 0 else None]
     if size > 1:
         dist.broadcast_object_list(found)

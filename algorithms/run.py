@@ -12,6 +12,7 @@ from config.experiments import default_config, defaults_for, own_options
 from config.options import Config, Options
 from engine.progress import within
 from engine.stopping import lost_stops_again
+from letkd.processes import member
 from results.places import OutdatedError, Requirement
 from storage.documents import first_line
 
@@ -23,11 +24,28 @@ def run_config(config: Config) -> Results:
     check_options(config)
     with lost_stops_again():
         algorithm = make_algorithm(config)
+        check_processes(algorithm)
         count = 1 + provide(algorithm)
         with within("step", count, count):
             if wanted_seeds(algorithm.options.job):
                 return run_trials(algorithm.options, lambda trial: run_job(type(algorithm)(trial)))
             return run_job(algorithm)
+
+
+def check_processes(algorithm: Algorithm) -> None:
+    """Refuse many processes where a job takes one, or where there are several jobs.
+
+    Raises:
+        ValueError: names the job.
+    """
+    if member().size == 1:
+        return
+    job = algorithm.options.job
+    several = next(
+        (f"{key}={value}" for key, value in {"trials": job.trials, "seeds": job.seeds}.items() if value), None
+    )
+    if several or not algorithm.takes_many:
+        raise ValueError(f"{several or algorithm.mode} is for one process; start it by python in place of torchrun")
 
 
 def run_job(algorithm: Algorithm) -> Results:
@@ -63,6 +81,8 @@ def provide(algorithm: Algorithm) -> int:
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, options)}")
         return 0
     if steps := steps_before(algorithm):
+        if member().size > 1:
+            raise ValueError(f"{steps[0].name} has to be there before, and one process makes it: {steps[0].command}")
         preparation = Preparation(steps, algorithm, own_options(options.flat))
         preparation.announce()
         preparation.carry_out(make_step)

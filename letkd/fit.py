@@ -7,7 +7,7 @@ The patches come from a source that can be read again: tensors, a mapped file, o
 once more. Of a map with more than `max_patches` patches so many random ones are held; LDA sees all of them. What is
 made does not depend on the batches in which the source gives them.
 
-Where several processes hold the patches (`ranks`), the source of each gives its part of them: rank r the images that
+Where several processes hold the patches (`member`), the source of each gives its part of them: rank r the images that
 follow on those of rank r - 1. It reads and holds these alone, and all return the same words and decisions, those of one
 process up to the order of sums.
 
@@ -27,7 +27,8 @@ from letkd.chunks import Blocks
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
 from letkd.lda import LDA, ROWS
-from letkd.ranks import ALONE, Alone
+from letkd.parts import num_by_rank
+from letkd.processes import ALONE, Member
 
 NUM_COMPONENTS = 60  # L of the paper
 
@@ -141,7 +142,7 @@ def fit_maps(
     incremental: bool = True,
     hold: Hold = torch.empty,
     follow: Follow | None = None,
-    ranks: Alone = ALONE,
+    member: Member = ALONE,
 ) -> dict[str, Words | Decisions]:
     """Words and decisions by map.
 
@@ -157,7 +158,7 @@ def fit_maps(
             maps are held, unless there are more than `max_patches`, and LDA reads these: the result is the same.
         hold: gives room for patches or projections.
         follow: is told how far it is with this rank's part; by other threads too, and never by two at once.
-        ranks: the processes that read the source, each a part of it.
+        member: of the processes that read the images, each a part of them.
 
     Raises:
         ValueError: patches or numbers do not fit; names the map.
@@ -165,13 +166,13 @@ def fit_maps(
     words, decisions = dict(words or {}), dict(decisions or {})
     paths = [*words, *decisions]
     if not incremental and max_patches is not None:
-        incremental = any(sum(ranks.counts(source.num_patches(path))) > max_patches for path in decisions)
-    limit = {"max_patches": max_patches, "seed": seed, "hold": hold, "ranks": ranks}
+        incremental = any(sum(num_by_rank(source.num_patches(path), member)) > max_patches for path in decisions)
+    limit = {"max_patches": max_patches, "seed": seed, "hold": hold, "member": member}
     phases = _Phases(1 + bool(decisions) + len(words) + 2 * len(decisions), follow)
     read = _Read(source, phases)
     if incremental:
         phases.begin("LDA", decisions, None)
-        ldas = _fit_ldas(read, decisions, num_classes, num_components, ranks)
+        ldas = _fit_ldas(read, decisions, num_classes, num_components, member)
         phases.begin("reading patches", paths, _total(source, paths))
         held = hold_patches(read, paths, **limit, ldas=ldas)
     else:
@@ -179,7 +180,7 @@ def fit_maps(
         held = hold_patches(read, paths, **limit)
         patches = _Read(HeldPatches({path: held.pop(path) for path in decisions}), phases)
         phases.begin("LDA", decisions, 2 * _total(patches, decisions))
-        ldas = _fit_ldas(patches, decisions, num_classes, num_components, ranks)
+        ldas = _fit_ldas(patches, decisions, num_classes, num_components, member)
         held |= hold_patches(patches, decisions, **limit, ldas=ldas)
         del patches
     fitted: dict[str, Words | Decisions] = {}
@@ -187,11 +188,11 @@ def fit_maps(
         rows, labels_P = held.pop(path)
         with at(path):
             if path in words:
-                fitted[path] = _fit_words(rows, words[path], seed, path, phases, ranks)
+                fitted[path] = _fit_words(rows, words[path], seed, path, phases, member)
             else:
                 sizes = {"num_classes": num_classes, "num_subclasses": decisions[path]}
                 fitted[path] = _fit_decisions(
-                    rows, labels_P, ldas[path], **sizes, seed=seed, path=path, phases=phases, ranks=ranks
+                    rows, labels_P, ldas[path], **sizes, seed=seed, path=path, phases=phases, member=member
                 )
     return fitted
 
@@ -241,14 +242,14 @@ def hold_patches(
     seed: int = 0,
     hold: Hold = torch.empty,
     ldas: Mapping[str, LDA] | None = None,
-    ranks: Alone = ALONE,
+    member: Member = ALONE,
 ) -> dict[str, Held]:
     """Patches (P, C) and classes (P,) by map; with an LDA the projections (P, L) instead. Reads the source once."""
     samples = {}
     for path in paths:
-        counts = ranks.counts(source.num_patches(path))
-        chosen = _chosen(counts, ranks.rank, max_patches, seed)
-        samples[path] = _Sample(counts[ranks.rank], chosen, source.channels(path), hold, (ldas or {}).get(path))
+        counts = num_by_rank(source.num_patches(path), member)
+        chosen = _chosen(counts, member.rank, max_patches, seed)
+        samples[path] = _Sample(counts[member.rank], chosen, source.channels(path), hold, (ldas or {}).get(path))
     for batch in source.batches(list(samples)):
         for path, (features_RC, labels_R) in batch.items():
             samples[path].add(features_RC, labels_R)
@@ -306,10 +307,10 @@ class _Sample:
 
 
 def _fit_ldas(
-    source: PatchSource, paths: Iterable[str], num_classes: int | None, num_components: int, ranks: Alone
+    source: PatchSource, paths: Iterable[str], num_classes: int | None, num_components: int, member: Member
 ) -> dict[str, LDA]:
     """LDA of all patches of every map. Of fewer components than were asked for, all are kept."""
-    ldas = {path: LDA(ranks=ranks) for path in paths}
+    ldas = {path: LDA(member=member) for path in paths}
     for batch in source.batches(list(ldas)) if ldas else ():
         for path, (features_RC, labels_R) in batch.items():
             ldas[path].partial_fit(features_RC, labels_R, num_classes=num_classes)
@@ -320,15 +321,15 @@ def _fit_ldas(
     return ldas
 
 
-def _fit_words(patches_PC: Tensor, num_words: int, seed: int, path: str, phases: _Phases, ranks: Alone) -> Words:
+def _fit_words(patches_PC: Tensor, num_words: int, seed: int, path: str, phases: _Phases, member: Member) -> Words:
     def report(_iteration: int, inertia: float) -> None:
         phases.advance(inertia=inertia)
 
-    kmeans = KMeans(num_words, random_state=seed, on_iteration=report, ranks=ranks)
+    kmeans = KMeans(num_words, random_state=seed, on_iteration=report, member=member)
     phases.begin(f"k-means of {num_words} words", [path], kmeans.max_iter + 1)
     kmeans.fit(patches_PC)
     phases.advance()  # after the iterations every patch was assigned once more
-    return Words(kmeans, sum(ranks.counts(len(patches_PC))))
+    return Words(kmeans, sum(num_by_rank(len(patches_PC), member)))
 
 
 def _fit_decisions(
@@ -341,7 +342,7 @@ def _fit_decisions(
     seed: int,
     path: str,
     phases: _Phases,
-    ranks: Alone,
+    member: Member,
 ) -> Decisions:
     phases.begin("sub-classes", [path], num_classes)
     centers_ML, members_P = fit_subclasses(
@@ -351,10 +352,10 @@ def _fit_decisions(
         num_subclasses=num_subclasses,
         seed=seed,
         on_class=phases.advance,
-        ranks=ranks,
+        member=member,
     )
     phases.begin("decisions", [path], 1)
-    prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML), ranks=ranks)
+    prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML), member=member)
     phases.advance()
-    num_patches = sum(ranks.counts(len(projected_PL)))
+    num_patches = sum(num_by_rank(len(projected_PL), member))
     return Decisions(lda, num_subclasses, num_patches, centers_ML, prototypes_ML, decisions_MM)

@@ -37,7 +37,8 @@ from torch import Tensor
 
 from letkd.chunks import row_chunks
 from letkd.losses import full_precision
-from letkd.ranks import ALONE, Alone
+from letkd.parts import by_rank, largest, num_by_rank, summed, take
+from letkd.processes import ALONE, Member
 
 NUM_ITERATIONS = 20  # of the paper's codebooks
 BACKENDS = ("torch", "faiss")
@@ -60,7 +61,7 @@ class KMeans:
         random_state: seed of the initial centroids, which are K different patches.
         backend: "torch", on the features' device, or "faiss", which assigns on its GPUs where it has any.
         on_iteration: called with (iteration from 1, its inertia) after every iteration.
-        ranks: the processes that hold the patches, each a part of them, which it fits.
+        member: of the processes that hold the patches, each a part of them; all fit theirs together.
 
     Attributes after `fit`; of several processes all have the same, but for `labels_`:
         cluster_centers_: (K, C) on the features' device.
@@ -78,7 +79,7 @@ class KMeans:
         random_state: int = 0,
         backend: str = "torch",
         on_iteration: Callable[[int, float], None] | None = None,
-        ranks: Alone = ALONE,
+        member: Member = ALONE,
     ):
         if backend not in BACKENDS:
             known = sorted(BACKENDS, key=lambda name: -difflib.SequenceMatcher(None, name, backend).ratio())
@@ -88,7 +89,7 @@ class KMeans:
         self.random_state = random_state
         self.backend = backend
         self.on_iteration = on_iteration
-        self.ranks = ranks
+        self.member = member
 
     @torch.no_grad()
     def fit(self, features_PC: Tensor) -> "KMeans":
@@ -97,22 +98,22 @@ class KMeans:
         Raises:
             ValueError: more clusters than patches, patches that are all equal, or features that are not finite.
         """
-        ranks = self.ranks
-        num_patches = sum(ranks.counts(len(features_PC)))
+        member = self.member
+        num_patches = sum(num_by_rank(len(features_PC), member))
         if not 1 <= self.n_clusters <= num_patches:
             raise ValueError(f"k-means of {num_patches} patches cannot have {self.n_clusters} clusters")
-        assign = (_FaissAssignment if self.backend == "faiss" else _Assignment)(features_PC, ranks)
-        means = _Means(features_PC, self.n_clusters, ranks)
+        assign = (_FaissAssignment if self.backend == "faiss" else _Assignment)(features_PC, member)
+        means = _Means(features_PC, self.n_clusters, member)
         generator = torch.Generator().manual_seed(self.random_state)
         first = torch.randperm(num_patches, generator=generator)[: self.n_clusters]
-        self.cluster_centers_ = ranks.take(features_PC, first.to(features_PC.device))
-        _check_different(features_PC, self.cluster_centers_, ranks, num_patches)
+        self.cluster_centers_ = take(features_PC, first.to(features_PC.device), member)
+        _check_different(features_PC, self.cluster_centers_, num_patches, member)
         self.inertias_ = []
         for iteration in range(1, self.max_iter + 1):
             index_P, inertia = assign(self.cluster_centers_)
             self.cluster_centers_, empty_E = means.update(index_P)
             if len(empty_E):
-                self.cluster_centers_[empty_E] = ranks.largest(features_PC, assign.distances_P, len(empty_E))
+                self.cluster_centers_[empty_E] = largest(features_PC, assign.distances_P, len(empty_E), member)
             self.inertias_.append(inertia)
             if self.on_iteration:
                 self.on_iteration(iteration, inertia)
@@ -185,10 +186,10 @@ def _place(scores: Tensor, best: Tensor, places: Tensor, dim: int) -> Tensor:
 class _Assignment:
     """The nearest centroid of every patch, for centroids that move from call to call."""
 
-    def __init__(self, features_PC: Tensor, ranks: Alone):
+    def __init__(self, features_PC: Tensor, member: Member):
         self.features_PC = features_PC
-        self.ranks = ranks
-        self.squared_norms_P = _finite_squared_norms(features_PC, ranks)
+        self.member = member
+        self.squared_norms_P = _finite_squared_norms(features_PC, member)
         self._index_P: Tensor | None = None
         self._partial_P: Tensor  # ||mu||^2 - 2 x.mu of the nearest
         self._blocks: _Blocks | None = None
@@ -204,7 +205,7 @@ class _Assignment:
                 self._blocks = _Blocks(self.features_PC, self.squared_norms_P, self._index_P, centroids_KC)
             self._partial_P = self._blocks.reassign(self._index_P, centroids_KC)
         inertia = self.squared_norms_P.sum(dtype=torch.float64) + self._partial_P.sum(dtype=torch.float64)
-        return self._index_P, max(self.ranks.sum(inertia).item(), 0.0)
+        return self._index_P, max(summed(inertia, self.member).item(), 0.0)
 
     @property
     def distances_P(self) -> Tensor:
@@ -287,13 +288,13 @@ class _Blocks:
 class _FaissAssignment:
     """The nearest centroid of every patch, found by faiss."""
 
-    def __init__(self, features_PC: Tensor, ranks: Alone):
+    def __init__(self, features_PC: Tensor, member: Member):
         if importlib.util.find_spec("faiss") is None:
             raise ValueError("k-means backend 'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'")
         import faiss
 
-        _finite_squared_norms(features_PC, ranks)
-        self.ranks = ranks
+        _finite_squared_norms(features_PC, member)
+        self.member = member
         self.device = features_PC.device
         self.host_PC = features_PC.float().contiguous().cpu().numpy()
         self.index = faiss.IndexFlatL2(self.host_PC.shape[1])
@@ -305,17 +306,17 @@ class _FaissAssignment:
         self.index.add(centroids_KC.float().cpu().numpy())
         distances_P1, index_P1 = map(torch.from_numpy, self.index.search(self.host_PC, 1))
         self.distances_P = distances_P1[:, 0].to(self.device)
-        inertia = self.ranks.sum(distances_P1.sum(dtype=torch.float64))
+        inertia = summed(distances_P1.sum(dtype=torch.float64), self.member)
         return index_P1[:, 0].to(self.device), inertia.item()
 
 
 class _Means:
     """Means of the clusters, from sums that follow the patches that change their cluster."""
 
-    def __init__(self, features_PC: Tensor, num_clusters: int, ranks: Alone):
+    def __init__(self, features_PC: Tensor, num_clusters: int, member: Member):
         self.features_PC = features_PC
         self.num_clusters = num_clusters
-        self.ranks = ranks
+        self.member = member
         self._index_P: Tensor | None = None  # what the sums are of; these are of this rank's patches
         self._sums_KC = features_PC.new_zeros(num_clusters, features_PC.shape[1], dtype=torch.float64)
 
@@ -327,8 +328,8 @@ class _Means:
                 self._sums_KC.index_add_(0, index_R, features_RC.double())
         else:
             self._follow(index_P)
-        counts_K = self.ranks.sum(torch.bincount(index_P, minlength=self.num_clusters))
-        means_KC = self.ranks.sum(self._sums_KC) / counts_K.clamp_min(1)[:, None]
+        counts_K = summed(torch.bincount(index_P, minlength=self.num_clusters), self.member)
+        means_KC = summed(self._sums_KC, self.member) / counts_K.clamp_min(1)[:, None]
         return means_KC.to(self.features_PC.dtype), torch.nonzero(counts_K == 0).flatten()
 
     def _follow(self, index_P: Tensor) -> None:
@@ -339,7 +340,7 @@ class _Means:
         self._index_P.copy_(index_P)
 
 
-def _check_different(features_PC: Tensor, first_KC: Tensor, ranks: Alone, num_patches: int) -> None:
+def _check_different(features_PC: Tensor, first_KC: Tensor, num_patches: int, member: Member) -> None:
     """Refuse patches that are all equal, and warn of fewer different ones than clusters, as scikit-learn does.
 
     Looks at so many patches that there are enough; most often K random ones are.
@@ -353,7 +354,7 @@ def _check_different(features_PC: Tensor, first_KC: Tensor, ranks: Alone, num_pa
             break
     # So many of each rank are enough; one that has fewer repeats its last.
     sent_K = torch.arange(num_clusters, device=different_DC.device).clamp_max(len(different_DC) - 1)
-    different_DC = ranks.gather(different_DC[sent_K]).flatten(0, 1).unique(dim=0)
+    different_DC = by_rank(different_DC[sent_K], member).flatten(0, 1).unique(dim=0)
     if len(different_DC) == 1 < num_clusters:
         raise ValueError(f"k-means needs different patches; all {num_patches} are equal")
     if len(different_DC) < num_clusters:
@@ -364,9 +365,9 @@ def _check_different(features_PC: Tensor, first_KC: Tensor, ranks: Alone, num_pa
         )
 
 
-def _finite_squared_norms(features_PC: Tensor, ranks: Alone) -> Tensor:
+def _finite_squared_norms(features_PC: Tensor, member: Member) -> Tensor:
     norms_P = _squared_norms(features_PC)
-    if not torch.isfinite(ranks.sum(norms_P.sum())):
+    if not torch.isfinite(summed(norms_P.sum(), member)):
         raise ValueError("k-means needs finite features; these hold inf or nan")
     return norms_P
 

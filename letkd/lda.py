@@ -16,7 +16,8 @@ from torch import Tensor
 from letkd.checks import class_labels
 from letkd.chunks import Blocks
 from letkd.losses import full_precision
-from letkd.ranks import ALONE, Alone
+from letkd.parts import by_rank, num_by_rank, summed
+from letkd.processes import ALONE, Member
 
 ROWS = 2**15  # patches that are summed at once: the memory of much more is mapped anew each time
 RELATIVE_TOLERANCE = (
@@ -33,7 +34,7 @@ class LDA:
 
     Args:
         n_components: L that `transform` keeps; None keeps all that exist (at most N - 1).
-        ranks: the processes that hold the patches, each a part of them, which it is fed; `fit` and `solve` sum up.
+        member: of the processes that hold the patches, each a part of them, which it feeds; `solve` sums up.
 
     Attributes after `solve`:
         xbar_: (C,) float64, mean of all patches.
@@ -42,9 +43,9 @@ class LDA:
         rank_: rank of the within-class scatter; below C where channels are constant or dependent.
     """
 
-    def __init__(self, n_components: int | None = None, *, ranks: Alone = ALONE):
+    def __init__(self, n_components: int | None = None, *, member: Member = ALONE):
         self.n_components = n_components
-        self.ranks = ranks
+        self.member = member
         self._blocks = Blocks(ROWS, self._add)
         self._counts_N: Tensor | None = None
         self._num_classes = 0
@@ -53,7 +54,7 @@ class LDA:
         """Learn from features (P, C) and their classes (P,), 0 to N - 1."""
         if not len(labels_P):
             raise ValueError("LDA has seen no patches")
-        num_classes = int(self.ranks.gather(labels_P.max()).amax()) + 1
+        num_classes = int(by_rank(labels_P.max(), self.member).amax()) + 1
         return self.partial_fit(features_PC, labels_P, num_classes=num_classes).solve()
 
     @torch.no_grad()
@@ -84,7 +85,7 @@ class LDA:
                 separates the classes.
         """
         self._blocks.finish()
-        if 0 in self.ranks.counts(0 if self._counts_N is None else 1):
+        if 0 in num_by_rank(0 if self._counts_N is None else 1, self.member):
             raise ValueError("LDA has seen no patches")
         counts_N, sums_NC, squares_CC, shift_C = self._sums()
         if not torch.isfinite(squares_CC).all():
@@ -119,19 +120,19 @@ class LDA:
         self.rank_ = whitening_CR.shape[1]
         self.xbar_ = mean_C + shift_C
         # Ranks on different processors could find another sign of a component: all take the first one's.
-        self.scalings_ = self.ranks.gather(whitening_CR @ directions[:num_found].T)[0]
+        self.scalings_ = by_rank(whitening_CR @ directions[:num_found].T, self.member)[0]
         return self
 
     def _sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Counts (N,), sums (N, C) and products (C, C) of the patches of all ranks, and the point (C,) that they are
         about: the first rank's, s. About its own point t a rank has summed x - t, and x - s = (x - t) + (t - s).
         """
-        shift_C = self.ranks.gather(self._shift_C)[0]
+        shift_C = by_rank(self._shift_C, self.member)[0]
         moved_C, sum_C, number = self._shift_C - shift_C, self._sums_NC.sum(dim=0), self._counts_N.sum()
         sums_NC = self._sums_NC + self._counts_N[:, None] * moved_C
         crossed_CC = torch.outer(moved_C, sum_C + number / 2 * moved_C)
         squares_CC = self._squares_CC + crossed_CC + crossed_CC.T
-        return (*map(self.ranks.sum, (self._counts_N, sums_NC, squares_CC)), shift_C)
+        return (*(summed(part, self.member) for part in (self._counts_N, sums_NC, squares_CC)), shift_C)
 
     def transform(self, features_PC: Tensor) -> Tensor:
         """Projections (P, L) in float32: (x - xbar) @ scalings, first L components."""

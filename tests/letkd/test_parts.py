@@ -9,11 +9,11 @@ import torch
 from rank_tools import on_ranks
 from torch import Tensor
 
-from letkd import LDA, KMeans, decision_matrix, fit_subclasses, kmeans
+from letkd import LDA, KMeans, decision_matrix, decisions, fit_subclasses, kmeans
 from letkd import fit as fit_module
 from letkd import lda as lda_module
 from letkd.fit import fit_maps
-from letkd.ranks import ALONE, Alone, Ranks
+from letkd.processes import ALONE, Member, member
 
 NUM_CLASSES, NUM_SUBCLASSES, GRID = 7, 3, 4
 NUM_IMAGES = 300
@@ -43,17 +43,17 @@ def with_many_equal() -> Tensor:
     return found
 
 
-def part(ranks: Alone, *rows: Tensor) -> tuple[Tensor, ...]:
+def part(member: Member, *rows: Tensor) -> tuple[Tensor, ...]:
     """Those of a rank."""
-    shares = [GRID * images for images in SHARES[ranks.number]]
-    return tuple(tensor.split(shares)[ranks.rank] for tensor in rows)
+    shares = [GRID * images for images in SHARES[member.size]]
+    return tuple(tensor.split(shares)[member.rank] for tensor in rows)
 
 
 class Images:
     """A source of the patches of a rank's images, in batches of some of them."""
 
-    def __init__(self, ranks: Alone, order: str):
-        self.patches, self.labels = part(ranks, *patches(order))
+    def __init__(self, member: Member, order: str):
+        self.patches, self.labels = part(member, *patches(order))
         self.given = 0
 
     def num_patches(self, path: str) -> int:
@@ -71,31 +71,35 @@ class Images:
 # --- what a rank fits ------------------------------------------------------------------------------------------------
 
 
-def fit_words(ranks: Alone, features: Tensor) -> dict[str, Any]:
-    found = KMeans(NUM_CLUSTERS, max_iter=12, ranks=ranks).fit(*part(ranks, features))
+def fit_words(member: Member, features: Tensor) -> dict[str, Any]:
+    found = KMeans(NUM_CLUSTERS, max_iter=12, member=member).fit(*part(member, features))
     names = ("cluster_centers_", "inertias_", "inertia_", "labels_")
     return {name: getattr(found, name) for name in names}
 
 
-def fit_decisions(ranks: Alone, order: str) -> dict[str, Any]:
-    features, classes = part(ranks, *patches(order))
-    lda = LDA(ranks=ranks)
+def fit_decisions(member: Member, order: str) -> dict[str, Any]:
+    features, classes = part(member, *patches(order))
+    lda = LDA(member=member)
     for rows in zip(features.split(50), classes.split(50), strict=True):
         lda.partial_fit(*rows, num_classes=NUM_CLASSES)
     lda.solve()
     projected, done = lda.transform(features), []
     centers, members = fit_subclasses(
-        projected, classes, num_classes=NUM_CLASSES, num_subclasses=NUM_SUBCLASSES, ranks=ranks,
+        projected, classes, num_classes=NUM_CLASSES, num_subclasses=NUM_SUBCLASSES, member=member,
         on_class=lambda: done.append(None),
     )  # fmt: skip
     assert len(done) == NUM_CLASSES
-    prototypes, decisions = decision_matrix(projected, members, num_targets=len(centers), ranks=ranks)
-    found = {"scalings": lda.scalings_, "xbar": lda.xbar_, "of fit": LDA(ranks=ranks).fit(features, classes).scalings_}
+    prototypes, decisions = decision_matrix(projected, members, num_targets=len(centers), member=member)
+    found = {
+        "scalings": lda.scalings_,
+        "xbar": lda.xbar_,
+        "of fit": LDA(member=member).fit(features, classes).scalings_,
+    }
     return found | {"centers": centers, "prototypes": prototypes, "decisions": decisions, "labels_": members}
 
 
-def fit_all_maps(ranks: Alone, **options: Any) -> dict[str, Any]:
-    held, source = [], Images(ranks, "in turn")
+def fit_all_maps(member: Member, **options: Any) -> dict[str, Any]:
+    held, source = [], Images(member, "in turn")
 
     def hold(number: int, columns: int) -> Tensor:
         held.append(number)
@@ -103,29 +107,31 @@ def fit_all_maps(ranks: Alone, **options: Any) -> dict[str, Any]:
 
     fitted = fit_maps(
         source, words={"late": 9}, decisions={"early": NUM_SUBCLASSES}, num_classes=NUM_CLASSES, hold=hold,
-        ranks=ranks, **options,
+        member=member, **options,
     )  # fmt: skip
     found = {f"{path} {name}": value for path, made in fitted.items() for name, value in made.tensors.items()}
     return found | {"patches": fitted["late"].num_patches, "labels_": fitted["late"].kmeans.labels_, "held": held}
 
 
-def refused(ranks: Alone) -> dict[str, str]:
+def refused(member: Member) -> dict[str, str]:
     """What is said of patches that cannot be fitted, where one rank alone has what is wrong."""
     features, classes = patches("in turn")
     not_finite, copies = features.clone(), features[:4].repeat(len(features) // 4, 1)
     not_finite[-1, 0] = torch.inf
     found = {}
     for name, fit in {
-        "many": lambda: KMeans(len(features) + 1, ranks=ranks).fit(*part(ranks, features)),
-        "inf": lambda: KMeans(3, ranks=ranks).fit(*part(ranks, not_finite)),
-        "equal": lambda: KMeans(3, ranks=ranks).fit(*part(ranks, torch.ones_like(features))),
-        "copies": lambda: KMeans(5, max_iter=1, ranks=ranks).fit(*part(ranks, copies)),
-        "LDA": lambda: LDA(ranks=ranks).fit(*part(ranks, not_finite, classes)),
-        "no class": lambda: LDA(ranks=ranks).fit(*part(ranks, features, classes.clamp_min(1))),
+        "many": lambda: KMeans(len(features) + 1, member=member).fit(*part(member, features)),
+        "inf": lambda: KMeans(3, member=member).fit(*part(member, not_finite)),
+        "equal": lambda: KMeans(3, member=member).fit(*part(member, torch.ones_like(features))),
+        "copies": lambda: KMeans(5, max_iter=1, member=member).fit(*part(member, copies)),
+        "LDA": lambda: LDA(member=member).fit(*part(member, not_finite, classes)),
+        "no class": lambda: LDA(member=member).fit(*part(member, features, classes.clamp_min(1))),
         "few": lambda: fit_subclasses(
-            *part(ranks, features, classes), num_classes=NUM_CLASSES, num_subclasses=900, ranks=ranks
+            *part(member, features, classes), num_classes=NUM_CLASSES, num_subclasses=900, member=member
         ),
-        "decisions": lambda: decision_matrix(*part(ranks, not_finite, classes), num_targets=NUM_CLASSES, ranks=ranks),
+        "decisions": lambda: decision_matrix(
+            *part(member, not_finite, classes), num_targets=NUM_CLASSES, member=member
+        ),
     }.items():
         with warnings.catch_warnings(record=True) as noticed:
             warnings.simplefilter("always")
@@ -141,26 +147,25 @@ def refused(ranks: Alone) -> dict[str, str]:
 SAMPLES = {"all": {}, "LDA of held ones": {"incremental": False}, "some": {"max_patches": 500}}
 
 
-def fit_everything(ranks: Alone) -> dict[str, dict[str, Any]]:
+def fit_everything(member: Member) -> dict[str, dict[str, Any]]:
     """All in one start: processes take longer to start than to compute this."""
     fit_module.ROWS = lda_module.ROWS = 64
     found = {
-        "words": fit_words(ranks, patches("in turn")[0]),
-        "words of many equal": fit_words(ranks, with_many_equal()),
+        "words": fit_words(member, patches("in turn")[0]),
+        "words of many equal": fit_words(member, with_many_equal()),
     }
     before = {name: getattr(kmeans, name) for name in BLOCKS}
     vars(kmeans).update(BLOCKS)
-    found["words by blocks"] = fit_words(ranks, patches("sorted")[0])
+    found["words by blocks"] = fit_words(member, patches("sorted")[0])
     vars(kmeans).update(before)
-    found |= {f"decisions, classes {order}": fit_decisions(ranks, order) for order in ("in turn", "sorted")}
-    found |= {name: fit_all_maps(ranks, **options) for name, options in SAMPLES.items()}
-    return found | {"refused": refused(ranks)}
+    found |= {f"decisions, classes {order}": fit_decisions(member, order) for order in ("in turn", "sorted")}
+    found |= {name: fit_all_maps(member, **options) for name, options in SAMPLES.items()}
+    return found | {"refused": refused(member)}
 
 
 def on_a_rank(rank: int) -> dict[str, dict[str, Any]]:
-    ranks = Ranks()
-    assert ranks.rank == rank
-    return fit_everything(ranks)
+    assert member().rank == rank
+    return fit_everything(member())
 
 
 @pytest.fixture(scope="module")
@@ -226,18 +231,14 @@ def test_what_one_rank_cannot_fit_is_refused_by_all_in_the_words_of_one_process(
 
 
 def test_classes_that_lie_with_one_rank_are_fitted_there_alone(monkeypatch):
-    """Without a sum: of three ranks two have fitted their classes, and this one has the rest."""
-
-    class OfThree(Alone):
-        rank, number = 1, 3
-
-        def gather(self, counts_N: Tensor) -> Tensor:
-            return torch.stack([torch.tensor([40, 0, 0]), counts_N, torch.tensor([0, 0, 50])])
-
+    """Of three ranks the second, while nobody answers: there are the counts, and then one sum."""
+    others, sums = torch.tensor([[40, 0, 0], [0, 0, 50]]), []
+    monkeypatch.setattr(decisions, "by_rank", lambda own_N, _: torch.stack([others[0], own_N, others[1]]))
+    monkeypatch.setattr(decisions, "summed", lambda tensor, _: sums.append(tensor.shape) or tensor)
     features = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
     centers, members = fit_subclasses(
-        features, torch.ones(30, dtype=torch.int64), num_classes=3, num_subclasses=2, ranks=OfThree()
+        features, torch.ones(30, dtype=torch.int64), num_classes=3, num_subclasses=2, member=Member(1, 3)
     )
     expected = KMeans(2).fit(features)
     assert torch.equal(centers, torch.cat([torch.zeros(2, 2), expected.cluster_centers_, torch.zeros(2, 2)]))
-    assert torch.equal(members, 2 + expected.labels_)
+    assert torch.equal(members, 2 + expected.labels_) and sums == [(6, 2)]

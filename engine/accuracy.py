@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dataloaders import Batch
+from letkd.processes import all_sum
 from results.settings import TOP_K
 
 
@@ -16,7 +17,7 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
     """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
 
     The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
-    min(5, N) classes.
+    min(5, N) classes. Of several processes each has a loader of its part, and all get the figures of the whole.
     """
     was_training = model.training
     model.eval()
@@ -32,7 +33,9 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         of_batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
         counts = of_batch if counts is None else counts + of_batch
         num_images += len(batch.labels)
-    top1, top5, loss = counts.tolist()
+    counts = torch.cat([counts, counts.new_full((1,), num_images)])
+    all_sum(counts)
+    top1, top5, loss, num_images = counts.tolist()
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {

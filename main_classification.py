@@ -228,7 +228,7 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
 
     One whose options cannot work leaves nothing, nor does one that another mistake ends before it begins.
     """
-    if experiment.processes is not None and command_name != run.__name__:
+    if experiment.processes is not None and command_name not in (run.__name__, predict.__name__):
         raise ValueError(f"{command_name} is done by one process; start it by python in place of torchrun")
     experiment.observers = [Records(Path(config["localpath"]) / "sacred")]
     if command_name == run.__name__ and config["mongo"] is not None and not run.unobserved:
@@ -321,6 +321,8 @@ def predict(_config: Config) -> None:
     check_name(config)
     check_command("predict", config)
     check_method(config)
+    if experiment.processes is not None:
+        experiment.processes.open_group(config)
     with lost_stops_again():
         result = Prediction(Options.of(config)).run()
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))

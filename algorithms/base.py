@@ -12,10 +12,11 @@ from architectures import Input
 from config.options import Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from dataloaders.facts import data_facts
+from dataloaders.loaders import images_of
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.progress import tracked
 from engine.records import exclusive, log, log_file, missing_traces, removed_after_mistakes
-from letkd.processes import by_first, member
+from letkd.processes import ALONE, Member, by_first, member
 from results.places import Requirement, output_directory, run_directory
 from results.settings import PREPARATION
 
@@ -143,16 +144,20 @@ class Algorithm:
         told = by_first(lambda: data_facts(dataset))
         return load(told) if dataset is None else dataset
 
-    def loader(self, dataset: Dataset, split: str) -> Iterable[Batch]:
-        """All images of a split in order, without augmentation, on the device; of many processes, this one's."""
+    def loader(self, dataset: Dataset, split: str, *, member: Member = ALONE) -> Iterable[Batch]:
+        """All images of a split in order, or a member's range of them, without augmentation, on the device."""
         return make_eval_loader(
             dataset,
             split,
             batch_size=self.options.protocol.test_batch_size,
             device=self.device,
             num_workers=self.options.run.num_workers,
-            member=member(),
+            member=member,
         )
+
+    def share(self, dataset: Dataset, split: str) -> range:
+        """The images of a split that are this process's: all, or those of its range of batches."""
+        return images_of(member(), len(dataset.split(split)), self.options.protocol.test_batch_size)[0]
 
     def input_of(self, dataset: Dataset) -> Input:
         """What stands in front of a network that sees images normalised as the data set's, on the device."""

@@ -12,7 +12,7 @@ from config.experiments import default_config, defaults_for, own_options
 from config.options import Config, Options
 from engine.progress import within
 from engine.stopping import lost_stops_again
-from letkd.processes import member
+from letkd.processes import by_first, member, wait_for_all
 from results.places import OutdatedError, Requirement
 from storage.documents import first_line
 
@@ -81,8 +81,6 @@ def provide(algorithm: Algorithm) -> int:
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, options)}")
         return 0
     if steps := steps_before(algorithm):
-        if member().size > 1:
-            raise ValueError(f"{steps[0].name} has to be there before, and one process makes it: {steps[0].command}")
         preparation = Preparation(steps, algorithm, own_options(options.flat))
         preparation.announce()
         preparation.carry_out(make_step)
@@ -120,8 +118,9 @@ def _step(requirement: Requirement, options: Options) -> Step:
 def make_step(step: Step) -> None:
     if step.job is not None:
         run_job(copy.copy(step.job))  # what it opens goes with the copy
+        wait_for_all()  # the first has written what it made
         return
     import download_cifar100_teacher
 
-    if download_cifar100_teacher.main([step.requirement.published.parent.name]):
+    if by_first(download_cifar100_teacher.main, [step.requirement.published.parent.name]):
         raise FileNotFoundError(f"{step.requirement.what}, and the download failed")

@@ -231,7 +231,7 @@ class Training(Algorithm):
             padding_mode=options.data.padding_mode,
             member=member(),
         )
-        self.eval_loader = self.loader(self.dataset, "eval")
+        self.eval_loader = self.loader(self.dataset, "eval", member=member())
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")
         beyond = [milestone for milestone in protocol.milestones if milestone >= protocol.epochs]
@@ -282,7 +282,7 @@ class Training(Algorithm):
         network = nn.Sequential(teacher.input, teacher.network.module).eval()
 
         def measure(dataset: Dataset) -> float:
-            return evaluate(network, self.loader(dataset, "eval"), autocast=self.autocast())["top1"]
+            return evaluate(network, self.loader(dataset, "eval", member=member()), autocast=self.autocast())["top1"]
 
         accuracy = TeacherAccuracy(
             pair.teacher,
@@ -588,8 +588,9 @@ class Training(Algorithm):
         num_images = len(self.dataset.split(split))
         total = num_images * len(self.evaluated)
         with phase(f"evaluation of {num_images} images", total, number=PHASES, count=PHASES) as line:
+            loader = self.loader(self.dataset, split, member=member())
             return {
-                name: evaluate(network, line.over(self.loader(self.dataset, split)), autocast=self.autocast())
+                name: evaluate(network, line.over(loader), autocast=self.autocast())
                 for name, network in self.evaluated.items()
             }
 

@@ -17,7 +17,7 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
     """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
 
     The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
-    min(5, N) classes. Of a run of many processes each has other batches in its loader, and all get the same figures.
+    min(5, N) classes. Of several processes each has a loader of its part, and all get the figures of the whole.
     """
     was_training = model.training
     model.eval()

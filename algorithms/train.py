@@ -249,10 +249,10 @@ class Training(Algorithm):
         if member().size == 1:
             return self.objective
         if self.options.run.sync_bn:
-            synchronise_(self.model)
+            synchronise_(self.model, self.device)
             for loss in self.objective.losses.values():
                 if not loss.needs.whole_batch:  # which sees all of it anyway
-                    synchronise_(loss)
+                    synchronise_(loss, self.device)
         return parallel(self.objective, noise(2, self.dataset, self.device), self.autocast())
 
     def _make_average(self, checkpoint: dict[str, Any] | None) -> Average | None:

@@ -1,6 +1,6 @@
 """BatchNorm where each process of a run has a part of every batch.
 
-With `sync_bn` its statistics are those of the whole batch. torch's SyncBatchNorm computes them on GPUs; on a CPU by
+With `sync_bn` its statistics are those of the whole batch. torch's SyncBatchNorm computes them on GPUs alone; on a CPU
 
     mean_C = sum x / n        var_C = sum (x - mean_C)^2 / n        sums over the images and places of all ranks
 
@@ -21,11 +21,20 @@ from letkd.processes import all_sum, member
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's, on CPUs too."""
+class BatchNormOfAll(_BatchNorm):
+    """By the statistics of the whole batch in training, on a CPU; else as torch's.
+
+    Attributes:
+        process_group: None for all processes, as SyncBatchNorm has it.
+    """
+
+    process_group: None = None
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.dim() > 1
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu" or not self.training:
+        if not self.training:
             return super().forward(input)
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
         dims = [dim for dim in range(input.dim()) if dim != 1]
@@ -69,23 +78,26 @@ def _summed(tensor: Tensor) -> Tensor:
     return total
 
 
-def synchronise_(module: nn.Module) -> None:
+def synchronise_(module: nn.Module, device: torch.device) -> None:
     """Let every BatchNorm inside a module take its statistics of the whole batch; parameters and buffers stay.
+
+    Args:
+        device: of the module.
 
     Raises:
         ValueError: one is of a kind of its own, which also does something else.
     """
     for name, child in module.named_children():
         if not isinstance(child, _BatchNorm):
-            synchronise_(child)
+            synchronise_(child, device)
         elif type(child) in KINDS:
-            setattr(module, name, _synchronised(child))
+            setattr(module, name, _synchronised(child, BatchNormOfAll if device.type == "cpu" else nn.SyncBatchNorm))
         else:
             raise ValueError(f"sync_bn=True does not know {type(child).__name__}; leave it out")
 
 
-def _synchronised(norm: _BatchNorm) -> SyncBatchNorm:
-    found = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+def _synchronised(norm: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
+    found = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         setattr(found, name, getattr(norm, name))
     return found.train(norm.training)
@@ -96,7 +108,7 @@ def average_statistics(*modules: nn.Module) -> None:
     """Put the means over all ranks in place of the running statistics that each rank has of its parts."""
     size = member().size
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    own = [norm for norm in norms if norm.running_mean is not None and not isinstance(norm, nn.SyncBatchNorm)]
+    own = [norm for norm in norms if norm.running_mean is not None and not hasattr(norm, "process_group")]
     statistics = [tensor for norm in own for tensor in (norm.running_mean, norm.running_var)]
     if size == 1 or not statistics:
         return

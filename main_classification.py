@@ -553,6 +553,7 @@ def _end(status: int, message: str | None = None, error: BaseException | None = 
 
 def _as_one_of_many(argv: list[str]) -> int:
     """The same in one of the processes of a run, of which rank 0 alone says something."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what its store says when a process ends helps nobody
     from engine.ranks import meet
 
     try:

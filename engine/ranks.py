@@ -35,7 +35,7 @@ ENDING_SECONDS = 10  # of a rank that knows that another has failed
 LAST_WORD_SECONDS = 60  # that rank 0 has for its records when all end together
 POLL_SECONDS = 0.1
 VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-END, SAID, CAME = "end", "said", "came"  # keys in the store
+CAME, END, SAID, LEFT = "came", "end", "said", "left"  # keys in the store
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -154,12 +154,15 @@ class Processes:
         if self.rank == 0:
             has_own = first is None or (status == first.status == 1 and not lost)
             self._say(own if has_own else first)
+            self._wait_for_others()
             return (first or own).status
         is_alone = first == own and not agreed
         is_said = self._wait_for_last_word(LINGERING_SECONDS if is_alone else LAST_WORD_SECONDS)
         if first == own and lost and not is_said:  # rank 0 is the one that has gone
             self._say(own)
-        return (first or self._told() or own).status
+        status = (first or self._told() or own).status
+        self._count(LEFT)
+        return status
 
     def _tell(self, own: Outcome) -> Outcome | None:
         """The first outcome of all that is no success; None where the store has gone, and rank 0 with it."""
@@ -182,6 +185,19 @@ class Processes:
             self.store.set(SAID, "1")
         except RuntimeError:  # nobody is left to hear it
             return
+
+    def _count(self, key: str, number: int = 1) -> int | None:
+        """Add to a number in the store; None where it has gone."""
+        try:
+            return self.store.add(key, number)
+        except RuntimeError:
+            return None
+
+    def _wait_for_others(self) -> None:
+        """Keep the store, which may be in this process, for those that look there how the run ends."""
+        deadline = time.monotonic() + LINGERING_SECONDS
+        while (left := self._count(LEFT, 0)) is not None and left < self.size - 1 and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
 
     def _wait_for_last_word(self, seconds: float) -> bool:
         """Whether rank 0 has said how the run ends."""

@@ -137,9 +137,8 @@ class Processes:
         """What is said of an error that only says that another process has gone; None of any other."""
         if not is_lost(error):
             return None
-        reason = re.sub(r"^\[[^]]*\] ", "", first_line(error)).partition(". ")[
-            0
-        ]  # gloo's file and line, and its advice
+        # Without gloo's file and line, and its advice.
+        reason = re.sub(r"^\[[^]]*\] ", "", first_line(error)).partition(". ")[0]
         return f"another process of the run has ended, or does not answer ({reason}); go on with checkpoint=-1"
 
     def end(self, status: int, message: str | None = None, error: BaseException | None = None) -> int:
@@ -249,9 +248,7 @@ def meet() -> Processes:
         store, rank, size = next(rendezvous)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ValueError(
-            f"the processes cannot meet at {where} ({first_line(error)}); start them by torchrun"
-        ) from error
+        raise ValueError(f"no process answers at {where} ({first_line(error)}); start all by torchrun") from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of a run that torchrun starts again
     store = dist.PrefixStore(f"letKD/{attempt}", store)
     is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -57,6 +57,7 @@ class Evaluation(Algorithm):
 
     mode = "evaluate"
     writes_files = False  # a training may go on beside it
+    takes_many = True
 
     def _run(self) -> Results:
         options = self.options
@@ -66,7 +67,7 @@ class Evaluation(Algorithm):
         model = self._open_model(weights, dataset.num_classes, dataset.image_size)
         deployed, num_images = nn.Sequential(self.input_of(dataset), model), len(dataset.split(split))
         loader = self.loader(dataset, split, member=member())
-        with phase(f"evaluation of {num_images} images", len(self.share(dataset, split))) as line:
+        with phase(f"evaluation of {num_images} images", num_images) as line:
             measured = evaluate(deployed, line.over(loader), autocast=self.autocast())
         log.info(
             "%s: %s on %d %s images of %s, %.0f img/s",

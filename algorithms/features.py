@@ -36,6 +36,7 @@ from storage.state_dicts import Weights
 class OfflineAlgorithm(Algorithm):
     """A job on a trained network: opens it and its training images, and reads the patches of one map."""
 
+    takes_many = True
     fewer_patches: ClassVar[str]  # the option that holds fewer of them
     dataset: Dataset
     network: nn.Module

@@ -278,12 +278,13 @@ def _end_all_workers() -> None:
 
 
 def _outlast_stop_signals(worker: int) -> None:
-    """Let a worker live through a Ctrl-C of the terminal, and the SIGTERM of a batch system, which reach every process.
+    """Let a worker live through a Ctrl-C of the terminal, and the signals of a batch system, which reach every process.
 
     The main process finishes its step first, for which it needs its workers. It ends them by a message or, should one
     hang, by SIGTERM, twice.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
 
 

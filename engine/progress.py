@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from dataloaders import Batch
 from engine.records import duration, log
+from letkd.processes import member
 
 LINE_SECONDS = 30
 FORMAT = "{desc} {percentage:3.0f}%{left}{postfix}"  # what matters less comes last: a narrow terminal cuts it off
@@ -54,10 +55,10 @@ class Line(tqdm):
         self.set_description_str(self.describe(what))
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches one after the other, each of which is as much progress as it has images."""
+        """The batches one after the other, each of which is as much progress as it has images for all processes."""
         for batch in batches:
             yield batch
-            self.update(len(batch.labels))
+            self.update(member().size * len(batch.labels))
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -86,7 +87,7 @@ class _LogLine(Line):
 
 def is_watched() -> bool:
     """Whether somebody sees a line that changes: stderr is a terminal (sacred may have replaced sys.stderr)."""
-    return sys.__stderr__ is not None and sys.__stderr__.isatty()
+    return member().is_first and sys.__stderr__ is not None and sys.__stderr__.isatty()
 
 
 @contextmanager

@@ -107,3 +107,30 @@ def by_first(function: Callable[..., Result], *args: Any) -> Result:
 def wait_for_all() -> None:
     """Go on when every rank is here."""
     of_all(None)
+
+
+class LargestOfAll:
+    """The largest number that any rank has had at the call before this one, so that no rank waits for the others.
+
+    In one process that of this call. Every rank makes the same calls, and `last` at their end.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def __call__(self, number: int) -> int:
+        if member().size == 1:
+            return number
+        before = self.last()
+        tensor = torch.tensor([number])
+        self._pending = dist.all_reduce(tensor, op=dist.ReduceOp.MAX, async_op=True), tensor
+        return before
+
+    def last(self) -> int:
+        """That of the last call; 0 where it was asked for already."""
+        if self._pending is None:
+            return 0
+        work, tensor = self._pending
+        self._pending = None
+        work.wait()
+        return int(tensor)

@@ -1,5 +1,9 @@
 """Some processes on one machine, for tests of what they sum up together."""
 
+import multiprocessing
+import os
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+import main_classification
 
 # A fork has torch loaded already. Where there is a GPU, autograd has threads that do not live on in a fork.
 START = "spawn" if torch.cuda.is_available() else "fork"
@@ -25,3 +31,35 @@ def _run(rank: int, number: int, function: Callable[..., Any], folder: str, args
         torch.save(function(rank, *args), f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
+
+
+def started(number: int, argv: list[str], **environment: str) -> list[multiprocessing.Process]:
+    """A command as torchrun starts it, but for the forks, which have torch loaded already."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    known = {"WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    known = {name: str(value) for name, value in known.items()} | environment
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_main, args=(argv, known, rank)) for rank in range(number)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _main(argv: list[str], environment: dict[str, str], rank: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment
+    sys.exit(main_classification.main(argv))
+
+
+def ended(processes: list[multiprocessing.Process], seconds: float = 60) -> list[int]:
+    """The exit statuses of processes that end by themselves; all are killed where one does not."""
+    try:
+        for process in processes:
+            process.join(seconds)
+        assert [process.exitcode for process in processes if process.exitcode is None] == []
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.exitcode for process in processes]

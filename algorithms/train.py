@@ -353,6 +353,8 @@ class Training(Algorithm):
         for key, name in FINGERPRINTS.items():
             if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
                 names.append(name)
+        if len(checkpoint["random"].get("ranks", [None])) != member().size:
+            names.append("the number of processes")
         if names:
             log.info("note: changed since that epoch: %s", ", ".join(names))
 

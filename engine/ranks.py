@@ -14,10 +14,13 @@ A signal that reaches one rank stops all behind the same step (`engine.stopping`
 import functools
 import json
 import os
+import re
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -25,8 +28,9 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 
-from engine.stopping import Stopped
+from engine.stopping import Stopped, StopRequest
 from letkd.processes import member, of_all
+from storage.documents import first_line
 
 MEETING_SECONDS = 300  # in which all processes must have come
 WAITING_SECONDS = 1800  # of a rank for the others in one sum, as when rank 0 alone prepares images
@@ -64,12 +68,13 @@ class Processes:
 
     Args:
         store: that all have in common.
+        is_kept: whether the store stays when rank 0 goes, as torchrun keeps it.
     """
 
-    def __init__(self, rank: int, size: int, *, local_rank: int, local_size: int, store: dist.Store):
+    def __init__(self, rank: int, size: int, *, local_rank: int, local_size: int, store: dist.Store, is_kept: bool):
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
-        self.store = store
+        self.store, self.is_kept = store, is_kept
         self._ends = threading.Event()
         threading.Thread(target=self._watch, args=(store.clone(),), daemon=True).start()
 
@@ -132,7 +137,8 @@ class Processes:
         """What is said of an error that only says that another process has gone; None of any other."""
         if not is_lost(error):
             return None
-        reason = str(error).partition("\n")[0]
+        # Without gloo's file and line, and its advice.
+        reason = re.sub(r"^\[[^]]*\] ", "", first_line(error)).partition(". ")[0]
         return f"another process of the run has ended, or does not answer ({reason}); go on with checkpoint=-1"
 
     def end(self, status: int, message: str | None = None, error: BaseException | None = None) -> int:
@@ -145,6 +151,8 @@ class Processes:
         Returns:
             The exit status of all.
         """
+        for number in StopRequest.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it ends already
         lost, agreed = is_lost(error), error is not None and isinstance(error.__context__, Stopped)
         if message and self.rank and not isinstance(error, KeyboardInterrupt):
             message = message.replace("error: ", f"error: rank {self.rank}: ", 1)
@@ -158,10 +166,11 @@ class Processes:
             return (first or own).status
         is_alone = first == own and not agreed
         is_said = self._wait_for_last_word(LINGERING_SECONDS if is_alone else LAST_WORD_SECONDS)
-        if first == own and lost and not is_said:  # rank 0 is the one that has gone
+        if lost and ((first == own and not is_said) or (first is None and self.rank == 1)):  # rank 0 has gone
             self._say(own)
         status = (first or self._told() or own).status
-        self._count(LEFT)
+        with suppress(RuntimeError):  # the store has gone
+            self.store.add(LEFT, 1)
         return status
 
     def _tell(self, own: Outcome) -> Outcome | None:
@@ -181,22 +190,13 @@ class Processes:
     def _say(self, outcome: Outcome) -> None:
         if outcome.message:
             print(outcome.message, file=sys.stderr, flush=True)
-        try:
+        with suppress(RuntimeError):  # the store has gone
             self.store.set(SAID, "1")
-        except RuntimeError:  # nobody is left to hear it
-            return
-
-    def _count(self, key: str, number: int = 1) -> int | None:
-        """Add to a number in the store; None where it has gone."""
-        try:
-            return self.store.add(key, number)
-        except RuntimeError:
-            return None
 
     def _wait_for_others(self) -> None:
-        """Keep the store, which may be in this process, for those that look there how the run ends."""
-        deadline = time.monotonic() + LINGERING_SECONDS
-        while (left := self._count(LEFT, 0)) is not None and left < self.size - 1 and time.monotonic() < deadline:
+        """Keep the store, where it is in this process, for those that look there how the run ends."""
+        deadline = time.monotonic() + (0 if self.is_kept else ENDING_SECONDS)
+        while time.monotonic() < deadline and self.store.add(LEFT, 0) < self.size - 1:
             time.sleep(POLL_SECONDS)
 
     def _wait_for_last_word(self, seconds: float) -> bool:
@@ -248,11 +248,11 @@ def meet() -> Processes:
         store, rank, size = next(rendezvous)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"the processes cannot meet at {where} ({reason}); start them by torchrun") from error
+        raise ValueError(f"no process answers at {where} ({first_line(error)}); start all by torchrun") from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of a run that torchrun starts again
     store = dist.PrefixStore(f"letKD/{attempt}", store)
-    return Processes(rank, size, local_rank=local_rank, local_size=local_size, store=store)
+    is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return Processes(rank, size, local_rank=local_rank, local_size=local_size, store=store, is_kept=is_kept)
 
 
 def _number(name: str) -> int:

@@ -171,6 +171,7 @@ READS_IT = {
     "algorithms/trials.py check_alike": "it is compared with the records of trials",
     "distillation/expressions.py default_options": "it makes the dictionary of an experiment",
     "distillation/prepared.py _job": "a command repeats what is said of a pair",
+    "engine/ranks.py open_group": "what the processes of a run were told is compared",
     "engine/resume.py check_options": "records are compared",
     "engine/weights.py __init__": "an error hands out what a checkpoint has recorded",
 }

@@ -142,9 +142,7 @@ def test_ranks_share_every_batch_of_an_epoch(name, request):
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(resident):
-    with pytest.raises(
-        ValueError, match=r"^batch_size=8 cannot be shared equally by 3 processes; choose"
-    ):
+    with pytest.raises(ValueError, match=r"^batch_size=8 cannot be shared equally by 3 processes; choose"):
         train_loader(resident, batch_size=8, member=Member(0, 3))
 
 

@@ -58,9 +58,13 @@ class Outcome:
     message: str | None
 
 
+class GoneError(RuntimeError):
+    """Another process of the run has ended before all have come."""
+
+
 def is_lost(error: BaseException | None) -> bool:
     """Whether an error says no more than that a sum over ranks was broken off, and not why."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    return isinstance(error, (GoneError, dist.DistError)) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 class Processes:
@@ -84,6 +88,7 @@ class Processes:
 
         Raises:
             ValueError: they have not in time.
+            GoneError: one has ended.
         """
         self.store.add(CAME, 1)
         deadline = time.monotonic() + MEETING_SECONDS
@@ -93,6 +98,8 @@ class Processes:
                     f"{came} of {self.size} processes have come in {MEETING_SECONDS} seconds; start as many as "
                     "WORLD_SIZE says, or leave it to torchrun"
                 )
+            if self._told() is not None:
+                raise GoneError("it came, and went")
             time.sleep(POLL_SECONDS)
 
     @property

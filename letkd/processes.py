@@ -89,12 +89,6 @@ def of_all(value: Any) -> list[Any]:
     return found
 
 
-def same_everywhere(value: Any) -> bool:
-    """Whether all ranks have the same plain value."""
-    first, *others = of_all(value)
-    return all(other == first for other in others)
-
-
 def by_first(function: Callable[..., Result], *args: Any) -> Result:
     """What `function(*args)` returns on the first rank, which alone calls it: plain values, on every rank."""
     rank, size = member()

@@ -53,21 +53,21 @@ def _main(argv: list[str], environment: dict[str, str], rank: int) -> None:
     sys.exit(main_classification.main(argv))
 
 
-def under_torchrun(number: int, argv: list[str], *, max_restarts: int = 0) -> multiprocessing.Process:
-    """A command as torchrun's own agent starts it, watches it and starts it again; of forks too."""
-    process = multiprocessing.get_context("fork").Process(target=_launch, args=(number, argv, max_restarts))
+def under_torchrun(
+    number: int, argv: list[str], *, max_restarts: int = 0, nodes: int = 1, port: int = 0
+) -> multiprocessing.Process:
+    """A command as torchrun's own agent on one of several machines starts it, watches it and starts it again; forks."""
+    options = {"max_restarts": max_restarts, "rdzv_endpoint": f"localhost:{port}"}
+    process = multiprocessing.get_context("fork").Process(target=_launch, args=(number, nodes, argv, options))
     process.start()
     return process
 
 
-def _launch(number: int, argv: list[str], max_restarts: int) -> None:
+def _launch(number: int, nodes: int, argv: list[str], options: dict[str, Any]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(
-        1, 1, number, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="test", max_restarts=max_restarts,
-        start_method="fork",
-    )  # fmt: skip
+    config = LaunchConfig(nodes, nodes, number, rdzv_backend="c10d", run_id="test", start_method="fork", **options)
     try:
         elastic_launch(config, _run_command)(argv)
     except ChildFailedError:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_a_run_goes_on_in_another_number_of_processes(folder):
     near(folder / "mine/run", folder / "one/mine/run")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [["config=digits.RN8", "average=True"], ["config=digits.RN14_RN8.KD", "teacher=ema"]],
+    ids=["kept", "teaches"],
+)
+def test_the_average_of_weights_is_that_of_one_process(words, tmp_path):
+    short = ["image_size=8", "cuda=False", "epochs=1", "milestones=[]", "sync_bn=True", f"localpath={tmp_path}"]
+    argv = ["main_classification.py", "with", *words, *short]
+    assert run(2, [*argv, "name=mine.many"]) == [0, 0]
+    assert main_classification.main([*argv, "name=mine.one"]) == 0
+    directories = tmp_path / "mine/many", tmp_path / "mine/one"
+    near(*directories)
+    averages = (load_checkpoint(path / "last.pth")["average"] for path in directories)
+    torch.testing.assert_close(*averages, rtol=1e-3, atol=1e-3)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -96,6 +114,13 @@ def test_options_that_differ_are_named(tmp_path, capfd, monkeypatch):
     assert run(2, [*ALONE, f"localpath={tmp_path}"]) == [1, 1]
     error = capfd.readouterr().err
     assert error == "error: the options must be the same for all processes: rank 0 has seed=0, rank 1 has 1\n"
+
+
+def test_a_mistake_of_one_is_told_by_the_first(tmp_path, capfd, monkeypatch):
+    whole, wrong = main_classification.main, {"0": [], "1": ["seed=-1"]}
+    monkeypatch.setattr(main_classification, "main", lambda argv: whole([*argv, *wrong[os.environ["RANK"]]]))
+    assert run(2, [*ALONE, f"localpath={tmp_path}"]) == [1, 1]
+    assert capfd.readouterr().err == "error: rank 1: seed=-1 must be at least 0\n"
 
 
 def test_an_environment_that_lacks_something_is_named(monkeypatch, capfd):
@@ -243,6 +268,19 @@ def test_torchrun_starts_it_again_after_a_kill(tmp_path, monkeypatch, capfd):
     stop_at(monkeypatch, 6, die)
     assert ended([under_torchrun(2, [*argv, f"localpath={tmp_path}"], max_restarts=1)], seconds=120) == [0]
     assert differences(outcome(tmp_path / "digits/RN8"), outcome(tmp_path / "whole/digits/RN8")) == []
+
+
+@pytest.mark.slow
+def test_several_machines_leave_one_record(tmp_path, capfd):
+    """Two agents, each with a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    argv = [*ALONE, f"localpath={tmp_path}", "epochs=1", "milestones=[]"]
+    agents = [under_torchrun(1, argv, nodes=2, port=port) for _ in range(2)]
+    assert ended(agents, seconds=120) == [0, 0]
+    assert load_json(tmp_path / "digits/RN8/results.json")["processes"] == 2
+    assert capfd.readouterr().out.count("done: last epoch 1") == 1
 
 
 @pytest.mark.slow

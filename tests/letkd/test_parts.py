@@ -15,7 +15,7 @@ from letkd import lda as lda_module
 from letkd.fit import fit_maps
 from letkd.processes import ALONE, Member, member
 
-NUM_CLASSES, NUM_SUBCLASSES, GRID = 4, 3, 4
+NUM_CLASSES, NUM_SUBCLASSES, GRID = 3, 2, 4
 NUM_IMAGES = 300
 SHARES = {1: (300,), 2: (130, 170), 3: (90, 1, 209)}  # images of every rank
 NUM_CLUSTERS = 60

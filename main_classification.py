@@ -601,8 +601,9 @@ def _run_command(argv: list[str], end: Callable[..., int]) -> int:
         start = "python" if experiment.processes is None else experiment.processes.launcher
         return end(143 if isinstance(stop, Terminated) else 130, f"stopped; go on with: {start} {command}", stop)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if experiment.processes is None:  # else it is over: torchrun, which sees one process end, ends the others
+            for number, handler in before.items():
+                signal.signal(number, handler)
     return end(0)
 
 

@@ -9,6 +9,7 @@ whose alpha is 0, are found by a step that changes nothing, and left out of it: 
 does in one process.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ def parallel(objective: nn.Module, batch: Any, autocast: torch.autocast) -> Dist
     reached = {id(parameter) for parameter in _reached(objective, batch, autocast)}
     for parameter in objective.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in reached)
+    # Of a 1x1 convolution two layouts are the same memory, and torch warns of the other.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(objective, broadcast_buffers=False)
 
 

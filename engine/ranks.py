@@ -75,6 +75,7 @@ class Processes:
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
         self.store, self.is_kept = store, is_kept
+        self._heard: Outcome | None = None  # before the store was gone
         self._ends = threading.Event()
         threading.Thread(target=self._watch, args=(store.clone(),), daemon=True).start()
 
@@ -159,12 +160,12 @@ class Processes:
         own = Outcome(self.rank, status, message)
         first = self._tell(own) if status else self._told()
         self._ends.set()
+        is_alone = first == own and not agreed
         if self.rank == 0:
             has_own = first is None or (status == first.status == 1 and not lost)
             self._say(own if has_own else first)
-            self._wait_for_others()
+            self._wait_for_others(LINGERING_SECONDS if is_alone else ENDING_SECONDS)
             return (first or own).status
-        is_alone = first == own and not agreed
         is_said = self._wait_for_last_word(LINGERING_SECONDS if is_alone else LAST_WORD_SECONDS)
         if lost and ((first == own and not is_said) or (first is None and self.rank == 1)):  # rank 0 has gone
             self._say(own)
@@ -178,14 +179,14 @@ class Processes:
         try:
             return _outcome(self.store.compare_set(END, "", json.dumps(asdict(own))))
         except RuntimeError:
-            return None
+            return self._heard
 
     def _told(self) -> Outcome | None:
         """Likewise, where a rank has told one."""
         try:
             return _outcome(self.store.get(END)) if self.store.check([END]) else None
         except RuntimeError:
-            return None
+            return self._heard
 
     def _say(self, outcome: Outcome) -> None:
         if outcome.message:
@@ -193,9 +194,9 @@ class Processes:
         with suppress(RuntimeError):  # the store has gone
             self.store.set(SAID, "1")
 
-    def _wait_for_others(self) -> None:
+    def _wait_for_others(self, seconds: float) -> None:
         """Keep the store, where it is in this process, for those that look there how the run ends."""
-        deadline = time.monotonic() + (0 if self.is_kept else ENDING_SECONDS)
+        deadline = time.monotonic() + (0 if self.is_kept else seconds)
         while time.monotonic() < deadline and self.store.add(LEFT, 0) < self.size - 1:
             time.sleep(POLL_SECONDS)
 
@@ -215,7 +216,7 @@ class Processes:
             while not store.check([END]):
                 if self._ends.wait(5 * POLL_SECONDS):
                     return
-            first = _outcome(store.get(END))
+            first = self._heard = _outcome(store.get(END))
         except RuntimeError:  # the store has gone: sums fail too
             return
         if first.rank == self.rank or self._ends.wait(ENDING_SECONDS):

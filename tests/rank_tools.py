@@ -53,6 +53,32 @@ def _main(argv: list[str], environment: dict[str, str], rank: int) -> None:
     sys.exit(main_classification.main(argv))
 
 
+def under_torchrun(number: int, argv: list[str], *, max_restarts: int = 0) -> multiprocessing.Process:
+    """A command as torchrun's own agent starts it, watches it and starts it again; of forks too."""
+    process = multiprocessing.get_context("fork").Process(target=_launch, args=(number, argv, max_restarts))
+    process.start()
+    return process
+
+
+def _launch(number: int, argv: list[str], max_restarts: int) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        1, 1, number, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="test", max_restarts=max_restarts,
+        start_method="fork",
+    )  # fmt: skip
+    try:
+        elastic_launch(config, _run_command)(argv)
+    except ChildFailedError:
+        sys.exit(1)
+
+
+def _run_command(argv: list[str]) -> None:
+    torch.set_num_threads(1)
+    sys.exit(main_classification.main(argv))
+
+
 def ended(processes: list[multiprocessing.Process], seconds: float = 60) -> list[int]:
     """The exit statuses of processes that end by themselves; all are killed where one does not."""
     try:

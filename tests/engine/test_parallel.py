@@ -17,8 +17,7 @@ from letkd.processes import member
 
 CPU = torch.device("cpu")
 COUNT = 12
-RELATIONS = ("SP", "RKD", "DIST")  # losses of the whole batch: of maps, of pooled vectors, of logits
-METHODS = ("classification", "KD", "QuEST", "letKD-1", "letKD-2", *RELATIONS)
+METHODS = ("classification", "KD", "QuEST", "letKD-1", "letKD-2", "RKD")  # the last of the whole batch
 OTHERS = [name for name in every_method() if name not in METHODS]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_tools import ended, started
+from rank_tools import ended, started, under_torchrun
 from training_tools import differences, outcome, stop_at
 
 import engine.ranks
@@ -225,3 +225,32 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(rank, tmp_path, ca
     assert error.count("another process of the run has ended") == 1
     epochs = load_checkpoint(tmp_path / "digits/RN8/last.pth")["epoch"] + 1
     assert run(2, [*argv, f"epochs={epochs}", "checkpoint=-1"]) == [0, 0]
+
+
+# --- torchrun --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_torchrun_starts_it_again_after_a_kill(tmp_path, monkeypatch, capfd):
+    """With checkpoint=-1 it ends as one that was not killed, bit for bit."""
+
+    def die() -> None:
+        if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    argv = [*ALONE, "sync_bn=True", "epochs=3", "checkpoint=-1"]
+    assert run(2, [*argv, f"localpath={tmp_path / 'whole'}"]) == [0, 0]
+    stop_at(monkeypatch, 6, die)
+    assert ended([under_torchrun(2, [*argv, f"localpath={tmp_path}"], max_restarts=1)], seconds=120) == [0]
+    assert differences(outcome(tmp_path / "digits/RN8"), outcome(tmp_path / "whole/digits/RN8")) == []
+
+
+@pytest.mark.slow
+def test_torchrun_is_told_to_stop(tmp_path, capfd):
+    agent = under_torchrun(2, [*ALONE, f"localpath={tmp_path}", "epochs=1000"])
+    wait_for_epoch(tmp_path / "digits/RN8")
+    agent.terminate()
+    ended([agent])
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("stopped", "error"))]
+    assert len(said) == 1 and said[0].startswith("stopped; go on with: torchrun --nproc-per-node=2 ")
+    assert (tmp_path / "digits/RN8/stopped.pth").is_file()

@@ -31,7 +31,9 @@ def parallel(objective: nn.Module, batch: Any, autocast: torch.autocast) -> Dist
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in reached)
     # Of a 1x1 convolution two layouts are the same memory, and torch warns of the other.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return DistributedDataParallel(objective, broadcast_buffers=False)
+    with warnings.catch_warnings():  # later versions of torch have another name for it
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        return DistributedDataParallel(objective, broadcast_buffers=False)
 
 
 def _reached(objective: nn.Module, batch: Any, autocast: torch.autocast) -> Iterator[Tensor]:

@@ -98,7 +98,8 @@ def test_the_first_step_is_that_of_one_process(number, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 3])
 def test_the_first_step_of_every_method_is_that_of_one_process(number, tmp_path):
-    agree(number, tmp_path, [(method, torch.float64, 1) for method in OTHERS], rtol=1e-9, atol=1e-12)
+    """Some losses compute in single precision always."""
+    agree(number, tmp_path, [(method, torch.float32, 1) for method in OTHERS], rtol=1e-3, atol=1e-5)
 
 
 def test_a_layer_whose_values_are_not_added_trains_its_scores(tmp_path):

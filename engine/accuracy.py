@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from letkd.processes import all_sum
+from letkd.processes import all_sum, of_all
 from results.settings import TOP_K
 
 
@@ -28,9 +28,9 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         of_batch = torch.stack(_counts(model, batch, autocast))
         counts = of_batch if counts is None else counts + of_batch
         num_images += len(batch.labels)
-    sums = torch.cat([counts, counts.new_tensor([num_images])])
-    all_sum(sums)
-    top1, top5, loss, num_images = sums.tolist()
+    all_sum(counts)
+    top1, top5, loss = counts.tolist()
+    num_images = sum(of_all(num_images))
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {

@@ -328,8 +328,11 @@ class _Means:
                 self._sums_KC.index_add_(0, index_R, features_RC.double())
         else:
             self._follow(index_P)
-        counts_K = summed(torch.bincount(index_P, minlength=self.num_clusters), self.member)
-        means_KC = summed(self._sums_KC, self.member) / counts_K.clamp_min(1)[:, None]
+        sums_KC, counts_K = self._sums_KC, torch.bincount(index_P, minlength=self.num_clusters)
+        if self.member.size > 1:  # together: to begin a sum over ranks takes longer than it
+            both = summed(torch.cat([sums_KC, counts_K[:, None]], dim=1), self.member)
+            sums_KC, counts_K = both[:, :-1], both[:, -1]
+        means_KC = sums_KC / counts_K.clamp_min(1)[:, None]
         return means_KC.to(self.features_PC.dtype), torch.nonzero(counts_K == 0).flatten()
 
     def _follow(self, index_P: Tensor) -> None:

@@ -33,6 +33,10 @@ JOBS = {
     "class means": ({"class_means": True}, "class_means/digits/RN8/class_means.pth", ("images", "cosine")),
 }
 BATCHES = {"test_batch_size": 40}  # 256 and 128 images: 7 and 4 of them
+SETTINGS = [
+    "teacher_experiment=digits.RN8", "supervision=digits.RN8", "allow_poor_teacher=True", "image_size=8", "cuda=False",
+    "epochs=1", "milestones=[]",
+]  # fmt: skip
 MEASURED = ("top1", "top5", "loss")
 
 
@@ -118,16 +122,25 @@ def test_ranks_measure_and_predict_what_one_process_does(ranks, alone):
 
 
 @pytest.mark.usefixtures("few_digits")
-def test_a_command_in_two_processes_writes_and_says_what_one_does(folder, capfd):
-    """A file, a record and the lines of one process, and words that a student can learn from."""
-    argv = ["main_classification.py", "with", "config=digits.RN8", "image_size=8", "cuda=False", "kmeans=20"]
-    assert ended(started(2, [*argv, f"localpath={folder}", "test_batch_size=40"])) == [0, 0]
-    many = capfd.readouterr()
-    path = folder / "VQ/digits/RN8/codebook_K20.pth"
-    assert sorted(path.parent.rglob("*K20*")) == [path]
-    assert many.err == "" and many.out.count("20 words of 1024 patches") == 1
-    assert (path.parent / "log.txt").read_text().count("20 words of 1024 patches") == 1
-    train("letKD-1", folder, num_words=20, epochs=1, milestones=[])
+def test_a_command_in_two_processes_makes_what_a_student_learns_from_once(folder, capfd):
+    """Words and decisions that are missing, and then the training with them."""
+    argv = [
+        "main_classification.py",
+        "with",
+        "config=digits.RN14_RN8.letKD-2",
+        "teacher=resnet8",
+        "name=mine.pair",
+        *SETTINGS,
+    ]
+    argv += ["num_words=20", "subclasses_per_class=3", "prepare=True", f"localpath={folder}"]
+    assert ended(started(2, argv)) == [0, 0]
+    said = capfd.readouterr()
+    assert said.err == ""
+    made = {"VQ/digits/RN8": "20 words of 1024 patches", "LDA/digits/RN8": "30 sub-classes in "}
+    for directory, line in made.items():
+        assert said.out.count(line) == (folder / directory / "log.txt").read_text().count(line) == 1
+    assert [path.name for path in (folder / "VQ/digits/RN8").glob("*K20*")] == ["codebook_K20.pth"]
+    assert json.loads((folder / "mine/pair" / RESULTS).read_text())["epochs"] == 1
 
 
 def test_fewer_batches_than_processes_are_refused(monkeypatch, supervision, few_digits):

@@ -15,7 +15,7 @@ from letkd import lda as lda_module
 from letkd.fit import fit_maps
 from letkd.processes import ALONE, Member, member
 
-NUM_CLASSES, NUM_SUBCLASSES, GRID = 7, 3, 4
+NUM_CLASSES, NUM_SUBCLASSES, GRID = 3, 2, 4
 NUM_IMAGES = 300
 SHARES = {1: (300,), 2: (130, 170), 3: (90, 1, 209)}  # images of every rank
 NUM_CLUSTERS = 60
@@ -32,7 +32,7 @@ def patches(order: str) -> tuple[Tensor, Tensor]:
     """(P, C) far from zero in some channels, and classes (P,)."""
     labels_P = labels(order).repeat_interleave(GRID)
     generator = torch.Generator().manual_seed(0)
-    centers_NC = 2 * torch.randn(NUM_CLASSES, 6, generator=generator) + torch.tensor([0.0, 0, 0, 0, 30, 300])
+    centers_NC = 2 * torch.randn(NUM_CLASSES, 6, generator=generator) + torch.tensor([0.0, 0, 0, 0, 10, 40])
     return centers_NC[labels_P] + torch.randn(len(labels_P), 6, generator=generator), labels_P
 
 

@@ -3,7 +3,8 @@
 A step changes weights, momenta and running statistics one after the other; what is saved in the middle of one is no
 state of the run. While a `StopRequest` is open, Ctrl-C, SIGTERM and SIGUSR1, Slurm's warning, are noted, and its loop
 ends between two steps. The signal goes to the handler that was there before when the request closes, and a second
-signal goes there at once. One that reaches a single process of a run of many stops all of them behind the same step.
+signal goes there at once. One that reaches a single process of a run of many stops all of them behind the same step,
+and a second one changes nothing.
 
 A signal may also come while Python calls a finalizer, the one that ends a loader's workers for instance. Python prints
 an exception that is raised there and goes on as if nothing had been; in `lost_stops_again` the signal comes again.
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from letkd.processes import LargestOfAll
+from letkd.processes import LargestOfAll, member
 
 Item = TypeVar("Item")
 AGAIN_SECONDS = 0.05  # until a lost signal comes again; where it is lost once more, it comes once more
@@ -72,7 +73,7 @@ class StopRequest:
             raise Stopped
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self._has_come:
+        if not self._has_come or member().size > 1:  # of many processes torchrun hands on what all have got already
             self._has_come = True
             self.number = self.number or number
             return

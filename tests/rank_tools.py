@@ -67,7 +67,8 @@ def _launch(number: int, nodes: int, argv: list[str], options: dict[str, Any]) -
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(nodes, nodes, number, rdzv_backend="c10d", run_id="test", start_method="fork", **options)
+    options |= {"start_method": "fork", "signals_to_handle": "SIGTERM,SIGUSR1"}
+    config = LaunchConfig(nodes, nodes, number, rdzv_backend="c10d", run_id="test", **options)
     try:
         elastic_launch(config, _run_command)(argv)
     except ChildFailedError:

@@ -26,6 +26,12 @@ PAIR = [
 ]  # fmt: skip
 
 
+AVERAGED = {
+    "beside": ["config=digits.RN8", "average=True"],
+    "as the teacher": ["config=digits.RN14_RN8.KD", "teacher=ema"],
+}
+
+
 def run(number: int, argv: list[str], **environment: str) -> list[int]:
     return ended(started(number, argv, **environment))
 
@@ -62,23 +68,22 @@ def test_two_processes_leave_what_one_does(folder, capfd):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_another_number_of_processes(folder):
-    """2, 3 and 1 processes do an epoch each, and within one too; in the end they have what one process has."""
-    argv = [*ALONE, "batch_size=48", "sync_bn=True", "name=mine.run"]
-    many, one = f"localpath={folder}", f"localpath={folder / 'one'}"
-    assert run(2, [*argv, many, "epochs=1"]) == [0, 0]
-    assert run(3, [*argv, many, "epochs=2", "checkpoint=-1"]) == [0, 0, 0]
-    assert main_classification.main([*argv, many, "epochs=3", "checkpoint=-1"]) == 0
-    assert main_classification.main([*argv, one, "epochs=3"]) == 0
-    near(folder / "mine/run", folder / "one/mine/run")
+def test_a_run_goes_on_in_another_number_of_processes(tmp_path, monkeypatch):
+    """2, 3 and 1 processes one after the other, which stop within epochs; in the end they have what one process has."""
+    argv = [*ALONE, "batch_size=48", "sync_bn=True", "epochs=3"]
+    many, one = f"localpath={tmp_path}", f"localpath={tmp_path / 'one'}"
+    for number, go_on in ((2, []), (3, ["checkpoint=-1"])):
+        with monkeypatch.context() as patch:
+            stop_at(patch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))  # of 5 an epoch
+            assert run(number, [*argv, many, *go_on]) == [143] * number
+        assert load_checkpoint(tmp_path / "digits/RN8/stopped.pth")["unfinished"]["num_images"] % 48 == 0
+    assert main_classification.main([*argv, many, "checkpoint=-1"]) == 0
+    assert main_classification.main([*argv, one]) == 0
+    near(tmp_path / "digits/RN8", tmp_path / "one/digits/RN8")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words",
-    [["config=digits.RN8", "average=True"], ["config=digits.RN14_RN8.KD", "teacher=ema"]],
-    ids=["kept", "teaches"],
-)
+@pytest.mark.parametrize("words", AVERAGED.values(), ids=AVERAGED)
 def test_the_average_of_weights_is_that_of_one_process(words, tmp_path):
     short = ["image_size=8", "cuda=False", "epochs=1", "milestones=[]", "sync_bn=True", f"localpath={tmp_path}"]
     argv = ["main_classification.py", "with", *words, *short]
@@ -284,10 +289,13 @@ def test_several_machines_leave_one_record(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_torchrun_is_told_to_stop(tmp_path, capfd):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=str)
+def test_torchrun_is_told_to_stop(number, tmp_path, capfd):
+    """Also where its processes are told too, as Slurm does it."""
     agent = under_torchrun(2, [*ALONE, f"localpath={tmp_path}", "epochs=1000"])
     wait_for_epoch(tmp_path / "digits/RN8")
-    agent.terminate()
+    for process in (agent.pid, *map(int, Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split())):
+        os.kill(process, number)
     ended([agent])
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("stopped", "error"))]
     assert len(said) == 1 and said[0].startswith("stopped; go on with: torchrun --nproc-per-node=2 ")

@@ -13,6 +13,7 @@
     python main_classification.py study with pairs=digits.RN14_RN8 methods=alone,KD,letKD-1      compare methods
     python main_classification.py report --watch                                                 a page of all results
     python main_classification.py print_config with config=digits.RN14_RN8.letKD-2               show every option
+    torchrun --nproc-per-node=2 main_classification.py with config=CIFAR100.resnetv1.RN56        train on two GPUs
 
 config=A.B.C is the module config/A/B/C.py; a pair with any sum of methods needs none, like
 config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD. Every key that print_config shows can be set on the command line.
@@ -33,6 +34,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -84,11 +86,14 @@ from storage.documents import first_line
 if TYPE_CHECKING:  # what is large or optional is imported when there is work for it
     from sacred.observers import MongoObserver
 
+    from engine.ranks import Processes
+
 WORKER_DIED = "DataLoader worker (pid"  # what torch says when the system has killed a process that decodes images
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError, sacred.utils.SacredError)
 MONGO_TIMEOUT_MS = 5000  # to find the server
 WATCH_SECONDS = 5  # between two reports
 CAPTURE_MODES = ("no", "sys", "fd")
+NUM_PROCESSES, RANK = "WORLD_SIZE", "RANK"  # of a run of many, as torchrun says it in the environment
 FLAGS = {"--watch": ("report", "watch=True"), "--dry-run": ("study", "dry_run=True")}  # of commands of ours
 # Of the command `study`, beside whatever is set for its runs; without a seed sacred would draw one.
 STUDY_OPTIONS = values_of(StudyOptions) | {key: ENTRY_OPTIONS[key] for key in ("localpath", "seed")}
@@ -96,7 +101,13 @@ OBSERVER_PACKAGES = ("pymongo", "sqlalchemy", "tinydb")  # of sacred's -m, -s an
 
 
 class _Experiment(sacred.Experiment):
-    """sacred's experiment, to which options are data: sacred itself restores objects from them, which can run code."""
+    """sacred's experiment, to which options are data: sacred itself restores objects from them, which can run code.
+
+    Attributes:
+        processes: this process among those of a run; None where it is the only one.
+    """
+
+    processes: "Processes | None" = None
 
     def run_commandline(self, argv: list[str]) -> sacred.run.Run | None:
         _, _, usage = self.get_usage()
@@ -217,8 +228,10 @@ def _observe(config: Config, command_name: str, logger: logging.Logger) -> Confi
 
     One whose options cannot work leaves nothing, nor does one that another mistake ends before it begins.
     """
+    if experiment.processes is not None and command_name not in (run.__name__, predict.__name__):
+        raise ValueError(f"{command_name} is done by one process; start it by python in place of torchrun")
     experiment.observers = [Records(Path(config["localpath"]) / "sacred")]
-    if command_name == run.__name__ and config["mongo"] is not None:
+    if command_name == run.__name__ and config["mongo"] is not None and not run.unobserved:
         experiment.observers.append(mongo_observer(config["mongo"]))
     if command_name == run.__name__:
         from algorithms import check_run
@@ -282,6 +295,8 @@ def run(_config: Config, _run: sacred.run.Run) -> Config:
     set_up_console()
     config, traces = _plain(_config), Algorithm.num_traces
     try:
+        if experiment.processes is not None:
+            experiment.processes.open_group(config)
         return run_config(config)
     except USER_ERRORS:
         for record in _run.observers:
@@ -306,6 +321,8 @@ def predict(_config: Config) -> None:
     check_name(config)
     check_command("predict", config)
     check_method(config)
+    if experiment.processes is not None:
+        experiment.processes.open_group(config)
     with lost_stops_again():
         result = Prediction(Options.of(config)).run()
     print(json.dumps(result, indent=2) if config["format"] == "json" else prediction_table(result))
@@ -520,44 +537,83 @@ def main(argv: list[str]) -> int:
 
     Returns:
         The exit status: 0; 1 after a mistake of the user's, which is one line (`--debug` shows the traceback), and
-        where runs of a study have failed; 130 after Ctrl-C and 143 after SIGTERM, which may come at any time: every
-        file is whole or absent. Training finishes its step first and saves its state; a second Ctrl-C ends it at once.
+        where runs of a study have failed; 130 after Ctrl-C and 143 after SIGTERM or SIGUSR1, which may come at any
+        time: every file is whole or absent. Training finishes its step first and saves its state; a second Ctrl-C ends
+        it at once. All processes of a run end with the status of the first that fails or is stopped.
     """
+    if os.environ.get(NUM_PROCESSES, "1") != "1":
+        return _as_one_of_many(argv)
+    return _run_command(argv, _end)
+
+
+def _end(status: int, message: str | None = None, error: BaseException | None = None) -> int:
+    if message:
+        print(message, file=sys.stderr)
+    return status
+
+
+def _as_one_of_many(argv: list[str]) -> int:
+    """The same in one of the processes of a run, of which rank 0 alone says something."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what its store says when a process ends helps nobody
+    from engine.ranks import meet
+
+    try:
+        processes = experiment.processes = meet()
+    except ValueError as error:
+        return _end(1, None if os.environ.get(RANK, "0") != "0" else f"error: {error}")
+    with contextlib.ExitStack() as stack:
+        if processes.rank:
+            run.unobserved = True
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        try:
+            return _run_command(argv, processes.end)
+        except Exception as error:
+            processes.end(1, f"error: {type(error).__name__}: {first_line(error)}" if processes.rank else None, error)
+            raise
+        finally:
+            processes.close()
+            experiment.processes = None
+
+
+def _run_command(argv: list[str], end: Callable[..., int]) -> int:
+    """Run a command line, and end as `end` says: called with a status, a message and an error."""
     wants_traceback = bool(WANTS_TRACEBACK & set(argv))
     wants_help = bool({"-h", "--help", "help"} & set(argv))
     before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
-    before[signal.SIGTERM] = signal.signal(signal.SIGTERM, _terminate)
+    before |= {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGUSR1)}
     argv = spelt_out(argv)
     try:
         check_words(argv)
         # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.
         experiment.run_commandline(argv if wants_traceback or wants_help else [*argv, "--debug"])
         sys.stdout.flush()
-    except BrokenPipeError:
+    except BrokenPipeError as error:
         if wants_traceback:
             raise
-        return 1  # whoever read has seen enough
+        return end(1, None, error)  # whoever read has seen enough
     except Exception as error:
         if wants_traceback or not (message := _in_one_line(error)):
             raise
-        print(f"error: {message}", file=sys.stderr)
-        return 1
+        return end(1, f"error: {message}", error)
     except KeyboardInterrupt as stop:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # it ends already
         command = continuation(argv, has_state=getattr(stop, "goes_on", False))
-        print(f"stopped; go on with: python {command}", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        start = "python" if experiment.processes is None else experiment.processes.launcher
+        return end(143 if isinstance(stop, Terminated) else 130, f"stopped; go on with: {start} {command}", stop)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 0
+        if experiment.processes is None:  # else it is over: torchrun, which sees one process end, ends the others
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return end(0)
 
 
 def _in_one_line(error: Exception) -> str | None:
     """What is said of an error that is no fault of the program's; None for one that is."""
     if TOO_MANY_FILES in str(error):
         return MORE_FILES
+    if experiment.processes is not None and (message := experiment.processes.told_of(error)):
+        return message
     if isinstance(error, USER_ERRORS):
         return "; ".join(str(error).splitlines()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name in OBSERVER_PACKAGES:

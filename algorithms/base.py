@@ -11,9 +11,12 @@ import torch
 from architectures import Input
 from config.options import Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
+from dataloaders.facts import data_facts
+from dataloaders.loaders import images_of
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.progress import tracked
 from engine.records import exclusive, log, log_file, missing_traces, removed_after_mistakes
+from letkd.processes import ALONE, Member, by_first, member
 from results.places import Requirement, output_directory, run_directory
 from results.settings import PREPARATION
 
@@ -27,6 +30,7 @@ class Algorithm:
 
     mode: ClassVar[str]
     writes_files: ClassVar[bool] = True  # beside its results: then it wants the directory for itself
+    takes_many: ClassVar[bool] = False  # processes, of which the first keeps the records
     num_traces: ClassVar[int] = 0  # jobs of this process that have left something
     has_begun = False  # see `begin`
 
@@ -63,6 +67,10 @@ class Algorithm:
         """Do the job, leave its files, and return what `results.json` holds."""
         self.has_begun = False
         numerics = set_numerics(self.options.run.precision, deterministic=self.options.run.deterministic)
+        if not member().is_first:
+            with numerics:
+                torch.manual_seed(self.options.run.seed)
+                return self._run()
         held = partial(exclusive, self.directory)
         lock, alone = (held, nullcontext) if self.writes_files else (nullcontext, held)
         traces = missing_traces(self.directory)
@@ -117,25 +125,39 @@ class Algorithm:
                 goes first.
         """
         options, known = self.options, data or {}
-        return load_dataset(
-            options.data.dataset,
-            splits=splits,
-            data_dir=options.run.data_dir,
-            **{key: getattr(options.data, key) or known.get(key) for key in PREPARATION},
-            classes=known.get("classes"),
-            num_workers=options.run.num_workers,
-            progress=tracked,
-        )
 
-    def loader(self, dataset: Dataset, split: str) -> Iterable[Batch]:
-        """All images of a split in order, without augmentation, on the device."""
+        def load(preparation: dict[str, Any]) -> Dataset:
+            return load_dataset(
+                options.data.dataset,
+                splits=splits,
+                data_dir=options.run.data_dir,
+                **{key: getattr(options.data, key) or preparation.get(key) for key in PREPARATION},
+                classes=known.get("classes"),
+                num_workers=options.run.num_workers,
+                progress=tracked,
+            )
+
+        if member().size == 1:
+            return load(known)
+        # The first downloads and measures, and the others are told.
+        dataset = load(known) if member().is_first else None
+        told = by_first(lambda: data_facts(dataset))
+        return load(told) if dataset is None else dataset
+
+    def loader(self, dataset: Dataset, split: str, *, member: Member = ALONE) -> Iterable[Batch]:
+        """All images of a split in order, or a member's range of them, without augmentation, on the device."""
         return make_eval_loader(
             dataset,
             split,
             batch_size=self.options.protocol.test_batch_size,
             device=self.device,
             num_workers=self.options.run.num_workers,
+            member=member,
         )
+
+    def share(self, dataset: Dataset, split: str) -> range:
+        """The images of a split that are this process's: all, or those of its range of batches."""
+        return images_of(member(), len(dataset.split(split)), self.options.protocol.test_batch_size)[0]
 
     def input_of(self, dataset: Dataset) -> Input:
         """What stands in front of a network that sees images normalised as the data set's, on the device."""

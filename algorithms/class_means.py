@@ -18,6 +18,7 @@ from distillation.prepared import means_path, save_means
 from distillation.signals import Network, Wanted
 from engine.progress import phase
 from engine.records import duration, log, save_results
+from letkd.processes import all_sum, by_first
 
 
 class ClassMeans(OfflineAlgorithm):
@@ -38,8 +39,8 @@ class ClassMeans(OfflineAlgorithm):
         self.open()
         self.begin()
         means_NC, num_images_N = self._means()
-        path = means_path(self.directory)
-        save_means(path, means_NC.float().cpu(), self.record() | {"teacher": self.weights.fingerprint})
+        path, record = means_path(self.directory), self.record() | {"teacher": self.weights.fingerprint}
+        by_first(save_means, path, means_NC.float().cpu(), record)
         seconds, cosine = time.perf_counter() - start, _mean_cosine(means_NC)
         if empty := [name for name, number in zip(self.dataset.classes, num_images_N, strict=True) if not number]:
             log.info("note: there are no training images of %s, whose mean is 0", ", ".join(map(repr, empty)))
@@ -66,6 +67,7 @@ class ClassMeans(OfflineAlgorithm):
                 sums_NC += belongs_BN.mT @ network(images).pooled.double()
                 number_N += belongs_BN.sum(dim=0)
                 line.update(len(labels_B))
+        all_sum(sums_NC, number_N)
         return sums_NC / number_N.clamp_min(1).unsqueeze(1), [int(number) for number in number_N.tolist()]
 
 

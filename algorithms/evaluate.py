@@ -23,6 +23,7 @@ from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_check
 from engine.progress import phase
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
+from letkd.processes import member
 from results.places import Requirement
 from results.settings import FOLDER_DATASETS, PREPARATION, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
@@ -65,6 +66,7 @@ class Evaluation(Algorithm):
 
     mode = "evaluate"
     writes_files = False  # a training may go on beside it
+    takes_many = True
 
     def _run(self) -> Results:
         options = self.options
@@ -72,8 +74,8 @@ class Evaluation(Algorithm):
         split = "test" if options.job.testset else "eval"
         dataset = self._open_images(weights, split)
         model = self._open_model(weights, dataset.num_classes, dataset.image_size)
-        deployed, loader = nn.Sequential(self.input_of(dataset), model), self.loader(dataset, split)
-        num_images = len(dataset.split(split))
+        deployed, num_images = nn.Sequential(self.input_of(dataset), model), len(dataset.split(split))
+        loader = self.loader(dataset, split, member=member())
         with phase(f"evaluation of {num_images} images", num_images) as line:
             measured = evaluate(deployed, line.over(loader), autocast=self.autocast())
         log.info(

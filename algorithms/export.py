@@ -126,6 +126,7 @@ class Export(Evaluation):
     """
 
     mode = "export"
+    takes_many = False
 
     def __init__(self, options: Options):
         super().__init__(options.changed(cuda=False, precision="fp32"))

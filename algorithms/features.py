@@ -1,6 +1,7 @@
 """Jobs that make supervision of a trained network's map over all training images, without augmentation.
 
-What is made of the patches is in `letkd.fit`; here is where they come from, where they are held, and what is left.
+What is made of the patches is in `letkd.fit`; here is where they come from, where they are held, and what is left. Of
+several processes each has a range of the images, and the first writes what all have made.
 """
 
 import math
@@ -25,6 +26,7 @@ from engine.progress import Line, phase
 from engine.records import log
 from engine.weights import UnfinishedError, find_weights
 from letkd.fit import Decisions, Follow, Progress, Words
+from letkd.processes import by_first, member
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
 from results.places import Requirement
 from results.settings import PREPARATION
@@ -34,6 +36,7 @@ from storage.state_dicts import Weights
 class OfflineAlgorithm(Algorithm):
     """A job on a trained network: opens it and its training images, and reads the patches of one map."""
 
+    takes_many = True
     fewer_patches: ClassVar[str]  # the option that holds fewer of them
     dataset: Dataset
     network: nn.Module
@@ -159,9 +162,24 @@ class OfflineAlgorithm(Algorithm):
         return NetworkPatches(self.network, {of.path: of}, self.images())
 
     def images(self) -> "_TrainingImages":
-        """All training images in order, as the network takes them, and their classes."""
-        number = len(self.dataset.split("train"))
-        return _TrainingImages(self.input_of(self.dataset), self.loader(self.dataset, "train"), number)
+        """All training images in order, or the range of this process, as the network takes them, and their classes."""
+        loader = self.loader(self.dataset, "train", member=member())
+        return _TrainingImages(self.input_of(self.dataset), loader, self.num_images)
+
+    @property
+    def num_images(self) -> int:
+        """Training images of this process.
+
+        Raises:
+            ValueError: there are more processes than batches of them.
+        """
+        number, size = len(self.dataset.split("train")), self.options.protocol.test_batch_size
+        if member().size > 1 and math.ceil(number / size) < member().size:
+            raise ValueError(
+                f"{number} training images in batches of {size} are too few for {member().size} processes; choose a "
+                "smaller test_batch_size, or fewer processes"
+            )
+        return len(self.share(self.dataset, "train"))
 
     @contextmanager
     def followed(self, tap: Place) -> Iterator[Follow]:
@@ -173,7 +191,7 @@ class OfflineAlgorithm(Algorithm):
                 nonlocal line
                 if not now.done:
                     opened.close()  # the phase before is done
-                    total = now.total or self.num_patches(tap)
+                    total = now.total or self.num_images * math.prod(self._grid(tap))
                     line = opened.enter_context(phase(now.what, total, number=now.number, count=now.count))
                     return
                 if now.inertia is not None:
@@ -186,7 +204,7 @@ class OfflineAlgorithm(Algorithm):
         """Write what was made of a map, with what made it."""
         record = self.record() | {"patches": fitted.num_patches}
         record.pop("image_size", None)  # the map has it
-        save_supervision(path, supervise(of, fitted, record))
+        by_first(save_supervision, path, supervise(of, fitted, record))
 
     def record(self) -> dict[str, Any]:
         """What a file says of its making; what the map is of stands beside it."""
@@ -224,7 +242,7 @@ class OfflineAlgorithm(Algorithm):
 
 
 class _TrainingImages:
-    """All training images in order, as the network takes them, and their classes."""
+    """Training images in order, as the network takes them, and their classes."""
 
     def __init__(self, network_input: Input, loader: Iterable[Batch], num_images: int):
         self.network_input = network_input
@@ -233,7 +251,8 @@ class _TrainingImages:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            yield self.network_input(batch.images), batch.labels
+            if len(batch.labels):  # the last of a range may have none
+                yield self.network_input(batch.images), batch.labels
 
 
 def _map_file(folder: Path, shape: tuple[int, int]) -> np.ndarray:

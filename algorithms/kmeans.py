@@ -13,6 +13,8 @@ from distillation.expressions import PENULTIMATE
 from distillation.prepared import codebook_path, pooled_apart
 from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
+from letkd.parts import summed
+from letkd.processes import member
 
 
 class KMeansCodebook(OfflineAlgorithm):
@@ -48,12 +50,13 @@ class KMeansCodebook(OfflineAlgorithm):
                 seed=self.options.run.seed,
                 hold=self.hold,
                 follow=follow,
+                member=member(),
             )[of.path]
         path = self._path(of.path) if fname is None else self.directory / fname
         self.save(path, of, words)
         seconds = time.perf_counter() - start
         kmeans = words.kmeans
-        usage_K = torch.bincount(kmeans.labels_, minlength=num_words) / words.num_patches
+        usage_K = summed(torch.bincount(kmeans.labels_, minlength=num_words), member()) / words.num_patches
         perplexity = torch.special.entr(usage_K).sum().exp().item()
         log.info(
             "%d words of %d patches, objective %.6g, perplexity %.1f, in %s: %s",

@@ -12,6 +12,7 @@ from architectures import Place, TappedNetwork
 from distillation.prepared import decisions_path, pooled_apart
 from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
+from letkd.processes import member
 
 
 class LDAScores(OfflineAlgorithm):
@@ -42,6 +43,7 @@ class LDAScores(OfflineAlgorithm):
                 incremental=options.offline.incremental,
                 hold=self.hold,
                 follow=follow,
+                member=member(),
             )[of.path]
         path = self._path(tap)
         self.save(path, of, decisions)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dataloaders.decoding import ImageError, Reader, SquarePixels
 from dataloaders.facts import data_facts
 from dataloaders.image_files import count_unused, counted, images_below, shown, visible, why_unused
 from engine.numerics import set_numerics
+from letkd.processes import ALONE, Member, member, of_all
 from results.settings import PREPARATION
 from storage.tensor_files import load_json
 
@@ -59,6 +61,7 @@ class Prediction(Evaluation):
             predicted = predict(
                 classifier,
                 paths,
+                member=member(),
                 top=options.prediction.top,
                 batch_size=options.protocol.test_batch_size,
                 num_workers=options.run.num_workers,
@@ -169,12 +172,21 @@ def _matching(folder: Path, pattern: list[str], unused: dict[str, str]) -> Itera
                 yield entry.path
 
 
-def predict(classifier: Classifier, paths: list[Path], *, top: int, batch_size: int, num_workers: int) -> Results:
+def predict(
+    classifier: Classifier,
+    paths: list[Path],
+    *,
+    top: int,
+    batch_size: int,
+    num_workers: int,
+    member: Member = ALONE,
+) -> Results:
     """The likeliest classes of image files, as plain values.
 
     Args:
         top: so many classes an image, or all there are.
         num_workers: processes that decode, where there is more than a batch.
+        member: of the processes that predict a part of the files each, and get what is found of all.
 
     Returns:
         "network": the file it came from.
@@ -183,13 +195,16 @@ def predict(classifier: Classifier, paths: list[Path], *, top: int, batch_size: 
         "unreadable": for each other file `image` and `error`.
         "top1": accuracy in percent over the images that have a label, None without any.
     """
-    images, unreadable = [], []
+    share, images, unreadable = member.share(len(paths)), [], []
+    paths = paths[share.start : share.stop]
     for path, found in zip(paths, _classify(classifier, paths, top, batch_size, num_workers), strict=True):
         if isinstance(found, ImageError):
             unreadable.append({"image": str(path), "error": str(found)})
         else:
             label = path.parent.name if path.parent.name in classifier.classes else None
             images.append({"image": str(path), "label": label, "predictions": found})
+    if member.size > 1:
+        images, unreadable = (list(chain.from_iterable(of_all(found))) for found in (images, unreadable))
     hits = [image["predictions"][0]["class"] == image["label"] for image in images if image["label"] is not None]
     top1 = 100 * sum(hits) / len(hits) if hits else None
     return {"network": str(classifier.source), "images": images, "unreadable": unreadable, "top1": top1}

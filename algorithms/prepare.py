@@ -23,7 +23,8 @@ from algorithms.train import Training
 from algorithms.trials import wanted_seeds
 from config.options import OPTIONS, PATCHES, TRAIN, Protocol, Run
 from config.schema import options_of
-from dataloaders import Batch, Dataset, ImageFiles
+from dataloaders import Dataset, ImageFiles
+from dataloaders.batch import noise
 from engine.numerics import device_name, set_numerics
 from engine.optimization import make_optimizer
 from engine.progress import within
@@ -268,7 +269,7 @@ def step_seconds(job: Training, dataset: Dataset) -> float:
     with torch.random.fork_rng(), set_numerics(options.run.precision, deterministic=options.run.deterministic):
         objective = drawn_objective(options, dataset).to(job.device, memory_format=torch.channels_last).train()
         optimizer = make_optimizer(objective, options.protocol)
-        batch = _noise(options.protocol.batch_size, dataset, job.device)
+        batch = noise(options.protocol.batch_size, dataset, job.device)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
             start = time.perf_counter()
             with job.autocast():
@@ -279,12 +280,3 @@ def step_seconds(job: Training, dataset: Dataset) -> float:
             if seconds > ENOUGH_SECONDS:
                 break
     return seconds
-
-
-def _noise(size: int, dataset: Dataset, device: torch.device) -> Batch:
-    pixels = torch.randint(256, (size, 3, dataset.image_size, dataset.image_size), dtype=torch.uint8, device=device)
-    return Batch(
-        images=pixels.contiguous(memory_format=torch.channels_last),
-        labels=torch.randint(dataset.num_classes, (size,), device=device),
-        index=torch.arange(size, device=device),
-    )

@@ -27,6 +27,7 @@ class LinearProbe(Evaluation):
     """Probes the last epoch of an experiment, its best, or epoch n; a teacher also with its published weights."""
 
     mode = "probe"
+    takes_many = False
 
     def _run(self) -> Results:
         weights, epoch = self._open_weights()

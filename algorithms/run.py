@@ -12,6 +12,7 @@ from config.experiments import default_config, defaults_for, own_options
 from config.options import Config, Options
 from engine.progress import within
 from engine.stopping import lost_stops_again
+from letkd.processes import by_first, member, wait_for_all
 from results.places import OutdatedError, Requirement
 from storage.documents import first_line
 
@@ -23,11 +24,28 @@ def run_config(config: Config) -> Results:
     check_options(config)
     with lost_stops_again():
         algorithm = make_algorithm(config)
+        check_processes(algorithm)
         count = 1 + provide(algorithm)
         with within("step", count, count):
             if wanted_seeds(algorithm.options.job):
                 return run_trials(algorithm.options, lambda trial: run_job(type(algorithm)(trial)))
             return run_job(algorithm)
+
+
+def check_processes(algorithm: Algorithm) -> None:
+    """Refuse many processes where a job takes one, or where there are several jobs.
+
+    Raises:
+        ValueError: names the job.
+    """
+    if member().size == 1:
+        return
+    job = algorithm.options.job
+    several = next(
+        (f"{key}={value}" for key, value in {"trials": job.trials, "seeds": job.seeds}.items() if value), None
+    )
+    if several or not algorithm.takes_many:
+        raise ValueError(f"{several or algorithm.mode} is for one process; start it by python in place of torchrun")
 
 
 def run_job(algorithm: Algorithm) -> Results:
@@ -100,8 +118,9 @@ def _step(requirement: Requirement, options: Options) -> Step:
 def make_step(step: Step) -> None:
     if step.job is not None:
         run_job(copy.copy(step.job))  # what it opens goes with the copy
+        wait_for_all()  # the first has written what it made
         return
     import download_cifar100_teacher
 
-    if download_cifar100_teacher.main([step.requirement.published.parent.name]):
+    if by_first(download_cifar100_teacher.main, [step.requirement.published.parent.name]):
         raise FileNotFoundError(f"{step.requirement.what}, and the download failed")

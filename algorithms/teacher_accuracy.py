@@ -28,6 +28,7 @@ from torch import Tensor
 
 from dataloaders import Dataset
 from engine.records import log, read_results
+from letkd.processes import by_first, member
 from storage.tensor_files import load_json, save_json
 
 NUM_IMAGES = 2000
@@ -73,9 +74,9 @@ class TeacherAccuracy:
         Raises:
             ValueError: it is no better, and that is not allowed.
         """
-        found, source = self._by_its_training(len(dataset.eval)), ", as its training says"
+        found, source = by_first(self._by_its_training, len(dataset.eval)), ", as its training says"
         if found is None:
-            found, source = self._kept(), ", as measured before"
+            found, source = by_first(self._kept), ", as measured before"
         if found is None:
             some = replace(dataset, eval=dataset.eval.take(spread(dataset.eval.labels)))
             num_images = len(some.eval)
@@ -93,7 +94,7 @@ class TeacherAccuracy:
 
     def keep(self) -> None:
         """Keep what was measured for later starts."""
-        if self.measured is None:
+        if self.measured is None or not member().is_first:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"teacher": self.name, "fingerprint": self.fingerprint, "evaluated_on": self.evaluated_on}

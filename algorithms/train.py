@@ -4,8 +4,8 @@ A step reads nothing back from the device: losses and counts accumulate there an
 at the end of an epoch. All randomness of an epoch follows from (seed, epoch), so a run that is stopped after any step
 and continued from there is the run that was not stopped.
 
-One process trains on one device. For one process a GPU, wrap `self.objective` (its forward is the whole step), give the
-loader a rank, and let rank 0 alone keep records: nothing else here knows how many processes there are.
+One process trains on one device. Of many each has a part of every batch, and the first keeps the records: what writes
+does nothing elsewhere, and what is read, figures, random states, is read by all of them at the same point.
 """
 
 import math
@@ -30,11 +30,14 @@ from algorithms.teaching import (
 )
 from config.options import EMA
 from dataloaders import Dataset, check_train_batch, make_train_loader
+from dataloaders.augmentation import derive_seed
+from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from engine.accuracy import accuracies, evaluate
 from engine.average import Average
+from engine.batch_norm import average_statistics, synchronise_
 from engine.checkpoints import (
     BEST,
     LAST,
@@ -53,10 +56,13 @@ from engine.host_memory import keep_freed_memory
 from engine.meter import Meter, Step
 from engine.numerics import computes_bfloat16
 from engine.optimization import learning_rate, load_optimizer, make_optimizer, optimizer_settings
+from engine.parallel import parallel
 from engine.progress import Line, phase
+from engine.ranks import refuse_differences
 from engine.records import (
     RESULTS,
     Curves,
+    NoCurves,
     duration,
     log,
     read_results,
@@ -70,6 +76,7 @@ from engine.step import GraphedStep, TrainStep
 from engine.stopping import Stopped, StopRequest
 from engine.watching import first_non_finite, input_images
 from engine.weights import forget_weights, load_own
+from letkd.processes import by_first, member, of_all, wait_for_all
 from results.places import Requirement
 from results.settings import PREPARATION
 from storage.state_dicts import fingerprint, load_strictly
@@ -82,6 +89,7 @@ class Training(Algorithm):
     """Trains the experiment's student from scratch or from a checkpoint, and evaluates it after every epoch."""
 
     mode = "train"
+    takes_many = True
 
     def missing_requirements(self) -> Iterator[Requirement]:
         check_names(self.options)  # one that does not exist stops here, before hours of preparation
@@ -101,7 +109,8 @@ class Training(Algorithm):
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
         about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split)
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
-        return super().facts() | about | self.taught_by | began
+        many = {"processes": member().size} if member().size > 1 else {}
+        return super().facts() | about | self.taught_by | began | many
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
@@ -116,6 +125,7 @@ class Training(Algorithm):
             raise
 
     def _run(self) -> Results:
+        self._check_processes()
         keep_freed_memory(self.device)
         source = self._find_source()
         checkpoint = load_own(source) if source else None
@@ -128,13 +138,14 @@ class Training(Algorithm):
         self.begin()
         if accuracy:
             accuracy.keep()
-        if results := self._results_of_these_epochs():
+        if results := by_first(self._results_of_these_epochs):
             log.info("nothing is left to train: %d epochs are done, %s stays", self.epoch, self.directory / RESULTS)
             remove_progress(self.directory)  # a run that was killed behind its results leaves it
             return results
         self._save_progress("running")
         first_step = self.epoch * len(self.train_loader) + 1
-        with Curves(self.directory, first_step=first_step) as self.curves, StopRequest() as self.stop:
+        curves = Curves if member().is_first else NoCurves
+        with curves(self.directory, first_step=first_step) as self.curves, StopRequest() as self.stop:
             for step, statistics in self.meter.looks:  # of the epoch in which the run was stopped
                 self.curves.add(first_step - 1 + step, "batch", statistics)
             try:
@@ -152,6 +163,21 @@ class Training(Algorithm):
         except Stopped:
             self._save_unfinished()
             raise
+
+    def _check_processes(self) -> None:
+        """Refuse what several processes cannot do.
+
+        Raises:
+            ValueError: names the option.
+        """
+        size = member().size
+        if size > 1 and self.options.run.cuda_graph:
+            raise ValueError(f"cuda_graph=True is for one process, and these are {size}; leave it out")
+        if size > 1 and self.options.protocol.batch_size < 2 * size and not self.options.run.sync_bn:
+            raise ValueError(
+                f"batch_size={self.options.protocol.batch_size} leaves less than two images for each of {size} "
+                "processes, and a BatchNorm needs two; choose more, or sync_bn=True"
+            )
 
     def _phase_of_epochs(self) -> AbstractContextManager[Line]:
         """Counts the images of training and evaluation."""
@@ -192,9 +218,10 @@ class Training(Algorithm):
             self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
         forget_weights()
+        refuse_differences("images and teacher", self.data | self.taught_by | {"init": self.began_with})
         self.optimizer = make_optimizer(self.objective, protocol)
         kind = GraphedStep if options.run.cuda_graph and self.device.type == "cuda" else TrainStep
-        self.step = kind(self.objective, self.optimizer, self.autocast)
+        self.step = kind(self._on_all_processes(), self.optimizer, self.autocast)
         self.train_loader = make_train_loader(
             self.dataset,
             batch_size=protocol.batch_size,
@@ -202,8 +229,9 @@ class Training(Algorithm):
             seed=options.run.seed,
             num_workers=options.run.num_workers,
             padding_mode=options.data.padding_mode,
+            member=member(),
         )
-        self.eval_loader = self.loader(self.dataset, "eval")
+        self.eval_loader = self.loader(self.dataset, "eval", member=member())
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")
         beyond = [milestone for milestone in protocol.milestones if milestone >= protocol.epochs]
@@ -215,6 +243,17 @@ class Training(Algorithm):
             len(self.dataset.eval), self.dataset.image_size, self.dataset.image_size, self.device,
             options.run.precision, self.directory,
         )  # fmt: skip
+
+    def _on_all_processes(self) -> nn.Module:
+        """What a step calls: the objective, or what gives it the gradients of all processes."""
+        if member().size == 1:
+            return self.objective
+        if self.options.run.sync_bn:
+            synchronise_(self.model, self.device)
+            for loss in self.objective.losses.values():
+                if not loss.needs.whole_batch:  # which sees all of it anyway
+                    synchronise_(loss, self.device)
+        return parallel(self.objective, noise(2, self.dataset, self.device), self.autocast())
 
     def _make_average(self, checkpoint: dict[str, Any] | None) -> Average | None:
         """The average of the student, where it is the teacher or asked for; a run that has one keeps it."""
@@ -243,7 +282,7 @@ class Training(Algorithm):
         network = nn.Sequential(teacher.input, teacher.network.module).eval()
 
         def measure(dataset: Dataset) -> float:
-            return evaluate(network, self.loader(dataset, "eval"), autocast=self.autocast())["top1"]
+            return evaluate(network, self.loader(dataset, "eval", member=member()), autocast=self.autocast())["top1"]
 
         accuracy = TeacherAccuracy(
             pair.teacher,
@@ -265,7 +304,7 @@ class Training(Algorithm):
         self.started = time.perf_counter()
         if source:
             self._continue_from(source, checkpoint)
-        elif backup := set_aside(self.directory):
+        elif backup := by_first(set_aside, self.directory):
             log.info("starting from scratch: the earlier run is now in %s", backup)
 
     def _continue_from(self, source: Path, checkpoint: dict[str, Any]) -> None:
@@ -293,8 +332,9 @@ class Training(Algorithm):
         if source.name == STOPPED:
             with names_entry(source, "unfinished"):
                 self.meter.restore(checkpoint["unfinished"])
-        self.best = settle_files(self.directory, source, checkpoint)
-        forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
+        self.best = by_first(settle_files, self.directory, source, checkpoint)
+        if member().is_first:
+            forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.options.protocol.epochs)
 
     def _restore_average(self, source: Path, checkpoint: dict[str, Any]) -> None:
@@ -313,6 +353,8 @@ class Training(Algorithm):
         for key, name in FINGERPRINTS.items():
             if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
                 names.append(name)
+        if len(checkpoint["random"].get("ranks", [None])) != member().size:
+            names.append("the number of processes")
         if names:
             log.info("note: changed since that epoch: %s", ", ".join(names))
 
@@ -339,6 +381,7 @@ class Training(Algorithm):
             group["lr"] = rate
         self.line.say(f"epoch {epoch} of {self.options.protocol.epochs}")
         trained = self._train(epoch)
+        self._average_statistics()
         num_images = len(self.train_loader) * self.options.protocol.batch_size
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
         tested = {name: self._evaluate(network, epoch) for name, network in self.evaluated.items()}
@@ -364,6 +407,10 @@ class Training(Algorithm):
         self._save_progress("running")
         self._log_epoch(done)
 
+    def _average_statistics(self) -> None:
+        """Let all processes have the same running statistics, before they are evaluated or saved."""
+        average_statistics(self.model, self.objective.losses, *([self.average.module] if self.average else []))
+
     def _evaluate(self, network: nn.Module, epoch: int) -> dict[str, float]:
         """The figures of a network behind an epoch."""
         images = self.line.over(self.stop.between(self.eval_loader))
@@ -377,6 +424,8 @@ class Training(Algorithm):
         self.objective.train()
         self.objective.on_epoch(epoch, self.options.protocol.epochs)
         meter, loader = self.meter, self.train_loader
+        if member().size > 1 and meter.num_steps == 0:  # what networks draw, dropout for instance, is another elsewhere
+            torch.manual_seed(derive_seed(self.options.run.seed, epoch, member().rank))
         loader.set_epoch(epoch, skip=meter.num_steps)
         for batch in self.line.over(self.stop.between(loader)):
             step = meter.num_steps + 1
@@ -403,7 +452,7 @@ class Training(Algorithm):
             name, step = self.meter.first_non_finite()
             raise self._diverged(name, means[name], f"step {step} of epoch {epoch}")
         bad = first_non_finite([*self.model.state_dict().items(), *self.objective.losses.state_dict().items()])
-        if bad:
+        if bad := next(filter(None, of_all(bad)), None):
             raise self._diverged(*bad, f"epoch {epoch}")
 
     def _diverged(self, name: str, value: float, when: str) -> FloatingPointError:
@@ -458,9 +507,11 @@ class Training(Algorithm):
     def _save_unfinished(self) -> None:
         """The state between two steps, for a run that was told to stop; one that has diverged has none."""
         self._check_finite(self.meter.means(), self.epoch + 1)
+        self._average_statistics()
         self.meter.seconds = time.perf_counter() - self.epoch_started
         save_checkpoint(self.directory / STOPPED, self._state() | {"unfinished": self.meter.state()})
         self._save_progress("stopped")
+        wait_for_all()
         log.info("stopped after %s, saved in %s", self._position(), self.directory / STOPPED)
 
     def _save_progress(self, state: str) -> None:
@@ -493,6 +544,7 @@ class Training(Algorithm):
         trained = fingerprint(self.model.state_dict())
         if self.options.data.val_split:  # the held-out images have chosen an epoch: the test is looked at once
             split, chosen = "test", self.best["epoch"]
+            wait_for_all()  # the first has saved it
             best = load_best(self.directory)
             self.model.load_state_dict(best["model"])
             if self.average:
@@ -538,8 +590,9 @@ class Training(Algorithm):
         num_images = len(self.dataset.split(split))
         total = num_images * len(self.evaluated)
         with phase(f"evaluation of {num_images} images", total, number=PHASES, count=PHASES) as line:
+            loader = self.loader(self.dataset, split, member=member())
             return {
-                name: evaluate(network, line.over(self.loader(self.dataset, split)), autocast=self.autocast())
+                name: evaluate(network, line.over(loader), autocast=self.autocast())
                 for name, network in self.evaluated.items()
             }
 

@@ -175,6 +175,12 @@ class Run:
     )
     cuda: bool = option(True, "use the GPU where there is one", jobs=COMPUTE, inherited=True, bears="nothing")
     cuda_graph: bool = option(False, "record the step as a CUDA graph and replay it", jobs=TRAIN, bears="nothing")
+    sync_bn: bool = option(
+        False,
+        "with several processes let BatchNorm take its statistics of the whole batch, and not of each one's part",
+        jobs=TRAIN,
+        bears="training",
+    )
     num_workers: int = option(
         2, "processes that decode images", at_least=0, at_most=1024, inherited=True, bears="nothing"
     )

@@ -1,8 +1,11 @@
-"""What a loader yields."""
+"""What a loader yields, and the same of noise."""
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from dataloaders.dataset import Dataset
 
 
 class Batch(NamedTuple):
@@ -22,3 +25,15 @@ class Batch(NamedTuple):
     index: Tensor
     other_labels: Tensor | None = None
     share: Tensor | None = None
+
+
+def noise(size: int, dataset: Dataset, device: torch.device) -> Batch:
+    """A batch of `size` made-up images with labels; none of the run's random numbers are drawn."""
+    generator = torch.Generator().manual_seed(0)
+    side = dataset.image_size
+    pixels = torch.randint(256, (size, 3, side, side), dtype=torch.uint8, generator=generator)
+    return Batch(
+        images=pixels.to(device).contiguous(memory_format=torch.channels_last),
+        labels=torch.randint(dataset.num_classes, (size,), generator=generator).to(device),
+        index=torch.arange(size, device=device),
+    )

@@ -5,8 +5,9 @@ training loader repeats an epoch exactly from (seed, epoch) alone: `set_epoch` b
 epoch and the number of its batches that are done: they are neither read nor augmented again. Over a resident split a
 step moves nothing between host and device and waits for nothing.
 
-Data-parallel training (one process a GPU) has its place in `ResidentTrainLoader.__iter__` and `EpochOrder.__iter__`:
-all ranks draw the same epoch, and rank r of R takes part r of each global batch of R * batch_size positions.
+Of a run of R processes every rank draws the same epoch, and rank r takes part r of each batch, whose size is that of
+all parts together: what an image looks like in an epoch does not depend on R. In evaluation a rank has a range of the
+batches that one process has.
 """
 
 import atexit
@@ -26,6 +27,7 @@ from dataloaders.augmentation import CROPS, EpochDraws, derive_seed, draw_epoch
 from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.decoding import Reader, SquarePixels, checked, collate, read_rgb
+from letkd.processes import ALONE, Member
 
 PREFETCH_BATCHES = 4  # per worker
 
@@ -40,6 +42,7 @@ def make_train_loader(
     seed: int,
     num_workers: int = 0,
     padding_mode: str = "reflect",
+    member: Member = ALONE,
 ) -> "ResidentTrainLoader | StreamedTrainLoader":
     """Shuffled, augmented batches of the training split; the last incomplete batch is dropped.
 
@@ -47,25 +50,42 @@ def make_train_loader(
     `num_workers` processes, whose number does not change the result.
 
     Args:
+        batch_size: of all ranks together.
         padding_mode: what is around a resident image, one of `CROPS`.
+        member: whose part of each batch is wanted.
 
     Raises:
-        ValueError: no training split is loaded, or batch_size is not between 1 and its number of images, or streamed
-            images, which have no padding, shall have zeros.
+        ValueError: no training split is loaded, or batch_size is not between 1 and its number of images or has no equal
+            parts, or streamed images, which have no padding, shall have zeros.
     """
     check_train_batch(dataset, batch_size, padding_mode)
+    if batch_size % member.size:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be shared equally by {member.size} processes; choose a multiple of "
+            f"{member.size}"
+        )
     split = dataset.split("train")
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode)
-    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
+        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode, member)
+    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers, "member": member}
     return StreamedTrainLoader(dataset, split, seed=seed, **options)
 
 
 def make_eval_loader(
-    dataset: Dataset, split_name: str = "eval", *, batch_size: int, device: torch.device | str, num_workers: int = 0
-) -> "ResidentEvalLoader | StreamedLoader":
+    dataset: Dataset,
+    split_name: str = "eval",
+    *,
+    batch_size: int,
+    device: torch.device | str,
+    num_workers: int = 0,
+    member: Member = ALONE,
+) -> "ResidentEvalLoader | StreamedEvalLoader":
     """All images of a split, the training split too, in order and without augmentation; the last batch may be smaller.
+
+    Args:
+        member: whose range of the batches is wanted. All ranks have as many batches: where there is none left for one,
+            its last has no images.
 
     Raises:
         ValueError: that split is not loaded, or batch_size is below 1.
@@ -74,9 +94,9 @@ def make_eval_loader(
     _check_batch_size(batch_size)
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentEvalLoader(dataset, split, batch_size, device)
+        return ResidentEvalLoader(dataset, split, batch_size, device, member)
     options = {"batch_size": batch_size, "device": device, "num_workers": num_workers}
-    return StreamedLoader(read=EvalSample(split, dataset.image_size), keys=range(len(split)), **options)
+    return StreamedEvalLoader(dataset, split, member=member, **options)
 
 
 def check_train_batch(dataset: Dataset, batch_size: int, padding_mode: str = "reflect") -> None:
@@ -110,8 +130,10 @@ class ResidentTrainLoader:
         device: torch.device,
         seed: int,
         padding_mode: str,
+        member: Member,
     ):
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
+        self.part = member.share(batch_size)
         self.labels = split.labels.to(device)
         self.augment = CROPS[padding_mode](split.images.to(device), dataset.padding)
         self.set_epoch(0)
@@ -129,7 +151,7 @@ class ResidentTrainLoader:
         draws = EpochDraws(*(values.to(self.device) for values in drawn))
         labels = self.labels[draws.order]
         for start in range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size):
-            batch = slice(start, start + self.batch_size)
+            batch = slice(start + self.part.start, start + self.part.stop)
             index = draws.order[batch]
             images_BHWC = self.augment(index, draws.top[batch], draws.left[batch], draws.flip[batch])
             yield Batch(images_BHWC.permute(0, 3, 1, 2), labels[batch], index)
@@ -138,18 +160,28 @@ class ResidentTrainLoader:
 class ResidentEvalLoader:
     """Slices of a split that lies whole on the device."""
 
-    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device):
+    def __init__(self, dataset: Dataset, split: ImageTensors, batch_size: int, device: torch.device, member: Member):
         self.batch_size = batch_size
-        self.images, self.labels = split.images.to(device).permute(0, 3, 1, 2), split.labels.to(device)
-        self.index = torch.arange(len(split), device=device)
+        share, self.num_batches = images_of(member, len(split), batch_size)
+        images, labels = (values[share.start : share.stop] for values in (split.images, split.labels))
+        self.images, self.labels = images.to(device).permute(0, 3, 1, 2), labels.to(device)
+        self.index = torch.arange(share.start, share.stop, device=device)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
+        return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        parts = (values.split(self.batch_size) for values in (self.images, self.labels, self.index))
-        for images, labels, index in zip(*parts, strict=True):
-            yield Batch(images, labels, index)
+        for start in range(0, self.num_batches * self.batch_size, self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            yield Batch(self.images[batch], self.labels[batch], self.index[batch])
+
+
+def images_of(member: Member, num_images: int, batch_size: int) -> tuple[range, int]:
+    """The images of the batches that are a rank's, and how many batches the rank with the most has."""
+    num_batches = math.ceil(num_images / batch_size)
+    share = member.share(num_batches)
+    first, last = (min(batch * batch_size, num_images) for batch in (share.start, share.stop))
+    return range(first, last), math.ceil(num_batches / member.size)
 
 
 class StreamedLoader:
@@ -163,14 +195,12 @@ class StreamedLoader:
         batch_size: int,
         device: torch.device,
         num_workers: int,
-        drop_last: bool = False,
     ):
         self.device = device
         self.batches = DataLoader(
             Reader(read),
             batch_size=batch_size,
             sampler=keys,
-            drop_last=drop_last,
             num_workers=num_workers,
             collate_fn=collate,
             pin_memory=device.type == "cuda",
@@ -189,6 +219,40 @@ class StreamedLoader:
         for batch in checked(self.batches):
             images_BHWC, labels, index = (values.to(self.device, non_blocking=True) for values in batch)
             yield Batch(images_BHWC.permute(0, 3, 1, 2), labels, index)
+
+
+class StreamedEvalLoader(StreamedLoader):
+    """Files in order, in the geometry of evaluation."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: ImageFiles,
+        *,
+        batch_size: int,
+        device: torch.device,
+        num_workers: int,
+        member: Member,
+    ):
+        self.image_size = dataset.image_size
+        share, self.num_batches = images_of(member, len(split), batch_size)
+        super().__init__(
+            read=EvalSample(split, dataset.image_size),
+            keys=share,
+            batch_size=batch_size,
+            device=device,
+            num_workers=num_workers,
+        )
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from super().__iter__()
+        for _ in range(self.num_batches - len(self.batches)):
+            pixels = torch.empty(0, 3, self.image_size, self.image_size, dtype=torch.uint8, device=self.device)
+            nothing = torch.empty(0, dtype=torch.int64, device=self.device)
+            yield Batch(pixels, nothing, nothing)
 
 
 # Those whose workers are told to end at the exit of Python.
@@ -214,12 +278,13 @@ def _end_all_workers() -> None:
 
 
 def _outlast_stop_signals(worker: int) -> None:
-    """Let a worker live through a Ctrl-C of the terminal, and the SIGTERM of a batch system, which reach every process.
+    """Let a worker live through a Ctrl-C of the terminal, and the signals of a batch system, which reach every process.
 
     The main process finishes its step first, for which it needs its workers. It ends them by a message or, should one
     hang, by SIGTERM, twice.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ignore_once)
 
 
@@ -239,36 +304,41 @@ class StreamedTrainLoader(StreamedLoader):
         device: torch.device,
         seed: int,
         num_workers: int,
+        member: Member,
     ):
         self.batch_size = batch_size
-        self.order = EpochOrder(len(split), seed)
+        self.order = EpochOrder(len(split), seed, batch_size, member.share(batch_size))
         super().__init__(
             read=TrainSample(split, dataset.image_size, dataset.flip, seed),
             keys=self.order,
-            batch_size=batch_size,
+            batch_size=len(self.order.part),
             device=device,
             num_workers=num_workers,
-            drop_last=True,
         )
 
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         """Iterate over this epoch from now on, without its first `skip` batches."""
-        self.order.epoch, self.order.skip = epoch, skip * self.batch_size
+        self.order.epoch, self.order.skip = epoch, skip
 
 
 class EpochOrder(Sampler):
-    """Yields (epoch, index), shuffled, but the first `skip`. The epoch travels along because the workers outlive it."""
+    """Yields (epoch, index), shuffled: of all whole batches but the first `skip` those of one part.
 
-    def __init__(self, num_images: int, seed: int):
-        self.num_images, self.seed = num_images, seed
+    The epoch travels along because the workers outlive it.
+    """
+
+    def __init__(self, num_images: int, seed: int, batch_size: int, part: range):
+        self.num_images, self.seed, self.batch_size, self.part = num_images, seed, batch_size, part
         self.epoch = self.skip = 0
 
     def __len__(self) -> int:
-        return self.num_images
+        return self.num_images // self.batch_size * len(self.part)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        for index in torch.randperm(self.num_images, generator=generator)[self.skip :].tolist():
+        order = torch.randperm(self.num_images, generator=generator)
+        batches = order[: self.num_images // self.batch_size * self.batch_size].view(-1, self.batch_size)
+        for index in batches[self.skip :, self.part.start : self.part.stop].flatten().tolist():
             yield self.epoch, index
 
 

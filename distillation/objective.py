@@ -16,6 +16,7 @@ from dataloaders import Batch
 from distillation.losses.base import Loss, Part, loss_precision
 from distillation.signals import Network, Signals, Wanted
 from letkd import KDLayer, TemplateScores
+from letkd.processes import gathered, member
 
 
 class Step(NamedTuple):
@@ -140,13 +141,28 @@ class Objective(nn.Module):
         student = self.network(images).in_float32()
         terms, statistics = {}, {}
         with loss_precision(batch.labels.device):
-            for loss in self.losses.values():
-                terms |= {loss.term_name(name): term for name, term in loss(student, taught, batch).items()}
+            part = student, taught, batch
+            whole = part if member().size == 1 else self._whole(*part)
+            seen = {key: whole if loss.needs.whole_batch else part for key, loss in self.losses.items()}
+            for key, loss in self.losses.items():
+                terms |= {loss.term_name(name): term for name, term in loss(*seen[key]).items()}
             if with_statistics:
-                for loss in self.losses.values():
-                    statistics |= loss.statistics(student, taught, batch)
+                for key, loss in self.losses.items():
+                    statistics |= loss.statistics(*seen[key])
             total = sum(self.weights[name] * term for name, term in terms.items())
         return Step(total, student.logits, {name: term.detach() for name, term in terms.items()}, statistics)
+
+    def _whole(self, student: Signals, taught: Signals | None, batch: Batch) -> tuple[Signals, Signals | None, Batch]:
+        """What losses of the whole batch read, of the parts of all processes; images stay as they are."""
+        needs = [loss.needs for loss in self.losses.values() if loss.needs.whole_batch]
+        if not needs:
+            return student, taught, batch
+        known = {name: value for name, value in batch._asdict().items() if name != "images" and value is not None}
+        return (
+            student.gathered(union(need.student for need in needs)),
+            taught and taught.gathered(union(need.teacher for need in needs)),
+            batch._replace(**{name: gathered(value) for name, value in known.items()}),
+        )
 
 
 def union(wanted: Any) -> Wanted:

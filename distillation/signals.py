@@ -17,6 +17,7 @@ from architectures import Outline, Place, TappedNetwork, outline
 from letkd import KDLayer, Student
 from letkd.layer import ChannelsLastKDLayer, TokenKDLayer
 from letkd.maps import as_map, evaluating
+from letkd.processes import gathered
 from letkd.taps import submodule
 
 
@@ -86,6 +87,17 @@ class Signals:
             if (value := getattr(self, name)) is not None and value.dtype in (torch.bfloat16, torch.float16)
         }
         return replace(self, **wide) if wide else self
+
+    def gathered(self, wanted: Wanted) -> "Signals":
+        """Of these what is wanted, of the images of all processes of a run."""
+        return Signals(
+            logits=gathered(self.logits) if wanted.logits else None,
+            pooled=gathered(self.pooled) if wanted.pooled else None,
+            maps={name: gathered(self.maps[name]) for name in wanted.maps},
+            preact={name: gathered(self.preact[name]) for name in wanted.preact},
+            inner={name: gathered(self.inner[name]) for name in wanted.inner},
+            head=self.head,
+        )
 
 
 class Network:

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dataloaders import Batch
+from letkd.processes import all_sum, of_all
 from results.settings import TOP_K
 
 
@@ -16,7 +17,7 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
     """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
 
     The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
-    min(5, N) classes.
+    min(5, N) classes. Of several processes each has a loader of its part, and all get the figures of the whole.
     """
     was_training = model.training
     model.eval()
@@ -24,15 +25,12 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
     counts = None
     num_images = 0
     for batch in loader:
-        with autocast:
-            logits = model(batch.images)
-        logits = logits.float()
-        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == batch.labels[:, None]
-        loss = F.cross_entropy(logits, batch.labels, reduction="sum").double()
-        of_batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
+        of_batch = torch.stack(_counts(model, batch, autocast))
         counts = of_batch if counts is None else counts + of_batch
         num_images += len(batch.labels)
+    all_sum(counts)
     top1, top5, loss = counts.tolist()
+    num_images = sum(of_all(num_images))
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {
@@ -42,6 +40,18 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         "images_per_second": num_images / seconds,
         "seconds": seconds,
     }
+
+
+def _counts(model: nn.Module, batch: Batch, autocast: torch.autocast) -> tuple[Tensor, ...]:
+    """How many images are right, how many are among the first, and the sum of their cross-entropies."""
+    if not len(batch.labels):  # where another process has one batch more
+        return (torch.zeros((), dtype=torch.float64, device=batch.labels.device),) * 3
+    with autocast:
+        logits = model(batch.images)
+    logits = logits.float()
+    ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+    loss = F.cross_entropy(logits, batch.labels, reduction="sum").double()
+    return ranked[:, 0].sum().double(), ranked.sum().double(), loss
 
 
 def accuracies(measured: dict[str, float], num_classes: int) -> str:

@@ -37,7 +37,9 @@ from typing import Any
 
 import torch
 
+from engine.ranks import by_first_alone
 from engine.records import CURVES, PROGRESS, RESULTS, log
+from letkd.processes import member, of_all
 from storage.documents import first_line, flush_names, write_atomically
 from storage.tensor_files import describe_value, is_dense, load_tensors, save_tensors
 
@@ -150,10 +152,12 @@ def _is_kind(value: Any, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 
+@by_first_alone
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     save_tensors(path, {"format": FORMAT, **content})
 
 
+@by_first_alone
 def save_last(directory: Path, content: dict[str, Any]) -> None:
     """Save the newest epoch and keep the one before it; where the run was stopped within it counts no more."""
     last, previous = directory / LAST, directory / PREVIOUS
@@ -327,17 +331,33 @@ def set_aside(directory: Path) -> Path | None:
 
 
 def random_states() -> dict[str, Any]:
-    """States of the generators a method may draw from; the loaders' follow from (seed, epoch) and have none."""
-    return {
+    """States of the generators a method may draw from; the loaders' follow from (seed, epoch) and have none.
+
+    Of a run of many processes those of the first, and `ranks`: those of torch of each, which all have to ask.
+    """
+    states = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+    if member().size > 1:
+        states["ranks"] = of_all({"torch": states["torch"], "cuda": _cuda_state()})
+    return states
+
+
+def _cuda_state() -> torch.Tensor | None:
+    return torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set what `random_states` returned; a GPU's state only where there are as many GPUs."""
+    """Set what `random_states` returned; a GPU's state only where there are as many GPUs, or processes."""
     random.setstate(states["python"])
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
+    rank, size = member()
+    if size > 1 and len(states.get("ranks", [])) == size:
+        own = states["ranks"][rank]
+        torch.set_rng_state(own["torch"])
+        if own["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["cuda"])

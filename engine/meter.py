@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from letkd.processes import all_least, all_sum, member
+
 REDUCTIONS = ("mean", "count")  # how a statistic is summed up over steps: what its name ends in
 
 
@@ -21,8 +23,12 @@ class Step(Protocol):
 class Meter:
     """Sums of the steps' figures in one device tensor; reading them is a step's only synchronisation.
 
+    Of a run of many processes each adds the figures of its part of a batch, and what is read are those of the batches:
+    all of them have to ask.
+
     Attributes:
         num_steps: of the epoch that are done.
+        num_images: in them.
         looks: (step, statistics) of the steps that were looked at.
         seconds: spent on the epoch before the run was stopped within it.
     """
@@ -40,24 +46,36 @@ class Meter:
 
     @torch.no_grad()
     def add(self, step: Step, labels: Tensor) -> None:
+        size = member().size
         correct = (step.logits.argmax(dim=1) == labels).sum()
         self.names = ["correct", "loss", *step.terms]
-        self.sums = self.sums + torch.stack(
-            [correct.float(), step.loss.float(), *map(Tensor.float, step.terms.values())]
-        )
+        figures = torch.stack([correct.float(), step.loss.float(), *map(Tensor.float, step.terms.values())])
+        if size > 1:
+            figures[1:] /= size  # the mean of equal parts
+        self.sums = self.sums + figures
         self.finite_steps = self.finite_steps + self.sums.isfinite()
         self.num_steps += 1
-        self.num_images += len(labels)
+        self.num_images += size * len(labels)
+
+    def _totals(self) -> Tensor:
+        totals = self.sums.clone()
+        all_sum(totals)
+        return totals
+
+    def _finite_everywhere(self) -> Tensor:
+        steps = self.finite_steps.clone()
+        all_least(steps)
+        return steps
 
     def means(self) -> dict[str, float]:
         """Mean of every loss, and `top1` in percent, since the epoch began."""
-        correct, *losses = self.sums.tolist()
+        correct, *losses = self._totals().tolist()
         means = {name: value / self.num_steps for name, value in zip(self.names[1:], losses, strict=True)}
         return means | {"top1": 100 * correct / self.num_images}
 
     def first_non_finite(self) -> tuple[str, int]:
         """The loss that was not finite before all others, and in which step, from 1; a part before the sum of them."""
-        _, loss, *terms = (self.finite_steps + 1).int().tolist()
+        _, loss, *terms = (self._finite_everywhere() + 1).int().tolist()
         steps = dict(zip((*self.names[2:], "loss"), (*terms, loss), strict=True))
         return min(steps.items(), key=lambda found: found[1])
 
@@ -72,11 +90,16 @@ class Meter:
                 raise ValueError(f"the statistic {name!r} must end in how it is summed up: /{' or /'.join(REDUCTIONS)}")
             by_reduction[reduction][plain] = value
         scalars = by_reduction["mean"]
-        values = torch.stack([value.float() for value in scalars.values()]).tolist() if scalars else []
+        values = []
+        if scalars:
+            sums = torch.stack([value.float() for value in scalars.values()])
+            all_sum(sums)
+            values = [value / member().size for value in sums.tolist()]
         found = dict(zip(scalars, values, strict=True))
         self.looks.append((self.num_steps, found))
         for name, value in by_reduction["count"].items():
             counts = value.cpu()
+            all_sum(counts)
             self.counts[name] = self.counts[name] + counts if name in self.counts else counts
         return found
 
@@ -92,7 +115,7 @@ class Meter:
     def state(self) -> dict[str, Any]:
         """Everything as plain values and tensors on the CPU, for `restore`."""
         state = {key: value for key, value in vars(self).items() if key != "device"}
-        return state | {"sums": self.sums.cpu(), "finite_steps": self.finite_steps.cpu()}
+        return state | {"sums": self._totals().cpu(), "finite_steps": self._finite_everywhere().cpu()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned. Raises TypeError where an entry of it is missing or of another kind."""
@@ -100,4 +123,6 @@ class Meter:
             if not isinstance(state.get(name), type(own)):
                 raise TypeError(f"{name} is a {type(state.get(name)).__name__}, not a {type(own).__name__}")
         vars(self).update({name: state[name] for name in self.state()})
+        if not member().is_first:  # the sums of all processes are with the first
+            self.sums = torch.zeros_like(self.sums)
         self.sums, self.finite_steps = self.sums.to(self.device), self.finite_steps.to(self.device)

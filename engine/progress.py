@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dataloaders import Batch
 from engine.records import duration, log
+from letkd.processes import member
 
 LINE_SECONDS = 30
 TOLD_SECONDS = 0.5  # at least, between two shares that are told
@@ -57,10 +58,10 @@ class Line(tqdm):
         self.set_description_str(self.describe(what))
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches one after the other, each of which is as much progress as it has images."""
+        """The batches one after the other, each of which is as much progress as it has images for all processes."""
         for batch in batches:
             yield batch
-            self.update(len(batch.labels))
+            self.update(member().size * len(batch.labels))
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class _ToldLine(Line):
 
 def is_watched() -> bool:
     """Whether somebody sees a line that changes: stderr is a terminal (sacred may have replaced sys.stderr)."""
-    return sys.__stderr__ is not None and sys.__stderr__.isatty()
+    return member().is_first and sys.__stderr__ is not None and sys.__stderr__.isatty()
 
 
 @contextmanager

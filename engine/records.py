@@ -1,5 +1,7 @@
 """What a run leaves to read: a log, TensorBoard curves, and `results.json`; `progress.json` while it goes on.
 
+Of a run of many processes rank 0 alone leaves it: the others write nothing and say nothing.
+
 `progress.json` is written whenever an epoch is done or the run is stopped, and goes when `results.json` has come. Both
 are there while a finished run goes on to more epochs; and with the same `history` where a run was killed between the
 two, which `checkpoint=-1` puts right.
@@ -41,6 +43,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.ranks import by_first_alone
+from letkd.processes import member
 from results.settings import MEASUREMENTS
 from storage.documents import names_file
 from storage.tensor_files import load_json, save_json
@@ -77,7 +81,10 @@ class _ConsoleHandler(logging.Handler):
 
 def set_up_console() -> None:
     """Messages of runs go to stdout; called once by the entry."""
-    if not log.handlers:
+    if not member().is_first:
+        log.handlers = [logging.NullHandler()]
+        log.propagate = False
+    elif not log.handlers:
         log.addHandler(_ConsoleHandler())
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -197,12 +204,14 @@ def _remove_pieces(directory: Path) -> None:
             piece.unlink()
 
 
+@by_first_alone
 def save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Write a finished job's `results.json`, over an earlier one; returns the whole of it."""
     with results_to_itself(directory):
         return _save_results(directory, results)
 
 
+@by_first_alone
 def update_results(directory: Path, update: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """Write what `update` makes of the content of `results.json`, {} where there is none; returns the whole of it.
 
@@ -243,12 +252,14 @@ def results_to_itself(directory: Path) -> Iterator[None]:
         yield
 
 
+@by_first_alone
 def save_progress(directory: Path, progress: dict[str, Any]) -> None:
     """Write the `progress.json` of a job that goes on."""
     about = {"process": os.getpid(), "command": " ".join(sys.argv), "updated": now()}
     save_json(directory / PROGRESS, progress | about)
 
 
+@by_first_alone
 def remove_progress(directory: Path) -> None:
     """Remove the `progress.json` of a job whose results are written."""
     (directory / PROGRESS).unlink(missing_ok=True)
@@ -388,6 +399,25 @@ class Curves:
 
         with names_file(self.folder):
             self.writer.write(Event(wall_time=time.time(), step=step, **content).SerializeToString())
+
+
+class NoCurves(Curves):
+    """Those of the other processes of a run: nothing is written."""
+
+    def __enter__(self) -> "NoCurves":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def add(self, step: int, group: str, scalars: dict[str, float]) -> None:
+        pass
+
+    def add_images(self, step: int, name: str, images_BCHW: Tensor) -> None:
+        pass
 
 
 def duration(seconds: float) -> str:

@@ -1,8 +1,10 @@
 """Stops that wait for the end of a training step.
 
 A step changes weights, momenta and running statistics one after the other; what is saved in the middle of one is no
-state of the run. While a `StopRequest` is open, Ctrl-C and SIGTERM are noted, and its loop ends between two steps. The
-signal goes to the handler that was there before when the request closes, and a second signal goes there at once.
+state of the run. While a `StopRequest` is open, Ctrl-C, SIGTERM and SIGUSR1, Slurm's warning, are noted, and its loop
+ends between two steps. The signal goes to the handler that was there before when the request closes, and a second
+signal goes there at once. One that reaches a single process of a run of many stops all of them behind the same step,
+and a second one changes nothing.
 
 A signal may also come while Python calls a finalizer, the one that ends a loader's workers for instance. Python prints
 an exception that is raised there and goes on as if nothing had been; in `lost_stops_again` the signal comes again.
@@ -15,6 +17,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
+
+from letkd.processes import LargestOfAll, member
 
 Item = TypeVar("Item")
 AGAIN_SECONDS = 0.05  # until a lost signal comes again; where it is lost once more, it comes once more
@@ -30,10 +34,11 @@ class StopRequest:
     Without effect outside the main thread, which is the one that signals go to, and for signals that are ignored.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
-        self.number: int | None = None  # the signal that has come
+        self.number: int | None = None  # the signal that has come, to whichever process of the run
+        self._has_come = False  # one to this process
         self._before: dict[int, Any] = {}  # handlers to put back
 
     def __enter__(self) -> "StopRequest":
@@ -55,14 +60,22 @@ class StopRequest:
         Raises:
             Stopped: behind the item during which it came, the last one too.
         """
+        largest = LargestOfAll()
         for item in items:
             yield item
-            if self.number is not None:
-                raise Stopped
+            self._hear(largest(self.number or 0))
+        self._hear(largest.last())
+
+    def _hear(self, number: int) -> None:
+        """Stop by a signal that this process or another of the run has got."""
+        if number:
+            self.number = number
+            raise Stopped
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number = number
+        if not self._has_come or member().size > 1:  # of many processes torchrun hands on what all have got already
+            self._has_come = True
+            self.number = self.number or number
             return
         signal.signal(number, self._before[number])
         signal.raise_signal(number)

@@ -7,6 +7,10 @@ The patches come from a source that can be read again: tensors, a mapped file, o
 once more. Of a map with more than `max_patches` patches so many random ones are held; LDA sees all of them. What is
 made does not depend on the batches in which the source gives them.
 
+Where several processes hold the patches (`member`), the source of each gives its part of them: rank r the images that
+follow on those of rank r - 1. It reads and holds these alone, and all return the same words and decisions, those of one
+process up to the order of sums.
+
 Shapes: P patches, C channels, L LDA components, K words, N classes, S sub-classes a class, M = N*S; R rows of a batch.
 """
 
@@ -23,6 +27,8 @@ from letkd.chunks import Blocks
 from letkd.decisions import decision_matrix, fit_subclasses
 from letkd.kmeans import KMeans
 from letkd.lda import LDA, ROWS
+from letkd.parts import num_by_rank
+from letkd.processes import ALONE, Member
 
 NUM_COMPONENTS = 60  # L of the paper
 
@@ -86,7 +92,7 @@ Follow = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Words:
-    """The codebook of a map: the fitted k-means of so many patches."""
+    """The codebook of a map: the fitted k-means of so many patches, those of all ranks."""
 
     kmeans: KMeans
     num_patches: int
@@ -99,7 +105,9 @@ class Words:
 
 @dataclass(frozen=True)
 class Decisions:
-    """The sub-classes of a map and how it decides between them, from the projections of so many patches."""
+    """The sub-classes of a map and how it decides between them, from the projections of so many patches, those of all
+    ranks.
+    """
 
     lda: LDA
     num_subclasses: int
@@ -134,6 +142,7 @@ def fit_maps(
     incremental: bool = True,
     hold: Hold = torch.empty,
     follow: Follow | None = None,
+    member: Member = ALONE,
 ) -> dict[str, Words | Decisions]:
     """Words and decisions by map.
 
@@ -143,11 +152,13 @@ def fit_maps(
         num_classes: N; for decisions.
         num_components: LDA components that are kept, as far as there are so many.
         max_patches: of a map with more, so many random ones are held, for k-means and decision matrix; None holds all.
+            Of several ranks all together hold so many.
         seed: of k-means and the random patches.
         incremental: read the source a first time for LDA, and then hold projections alone. Otherwise the patches of all
             maps are held, unless there are more than `max_patches`, and LDA reads these: the result is the same.
         hold: gives room for patches or projections.
-        follow: is told how far it is; by other threads too, and never by two at once.
+        follow: is told how far it is with this rank's part; by other threads too, and never by two at once.
+        member: of the processes that read the images, each a part of them.
 
     Raises:
         ValueError: patches or numbers do not fit; names the map.
@@ -155,13 +166,13 @@ def fit_maps(
     words, decisions = dict(words or {}), dict(decisions or {})
     paths = [*words, *decisions]
     if not incremental and max_patches is not None:
-        incremental = any(source.num_patches(path) > max_patches for path in decisions)
-    limit = {"max_patches": max_patches, "seed": seed, "hold": hold}
+        incremental = any(sum(num_by_rank(source.num_patches(path), member)) > max_patches for path in decisions)
+    limit = {"max_patches": max_patches, "seed": seed, "hold": hold, "member": member}
     phases = _Phases(1 + bool(decisions) + len(words) + 2 * len(decisions), follow)
     read = _Read(source, phases)
     if incremental:
         phases.begin("LDA", decisions, None)
-        ldas = _fit_ldas(read, decisions, num_classes, num_components)
+        ldas = _fit_ldas(read, decisions, num_classes, num_components, member)
         phases.begin("reading patches", paths, _total(source, paths))
         held = hold_patches(read, paths, **limit, ldas=ldas)
     else:
@@ -169,7 +180,7 @@ def fit_maps(
         held = hold_patches(read, paths, **limit)
         patches = _Read(HeldPatches({path: held.pop(path) for path in decisions}), phases)
         phases.begin("LDA", decisions, 2 * _total(patches, decisions))
-        ldas = _fit_ldas(patches, decisions, num_classes, num_components)
+        ldas = _fit_ldas(patches, decisions, num_classes, num_components, member)
         held |= hold_patches(patches, decisions, **limit, ldas=ldas)
         del patches
     fitted: dict[str, Words | Decisions] = {}
@@ -177,10 +188,12 @@ def fit_maps(
         rows, labels_P = held.pop(path)
         with at(path):
             if path in words:
-                fitted[path] = _fit_words(rows, words[path], seed, path, phases)
+                fitted[path] = _fit_words(rows, words[path], seed, path, phases, member)
             else:
                 sizes = {"num_classes": num_classes, "num_subclasses": decisions[path]}
-                fitted[path] = _fit_decisions(rows, labels_P, ldas[path], **sizes, seed=seed, path=path, phases=phases)
+                fitted[path] = _fit_decisions(
+                    rows, labels_P, ldas[path], **sizes, seed=seed, path=path, phases=phases, member=member
+                )
     return fitted
 
 
@@ -229,27 +242,39 @@ def hold_patches(
     seed: int = 0,
     hold: Hold = torch.empty,
     ldas: Mapping[str, LDA] | None = None,
+    member: Member = ALONE,
 ) -> dict[str, Held]:
     """Patches (P, C) and classes (P,) by map; with an LDA the projections (P, L) instead. Reads the source once."""
-    samples = {
-        path: _Sample(source.num_patches(path), source.channels(path), max_patches, seed, hold, (ldas or {}).get(path))
-        for path in paths
-    }
+    samples = {}
+    for path in paths:
+        counts = num_by_rank(source.num_patches(path), member)
+        chosen = _chosen(counts, member.rank, max_patches, seed)
+        samples[path] = _Sample(counts[member.rank], chosen, source.channels(path), hold, (ldas or {}).get(path))
     for batch in source.batches(list(samples)):
         for path, (features_RC, labels_R) in batch.items():
             samples[path].add(features_RC, labels_R)
     return {path: sample.finish() for path, sample in samples.items()}
 
 
-class _Sample:
-    """All patches of a stream of `total`, or so many random ones, with their classes and in their order."""
+def _chosen(counts: list[int], rank: int, max_patches: int | None, seed: int) -> Tensor | None:
+    """Numbers, among its own and in order, of a rank's patches that are among `max_patches` random ones of all ranks.
 
-    def __init__(
-        self, total: int, channels: int, max_patches: int | None, seed: int, hold: Hold, lda: LDA | None = None
-    ):
-        number = total if max_patches is None else min(total, max_patches)
-        generator = torch.Generator().manual_seed(seed)
-        self._chosen = None if number == total else torch.randperm(total, generator=generator)[:number].sort().values
+    None where all are.
+    """
+    total, first = sum(counts), sum(counts[:rank])
+    if max_patches is None or max_patches >= total:
+        return None
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:max_patches].sort().values
+    own = slice(*torch.searchsorted(chosen, torch.tensor([first, first + counts[rank]])).tolist())
+    return chosen[own] - first
+
+
+class _Sample:
+    """All patches of a stream of `total`, or the chosen ones, with their classes and in their order."""
+
+    def __init__(self, total: int, chosen: Tensor | None, channels: int, hold: Hold, lda: LDA | None = None):
+        number = total if chosen is None else len(chosen)
+        self._chosen = chosen
         self._total, self._seen, self._filled = total, 0, 0
         self._lda = lda
         self._rows = hold(number, channels if lda is None else lda.n_components)
@@ -282,10 +307,10 @@ class _Sample:
 
 
 def _fit_ldas(
-    source: PatchSource, paths: Iterable[str], num_classes: int | None, num_components: int
+    source: PatchSource, paths: Iterable[str], num_classes: int | None, num_components: int, member: Member
 ) -> dict[str, LDA]:
     """LDA of all patches of every map. Of fewer components than were asked for, all are kept."""
-    ldas = {path: LDA() for path in paths}
+    ldas = {path: LDA(member=member) for path in paths}
     for batch in source.batches(list(ldas)) if ldas else ():
         for path, (features_RC, labels_R) in batch.items():
             ldas[path].partial_fit(features_RC, labels_R, num_classes=num_classes)
@@ -296,15 +321,15 @@ def _fit_ldas(
     return ldas
 
 
-def _fit_words(patches_PC: Tensor, num_words: int, seed: int, path: str, phases: _Phases) -> Words:
+def _fit_words(patches_PC: Tensor, num_words: int, seed: int, path: str, phases: _Phases, member: Member) -> Words:
     def report(_iteration: int, inertia: float) -> None:
         phases.advance(inertia=inertia)
 
-    kmeans = KMeans(num_words, random_state=seed, on_iteration=report)
+    kmeans = KMeans(num_words, random_state=seed, on_iteration=report, member=member)
     phases.begin(f"k-means of {num_words} words", [path], kmeans.max_iter + 1)
     kmeans.fit(patches_PC)
     phases.advance()  # after the iterations every patch was assigned once more
-    return Words(kmeans, len(patches_PC))
+    return Words(kmeans, sum(num_by_rank(len(patches_PC), member)))
 
 
 def _fit_decisions(
@@ -317,6 +342,7 @@ def _fit_decisions(
     seed: int,
     path: str,
     phases: _Phases,
+    member: Member,
 ) -> Decisions:
     phases.begin("sub-classes", [path], num_classes)
     centers_ML, members_P = fit_subclasses(
@@ -326,8 +352,10 @@ def _fit_decisions(
         num_subclasses=num_subclasses,
         seed=seed,
         on_class=phases.advance,
+        member=member,
     )
     phases.begin("decisions", [path], 1)
-    prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML))
+    prototypes_ML, decisions_MM = decision_matrix(projected_PL, members_P, num_targets=len(centers_ML), member=member)
     phases.advance()
-    return Decisions(lda, num_subclasses, len(projected_PL), centers_ML, prototypes_ML, decisions_MM)
+    num_patches = sum(num_by_rank(len(projected_PL), member))
+    return Decisions(lda, num_subclasses, num_patches, centers_ML, prototypes_ML, decisions_MM)

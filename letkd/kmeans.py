@@ -37,6 +37,8 @@ from torch import Tensor
 
 from letkd.chunks import row_chunks
 from letkd.losses import full_precision
+from letkd.parts import by_rank, largest, num_by_rank, summed, take
+from letkd.processes import ALONE, Member
 
 NUM_ITERATIONS = 20  # of the paper's codebooks
 BACKENDS = ("torch", "faiss")
@@ -59,10 +61,11 @@ class KMeans:
         random_state: seed of the initial centroids, which are K different patches.
         backend: "torch", on the features' device, or "faiss", which assigns on its GPUs where it has any.
         on_iteration: called with (iteration from 1, its inertia) after every iteration.
+        member: of the processes that hold the patches, each a part of them; all fit theirs together.
 
-    Attributes after `fit`:
+    Attributes after `fit`; of several processes all have the same, but for `labels_`:
         cluster_centers_: (K, C) on the features' device.
-        labels_: (P,) nearest centre of every patch.
+        labels_: (P,) nearest centre of every patch that was given.
         inertia_: sum of squared distances to those.
         inertias_: of each iteration to the centres that it assigned to, before they moved; a list of floats.
         n_iter_: number of iterations.
@@ -76,6 +79,7 @@ class KMeans:
         random_state: int = 0,
         backend: str = "torch",
         on_iteration: Callable[[int, float], None] | None = None,
+        member: Member = ALONE,
     ):
         if backend not in BACKENDS:
             known = sorted(BACKENDS, key=lambda name: -difflib.SequenceMatcher(None, name, backend).ratio())
@@ -85,6 +89,7 @@ class KMeans:
         self.random_state = random_state
         self.backend = backend
         self.on_iteration = on_iteration
+        self.member = member
 
     @torch.no_grad()
     def fit(self, features_PC: Tensor) -> "KMeans":
@@ -93,21 +98,22 @@ class KMeans:
         Raises:
             ValueError: more clusters than patches, patches that are all equal, or features that are not finite.
         """
-        num_patches = len(features_PC)
+        member = self.member
+        num_patches = sum(num_by_rank(len(features_PC), member))
         if not 1 <= self.n_clusters <= num_patches:
             raise ValueError(f"k-means of {num_patches} patches cannot have {self.n_clusters} clusters")
-        assign = (_FaissAssignment if self.backend == "faiss" else _Assignment)(features_PC)
-        means = _Means(features_PC, self.n_clusters)
+        assign = (_FaissAssignment if self.backend == "faiss" else _Assignment)(features_PC, member)
+        means = _Means(features_PC, self.n_clusters, member)
         generator = torch.Generator().manual_seed(self.random_state)
         first = torch.randperm(num_patches, generator=generator)[: self.n_clusters]
-        self.cluster_centers_ = features_PC[first.to(features_PC.device)]
-        _check_different(features_PC, self.cluster_centers_)
+        self.cluster_centers_ = take(features_PC, first.to(features_PC.device), member)
+        _check_different(features_PC, self.cluster_centers_, num_patches, member)
         self.inertias_ = []
         for iteration in range(1, self.max_iter + 1):
             index_P, inertia = assign(self.cluster_centers_)
             self.cluster_centers_, empty_E = means.update(index_P)
             if len(empty_E):
-                self.cluster_centers_[empty_E] = features_PC[assign.farthest(len(empty_E))]
+                self.cluster_centers_[empty_E] = largest(features_PC, assign.distances_P, len(empty_E), member)
             self.inertias_.append(inertia)
             if self.on_iteration:
                 self.on_iteration(iteration, inertia)
@@ -180,15 +186,18 @@ def _place(scores: Tensor, best: Tensor, places: Tensor, dim: int) -> Tensor:
 class _Assignment:
     """The nearest centroid of every patch, for centroids that move from call to call."""
 
-    def __init__(self, features_PC: Tensor):
+    def __init__(self, features_PC: Tensor, member: Member):
         self.features_PC = features_PC
-        self.squared_norms_P = _finite_squared_norms(features_PC)
+        self.member = member
+        self.squared_norms_P = _finite_squared_norms(features_PC, member)
         self._index_P: Tensor | None = None
         self._partial_P: Tensor  # ||mu||^2 - 2 x.mu of the nearest
         self._blocks: _Blocks | None = None
 
     def __call__(self, centroids_KC: Tensor) -> tuple[Tensor, float]:
-        """Index of the nearest centroid (P,), overwritten by the next call, and the sum of all squared distances."""
+        """Index of the nearest centroid (P,), overwritten by the next call, and the sum of all squared distances, those
+        of other ranks too.
+        """
         if self._index_P is None or not _blocks_pay(self.features_PC, len(centroids_KC)):
             self._index_P, self._partial_P = nearest(self.features_PC, centroids_KC)
         else:
@@ -196,11 +205,12 @@ class _Assignment:
                 self._blocks = _Blocks(self.features_PC, self.squared_norms_P, self._index_P, centroids_KC)
             self._partial_P = self._blocks.reassign(self._index_P, centroids_KC)
         inertia = self.squared_norms_P.sum(dtype=torch.float64) + self._partial_P.sum(dtype=torch.float64)
-        return self._index_P, max(inertia.item(), 0.0)
+        return self._index_P, max(summed(inertia, self.member).item(), 0.0)
 
-    def farthest(self, number: int) -> Tensor:
-        """The patches that were farthest from the centroid they were assigned to."""
-        return (self.squared_norms_P + self._partial_P).topk(number).indices
+    @property
+    def distances_P(self) -> Tensor:
+        """Squared, of every patch to the centroid that it was assigned to."""
+        return self.squared_norms_P + self._partial_P
 
 
 def _blocks_pay(features_PC: Tensor, num_clusters: int) -> bool:
@@ -278,12 +288,13 @@ class _Blocks:
 class _FaissAssignment:
     """The nearest centroid of every patch, found by faiss."""
 
-    def __init__(self, features_PC: Tensor):
+    def __init__(self, features_PC: Tensor, member: Member):
         if importlib.util.find_spec("faiss") is None:
             raise ValueError("k-means backend 'faiss' is not installed; install faiss-gpu or faiss-cpu, or use 'torch'")
         import faiss
 
-        _finite_squared_norms(features_PC)
+        _finite_squared_norms(features_PC, member)
+        self.member = member
         self.device = features_PC.device
         self.host_PC = features_PC.float().contiguous().cpu().numpy()
         self.index = faiss.IndexFlatL2(self.host_PC.shape[1])
@@ -294,21 +305,19 @@ class _FaissAssignment:
         self.index.reset()
         self.index.add(centroids_KC.float().cpu().numpy())
         distances_P1, index_P1 = map(torch.from_numpy, self.index.search(self.host_PC, 1))
-        self._distances_P = distances_P1[:, 0]
-        return index_P1[:, 0].to(self.device), self._distances_P.sum(dtype=torch.float64).item()
-
-    def farthest(self, number: int) -> Tensor:
-        """The patches that were farthest from the centroid they were assigned to."""
-        return self._distances_P.topk(number).indices.to(self.device)
+        self.distances_P = distances_P1[:, 0].to(self.device)
+        inertia = summed(distances_P1.sum(dtype=torch.float64), self.member)
+        return index_P1[:, 0].to(self.device), inertia.item()
 
 
 class _Means:
     """Means of the clusters, from sums that follow the patches that change their cluster."""
 
-    def __init__(self, features_PC: Tensor, num_clusters: int):
+    def __init__(self, features_PC: Tensor, num_clusters: int, member: Member):
         self.features_PC = features_PC
         self.num_clusters = num_clusters
-        self._index_P: Tensor | None = None  # what the sums are of
+        self.member = member
+        self._index_P: Tensor | None = None  # what the sums are of; these are of this rank's patches
         self._sums_KC = features_PC.new_zeros(num_clusters, features_PC.shape[1], dtype=torch.float64)
 
     def update(self, index_P: Tensor) -> tuple[Tensor, Tensor]:
@@ -319,8 +328,11 @@ class _Means:
                 self._sums_KC.index_add_(0, index_R, features_RC.double())
         else:
             self._follow(index_P)
-        counts_K = torch.bincount(index_P, minlength=self.num_clusters)
-        means_KC = self._sums_KC / counts_K.clamp_min(1)[:, None]
+        sums_KC, counts_K = self._sums_KC, torch.bincount(index_P, minlength=self.num_clusters)
+        if self.member.size > 1:  # together: to begin a sum over ranks takes longer than it
+            both = summed(torch.cat([sums_KC, counts_K[:, None]], dim=1), self.member)
+            sums_KC, counts_K = both[:, :-1], both[:, -1]
+        means_KC = sums_KC / counts_K.clamp_min(1)[:, None]
         return means_KC.to(self.features_PC.dtype), torch.nonzero(counts_K == 0).flatten()
 
     def _follow(self, index_P: Tensor) -> None:
@@ -331,16 +343,21 @@ class _Means:
         self._index_P.copy_(index_P)
 
 
-def _check_different(features_PC: Tensor, first_KC: Tensor) -> None:
+def _check_different(features_PC: Tensor, first_KC: Tensor, num_patches: int, member: Member) -> None:
     """Refuse patches that are all equal, and warn of fewer different ones than clusters, as scikit-learn does.
 
     Looks at so many patches that there are enough; most often K random ones are.
     """
-    num_patches, num_clusters, different_DC = len(features_PC), len(first_KC), first_KC.unique(dim=0)
+    num_clusters, different_DC = len(first_KC), first_KC.unique(dim=0)
+    if len(different_DC) == num_clusters:
+        return
     for features_RC in features_PC.split(ROWS):
-        if len(different_DC) >= num_clusters:
-            return
         different_DC = torch.cat([different_DC, features_RC]).unique(dim=0)
+        if len(different_DC) >= num_clusters:
+            break
+    # So many of each rank are enough; one that has fewer repeats its last.
+    sent_K = torch.arange(num_clusters, device=different_DC.device).clamp_max(len(different_DC) - 1)
+    different_DC = by_rank(different_DC[sent_K], member).flatten(0, 1).unique(dim=0)
     if len(different_DC) == 1 < num_clusters:
         raise ValueError(f"k-means needs different patches; all {num_patches} are equal")
     if len(different_DC) < num_clusters:
@@ -351,9 +368,9 @@ def _check_different(features_PC: Tensor, first_KC: Tensor) -> None:
         )
 
 
-def _finite_squared_norms(features_PC: Tensor) -> Tensor:
+def _finite_squared_norms(features_PC: Tensor, member: Member) -> Tensor:
     norms_P = _squared_norms(features_PC)
-    if not torch.isfinite(norms_P.sum()):
+    if not torch.isfinite(summed(norms_P.sum(), member)):
         raise ValueError("k-means needs finite features; these hold inf or nan")
     return norms_P
 

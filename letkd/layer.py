@@ -139,7 +139,7 @@ class KDLayer(nn.Module):
 
     def _ranks(self) -> "dist.ProcessGroup | None":
         """The processes whose patches are one batch, where BatchNorm is synchronised among several."""
-        if not (isinstance(self.bn, nn.SyncBatchNorm) and self.bn.training):
+        if not (hasattr(self.bn, "process_group") and self.bn.training):  # SyncBatchNorm has it, or what is like it
             return None
         if not (dist.is_available() and dist.is_initialized()):
             return None

@@ -16,6 +16,8 @@ from torch import Tensor
 from letkd.checks import class_labels
 from letkd.chunks import Blocks
 from letkd.losses import full_precision
+from letkd.parts import by_rank, num_by_rank, summed
+from letkd.processes import ALONE, Member
 
 ROWS = 2**15  # patches that are summed at once: the memory of much more is mapped anew each time
 RELATIVE_TOLERANCE = (
@@ -32,6 +34,7 @@ class LDA:
 
     Args:
         n_components: L that `transform` keeps; None keeps all that exist (at most N - 1).
+        member: of the processes that hold the patches, each a part of them, which it feeds; `solve` sums up.
 
     Attributes after `solve`:
         xbar_: (C,) float64, mean of all patches.
@@ -40,8 +43,9 @@ class LDA:
         rank_: rank of the within-class scatter; below C where channels are constant or dependent.
     """
 
-    def __init__(self, n_components: int | None = None):
+    def __init__(self, n_components: int | None = None, *, member: Member = ALONE):
         self.n_components = n_components
+        self.member = member
         self._blocks = Blocks(ROWS, self._add)
         self._counts_N: Tensor | None = None
         self._num_classes = 0
@@ -50,7 +54,8 @@ class LDA:
         """Learn from features (P, C) and their classes (P,), 0 to N - 1."""
         if not len(labels_P):
             raise ValueError("LDA has seen no patches")
-        return self.partial_fit(features_PC, labels_P, num_classes=int(labels_P.max()) + 1).solve()
+        num_classes = int(by_rank(labels_P.max(), self.member).amax()) + 1
+        return self.partial_fit(features_PC, labels_P, num_classes=num_classes).solve()
 
     @torch.no_grad()
     def partial_fit(self, features_RC: Tensor, labels_R: Tensor, *, num_classes: int) -> "LDA":
@@ -80,25 +85,26 @@ class LDA:
                 separates the classes.
         """
         self._blocks.finish()
-        if self._counts_N is None:
+        if 0 in num_by_rank(0 if self._counts_N is None else 1, self.member):
             raise ValueError("LDA has seen no patches")
-        if not torch.isfinite(self._squares_CC).all():
+        counts_N, sums_NC, squares_CC, shift_C = self._sums()
+        if not torch.isfinite(squares_CC).all():
             raise ValueError("LDA needs finite features; these hold inf or nan")
-        if (self._counts_N == 0).any():
-            missing = torch.nonzero(self._counts_N == 0).flatten().tolist()
+        if (counts_N == 0).any():
+            missing = torch.nonzero(counts_N == 0).flatten().tolist()
             raise ValueError(f"LDA needs patches of every class; none of class {', '.join(map(str, missing))}")
-        num_patches, num_classes = self._counts_N.sum(), len(self._counts_N)
-        means_NC = self._sums_NC / self._counts_N[:, None]
-        mean_C = self._sums_NC.sum(dim=0) / num_patches
-        within_CC = self._squares_CC - (means_NC * self._counts_N[:, None]).T @ means_NC
-        total_C = self._squares_CC.diagonal() / num_patches
-        rounding_C = (ROUNDING * total_C).sqrt() + ROUNDING * (mean_C + self._shift_C).abs()
+        num_patches, num_classes = counts_N.sum(), len(counts_N)
+        means_NC = sums_NC / counts_N[:, None]
+        mean_C = sums_NC.sum(dim=0) / num_patches
+        within_CC = squares_CC - (means_NC * counts_N[:, None]).T @ means_NC
+        total_C = squares_CC.diagonal() / num_patches
+        rounding_C = (ROUNDING * total_C).sqrt() + ROUNDING * (mean_C + shift_C).abs()
         whitening_CR = _whitening(within_CC / num_patches, rounding_C)
         if not whitening_CR.shape[1]:
             raise ValueError(
                 f"all patches are equal inside each of {num_classes} classes: no direction separates the classes"
             )
-        centred_NC = (means_NC - mean_C) * (self._counts_N / max(num_classes - 1, 1)).sqrt()[:, None]
+        centred_NC = (means_NC - mean_C) * (counts_N / max(num_classes - 1, 1)).sqrt()[:, None]
         _, singular, directions = torch.linalg.svd(centred_NC @ whitening_CR, full_matrices=False)
         # The classes' means in standard deviations times sqrt(P): about 1 for patches that any class could have drawn.
         if singular[0] <= RELATIVE_TOLERANCE:
@@ -110,11 +116,23 @@ class LDA:
                 "of them are kept",
                 stacklevel=2,
             )
-        self.classes_ = torch.arange(num_classes, device=self._counts_N.device)
+        self.classes_ = torch.arange(num_classes, device=counts_N.device)
         self.rank_ = whitening_CR.shape[1]
-        self.xbar_ = mean_C + self._shift_C
-        self.scalings_ = whitening_CR @ directions[:num_found].T
+        self.xbar_ = mean_C + shift_C
+        # Ranks on different processors could find another sign of a component: all take the first one's.
+        self.scalings_ = by_rank(whitening_CR @ directions[:num_found].T, self.member)[0]
         return self
+
+    def _sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Counts (N,), sums (N, C) and products (C, C) of the patches of all ranks, and the point (C,) that they are
+        about: the first rank's, s. About its own point t a rank has summed x - t, and x - s = (x - t) + (t - s).
+        """
+        shift_C = by_rank(self._shift_C, self.member)[0]
+        moved_C, sum_C, number = self._shift_C - shift_C, self._sums_NC.sum(dim=0), self._counts_N.sum()
+        sums_NC = self._sums_NC + self._counts_N[:, None] * moved_C
+        crossed_CC = torch.outer(moved_C, sum_C + number / 2 * moved_C)
+        squares_CC = self._squares_CC + crossed_CC + crossed_CC.T
+        return (*(summed(part, self.member) for part in (self._counts_N, sums_NC, squares_CC)), shift_C)
 
     def transform(self, features_PC: Tensor) -> Tensor:
         """Projections (P, L) in float32: (x - xbar) @ scalings, first L components."""

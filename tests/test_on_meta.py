@@ -59,8 +59,8 @@ def on_the_cpu(x: Tensor, **kwargs: object) -> Tensor:
     return torch.zeros(x.shape, dtype=x.dtype)
 
 
-def alike(counts_N: Tensor, **kwargs: object) -> Tensor:
-    return torch.full(counts_N.shape, NUM_PATCHES // len(counts_N))
+def alike(counts_RN: Tensor, **kwargs: object) -> Tensor:
+    return torch.full(counts_RN.shape, NUM_PATCHES // counts_RN.numel())
 
 
 # --- what is exempt --------------------------------------------------------------------------------------------------

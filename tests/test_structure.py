@@ -40,6 +40,7 @@ PUBLISHED = json.loads((Path(__file__).parent / "golden" / "experiments.json").r
 
 OURS = {"config", "letkd", "architectures", "dataloaders", "storage", "results", "engine", "distillation"}
 OURS |= {"algorithms", "reporting", "main_classification", "download_cifar100_teacher"}
+PROCESSES = "letkd.processes"  # the processes of a run: sums over them, and no method; every room may use it
 BELOW = {"config", "letkd", "architectures", "dataloaders", "storage", "results"}
 MAY_IMPORT = {
     "config": {"distillation", "storage"},  # distillation where a sum of methods is asked for
@@ -69,8 +70,10 @@ def imports_of(path: Path) -> list[ast.Import | ast.ImportFrom]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Top-level packages that a file imports, anywhere in it."""
+    """Top-level packages that a file imports, anywhere in it; but for `PROCESSES`."""
     for node in imports_of(path):
+        if isinstance(node, ast.ImportFrom) and node.module == PROCESSES:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         else:
@@ -105,7 +108,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def test_only_the_jobs_of_the_paper_know_its_method_and_no_job_knows_a_loss():
     for path in source_files("algorithms"):
-        names = imported_modules(path)
+        names = {name for name in imported_modules(path) if not f"{name}.".startswith(f"{PROCESSES}.")}
         assert not any(f"{name}.".startswith("distillation.losses.") for name in names), path
         assert path.name in WITH_LETKD or not any(f"{name}.".startswith("letkd.") for name in names), path
 
@@ -168,6 +171,7 @@ READS_IT = {
     "algorithms/trials.py check_alike": "it is compared with the records of trials",
     "distillation/expressions.py default_options": "it makes the dictionary of an experiment",
     "distillation/prepared.py _job": "a command repeats what is said of a pair",
+    "engine/ranks.py open_group": "what the processes of a run were told is compared",
     "engine/resume.py check_options": "records are compared",
     "engine/weights.py __init__": "an error hands out what a checkpoint has recorded",
 }

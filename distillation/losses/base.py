@@ -35,8 +35,8 @@ class Needs:
     """What an instance of a loss reads of each network.
 
     Args:
-        whole_batch: whether it compares samples with each other, so that it is no mean over them; for
-            training on several processes, which is not built.
+        whole_batch: whether it compares samples with each other, so that it is no mean over them: of a run of many
+            processes each gets the signals of all.
     """
 
     student: Wanted = dataclasses.field(default_factory=Wanted)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dataloaders import Dataset, ImageTensors, load_dataset, loaders, make_eval_loader, make_train_loader
 from dataloaders.decoding import SquarePixels, read_rgb
+from letkd.processes import Member
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
@@ -126,6 +127,40 @@ def test_an_epoch_goes_on_behind_the_batches_that_are_done(name, workers, reques
         for number, batch in enumerate(rest, start=skip):
             assert same(known(batch), [values[4 * number : 4 * number + 4] for values in whole[1]])
     assert same(epoch_of(loader, 2), whole[2]), "the next epoch is whole"
+
+
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+def test_ranks_share_every_batch_of_an_epoch(name, request):
+    """Its parts, one behind the other, are the batch of one process, also behind batches that are done."""
+    dataset = request.getfixturevalue(name)
+    parts_of = [train_loader(dataset, batch_size=6, member=Member(rank, 3)) for rank in range(3)]
+    whole = train_loader(dataset, batch_size=6)
+    for skip in (0, 1):
+        for loader in (whole, *parts_of):
+            loader.set_epoch(2, skip=skip)
+        assert {len(loader) for loader in parts_of} == {len(whole)} == {len(dataset.train) // 6}
+        for batch, *parts in zip(whole, *parts_of, strict=True):
+            assert_batch_format(parts[0], 2, dataset.image_size)
+            assert same(known(batch), map(torch.cat, zip(*map(known, parts), strict=True)))
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(resident):
+    with pytest.raises(ValueError, match=r"^batch_size=8 cannot be shared equally by 3 processes; choose"):
+        train_loader(resident, batch_size=8, member=Member(0, 3))
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("name", ["resident", "streamed"])
+def test_ranks_share_the_batches_of_an_evaluation(name, size, request):
+    """Each batch of one process is one rank's; all have as many, and the last may have no images."""
+    dataset = request.getfixturevalue(name)
+    options = {"batch_size": 3, "device": "cpu"}
+    whole = [known(batch) for batch in make_eval_loader(dataset, **options)]
+    ranks = [make_eval_loader(dataset, **options, member=Member(rank, size)) for rank in range(size)]
+    shares = [[known(batch) for batch in loader] for loader in ranks]
+    assert {len(share) for share in shares} == {len(loader) for loader in ranks} == {-(-len(whole) // size)}
+    found = [batch for share in shares for batch in share if len(batch[1])]
+    assert all(same(batch, other) for batch, other in zip(found, whole, strict=True))
 
 
 def test_what_is_done_is_not_read_again(streamed, monkeypatch):

@@ -15,7 +15,7 @@ ROOT = Path(main_classification.__file__).parent
 PAGES = sorted({ROOT / "README.md", *ROOT.glob("[!.]*/README.md"), *ROOT.glob("docs/*.md")})
 ENTRY = ["python", "main_classification.py"]
 # A block whose first line begins with one of these is typed into a shell; others show output, files or equations.
-PROGRAMS = ("python", "make", "pip", "for", "source", "COMMON=", "OPTIONS=")
+PROGRAMS = ("python", "torchrun", "make", "pip", "for", "source", "COMMON=", "OPTIONS=")
 # Prints the words of every command instead of running it: no program is found.
 PRINT_WORDS = "PATH=/nowhere; command_not_found_handle() { printf '%q ' \"$@\"; echo; }; source() { :; }\n"
 
@@ -48,9 +48,14 @@ def shell_lines(page: Path) -> list[list[str]]:
     return [shlex.split(line) for line in shell.stdout.splitlines()]
 
 
+def calls_entry(words: list[str]) -> bool:
+    """Whether a command line calls the entry: by python, or by torchrun with options of its own before it."""
+    return words[:2] == ENTRY or (words[0] == "torchrun" and ENTRY[1] in words)
+
+
 def entry_commands(page: Path) -> list[Command]:
     """The commands of a page that call the entry, but the one that shows what such a command looks like."""
-    lines = [words[2:] for words in shell_lines(page) if words[:2] == ENTRY]
+    lines = [words[words.index(ENTRY[1]) + 1 :] for words in shell_lines(page) if calls_entry(words)]
     commands = [Command("run", words[1:]) if words[0] == "with" else Command(words[0], words[2:]) for words in lines]
     return [command for command in commands if "[option=value" not in command.words]
 

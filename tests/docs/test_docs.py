@@ -57,7 +57,7 @@ def test_commands_are_of_this_project(page):
             file = words[3] if words[1:3] == ["-m", "pytest"] else words[1]
             assert any((place / file).is_file() for place in (ROOT, page.parent)) or words[1] == "-m", words
         else:
-            assert words[0] in ("python", "pip", "tensorboard"), words
+            assert words[0] in ("python", "torchrun", "pip", "tensorboard"), words
 
 
 @every_page

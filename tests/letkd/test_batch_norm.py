@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from rank_tools import on_two_ranks
+from rank_tools import on_ranks
 from torch import Tensor, nn
 
 from letkd import KDLayer, Student
@@ -157,7 +157,7 @@ def all_steps(rank: int) -> dict[tuple, tuple[dict[str, Tensor], ...]]:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    return on_two_ranks(all_steps, tmp_path_factory.mktemp("ranks"))
+    return on_ranks(2, all_steps, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("shares", SHARES, ids=str)

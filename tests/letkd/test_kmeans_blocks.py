@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from letkd import KMeans, kmeans
+from letkd.processes import ALONE
 
 NUM_PATCHES, NUM_CLUSTERS, NUM_ITERATIONS = 1500, 40, 12
 
@@ -78,7 +79,7 @@ def test_products_are_left_out(monkeypatch):
 
     features = patches("clustered")
     fitted = KMeans(60, max_iter=20).fit(features)
-    assign = kmeans._Assignment(features)
+    assign = kmeans._Assignment(features, ALONE)
     assign(fitted.cluster_centers_)
     assign(fitted.cluster_centers_)
     monkeypatch.setattr(torch, "addmm", counting)

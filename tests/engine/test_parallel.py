@@ -1,0 +1,153 @@
+"""Training in 2 and 3 processes: what they compute of their parts is what one process computes of the whole batch."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from objective_tools import IMAGE_SIZE, NUM_CLASSES, every_method, objective_of_method
+from rank_tools import on_ranks
+from torch import Tensor, nn
+
+from dataloaders import Batch
+from engine.batch_norm import average_statistics, synchronise_
+from engine.parallel import parallel
+from engine.step import TrainStep
+from letkd.processes import member
+
+CPU = torch.device("cpu")
+COUNT = 12
+METHODS = ("classification", "KD", "QuEST", "letKD-1", "letKD-2", "RKD")  # the last of the whole batch
+OTHERS = [name for name in every_method() if name not in METHODS]
+
+
+def batch(number: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    pixels = torch.randint(256, (COUNT, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(NUM_CLASSES, (COUNT,), generator=generator)
+    return Batch(pixels.to(memory_format=torch.channels_last), labels, torch.arange(COUNT))
+
+
+def part_of(whole: Batch) -> Batch:
+    share = member().share(COUNT)
+    return Batch(*(value if value is None else value[share.start : share.stop] for value in whole))
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+def build(method: str, dtype: torch.dtype, alpha: float | None = None) -> tuple[nn.Module, TrainStep]:
+    """An objective and its step, which is that of all processes where there are several."""
+    torch.manual_seed(0)
+    objective = objective_of_method(method).to(dtype).train()
+    objective.on_epoch(30, 240)
+    for module in objective.modules():
+        if alpha is not None and hasattr(module, "alpha"):
+            module.alpha = alpha
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    wrapped: nn.Module = objective
+    if member().size > 1:
+        synchronise_(objective.student, CPU)
+        for loss in objective.losses.values():
+            if not loss.needs.whole_batch:
+                synchronise_(loss, CPU)
+        wrapped = parallel(objective, part_of(batch()), autocast())
+    return objective, TrainStep(wrapped, optimizer, autocast)
+
+
+def train(method: str, dtype: torch.dtype, steps: int, alpha: float | None = None) -> dict[str, dict[str, Tensor]]:
+    """Gradients behind the first step, and the state behind all of them."""
+    objective, step = build(method, dtype, alpha)
+    for number in range(steps):
+        step(part_of(batch(number)))
+        if number == 0:
+            found = {name: each.grad for name, each in objective.named_parameters() if each.grad is not None}
+            gradients = {name: grad.clone() for name, grad in found.items()}
+    return {"gradients": gradients, "state": objective.state_dict()}
+
+
+def train_all(rank: int, calls: list[tuple[Any, ...]]) -> list[dict[str, dict[str, Tensor]]]:
+    return [train(*call) for call in calls]
+
+
+def agree(number: int, folder: Any, calls: list[tuple[Any, ...]], **tolerance: float) -> None:
+    """All ranks have the same, bit for bit, and one process the same but for rounding."""
+    ranks = [by_name(calls, found) for found in on_ranks(number, train_all, folder, calls)]
+    for other in ranks[1:]:
+        torch.testing.assert_close(other, ranks[0], rtol=0, atol=0)
+    torch.testing.assert_close(ranks[0], by_name(calls, train_all(0, calls)), **tolerance)
+
+
+def by_name(calls: list[tuple[Any, ...]], found: list[dict[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """All tensors in one dictionary, by names that tell where they are from."""
+    return {
+        f"{call[0]} {kind} {name}": value
+        for call, one in zip(calls, found, strict=True)
+        for kind, tensors in one.items()
+        for name, value in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_first_step_is_that_of_one_process(number, tmp_path):
+    """Gradients of all parameters, weights and running statistics."""
+    agree(number, tmp_path, [(method, torch.float64, 1) for method in METHODS], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_first_step_of_every_method_is_that_of_one_process(number, tmp_path):
+    """Some losses compute in single precision always."""
+    agree(number, tmp_path, [(method, torch.float32, 1) for method in OTHERS], rtol=1e-3, atol=1e-5)
+
+
+def test_a_layer_whose_values_are_not_added_trains_its_scores(tmp_path):
+    """What no gradient reaches has none, in one process as in several, and the second step does not wait for it."""
+    agree(2, tmp_path, [("letKD-2", torch.float64, 2, 0.0)], rtol=1e-9, atol=1e-12)
+
+
+def test_two_steps_in_single_precision(tmp_path):
+    agree(2, tmp_path, [("letKD-2", torch.float32, 2)], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 3])
+def test_fifty_steps_in_double_precision(number, tmp_path):
+    agree(number, tmp_path, [(method, torch.float64, 50) for method in ("letKD-2", "RKD")], rtol=1e-9, atol=1e-9)
+
+
+# --- BatchNorm -------------------------------------------------------------------------------------------------------
+
+
+def own_statistics(rank: int) -> list[dict[str, Tensor]]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(144))
+    twin, images = copy.deepcopy(network), torch.randn(4, COUNT, 3, 8, 8)
+    share = member().share(COUNT)
+    for number, each in enumerate(images):
+        network(each[share.start : share.stop])
+        twin(each[share.start : share.stop])
+        if number == 1:
+            average_statistics(twin)
+    before = copy.deepcopy(network.state_dict())
+    average_statistics(network, twin)
+    return [before, network.state_dict(), twin.state_dict()]
+
+
+def test_running_statistics_of_parts_are_averaged(tmp_path):
+    """Before they are evaluated or saved; whenever it is done, the same comes out."""
+    (before, after, twin), (other, same, _) = on_ranks(2, own_statistics, tmp_path)
+    assert not torch.equal(before["1.running_mean"], other["1.running_mean"])
+    for name in before:
+        torch.testing.assert_close(after[name].double(), (before[name].double() + other[name].double()) / 2)
+    torch.testing.assert_close(after, same, rtol=0, atol=0)
+    torch.testing.assert_close(after, twin)
+
+
+def test_a_batch_norm_of_a_kind_of_its_own_is_refused():
+    class Other(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(ValueError, match=r"^sync_bn=True does not know Other; leave it out$"):
+        synchronise_(nn.Sequential(nn.Conv2d(3, 4, 3), Other(4)), CPU)

@@ -1,38 +1,45 @@
-"""Accuracy, loss and throughput of a network over the images of a loader."""
+"""Accuracy, loss and throughput of a network over the images of a loader, and its accuracy by class."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from dataloaders import Batch
 from results.settings import TOP_K
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autocast) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autocast) -> dict[str, Any]:
     """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
 
     The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
-    min(5, N) classes.
+    min(5, N) classes. `confusion` is a tensor (N, N), the others are numbers: images of each true class (row) that were
+    given each class (column).
     """
     was_training = model.training
     model.eval()
     start = time.perf_counter()
     counts = None
+    pairs = []  # true and predicted class of every image, as one number
     num_images = 0
     for batch in loader:
         with autocast:
             logits = model(batch.images)
         logits = logits.float()
-        ranked = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices == batch.labels[:, None]
+        classes = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+        ranked = classes == batch.labels[:, None]
+        pairs.append(batch.labels * logits.shape[1] + classes[:, 0])
         loss = F.cross_entropy(logits, batch.labels, reduction="sum").double()
         of_batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
         counts = of_batch if counts is None else counts + of_batch
         num_images += len(batch.labels)
     top1, top5, loss = counts.tolist()
+    num_classes = logits.shape[1]
+    confusion = torch.bincount(torch.cat(pairs).cpu(), minlength=num_classes**2).view(num_classes, num_classes)
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {
@@ -41,6 +48,24 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         "loss": loss / num_images,
         "images_per_second": num_images / seconds,
         "seconds": seconds,
+        "confusion": confusion,
+    }
+
+
+def by_class(confusion_NN: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """What a confusion matrix says of the classes, in percent: `macro_f1`, and `class_accuracies` by name.
+
+    The F1 of a class is 2 TP / (2 TP + FP + FN), and their mean is over the classes that have images or were predicted,
+    as scikit-learn's. The accuracy of a class is the share of its images that were given it; None where it has none.
+    """
+    right_N, images_N, predicted_N = confusion_NN.diagonal(), confusion_NN.sum(dim=1), confusion_NN.sum(dim=0)
+    occurs_N = images_N + predicted_N > 0
+    f1_N = 2 * right_N.double() / (images_N + predicted_N)
+    accuracies_N = zip(right_N.tolist(), images_N.tolist(), strict=True)
+    shares = [100 * right / images if images else None for right, images in accuracies_N]
+    return {
+        "macro_f1": 100 * f1_N[occurs_N].mean().item(),
+        "class_accuracies": dict(zip(classes, shares, strict=True)),
     }
 
 

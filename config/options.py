@@ -414,7 +414,7 @@ class Protocol:
     )
     warmup: float = option(
         0.0,
-        "epochs over which the learning rate first rises, or parts of one",
+        "epochs over which the learning rate first rises, parts of one too",
         at_least=0,
         jobs=TRAIN,
         bears="training",

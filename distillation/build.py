@@ -83,7 +83,7 @@ def _rates(options: Options) -> dict[str, float | None]:
 
 
 def check_names(options: Options) -> None:
-    """Refuse a network that does not exist, or takes no dropout or stochastic depth where some is asked for, and a method
+    """Refuse a network that does not exist or does not take what is asked of dropout and stochastic depth, and a method
     of KD layers without any, before anything is loaded.
     """
     create_on_meta(network_name(options), num_classes=2, **_rates(options))

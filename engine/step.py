@@ -68,16 +68,19 @@ class TrainStep:
 
 
 def split_batch(batch: Any, number: int) -> list[Any]:
-    """Parts of a batch, each as many images, in order."""
-    parts = [() if value is None else value.chunk(number) for value in batch]
-    return [type(batch)(*(part[place] if part else None for part in parts)) for place in range(number)]
+    """Parts of a batch, each of as many images, in order."""
+
+    def part(place: int) -> Any:
+        return tree_map_only(Tensor, lambda tensor: tensor.chunk(number)[place], batch)
+
+    return [part(place) for place in range(number)]
 
 
 def join_steps(results: list[Step]) -> Step:
     """What the parts of a step computed, as one: means of losses, terms and statistics, and sums of counts."""
 
     def mean(values: list[Tensor]) -> Tensor:
-        return torch.stack(values).mean(dim=0)
+        return torch.stack(values).float().mean(dim=0)
 
     def joined(name: str, values: list[Tensor]) -> Tensor:
         return torch.stack(values).sum(dim=0) if name.endswith("/count") else mean(values)
@@ -86,7 +89,7 @@ def join_steps(results: list[Step]) -> Step:
     return first._replace(
         loss=mean([result.loss for result in results]),
         logits=torch.cat([result.logits for result in results]),
-        terms={name: mean([result.terms[name].float() for result in results]) for name in first.terms},
+        terms={name: mean([result.terms[name] for result in results]) for name in first.terms},
         statistics={name: joined(name, [result.statistics[name] for result in results]) for name in first.statistics},
     )
 

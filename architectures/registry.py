@@ -93,9 +93,9 @@ def _create(name: str, num_classes: int, image_size: int | None, **options: Any)
     raise ValueError(f"{unknown_name(name, list_models())}, {', '.join(others)}")
 
 
-def renamed(options: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Options with those in `names` called as a library calls them."""
-    return {names.get(key, key): value for key, value in options.items()}
+def renamed(keywords: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords with those in `names` called as a library calls them."""
+    return {names.get(key, key): value for key, value in keywords.items()}
 
 
 def create_on_meta(name: str, num_classes: int = 100, **options: Any) -> nn.Module:

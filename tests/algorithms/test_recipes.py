@@ -1,6 +1,7 @@
 """Trainings with other optimizers, schedules, frozen parameters, parts of batches and noise in the network."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(recipe, folder, monkeypatch
 
 def interrupt() -> None:
     """What Ctrl-C does."""
-    import signal
-
     signal.raise_signal(signal.SIGINT)
 
 
@@ -74,7 +73,7 @@ def test_another_optimizer_does_not_go_on(changed, said, folder):
 def test_another_schedule_goes_on_with_a_note_as_other_milestones_do(folder, capsys):
     set_up_console()
     train("classification", folder, epochs=2, milestones=[], checkpoint=-1, schedule="cosine")
-    assert "note: changed since that epoch: epochs, milestones, schedule\n" in capsys.readouterr().out
+    assert "note: changed since that epoch: epochs, schedule, milestones\n" in capsys.readouterr().out
 
 
 def test_a_finished_run_does_not_claim_another_schedule(folder):

@@ -80,7 +80,7 @@ class Evaluation(Algorithm):
             weights.source, accuracies(measured, dataset.num_classes), num_images, split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
-        measured |= by_class(measured.pop("confusion"), dataset.classes)
+        measured |= by_class(measured.pop("class_counts"), dataset.classes)
         log.info("macro-F1 %.2f%%, %s", measured["macro_f1"], _worst_classes(measured["class_accuracies"]))
         published = options.network and options.network.published_top1
         if published is not None and weights.source == Path(options.experiment.published_weights or ""):

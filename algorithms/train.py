@@ -514,7 +514,7 @@ class Training(Algorithm):
             "epochs": self.epoch,
             "top1": tested["top1"],
             "top5": tested["top5"],
-            **by_class(tested["confusion"], self.dataset.classes),
+            **by_class(tested["class_counts"], self.dataset.classes),
             "best_top1": self.best["top1"],
             "best_epoch": self.best["epoch"],
             "images_per_second": self.images_per_second,

@@ -17,14 +17,14 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
     """Accuracies in percent, mean cross-entropy, and throughput of `model` in eval mode over all of `loader`.
 
     The model takes pixels: a network behind its `Input`. Counts stay on the device until the end. `top5` is among
-    min(5, N) classes. `confusion` is a tensor (N, N), the others are numbers: images of each true class (row) that were
-    given each class (column).
+    min(5, N) classes. `class_counts` is a tensor (3, N) on the CPU, the others are numbers: of each class its images,
+    those that were given it, and those of them that are its own.
     """
     was_training = model.training
     model.eval()
     start = time.perf_counter()
     counts = None
-    pairs = []  # true and predicted class of every image, as one number
+    labels, given = [], []
     num_images = 0
     for batch in loader:
         with autocast:
@@ -32,14 +32,17 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         logits = logits.float()
         classes = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
         ranked = classes == batch.labels[:, None]
-        pairs.append(batch.labels * logits.shape[1] + classes[:, 0])
+        labels.append(batch.labels)
+        given.append(classes[:, 0])
         loss = F.cross_entropy(logits, batch.labels, reduction="sum").double()
         of_batch = torch.stack([ranked[:, 0].sum().double(), ranked.sum().double(), loss])
         counts = of_batch if counts is None else counts + of_batch
         num_images += len(batch.labels)
     top1, top5, loss = counts.tolist()
-    num_classes = logits.shape[1]
-    confusion = torch.bincount(torch.cat(pairs).cpu(), minlength=num_classes**2).view(num_classes, num_classes)
+    labels, given = torch.stack([torch.cat(labels), torch.cat(given)]).cpu()
+    weights = (None, None, (labels == given).double())
+    pairs = zip((labels, given, labels), weights, strict=True)
+    class_counts = torch.stack([torch.bincount(of, weight, logits.shape[1]).long() for of, weight in pairs])
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {
@@ -48,19 +51,19 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         "loss": loss / num_images,
         "images_per_second": num_images / seconds,
         "seconds": seconds,
-        "confusion": confusion,
+        "class_counts": class_counts,
     }
 
 
-def by_class(confusion_NN: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """What a confusion matrix says of the classes, in percent: `macro_f1`, and `class_accuracies` by name.
+def by_class(counts_3N: Tensor, classes: Sequence[str]) -> dict[str, Any]:
+    """What `class_counts` say, in percent: `macro_f1`, and `class_accuracies` by the names of the classes.
 
-    The F1 of a class is 2 TP / (2 TP + FP + FN), and their mean is over the classes that have images or were predicted,
-    as scikit-learn's. The accuracy of a class is the share of its images that were given it; None where it has none.
+    The F1 of a class is 2 TP / (2 TP + FP + FN), and their mean is over the classes that have images or were given to
+    some, as scikit-learn's. The accuracy of a class is the share of its images that were given it; None without any.
     """
-    right_N, images_N, predicted_N = confusion_NN.diagonal(), confusion_NN.sum(dim=1), confusion_NN.sum(dim=0)
-    occurs_N = images_N + predicted_N > 0
-    f1_N = 2 * right_N.double() / (images_N + predicted_N)
+    images_N, given_N, right_N = counts_3N
+    occurs_N = images_N + given_N > 0
+    f1_N = 2 * right_N.double() / (images_N + given_N)
     accuracies_N = zip(right_N.tolist(), images_N.tolist(), strict=True)
     shares = [100 * right / images if images else None for right, images in accuracies_N]
     return {

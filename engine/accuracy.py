@@ -40,9 +40,9 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         num_images += len(batch.labels)
     top1, top5, loss = counts.tolist()
     labels, given = torch.stack([torch.cat(labels), torch.cat(given)]).cpu()
-    weights = (None, None, (labels == given).double())
-    pairs = zip((labels, given, labels), weights, strict=True)
-    class_counts = torch.stack([torch.bincount(of, weight, logits.shape[1]).long() for of, weight in pairs])
+    num_classes = logits.shape[1]
+    right = torch.bincount(labels, (labels == given).double(), num_classes).long()
+    class_counts = torch.stack([*(torch.bincount(each, minlength=num_classes) for each in (labels, given)), right])
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {

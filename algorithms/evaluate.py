@@ -18,7 +18,7 @@ from distillation.build import build_student, network_name
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.objective import Objective
 from distillation.prepared import supervised_losses
-from engine.accuracy import accuracies, evaluate
+from engine.accuracy import accuracies, by_class, evaluate
 from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
 from engine.progress import phase
 from engine.records import log, read_results, update_results
@@ -31,6 +31,7 @@ from storage.weight_files import name_of_weights
 
 PUBLISHED_TOLERANCE = 0.5  # percent
 AVERAGE = "_average"  # behind the name of what is measured or drawn of the average of the weights
+NUM_WORST = 3  # classes that a line names
 OWN_NAMES = {Path(name).stem for name in (LAST, BEST, PREVIOUS, STOPPED)}  # of a run's checkpoints
 
 
@@ -61,6 +62,13 @@ def _compare(top1: float, published: float) -> None:
         log.warning("warning: more than %.1f from the published figure; is this the right file?", PUBLISHED_TOLERANCE)
 
 
+def _worst_classes(accuracies: dict[str, float | None]) -> str:
+    """The classes with the lowest accuracies, in words."""
+    known = [(accuracy, name) for name, accuracy in accuracies.items() if accuracy is not None]
+    listed = ", ".join(f"{name} {accuracy:.2f}%" for accuracy, name in sorted(known)[:NUM_WORST])
+    return f"least accurate: {listed}"
+
+
 class Evaluation(Algorithm):
     """Evaluates the last epoch of an experiment, its best, or epoch n; a teacher also from its published weights."""
 
@@ -83,6 +91,8 @@ class Evaluation(Algorithm):
             weights.source, accuracies(measured, dataset.num_classes), num_images, split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
+        measured |= by_class(measured.pop("class_counts"), dataset.classes)
+        log.info("macro-F1 %.2f%%, %s", measured["macro_f1"], _worst_classes(measured["class_accuracies"]))
         published = options.network and options.network.published_top1
         if published is not None and weights.source == Path(options.experiment.published_weights or ""):
             _compare(measured["top1"], published)

@@ -7,11 +7,12 @@ from typing import Any
 
 from algorithms.trials import TRIALS
 from config.command_lines import command_line, options_for
-from config.options import OFFLINE, OPTIONS, PATCHES
-from config.schema import like
+from config.options import OFFLINE, OPTIONS, PATCHES, Protocol
+from config.schema import filled, like
 from distillation.expressions import described
 from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
+from engine.optimization import TIMM
 from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK
 from results.places import output_directory
 from results.settings import seed_of
@@ -25,6 +26,7 @@ OWN_ENDINGS = (".part", ".json", ".npy", ".sha256")  # of temporary files, docum
 # Where a run looks for so many words or sub-classes: ours, and the authors'.
 STANDARD_NAMES = re.compile(r"codebook_(.*_)?k\d+\.pth|vector_quantizer_.*|decisions_.*_s\d+_l\d+\.pth", re.DOTALL)
 LONGEST_NAME = 255  # bytes, of the file systems in use
+SMALLEST_BATCH = OPTIONS["batch_size"].at_least
 
 
 def check_options(config: dict[str, Any]) -> None:
@@ -104,6 +106,27 @@ def _check_contradictions(config: dict[str, Any]) -> None:
         raise ValueError("cuda_graph=True needs a GPU; leave out cuda=False")
     if config["nesterov"] and not config["momentum"]:
         raise ValueError("nesterov=True needs a momentum above 0")
+    _check_optimization(filled(Protocol, config), cuda_graph=config["cuda_graph"])
+
+
+def _check_optimization(protocol: Protocol, *, cuda_graph: bool) -> None:
+    part, rest = divmod(protocol.batch_size, protocol.accumulate)
+    if protocol.accumulate > 1 and (rest or part < SMALLEST_BATCH):
+        raise ValueError(
+            f"accumulate={protocol.accumulate} must divide batch_size={protocol.batch_size} into parts of at least "
+            f"{SMALLEST_BATCH} images"
+        )
+    if protocol.warmup and protocol.warmup_steps:
+        raise ValueError(
+            f"warmup={protocol.warmup:g} and warmup_steps={protocol.warmup_steps} are both how long the learning rate "
+            "rises; leave out one of them"
+        )
+    if protocol.warmup >= protocol.epochs:
+        raise ValueError(f"warmup={protocol.warmup:g} must be less than epochs={protocol.epochs}")
+    if cuda_graph and protocol.optimizer.startswith(TIMM):
+        raise ValueError(
+            f"cuda_graph=True records steps of sgd and adamw alone; leave it out with optimizer={protocol.optimizer}"
+        )
 
 
 def _check_trials(config: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
-from engine.accuracy import accuracies, evaluate
+from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
 from engine.batch_norm import average_statistics, synchronise_
 from engine.checkpoints import (
@@ -55,8 +55,9 @@ from engine.checkpoints import (
 from engine.host_memory import keep_freed_memory
 from engine.meter import Meter, Step
 from engine.numerics import computes_bfloat16
-from engine.optimization import learning_rate, load_optimizer, make_optimizer, optimizer_settings
+from engine.optimization import check_optimizer, load_optimizer, make_optimizer
 from engine.parallel import parallel
+from engine.parameters import freeze
 from engine.progress import Line, phase
 from engine.ranks import refuse_differences
 from engine.records import (
@@ -70,7 +71,8 @@ from engine.records import (
     save_progress,
     update_results,
 )
-from engine.resume import check_classes, check_method, check_options, check_version
+from engine.resume import check_classes, check_method, check_optimizer_state, check_options, check_version
+from engine.schedule import check_warm_up, learning_rate, set_learning_rate
 from engine.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
 from engine.step import GraphedStep, TrainStep
 from engine.stopping import Stopped, StopRequest
@@ -93,13 +95,16 @@ class Training(Algorithm):
 
     def missing_requirements(self) -> Iterator[Requirement]:
         check_names(self.options)  # one that does not exist stops here, before hours of preparation
+        check_optimizer(self.options.protocol)
         if self.options.job.checkpoint == 0:
             read_start(self.options)
         yield from missing_supervision(self.options)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
-        check_train_batch(dataset, self.options.protocol.batch_size, self.options.data.padding_mode)
+        protocol = self.options.protocol
+        check_train_batch(dataset, protocol.batch_size, self.options.data.padding_mode)
+        check_warm_up(protocol, len(dataset.split("train")) // protocol.batch_size)
         check_networks(self.options, dataset, weights_so_far(self.options))
 
     def facts(self) -> Results:
@@ -132,6 +137,7 @@ class Training(Algorithm):
         if checkpoint:
             check_version(source, checkpoint, epochs=self.options.protocol.epochs)
             check_method(source, checkpoint, method=self.options.experiment.method)
+            check_optimizer_state(source, checkpoint, self.options.protocol)
         self._build(checkpoint)
         accuracy = self._check_teacher()
         self._start_or_continue(source, checkpoint)
@@ -170,13 +176,21 @@ class Training(Algorithm):
         Raises:
             ValueError: names the option.
         """
-        size = member().size
-        if size > 1 and self.options.run.cuda_graph:
+        size, protocol = member().size, self.options.protocol
+        if size == 1:
+            return
+        if self.options.run.cuda_graph:
             raise ValueError(f"cuda_graph=True is for one process, and these are {size}; leave it out")
-        if size > 1 and self.options.protocol.batch_size < 2 * size and not self.options.run.sync_bn:
+        part, rest = divmod(protocol.batch_size, size * protocol.accumulate)
+        said = f"batch_size={protocol.batch_size}"
+        if protocol.accumulate > 1:
+            said = f"{said} in accumulate={protocol.accumulate} parts"
+            if rest:
+                raise ValueError(f"{said} cannot be shared equally by {size} processes")
+        if part < 2 and not self.options.run.sync_bn:
             raise ValueError(
-                f"batch_size={self.options.protocol.batch_size} leaves less than two images for each of {size} "
-                "processes, and a BatchNorm needs two; choose more, or sync_bn=True"
+                f"{said} leaves less than two images for each of {size} processes, and a BatchNorm needs two; choose "
+                "more, or sync_bn=True"
             )
 
     def _phase_of_epochs(self) -> AbstractContextManager[Line]:
@@ -219,9 +233,12 @@ class Training(Algorithm):
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
         forget_weights()
         refuse_differences("images and teacher", self.data | self.taught_by | {"init": self.began_with})
-        self.optimizer = make_optimizer(self.objective, protocol)
-        kind = GraphedStep if options.run.cuda_graph and self.device.type == "cuda" else TrainStep
-        self.step = kind(self._on_all_processes(), self.optimizer, self.autocast)
+        self._synchronise_norms()
+        self.frozen_norms = freeze(self.objective, protocol.freeze)
+        is_recorded = options.run.cuda_graph and self.device.type == "cuda"
+        self.optimizer = make_optimizer(self.objective, protocol, recorded=is_recorded)
+        kind = GraphedStep if is_recorded else TrainStep
+        self.step = kind(self._on_all_processes(), self.optimizer, self.autocast, protocol.accumulate)
         self.train_loader = make_train_loader(
             self.dataset,
             batch_size=protocol.batch_size,
@@ -235,8 +252,12 @@ class Training(Algorithm):
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")
         beyond = [milestone for milestone in protocol.milestones if milestone >= protocol.epochs]
-        if beyond:
+        if beyond and protocol.schedule == "step":
             log.info("note: milestones %s are not reached in %d epochs", beyond, protocol.epochs)
+        apart = [key for key, loss in self.objective.losses.items() if loss.needs.whole_batch]
+        if apart and protocol.accumulate > 1:
+            size = protocol.batch_size // protocol.accumulate
+            log.info("note: %s compares images with each other, and sees %d of them at a time", ", ".join(apart), size)
         log.info(
             "%s on %s, %d classes, %d + %d images of %d x %d, %s, %s: %s",
             options.experiment.method, self.dataset.name, self.dataset.num_classes, len(self.dataset.train),
@@ -244,15 +265,19 @@ class Training(Algorithm):
             options.run.precision, self.directory,
         )  # fmt: skip
 
+    def _synchronise_norms(self) -> None:
+        """Let BatchNorms that train see the batches of all processes, where that is asked for."""
+        if member().size == 1 or not self.options.run.sync_bn:
+            return
+        synchronise_(self.model, self.device)
+        for loss in self.objective.losses.values():
+            if not loss.needs.whole_batch:  # which sees all of it anyway
+                synchronise_(loss, self.device)
+
     def _on_all_processes(self) -> nn.Module:
         """What a step calls: the objective, or what gives it the gradients of all processes."""
         if member().size == 1:
             return self.objective
-        if self.options.run.sync_bn:
-            synchronise_(self.model, self.device)
-            for loss in self.objective.losses.values():
-                if not loss.needs.whole_batch:  # which sees all of it anyway
-                    synchronise_(loss, self.device)
         return parallel(self.objective, noise(2, self.dataset, self.device), self.autocast())
 
     def _make_average(self, checkpoint: dict[str, Any] | None) -> Average | None:
@@ -318,8 +343,6 @@ class Training(Algorithm):
             self._restore_average(source, checkpoint)
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])
-        for group in self.optimizer.param_groups:
-            group.update(optimizer_settings(self.options.protocol))  # and not those that were saved
         with names_entry(source, "random"):
             restore_random_states(checkpoint["random"])
         self.epoch = checkpoint["epoch"]
@@ -376,13 +399,11 @@ class Training(Algorithm):
 
     def _run_epoch(self, epoch: int) -> None:
         self.epoch_started = time.perf_counter() - self.meter.seconds
-        rate = learning_rate(self.options.protocol, epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.line.say(f"epoch {epoch} of {self.options.protocol.epochs}")
         trained = self._train(epoch)
         self._average_statistics()
-        num_images = len(self.train_loader) * self.options.protocol.batch_size
+        steps = len(self.train_loader)
+        num_images = steps * self.options.protocol.batch_size
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
         tested = {name: self._evaluate(network, epoch) for name, network in self.evaluated.items()}
         self.epoch = epoch
@@ -391,7 +412,7 @@ class Training(Algorithm):
             self.best = {"top1": tested["eval"]["top1"], "epoch": epoch}
         done = {
             "epoch": epoch,
-            "learning_rate": rate,
+            "learning_rate": learning_rate(self.options.protocol, epoch, steps, steps),  # of the last step
             "images_per_second": self.images_per_second,
             "seconds": time.perf_counter() - self.epoch_started,
             "train": trained,
@@ -422,6 +443,8 @@ class Training(Algorithm):
     def _train(self, epoch: int) -> dict[str, float]:
         """What is left of a pass over the training images; mean losses and accuracy in percent of the whole of it."""
         self.objective.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         self.objective.on_epoch(epoch, self.options.protocol.epochs)
         meter, loader = self.meter, self.train_loader
         if member().size > 1 and meter.num_steps == 0:  # what networks draw, dropout for instance, is another elsewhere
@@ -429,6 +452,7 @@ class Training(Algorithm):
         loader.set_epoch(epoch, skip=meter.num_steps)
         for batch in self.line.over(self.stop.between(loader)):
             step = meter.num_steps + 1
+            set_learning_rate(self.optimizer, learning_rate(self.options.protocol, epoch, step, len(loader)))
             looked_at = step % self.options.run.disp_step == 0 or step == len(loader)
             result = self.step(batch, with_statistics=looked_at)
             if self.average:
@@ -555,6 +579,7 @@ class Training(Algorithm):
             "epochs": self.epoch,
             "top1": tested["top1"],
             "top5": tested["top5"],
+            **by_class(tested["class_counts"], self.dataset.classes),
             "best_top1": self.best["top1"],
             "best_epoch": self.best["epoch"],
             "images_per_second": self.images_per_second,

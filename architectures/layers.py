@@ -28,6 +28,14 @@ def init_linear_(linear: nn.Linear) -> None:
     nn.init.zeros_(linear.bias)
 
 
+def drop_residuals(residual: torch.Tensor, rate: float) -> torch.Tensor:
+    """Stochastic depth in training (Huang et al., ECCV 2016): the residual (B, ...) of each image is 0 with probability
+    `rate`, and the others are divided by 1 - `rate`, so that nothing has to be scaled in evaluation.
+    """
+    kept = torch.empty_like(residual[:, :1, :1, :1]).bernoulli_(1 - rate)
+    return residual * (kept / (1 - rate))
+
+
 def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Channel i of group g, of (B, groups * n, H, W), moves to place i * groups + g. One copy, memory format kept."""
     if x.is_contiguous(memory_format=torch.channels_last):  # a plain reshape would return to the default format

@@ -8,7 +8,7 @@ my.module:function     a function or class of your own that takes num_classes= a
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -41,7 +41,8 @@ def register_model(builder: Builder, name: str | None = None) -> Builder:
 def register_library(prefix: str) -> Callable[[Builder], Builder]:
     """Decorates `builder(name, num_classes=..., image_size=...)`, which makes the networks called `prefix/name`.
 
-    `image_size` is that of the images, for networks that have one size, or None for their own.
+    `image_size` is that of the images, for networks that have one size, or None for their own. It also gets those of
+    `dropout` and `drop_path` that are given.
     """
 
     def register(builder: Builder) -> Builder:
@@ -51,24 +52,50 @@ def register_library(prefix: str) -> Callable[[Builder], Builder]:
     return register
 
 
-def create_model(name: str, num_classes: int = 100, *, image_size: int | None = None, **kwargs: Any) -> nn.Module:
+def create_model(
+    name: str,
+    num_classes: int = 100,
+    *,
+    image_size: int | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    **kwargs: Any,
+) -> nn.Module:
     """A freshly initialised network; further keywords go to its builder.
 
     Args:
         image_size: of the images that it shall see; read by networks of other libraries that have one size.
+        dropout, drop_path: rates in training, of units and of whole residuals (stochastic depth); None for its own. A
+            builder gets those that are given, and a library calls them by its own names.
 
     Raises:
-        ValueError: no architecture has this name, or its library is not installed.
+        ValueError: no architecture has this name, its library is not installed, or it takes no such rate.
     """
+    rates = {key: rate for key, rate in (("dropout", dropout), ("drop_path", drop_path)) if rate is not None}
+    try:
+        return _create(name, num_classes, image_size, **rates, **kwargs)
+    except TypeError as error:
+        if not rates or "keyword argument" not in str(error):
+            raise
+        said = " and ".join(f"{key}={rate}" for key, rate in rates.items())
+        raise ValueError(f"{name} does not take {said} ({error}); leave it out") from error
+
+
+def _create(name: str, num_classes: int, image_size: int | None, **options: Any) -> nn.Module:
     if name in _BUILDERS:
-        return _BUILDERS[name](num_classes=num_classes, **kwargs)
+        return _BUILDERS[name](num_classes=num_classes, **options)
     prefix, slash, rest = name.partition("/")
     if slash and prefix in _LIBRARIES:
-        return _LIBRARIES[prefix](rest, num_classes=num_classes, image_size=image_size, **kwargs)
+        return _LIBRARIES[prefix](rest, num_classes=num_classes, image_size=image_size, **options)
     if ":" in name:
-        return _network_of_a_function(name, num_classes=num_classes, **kwargs)
+        return _network_of_a_function(name, num_classes=num_classes, **options)
     others = [*(f"{library}/NAME" for library in _LIBRARIES), "my.module:function"]
     raise ValueError(f"{unknown_name(name, list_models())}, {', '.join(others)}")
+
+
+def renamed(keywords: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Keywords with those in `names` called as a library calls them."""
+    return {names.get(key, key): value for key, value in keywords.items()}
 
 
 def create_on_meta(name: str, num_classes: int = 100, **options: Any) -> nn.Module:

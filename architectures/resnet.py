@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from architectures.layers import init_convolutions_
+from architectures.layers import drop_residuals, init_convolutions_
 from architectures.registry import register_model
 from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
@@ -18,8 +18,9 @@ WIDTHS_X4 = (32, 64, 128, 256)
 
 
 class BasicBlock(nn.Module):
-    def __init__(self, in_channels: int, channels: int, stride: int):
+    def __init__(self, in_channels: int, channels: int, stride: int, drop_path: float):
         super().__init__()
+        self.drop_path = drop_path
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
@@ -34,17 +35,25 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
         residual = self.bn2(self.conv2(residual))
+        if self.training and self.drop_path:
+            residual = drop_residuals(residual, self.drop_path)
         residual += x if self.downsample is None else self.downsample(x)
         return self.relu(residual)
 
 
 class ResNet(TappedNetwork):
-    """`depth` = 6n + 2 layers: stem, three stages of n blocks, head."""
+    """`depth` = 6n + 2 layers: stem, three stages of n blocks, head.
+
+    Args:
+        drop_path: stochastic depth in the last block; it rises with the depth, from the first block on.
+    """
 
     feature_children = ("conv1", "bn1", "relu", "layer1", "layer2", "layer3")
     head_path = "fc"
 
-    def __init__(self, depth: int, widths: tuple[int, int, int, int] = WIDTHS, *, num_classes: int):
+    def __init__(
+        self, depth: int, widths: tuple[int, int, int, int] = WIDTHS, *, num_classes: int, drop_path: float = 0.0
+    ):
         super().__init__()
         assert (depth - 2) % 6 == 0, depth
         stem, *stage_widths = widths
@@ -52,10 +61,12 @@ class ResNet(TappedNetwork):
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         depth_of_stage = (depth - 2) // 6
+        num_blocks = 3 * depth_of_stage
+        rates = iter([drop_path * block / num_blocks for block in range(1, num_blocks + 1)])
         in_channels, reduction, taps = stem, 1, []
         for number, (channels, stride) in enumerate(zip(stage_widths, (1, 2, 2), strict=True), start=1):
-            blocks = [BasicBlock(in_channels, channels, stride)]
-            blocks += [BasicBlock(channels, channels, 1) for _ in range(depth_of_stage - 1)]
+            blocks = [BasicBlock(in_channels, channels, stride, next(rates))]
+            blocks += [BasicBlock(channels, channels, 1, next(rates)) for _ in range(depth_of_stage - 1)]
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             in_channels, reduction = channels, reduction * stride
             taps.append(Tap(f"layer{number}.0", channels, reduction))

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from architectures.published import Published, State, in_torch_hub, register_published
-from architectures.registry import register_library, unknown_name
+from architectures.registry import register_library, renamed, unknown_name
+
+RATES = {"dropout": "drop_rate", "drop_path": "drop_path_rate"}  # as timm calls them
 
 
 @register_library("timm")
@@ -26,7 +28,7 @@ def create(name: str, *, num_classes: int, image_size: int | None = None, **opti
     fixed = timm.get_pretrained_cfg(name.partition(".")[0])
     if image_size is not None and fixed is not None and fixed.fixed_input_size:
         options = {"img_size": image_size} | options
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+    return timm.create_model(name, pretrained=False, num_classes=num_classes, **renamed(options, RATES))
 
 
 @register_published("timm")

@@ -11,12 +11,13 @@ from torchvision import models
 from torchvision.models import resnet
 
 from architectures.published import Published, in_torch_hub, register_published
-from architectures.registry import register_library, register_model, unknown_name
+from architectures.registry import register_library, register_model, renamed, unknown_name
 from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 # Networks that are built for one image size, by the beginnings of their names, and what they call it.
 IMAGE_SIZE = {"vit_": lambda size: {"image_size": size}, "maxvit_": lambda size: {"input_size": (size, size)}}
 WITHOUT_AUXILIARY = ("googlenet", "inception_v3")  # in training they return more than logits otherwise
+RATES = {"drop_path": "stochastic_depth_prob"}  # as torchvision calls them
 STEM_REDUCTION = 4  # strided convolution and max pooling
 
 
@@ -60,7 +61,7 @@ def create(name: str, *, num_classes: int, image_size: int | None = None, **opti
             options = sized(image_size) | options
     if name in WITHOUT_AUXILIARY:
         options = {"aux_logits": False, "init_weights": True} | options
-    return models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return models.get_model(name, weights=None, num_classes=num_classes, **renamed(options, RATES))
 
 
 @register_published("torchvision")

@@ -372,6 +372,38 @@ class Protocol:
         64, "images a step; an incomplete last batch is left out", at_least=2, jobs=TRAIN, bears="training"
     )
     test_batch_size: int = option(100, "images a step of everything else", at_least=1, bears="nothing")
+    accumulate: int = option(
+        1,
+        "the images of a step go through the networks in so many parts, whose gradients are added: less memory",
+        at_least=1,
+        jobs=TRAIN,
+        bears="training",
+    )
+    optimizer: str = option(
+        "sgd", "sgd, adamw, or timm/NAME, an optimizer of timm by its name there", jobs=TRAIN, bears="training"
+    )
+    learning_rate: float = option(0.05, "the highest learning rate", above=0, jobs=TRAIN, bears="training")
+    learning_rates: list[str] = option(
+        [],
+        "factors of the learning rate for parameters by pattern, the last that fits: ['backbone.*=0.1']",
+        elements="patterns with factors, like ['backbone.*=0.1']",
+        jobs=TRAIN,
+        bears="training",
+    )
+    freeze: list[str] = option(
+        [],
+        "patterns of parameters that stay as they are and BatchNorms that keep their statistics: ['backbone.conv1']",
+        elements="patterns, like ['backbone.conv1', 'backbone.layer1']",
+        jobs=TRAIN,
+        bears="training",
+    )
+    schedule: str = option(
+        "step",
+        "how the learning rate falls: at `milestones` by `lr_factor`, in every step to `final_learning_rate`, or never",
+        choices=("step", "cosine", "linear", "constant"),
+        jobs=TRAIN,
+        bears="training",
+    )
     milestones: list[int] = option(
         [150, 180, 210],
         "the learning rate falls after each of these epochs",
@@ -380,16 +412,53 @@ class Protocol:
         jobs=TRAIN,
         bears="training",
     )
-    learning_rate: float = option(
-        0.05, "the learning rate up to the first milestone", above=0, jobs=TRAIN, bears="training"
-    )
     lr_factor: float = option(
         0.1, "what the learning rate is multiplied by at a milestone", above=0, jobs=TRAIN, bears="training"
     )
-    momentum: float = option(0.9, "the momentum of SGD", at_least=0, jobs=TRAIN, bears="training")
-    nesterov: bool = option(True, "Nesterov's form of momentum", jobs=TRAIN, bears="training")
+    final_learning_rate: float = option(
+        0.0, "where schedule=cosine and linear end", at_least=0, jobs=TRAIN, bears="training"
+    )
+    warmup: float = option(
+        0.0,
+        "epochs over which the learning rate first rises, parts of one too",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+    )
+    warmup_steps: int = option(
+        0, "steps over which the learning rate first rises, instead of epochs", at_least=0, jobs=TRAIN, bears="training"
+    )
+    momentum: float = option(
+        0.9, "the momentum of SGD, and of those of timm that have one", at_least=0, jobs=TRAIN, bears="training"
+    )
+    nesterov: bool = option(True, "Nesterov's form of momentum, of sgd", jobs=TRAIN, bears="training")
     weight_decay: float = option(
         5e-4, "weight decay of everything that trains", at_least=0, jobs=TRAIN, bears="training"
+    )
+    decay_norms_and_biases: bool = option(
+        True,
+        "whether norms, biases and scales decay too, and what networks of timm want no decay of",
+        jobs=TRAIN,
+        bears="training",
+    )
+    clip_gradients: float | None = option(
+        None, "the largest norm of all gradients together; None: any", above=0, jobs=TRAIN, bears="training"
+    )
+    dropout: float | None = option(
+        None,
+        "dropout in the network that trains, where it takes any; None: its own",
+        at_least=0,
+        at_most=0.99,
+        jobs=TRAIN,
+        bears="training",
+    )
+    drop_path: float | None = option(
+        None,
+        "stochastic depth in the network that trains, in its last block; None: its own",
+        at_least=0,
+        at_most=0.99,
+        jobs=TRAIN,
+        bears="training",
     )
     ema_decay: float = option(
         0.999,

@@ -52,7 +52,7 @@ def build_student(options: Options, num_classes: int, image_size: int) -> nn.Mod
     """
     if _layers_of(options, num_classes):
         return build_network(options, num_classes, image_size).module
-    return create_model(network_name(options), num_classes=num_classes, image_size=image_size)
+    return create_model(network_name(options), num_classes=num_classes, image_size=image_size, **_rates(options))
 
 
 def build_network(options: Options, num_classes: int, image_size: int) -> Network:
@@ -62,7 +62,7 @@ def build_network(options: Options, num_classes: int, image_size: int) -> Networ
         ValueError: as `build_student`, or a layer cannot be at its place (`letkd.reach`).
     """
     name = network_name(options)
-    backbone = create_model(name, num_classes=num_classes, image_size=image_size)
+    backbone = create_model(name, num_classes=num_classes, image_size=image_size, **_rates(options))
     found = outline(backbone, image_size, name)
     if not (sizes := _layers_of(options, num_classes)):
         return Network(backbone, found)
@@ -79,9 +79,16 @@ def network_name(options: Options) -> str:
     return options.network.network if options.experiment.method == ALONE else options.pair.student
 
 
+def _rates(options: Options) -> dict[str, float | None]:
+    """Dropout and stochastic depth of the network that an experiment trains."""
+    return {"dropout": options.protocol.dropout, "drop_path": options.protocol.drop_path}
+
+
 def check_names(options: Options) -> None:
-    """Refuse a network that does not exist, and a method of KD layers without any, before anything is loaded."""
-    create_on_meta(network_name(options), num_classes=2)
+    """Refuse a network that does not exist or does not take what is asked of dropout and stochastic depth, and a method
+    of KD layers without any, before anything is loaded.
+    """
+    create_on_meta(network_name(options), num_classes=2, **_rates(options))
     _layers_of(options, num_classes=2)
 
 

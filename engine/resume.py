@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.options import Protocol
 from engine.checkpoints import FORMAT, STOPPED
 from results.settings import changed_settings
 
 # What must not change within an epoch.
 ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
+# What the saved state of an optimizer belongs to: its kind, and which parameters its groups have.
+OPTIMIZER_KEYS = ("optimizer", "learning_rates", "freeze", "decay_norms_and_biases")
 
 
 def check_version(source: Path, checkpoint: dict[str, Any], *, epochs: int) -> None:
@@ -41,6 +44,21 @@ def check_method(source: Path, checkpoint: dict[str, Any], *, method: str) -> No
             f"{source} is of a run of {earlier}, and this is one of {method}; choose its experiment, config=, or start "
             "from scratch with checkpoint=0"
         )
+
+
+def check_optimizer_state(source: Path, checkpoint: dict[str, Any], protocol: Protocol) -> None:
+    """Refuse to go on with another optimizer, or with another choice of what it trains: its state is of these.
+
+    Raises:
+        ValueError: names the option and both values.
+    """
+    for key in OPTIMIZER_KEYS:
+        now, before = getattr(protocol, key), checkpoint["config"].get(key, getattr(Protocol(), key))
+        if now != before:
+            raise ValueError(
+                f"{source} was trained with {key}={before!r}, and what its optimizer remembers does not serve "
+                f"{key}={now!r}; leave it out, or start from scratch with checkpoint=0"
+            )
 
 
 def check_classes(source: Path, earlier: Sequence[str], present: Sequence[str], *, dataset: str) -> None:

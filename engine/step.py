@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from engine.meter import Step
+
 WARM_UP_STEPS = 3  # cuDNN chooses its algorithms and the optimiser makes its buffers before anything is recorded
 
 
@@ -24,12 +26,22 @@ class TrainStep:
         objective: called with a batch; its `loss` is differentiated.
         optimizer: of everything in the objective that trains.
         autocast: makes the context that the forward pass runs in.
+        accumulate: in so many parts a batch goes through the objective. The gradient is the mean of theirs: that of the
+            whole batch, as far as the loss is a mean over images, which BatchNorm and losses that compare images with
+            each other are not; BatchNorm moves its statistics with every part.
     """
 
-    def __init__(self, objective: nn.Module, optimizer: torch.optim.Optimizer, autocast: Callable[[], torch.autocast]):
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        autocast: Callable[[], torch.autocast],
+        accumulate: int = 1,
+    ):
         self.objective = objective
         self.optimizer = optimizer
         self.autocast = autocast
+        self.accumulate = accumulate
 
     def __call__(self, batch: Any, *, with_statistics: bool = False) -> Any:
         """What the step computed, on the device and without its autograd graph.
@@ -37,24 +49,73 @@ class TrainStep:
         Args:
             batch: a named tuple of tensors, or None where it has none.
         """
+        if self.accumulate == 1:
+            result = self._forward(batch, with_statistics)
+            descend(self.optimizer, result.loss)
+            return _detached(result)
+        self.optimizer.zero_grad(set_to_none=True)
+        results = []
+        for part in split_batch(batch, self.accumulate):
+            result = self._forward(part, with_statistics)
+            (result.loss / self.accumulate).backward()
+            results.append(_detached(result))
+        self.optimizer.step()
+        return join_steps(results)
+
+    def _forward(self, batch: Any, with_statistics: bool) -> Any:
         with self.autocast():
-            result = self.objective(batch, with_statistics=with_statistics)
-        descend(self.optimizer, result.loss)
-        return result._replace(loss=result.loss.detach(), logits=result.logits.detach())
+            return self.objective(batch, with_statistics=with_statistics)
+
+
+def split_batch(batch: Any, number: int) -> list[Any]:
+    """Parts of a batch, each of as many images, in order."""
+
+    def part(place: int) -> Any:
+        return tree_map_only(Tensor, lambda tensor: tensor.chunk(number)[place], batch)
+
+    return [part(place) for place in range(number)]
+
+
+def join_steps(results: list[Step]) -> Step:
+    """What the parts of a step computed, as one: means of losses, terms and statistics, and sums of counts."""
+
+    def mean(values: list[Tensor]) -> Tensor:
+        return torch.stack(values).float().mean(dim=0)
+
+    def joined(name: str, values: list[Tensor]) -> Tensor:
+        return torch.stack(values).sum(dim=0) if name.endswith("/count") else mean(values)
+
+    first = results[0]
+    return first._replace(
+        loss=mean([result.loss for result in results]),
+        logits=torch.cat([result.logits for result in results]),
+        terms={name: mean([result.terms[name] for result in results]) for name in first.terms},
+        statistics={name: joined(name, [result.statistics[name] for result in results]) for name in first.statistics},
+    )
+
+
+def _detached(result: Any) -> Any:
+    return result._replace(loss=result.loss.detach(), logits=result.logits.detach())
 
 
 class GraphedStep(TrainStep):
     """The same step as one CUDA graph: hundreds of small kernels are launched at once.
 
     The first steps run as they are, and so does every step whose statistics are wanted (with `disp_step=1` that is all
-    of them). A graph holds the learning rates as numbers and its inputs as addresses: another learning rate or batch
-    shape records a new one, for which the host waits once for the device.
+    of them). A graph holds numbers as they were, and tensors as addresses: another learning rate or batch shape records
+    a new one, for which the host waits once for the device; a learning rate that is a tensor may change.
 
     The tensors of the returned step are overwritten by the next call.
     """
 
-    def __init__(self, objective: nn.Module, optimizer: torch.optim.Optimizer, autocast: Callable[[], torch.autocast]):
-        super().__init__(objective, optimizer, autocast)
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        autocast: Callable[[], torch.autocast],
+        accumulate: int = 1,
+    ):
+        super().__init__(objective, optimizer, autocast, accumulate)
         self.num_warm_up = 0
         self.recorded_for: tuple | None = None
         self.replay: Callable[[], Any]
@@ -67,7 +128,8 @@ class GraphedStep(TrainStep):
         if with_statistics:
             return super().__call__(batch, with_statistics=True)
         inputs = [(value.shape, value.dtype) if isinstance(value, Tensor) else value for value in batch]
-        situation = (*inputs, *(group["lr"] for group in self.optimizer.param_groups))
+        rates = (group["lr"] for group in self.optimizer.param_groups)
+        situation = (*inputs, *(rate for rate in rates if not isinstance(rate, Tensor)))
         if situation != self.recorded_for:
             self.batch = tree_map_only(Tensor, Tensor.clone, batch)
             self.optimizer.zero_grad(set_to_none=True)  # the graph's gradients live in its own memory

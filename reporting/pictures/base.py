@@ -52,6 +52,7 @@ class Picture(Evaluation):
     needs_supervision: ClassVar[bool] = False  # the teacher with its codebook and decision scores
     source: Path  # of the weights
     changes: Results  # as `_changes`
+    place: Path  # of its files, without their endings
     dataset: Dataset
     input: Input  # stands in front of student and teacher
     model: nn.Module
@@ -80,15 +81,15 @@ class Picture(Evaluation):
             self.open()
             is_average = self.options.job.average
             name = self.name + (AVERAGE if is_average else "") + name_of_changes(self.changes.get("changed", {}))
-            place = self.directory / FOLDER / name
+            self.place = self.directory / FOLDER / name
             with self.autocast():  # networks see images as in training and evaluation
                 drawing = self.draw()
-            save_figure(drawing.figure, place)
+            save_figure(drawing.figure, self.place)
         title = drawing.title + (", average of the weights" if is_average else "")
         about = {"title": title, "caption": drawing.caption, "command": self.command} | self.changes
-        save_json(place.with_suffix(".json"), about)
-        log.info("%s: %s", title, place.with_suffix(".png"))
-        return about | {"file": str(place.with_suffix(".png"))}
+        save_json(self.place.with_suffix(".json"), about)
+        log.info("%s: %s", title, self.place.with_suffix(".png"))
+        return about | {"file": str(self.place.with_suffix(".png"))}
 
     def open(self) -> None:
         """Load weights, images and, where the picture needs them, teacher and supervision."""

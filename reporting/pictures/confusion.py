@@ -1,5 +1,8 @@
 """Confusion matrix: which classes are taken for which."""
 
+import csv
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +11,7 @@ from torch import Tensor
 
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import INK, PALETTE, SHORT, WIDTH, new_figure, shortened
+from storage.documents import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,13 +24,14 @@ DARK = 80  # percent on the diagonal, from which ink would be hard to read
 
 
 class Confusion(Picture):
-    """Counts and percent of every class taken for every other."""
+    """Counts and percent of every class taken for every other; `confusion.csv` beside it has the counts."""
 
     name = "confusion"
 
     def draw(self) -> Drawing:
         counts_NN = self.count().numpy()
         classes = self.dataset.classes
+        save_counts(self.place.with_suffix(".csv"), counts_NN, classes)
         pairs = worst_pairs(counts_NN, LISTED)
         named = [f"{classes[i]} taken for {classes[j]} ({count}, {share:.1f} %)" for i, j, count, share in pairs]
         right = 100 * counts_NN.trace() / counts_NN.sum()
@@ -59,6 +64,15 @@ class Confusion(Picture):
             predicted = self.model(self.input(batch.images)).argmax(dim=1)
             counts += torch.bincount(batch.labels * num_classes + predicted, minlength=num_classes**2)
         return counts.view(num_classes, num_classes).cpu()
+
+
+def save_counts(path: Path, counts_NN: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Write counts as a table: a row for each true class, a column for each predicted one."""
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(
+        [["true class", *classes], *([name, *row] for name, row in zip(classes, counts_NN.tolist(), strict=True))]
+    )
+    write_atomically(path, lambda file: file.write(table.getvalue().encode()))
 
 
 def worst_pairs(counts_NN: np.ndarray, number: int) -> list[tuple[int, int, int, float]]:

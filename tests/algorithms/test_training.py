@@ -37,7 +37,7 @@ from dataloaders import Batch, hold_out, load_dataset, make_eval_loader
 from distillation.objective import Objective, Step
 from engine.accuracy import evaluate
 from engine.checkpoints import load_checkpoint, save_checkpoint
-from engine.optimization import learning_rate, make_optimizer
+from engine.optimization import make_optimizer
 from engine.records import save_progress, set_up_console
 from engine.step import descend
 from storage.state_dicts import fingerprint
@@ -328,14 +328,6 @@ def test_what_is_called_the_best_has_its_weights(folder, scripted, caplog, monke
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("epoch", "rate"),
-    [(1, 0.05), (150, 0.05), (151, 5e-3), (180, 5e-3), (181, 5e-4), (210, 5e-4), (211, 5e-5), (240, 5e-5)],
-)
-def test_the_learning_rate_follows_the_paper(epoch, rate):
-    assert learning_rate(Protocol(), epoch) == pytest.approx(rate, rel=1e-12)
 
 
 def test_the_optimizer_uses_the_schedule(folder):

@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from timm.layers import DropPath
+from torch import nn
 
 import architectures
-from architectures import create_model, is_model, list_models, register_model, registry
+from architectures import create_model, create_on_meta, is_model, list_models, register_model, registry
 
 CIFAR_RESNETS = [f"resnet{depth}" for depth in ("8", "14", "20", "32", "44", "56", "110", "8x4", "32x4")]
 WIDE_RESNETS = ["wrn_10_1", "wrn_16_1", "wrn_16_2", "wrn_40_1", "wrn_40_2"]
@@ -71,3 +74,48 @@ def test_keywords_reach_the_builder() -> None:
 def test_taken_name_is_refused() -> None:
     with pytest.raises(ValueError, match="'resnet20' is registered already"):
         register_model(architectures.resnet.ResNet, name="resnet20")
+
+
+def rates_of(network: nn.Module, kind: type[nn.Module], name: str) -> list[float]:
+    return [getattr(module, name) for module in network.modules() if isinstance(module, kind)]
+
+
+def test_dropout_and_stochastic_depth_reach_networks_of_libraries() -> None:
+    of_timm = create_on_meta("timm/resnet10t", 3, dropout=0.2, drop_path=0.3)
+    assert of_timm.drop_rate == 0.2 and max(rates_of(of_timm, DropPath, "drop_prob")) == pytest.approx(0.3)
+    of_torchvision = create_on_meta("torchvision/efficientnet_b0", 3, dropout=0.4, drop_path=0.3)
+    assert rates_of(of_torchvision, nn.Dropout, "p") == [0.4]
+    own = create_on_meta("torchvision/efficientnet_b0", 3)
+    assert rates_of(own, nn.Dropout, "p") == [0.2]  # torchvision's
+
+
+def test_stochastic_depth_of_a_resnet_rises_to_its_last_block_and_is_none_in_evaluation() -> None:
+    torch.manual_seed(0)
+    network, plain = create_model("resnet20", 3, drop_path=0.45), create_model("resnet20", 3)
+    plain.load_state_dict(network.state_dict())
+    blocks = rates_of(network, architectures.resnet.BasicBlock, "drop_path")
+    assert blocks == pytest.approx([0.05 * number for number in range(1, 10)])
+    images = torch.randn(4, 3, 16, 16)
+    assert torch.equal(network.eval()(images), plain.eval()(images))
+    assert not torch.equal(network.train()(images), plain.train()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("resnet20", {"dropout": 0.1}),
+        ("mobilenetv2", {"drop_path": 0.1}),
+        ("timm/vgg11", {"drop_path": 0.1}),
+        ("torchvision/resnet18", {"dropout": 0.1, "drop_path": 0.2}),
+        ("torchvision/resnet101", {"dropout": 0.1}),
+    ],
+)
+def test_what_a_network_does_not_take_is_said(name: str, rates: dict[str, float]) -> None:
+    said = " and ".join(f"{key}={rate}" for key, rate in rates.items())
+    with pytest.raises(ValueError, match=rf"^{name} does not take {said} \(.*keyword argument.*\); leave it out$"):
+        create_on_meta(name, 3, **rates)
+
+
+def test_other_mistakes_of_a_builder_stay_what_they_are() -> None:
+    with pytest.raises(TypeError, match="depht"):
+        create_model("resnet20", 3, depht=1)

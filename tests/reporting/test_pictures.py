@@ -1,5 +1,6 @@
 """Pictures: the files each command leaves, the numbers behind them, and what experiments without the parts are told."""
 
+import csv
 import json
 import shlex
 import shutil
@@ -200,6 +201,14 @@ def test_confusion_counts_every_image_once(opened, trained):
     assert torch.equal(picture.count(), direct)
     top1 = results_of(trained, "mine", "RN8_RN8", "letKD-2")["top1"]
     assert 100 * direct.trace().item() / NUM_EVAL == pytest.approx(top1)
+
+
+def test_confusion_leaves_its_counts_as_a_table(opened, drawn):
+    with (drawn / "confusion.csv").open(newline="") as file:
+        title, *rows = csv.reader(file)
+    classes = list(opened("confusion").dataset.classes)
+    assert title == ["true class", *classes] and [row[0] for row in rows] == classes
+    assert [[int(count) for count in row[1:]] for row in rows] == opened("confusion").count().tolist()
 
 
 def test_confusion_names_the_worst_pairs(opened, drawn):

@@ -1,0 +1,92 @@
+"""What the options of optimisation cost: a step of letKD-2 with each of them, and with all, against a plain one.
+
+    python -m benchmarks.recipes
+    python -m benchmarks.recipes --alternations 41
+
+ResNet-56 to ResNet-20 as in `benchmarks.methods`, one objective in one process: in an alternation each optimizer takes
+a step, and which begins changes. Ratios are medians over the alternations, with intervals of order statistics.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.against import git, number_of_alternations
+from benchmarks.methods import (
+    QUICK,
+    Size,
+    median,
+    objective_of,
+    random_batch,
+    ratio,
+    said,
+    say_head,
+    say_row,
+    take_turns,
+)
+from benchmarks.step import describe_machine
+from config.options import Protocol
+from engine.host_memory import keep_freed_memory
+from engine.meter import Meter
+from engine.optimization import make_optimizer
+from engine.schedule import learning_rate, set_learning_rate
+from engine.step import TrainStep
+
+METHOD = "letKD-2"
+LIMIT = 1.03  # of a plain step, all together
+TOGETHER = "together"
+STEPS = 781  # of an epoch of CIFAR-100
+RECIPES = {
+    "a cosine": {"schedule": "cosine", "warmup": 5.0},
+    "clipping": {"clip_gradients": 1.0},
+    "no decay of norms and biases": {"decay_norms_and_biases": False},
+}
+RECIPES[TOGETHER] = {key: value for options in RECIPES.values() for key, value in options.items()}
+
+
+def step_functions(size: Size, device: torch.device) -> dict[str, Callable[[], None]]:
+    """A training step with the options of each recipe, by its name."""
+    objective, batch = objective_of(METHOD, size, device), random_batch(size, device)
+
+    def function(**options: object) -> Callable[[], None]:
+        protocol = Protocol(learning_rate=1e-6, **options)  # nothing that is trained on noise runs away
+        optimizer = make_optimizer(objective, protocol)
+        train = TrainStep(objective, optimizer, lambda: torch.autocast(device.type, enabled=False))
+        number = 0
+
+        def step() -> None:
+            nonlocal number
+            number = number % STEPS + 1
+            set_learning_rate(optimizer, learning_rate(protocol, 1, number, STEPS))
+            Meter(device).add(train(batch), batch.labels)
+
+        return step
+
+    return {"plain": function(), **{name: function(**options) for name, options in RECIPES.items()}}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__.splitlines()[0])
+    parser.add_argument("--alternations", type=number_of_alternations, default=21)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="as little as shows that it works")
+    args = parser.parse_args(argv)
+    device = torch.device(args.device)
+    keep_freed_memory(device)  # as training does
+    commit = git("describe", "--always", "--dirty", "--exclude=*")
+    machine = describe_machine(args.device, torch.get_num_threads())
+    print(f"{machine}; commit {commit}; {args.alternations} alternations{', --quick' * args.quick}")
+    turns = take_turns(step_functions(QUICK if args.quick else Size(), device), args.alternations, device)
+    say_head("a step with", "time", "against plain", "95 %")
+    say_row("nothing of it", f"{1000 * median(turns, 'plain'):.0f} ms", "", "")
+    for name in RECIPES:
+        say_row(name, f"{1000 * median(turns, name):.0f} ms", *said(ratio(turns, name, "plain")))
+    is_below = ratio(turns, TOGETHER, "plain")["ratio"] <= LIMIT
+    print(f"\ntogether they are {'within' if is_below else 'above'} the limit of {LIMIT} of a plain step")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,26 @@
+"""The benchmark of recipes runs on little, and its steps have the options that it names."""
+
+import torch
+
+from benchmarks import methods, recipes
+
+
+def test_runs_on_little(monkeypatch, capsys):
+    monkeypatch.setattr(methods, "PAIR", "digits.RN14_RN8")
+    assert recipes.main(["--quick", "--alternations", "6"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    rows = {cells[0]: cells[1:] for line in lines if len(cells := line.strip("| ").split(" | ")) > 1}
+    assert "torch" in first and {"a cosine", "clipping", "no decay of norms and biases", "together"} < set(rows)
+    assert " to " in rows["together"][2] and lines[-1].endswith(f"the limit of {recipes.LIMIT} of a plain step")
+
+
+def test_what_is_together_has_every_option(monkeypatch):
+    monkeypatch.setattr(methods, "PAIR", "digits.RN14_RN8")
+    made = []
+    make = recipes.make_optimizer
+    monkeypatch.setattr(recipes, "make_optimizer", lambda *given: made.append(given[1]) or make(*given))
+    recipes.step_functions(methods.QUICK, torch.device("cpu"))
+    plain, *single, together = made
+    assert (plain.schedule, plain.clip_gradients, plain.decay_norms_and_biases) == ("step", None, True)
+    assert (together.schedule, together.clip_gradients, together.decay_norms_and_biases) == ("cosine", 1.0, False)
+    assert len(single) == 3 and plain not in single

@@ -34,7 +34,7 @@ TEACHER, STUDENT, PAIR = "numbers.RN14", "numbers.RN8", "numbers.RN14_RN8"
 METHODS = ("KD", "QuEST", "letKD-1", "letKD-2")
 OWN = ("letKD-1", "letKD-2")  # what the closing sentence is about
 NUM_SEEDS = 3
-MOST_PROCESSES = 4  # one for each core
+MOST_PROCESSES = 4
 # Seconds of processor time that a step takes, as measured (experiments/README.md): for the order and the time left.
 COSTS = {
     "teacher": 24.7, "words": 1.4, "decisions": 1.7, "alone": 9.3, "KD": 13.0, "QuEST": 13.9, "letKD-1": 13.6,
@@ -88,6 +88,11 @@ def chain(options: list[str]) -> list[Step]:
     report = partial(run, "report", [word for word in options if word.startswith("localpath=")])  # no training's option
     steps.append(Step("report", report, tuple(step.title for step in steps), COSTS["report"]))
     return steps
+
+
+def num_processes() -> int:
+    """As many as torch would take threads, one for each core."""
+    return min(torch.get_num_threads(), MOST_PROCESSES)
 
 
 def run(name: str | None, words: list[str]) -> int:
@@ -157,7 +162,7 @@ def main(options: list[str]) -> int:
     goes_on = f"the whole goes on with: {shlex.join(['python', 'demo.py', *options])}"
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        carry_out(chain(options), processes=min(torch.get_num_threads(), MOST_PROCESSES))
+        carry_out(chain(options), num_processes())
     except StepError as error:
         print(f"{error}; {goes_on}", file=sys.stderr)
         return error.status if error.status > 0 else 1

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import dataloaders.numbers
 import demo
@@ -81,7 +80,7 @@ def short() -> Iterator[None]:
         patch.setattr(dataloaders.numbers, "NUM_PICTURES", 200)
         patch.setattr(demo, "METHODS", METHODS)
         patch.setattr(demo, "NUM_SEEDS", 2)
-        patch.setattr(torch, "get_num_threads", lambda: 2)  # so two processes, forks of this one
+        patch.setattr(demo, "num_processes", lambda: 2)  # forks of this one
         patch.setattr("reporting.pictures.base.save_figure", not_painted)
         yield
 

@@ -469,7 +469,10 @@ def other(value):
 
 def test_every_key_can_be_overridden(command, tmp_path):
     name = "digits.RN14_RN8.letKD-2"
-    typed_by_use = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]}
+    typed_by_use = {
+        "image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1], "learning_rates": ["fc=2"], "freeze": ["conv1"],
+        "clip_gradients": 2.0,
+    }  # fmt: skip
     skipped = {"config", "localpath"}
     defaults = main_classification.default_config(name)
     wanted = {key: other(value) for key, value in defaults.items() if key not in skipped} | typed_by_use

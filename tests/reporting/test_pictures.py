@@ -179,7 +179,8 @@ def test_the_picture_of_an_average_does_not_take_the_place_of_the_students(drawn
     before = {path.name: path.read_bytes() for path in drawn.glob("confusion.*")}
     assert run("picture_confusion", "with", *LETKD2, "average=True", f"localpath={trained}") == 0
     assert {path.name: path.read_bytes() for path in drawn.glob("confusion.*")} == before
-    assert {path.name for path in drawn.glob("confusion_average.*")} == {f"confusion_average{end}" for end in ENDINGS}
+    names = {f"confusion_average{end}" for end in (*ENDINGS, ".csv")}
+    assert {path.name for path in drawn.glob("confusion_average.*")} == names
     about = json.loads((drawn / "confusion_average.json").read_text())
     assert about["title"].endswith(", average of the weights") and "average=True" in shlex.split(about["command"])
     counts_NN = opened("confusion", (*LETKD2, "average=True")).count()
@@ -465,7 +466,7 @@ def test_pictures_draws_what_applies_and_says_why_the_others_do_not(told, traine
     outcome = told("pictures", "with", "config=digits.RN8", *FAST)
     assert outcome.status == 0, outcome.err
     assert {path.name for path in (trained / "digits" / "RN8" / "pictures").iterdir()} == {
-        "confusion.png", "confusion.pdf", "confusion.json",
+        "confusion.png", "confusion.pdf", "confusion.json", "confusion.csv",
     }  # fmt: skip
     for name in PICTURES.keys() - {"confusion"}:
         assert f"no picture_{name}: digits.RN8 has no " in outcome.out

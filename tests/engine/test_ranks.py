@@ -245,6 +245,17 @@ def test_numbers_that_are_not_finite_in_one_end_all_with_one_message(rank, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_does_not_answer_ends_all(rank, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(engine.ranks, "WAITING_SECONDS", 3)
+    monkeypatch.setattr(engine.ranks, "ENDING_SECONDS", 1)
+    stop_at(monkeypatch, 6, lambda: time.sleep(60 if int(os.environ["RANK"]) == rank else 0))
+    assert run(2, [*ALONE, f"localpath={tmp_path}", "epochs=1000"]) == [1, 1]
+    error = capfd.readouterr().err
+    assert error.count("another process of the run has ended, or does not answer") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(rank, tmp_path, capfd):
     argv = [*ALONE, f"localpath={tmp_path}", "sync_bn=True"]
     processes = started(2, [*argv, "epochs=1000"])

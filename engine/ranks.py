@@ -127,13 +127,16 @@ class Processes:
         self.wait_for_all()
         if cuda:
             torch.cuda.set_device(self.local_rank)
+        can_change = hasattr(dist, "set_timeout")  # in later versions of torch
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=dist.PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
-            timeout=timedelta(seconds=WAITING_SECONDS),
+            timeout=timedelta(seconds=MEETING_SECONDS if can_change else WAITING_SECONDS),
         )
+        if can_change:
+            dist.set_timeout(timedelta(seconds=WAITING_SECONDS))
         refuse_differences("the options", options | {"GPUs are used": cuda})
 
     def close(self) -> None:

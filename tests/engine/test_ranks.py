@@ -1,6 +1,7 @@
 """Commands in several processes: one record, one message and one exit status, and runs that go on."""
 
 import os
+import random
 import signal
 import socket
 import time
@@ -266,6 +267,21 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(rank, tmp_path, ca
     assert error.count("another process of the run has ended") == 1
     epochs = load_checkpoint(tmp_path / "digits/RN8/last.pth")["epoch"] + 1
     assert run(2, [*argv, f"epochs={epochs}", "checkpoint=-1"]) == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_are_killed_again_and_again_ends_as_the_one_that_was_not(tmp_path, monkeypatch):
+    """Twenty kills, at random times, of either process; also with BatchNorm of the parts, bit for bit."""
+    monkeypatch.setattr(engine.ranks, "MEETING_SECONDS", 3)
+    argv, draw = [*ALONE, "epochs=100", "checkpoint=-1"], random.Random(0)
+    assert run(2, [*argv, f"localpath={tmp_path / 'whole'}"]) == [0, 0]
+    for _ in range(20):
+        processes = started(2, [*argv, f"localpath={tmp_path}"])
+        time.sleep(draw.uniform(0, 2))
+        processes[draw.randrange(2)].kill()
+        ended(processes)
+    assert run(2, [*argv, f"localpath={tmp_path}"]) == [0, 0]
+    assert differences(outcome(tmp_path / "digits/RN8"), outcome(tmp_path / "whole/digits/RN8")) == []
 
 
 # --- torchrun --------------------------------------------------------------------------------------------------------

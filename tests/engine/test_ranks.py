@@ -106,7 +106,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("number", "words", "message"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(
+    ("number", "words", "message"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.slow] * (case[0] == 2)) for name, case in MISTAKES.items()],
+)
 def test_a_mistake_is_one_line_of_the_first(number, words, message, tmp_path, capfd):
     assert run(number, [*ALONE, *words, f"localpath={tmp_path}"]) == [1] * number
     error = capfd.readouterr().err

@@ -7,8 +7,10 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rank_tools import ended, started, under_torchrun
 from training_tools import differences, outcome, stop_at
 
@@ -94,6 +96,33 @@ def test_the_average_of_weights_is_that_of_one_process(words, tmp_path):
     near(*directories)
     averages = (load_checkpoint(path / "last.pth")["average"] for path in directories)
     torch.testing.assert_close(*averages, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_images_that_workers_read_are_shared_too(tmp_path):
+    """Photographs of 120 x 110 at image size 100, more than what is held; those to evaluate are 7 batches."""
+    for split, number in (("train", 24), ("val", 13)):
+        for index in range(number):
+            path = tmp_path / "images" / split / "ab"[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coarse = np.random.default_rng(index).integers(0, 256, (11, 12, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((120, 110)).save(path)
+    words = [
+        "config=ImageFolder.RN8",
+        f"data_dir={tmp_path / 'images'}",
+        "image_size=100",
+        "cuda=False",
+        "num_workers=1",
+    ]
+    words += ["epochs=2", "milestones=[1]", "batch_size=6", "test_batch_size=2", "sync_bn=True"]
+    argv = ["main_classification.py", "with", *words, f"localpath={tmp_path}"]
+    assert run(2, [*argv, "name=mine.many"]) == [0, 0]
+    assert main_classification.main([*argv, "name=mine.one"]) == 0
+    many, one = (load_checkpoint(tmp_path / "mine" / name / "last.pth") for name in ("many", "one"))
+    torch.testing.assert_close(many["model"], one["model"], rtol=1e-2, atol=1e-2)
+    for done, same in zip(many["history"], one["history"], strict=True):
+        assert done["train"]["loss"] == pytest.approx(same["train"]["loss"], rel=1e-3)
+        assert done["eval"]["loss"] == pytest.approx(same["eval"]["loss"], rel=1e-3)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Processes:
         is_kept: whether the store stays when rank 0 goes, as torchrun keeps it.
     """
 
-    def __init__(self, rank: int, size: int, *, local_rank: int, local_size: int, store: dist.Store, is_kept: bool):
+    def __init__(self, rank: int, size: int, *, local_rank: int, local_size: int, store: "dist.Store", is_kept: bool):
         self.rank, self.size = rank, size
         self.local_rank, self.local_size = local_rank, local_size
         self.store, self.is_kept = store, is_kept
@@ -117,8 +117,7 @@ class Processes:
         Raises:
             ValueError: this machine has fewer GPUs than processes, a process has not come, or one has other options.
         """
-        cuda = options["cuda"]
-        cuda = cuda and torch.cuda.is_available()
+        cuda = options["cuda"] and torch.cuda.is_available()
         if cuda and torch.cuda.device_count() < self.local_size:
             raise ValueError(
                 f"{self.local_size} processes on this machine need as many GPUs, and it has "
@@ -127,13 +126,16 @@ class Processes:
         self.wait_for_all()
         if cuda:
             torch.cuda.set_device(self.local_rank)
+        can_change = hasattr(dist, "set_timeout")  # in later versions of torch
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=dist.PrefixStore("group", self.store),
             rank=self.rank,
             world_size=self.size,
-            timeout=timedelta(seconds=WAITING_SECONDS),
+            timeout=timedelta(seconds=MEETING_SECONDS if can_change else WAITING_SECONDS),
         )
+        if can_change:
+            dist.set_timeout(timedelta(seconds=WAITING_SECONDS))
         refuse_differences("the options", options | {"GPUs are used": cuda})
 
     def close(self) -> None:
@@ -217,7 +219,7 @@ class Processes:
             return True
         return is_said
 
-    def _watch(self, store: dist.Store) -> None:
+    def _watch(self, store: "dist.Store") -> None:
         """End this process where another has failed and it does not notice: on a GPU a sum may wait without an end."""
         try:
             while not store.check([END]):

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import main_classification
+from dataloaders import loaders
 
 # A fork has torch loaded already. Where there is a GPU, autograd has threads that do not live on in a fork.
 START = "spawn" if torch.cuda.is_available() else "fork"
@@ -50,7 +51,9 @@ def started(number: int, argv: list[str], **environment: str) -> list[multiproce
 def _main(argv: list[str], environment: dict[str, str], rank: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment
-    sys.exit(main_classification.main(argv))
+    status = main_classification.main(argv)
+    loaders._end_all_workers()  # as at the exit of a process that is no fork
+    sys.exit(status)
 
 
 def under_torchrun(

@@ -1,13 +1,16 @@
 """Commands in several processes: one record, one message and one exit status, and runs that go on."""
 
 import os
+import random
 import signal
 import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rank_tools import ended, started, under_torchrun
 from training_tools import differences, outcome, stop_at
 
@@ -95,6 +98,33 @@ def test_the_average_of_weights_is_that_of_one_process(words, tmp_path):
     torch.testing.assert_close(*averages, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_images_that_workers_read_are_shared_too(tmp_path):
+    """Photographs of 120 x 110 at image size 100, more than what is held; those to evaluate are 7 batches."""
+    for split, number in (("train", 24), ("val", 13)):
+        for index in range(number):
+            path = tmp_path / "images" / split / "ab"[index % 2] / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            coarse = np.random.default_rng(index).integers(0, 256, (11, 12, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((120, 110)).save(path)
+    words = [
+        "config=ImageFolder.RN8",
+        f"data_dir={tmp_path / 'images'}",
+        "image_size=100",
+        "cuda=False",
+        "num_workers=1",
+    ]
+    words += ["epochs=2", "milestones=[1]", "batch_size=6", "test_batch_size=2", "sync_bn=True"]
+    argv = ["main_classification.py", "with", *words, f"localpath={tmp_path}"]
+    assert run(2, [*argv, "name=mine.many"]) == [0, 0]
+    assert main_classification.main([*argv, "name=mine.one"]) == 0
+    many, one = (load_checkpoint(tmp_path / "mine" / name / "last.pth") for name in ("many", "one"))
+    torch.testing.assert_close(many["model"], one["model"], rtol=1e-2, atol=1e-2)
+    for done, same in zip(many["history"], one["history"], strict=True):
+        assert done["train"]["loss"] == pytest.approx(same["train"]["loss"], rel=1e-3)
+        assert done["eval"]["loss"] == pytest.approx(same["eval"]["loss"], rel=1e-3)
+
+
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 MISTAKES = {
@@ -105,7 +135,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("number", "words", "message"), MISTAKES.values(), ids=MISTAKES)
+@pytest.mark.parametrize(
+    ("number", "words", "message"),
+    [pytest.param(*case, id=name, marks=[pytest.mark.slow] * (case[0] == 2)) for name, case in MISTAKES.items()],
+)
 def test_a_mistake_is_one_line_of_the_first(number, words, message, tmp_path, capfd):
     assert run(number, [*ALONE, *words, f"localpath={tmp_path}"]) == [1] * number
     error = capfd.readouterr().err
@@ -245,6 +278,17 @@ def test_numbers_that_are_not_finite_in_one_end_all_with_one_message(rank, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_does_not_answer_ends_all(rank, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(engine.ranks, "WAITING_SECONDS", 3)
+    monkeypatch.setattr(engine.ranks, "ENDING_SECONDS", 1)
+    stop_at(monkeypatch, 6, lambda: time.sleep(60 if int(os.environ["RANK"]) == rank else 0))
+    assert run(2, [*ALONE, f"localpath={tmp_path}", "epochs=1000"]) == [1, 1]
+    error = capfd.readouterr().err
+    assert error.count("another process of the run has ended, or does not answer") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(rank, tmp_path, capfd):
     argv = [*ALONE, f"localpath={tmp_path}", "sync_bn=True"]
     processes = started(2, [*argv, "epochs=1000"])
@@ -255,6 +299,21 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(rank, tmp_path, ca
     assert error.count("another process of the run has ended") == 1
     epochs = load_checkpoint(tmp_path / "digits/RN8/last.pth")["epoch"] + 1
     assert run(2, [*argv, f"epochs={epochs}", "checkpoint=-1"]) == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_are_killed_again_and_again_ends_as_the_one_that_was_not(tmp_path, monkeypatch):
+    """Twenty kills, at random times, of either process; also with BatchNorm of the parts, bit for bit."""
+    monkeypatch.setattr(engine.ranks, "MEETING_SECONDS", 3)
+    argv, draw = [*ALONE, "epochs=100", "checkpoint=-1"], random.Random(0)
+    assert run(2, [*argv, f"localpath={tmp_path / 'whole'}"]) == [0, 0]
+    for _ in range(20):
+        processes = started(2, [*argv, f"localpath={tmp_path}"])
+        time.sleep(draw.uniform(0, 2))
+        processes[draw.randrange(2)].kill()
+        ended(processes)
+    assert run(2, [*argv, f"localpath={tmp_path}"]) == [0, 0]
+    assert differences(outcome(tmp_path / "digits/RN8"), outcome(tmp_path / "whole/digits/RN8")) == []
 
 
 # --- torchrun --------------------------------------------------------------------------------------------------------

@@ -211,6 +211,7 @@ class Training(Algorithm):
             num_workers=options.run.num_workers,
             padding_mode=options.data.padding_mode,
         )
+        check_warm_up(protocol, len(self.train_loader))
         self.eval_loader = self.loader(self.dataset, "eval")
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")

@@ -248,6 +248,7 @@ class Training(Algorithm):
             padding_mode=options.data.padding_mode,
             member=member(),
         )
+        check_warm_up(protocol, len(self.train_loader))
         self.eval_loader = self.loader(self.dataset, "eval", member=member())
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")

@@ -469,10 +469,9 @@ def other(value):
 
 def test_every_key_can_be_overridden(command, tmp_path):
     name = "digits.RN14_RN8.letKD-2"
-    typed_by_use = {
-        "image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1], "learning_rates": ["fc=2"], "freeze": ["conv1"],
-        "clip_gradients": 2.0,
-    }  # fmt: skip
+    typed_by_use = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]}
+    typed_by_use |= {"learning_rates": ["conv1=0.5"], "freeze": ["conv1"]}
+    typed_by_use |= dict.fromkeys(("clip_gradients", "dropout", "drop_path"), 0.5)
     skipped = {"config", "localpath"}
     defaults = main_classification.default_config(name)
     wanted = {key: other(value) for key, value in defaults.items() if key not in skipped} | typed_by_use

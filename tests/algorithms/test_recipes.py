@@ -158,8 +158,9 @@ def test_an_optimizer_that_does_not_exist_is_refused_before_anything_is_made(fol
 
 def test_a_warm_up_as_long_as_the_run_is_refused_before_anything_is_made(folder):
     job = Training(Options.of(configure("classification", folder, epochs=2, warmup_steps=8)))
-    with pytest.raises(ValueError, match="warmup_steps=8 leaves nothing of a training of 8 steps, 2 epochs of 4"):
-        job.check_images(lambda data: load_dataset("digits", image_size=8))
+    for look in (lambda: job.check_images(lambda data: load_dataset("digits", image_size=8)), job.run):
+        with pytest.raises(ValueError, match="warmup_steps=8 leaves nothing of a training of 8 steps, 2 epochs of 4"):
+            look()
 
 
 # --- figures by class ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from device_tools import Replaying
+from device_tools import Replaying, never_waiting
 from objective_tools import IMAGE_SIZE, NUM_CLASSES, batch_of, objective_of_method
 from torch import nn
 
@@ -152,6 +152,19 @@ def test_parts_of_a_batch_take_the_step_of_the_whole(method, optimizer):
     assert set(other.statistics) == set(one.statistics)
     for name in (name for name in one.statistics if name.endswith("/count")):
         assert torch.equal(other.statistics[name], one.statistics[name])
+
+
+def test_a_step_with_every_option_reads_nothing_back():
+    torch.manual_seed(0)
+    objective = objective_of_method("KD").train()
+    options = {"schedule": "cosine", "clip_gradients": 1.0, "decay_norms_and_biases": False, "learning_rates": ["fc=2"]}
+    optimizer = make_optimizer(objective, Protocol(**options))
+    step = TrainStep(objective, optimizer, no_autocast, 2)
+    batch = batch_of(torch.zeros(8, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8), torch.arange(8))
+    step(batch)  # the optimizer makes its buffers
+    with never_waiting("cpu"):
+        set_learning_rate(optimizer, 0.01)
+        step(batch)
 
 
 def test_parts_are_of_equal_size_and_in_order():

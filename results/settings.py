@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from config.former_names import renamed
-from config.options import OPTIONS, names
+from config.options import OPTIONS, Data, Protocol, names
+from config.schema import options_of
 
 Config = dict[str, Any]
 
@@ -29,6 +30,11 @@ NEUTRAL = SEEDS | JOBS | names(bears="measured") | names(bears="nothing")
 # What a trained network is the same with, or what is said of it otherwise.
 OF_NO_NETWORK = names(bears="training") | names(bears="images") | names(bears="weights")
 
+# What an earlier version had no option for it did as the default says.
+OF_EVERY_TRAINING = {
+    key: said.default for key, said in (options_of(Protocol) | options_of(Data)).items() if said.bears == "training"
+}
+
 
 def bearing(options: Config) -> Config:
     """The options that bear on the result of a training; with a data set that is a folder, which folder."""
@@ -39,8 +45,13 @@ def bearing(options: Config) -> Config:
 
 
 def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """Options that both have, that bear on a result and differ: (own, other's). Later versions brought the rest."""
+    """Options that both have, that bear on a result and differ: (own, other's). Later versions brought the rest.
+
+    Of two trainings one may be of an earlier version that lacks an option of every training: it has the default.
+    """
     own, other = bearing(own), bearing(other)
+    if "epochs" in own and "epochs" in other:
+        own, other = own | OF_EVERY_TRAINING | own, other | OF_EVERY_TRAINING | other  # in their order
     if "teacher" in own and own["teacher"] is None:  # of a method behind a network alone: each command says one
         del own["teacher"]
     return {key: (own[key], other[key]) for key in own if key in other and own[key] != other[key]}

@@ -268,6 +268,18 @@ def test_earlier_results_are_compared_by_todays_names(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_what_an_earlier_version_had_no_option_for_it_did_as_the_default_says():
+    now = default_config("digits.RN8")
+    earlier = {key: value for key, value in now.items() if key not in ("optimizer", "schedule", "freeze", "protocol")}
+    assert changed_settings(earlier, now) == changed_settings(now, earlier) == {}
+    other = {"optimizer": "adamw", "schedule": "constant", "freeze": ["conv1"]}
+    assert changed_settings(earlier, now | other) == {
+        "optimizer": ("sgd", "adamw"), "schedule": ("step", "constant"), "freeze": ([], ["conv1"]),
+    }  # fmt: skip
+    of_no_training = {"config": "digits.RN8", "precision": "fp32"}
+    assert changed_settings(of_no_training, now | other) == {}
+
+
 def test_options_are_described_without_torch():
     source = "import sys, config.updates, results.settings; print('torch' in sys.modules)"
     root = Path(main_classification.__file__).parent

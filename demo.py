@@ -22,7 +22,7 @@ import torch
 from scipy.stats import ttest_ind  # comes with scikit-learn, which loads it in every process unless it is there
 
 import main_classification
-from algorithms.processes import Step, StepError, carry_out
+from algorithms.chain import Step, StepError, carry_out
 from algorithms.trials import check_alike
 from config.options import Options
 from engine.records import RESULTS, set_up_console

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TextIO
@@ -121,7 +121,7 @@ class _Doing:
     def _hear(self, worker: "_Worker") -> None:
         try:
             kind, content = worker.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             worker.process.join()
             kind, content = "ended", worker.process.exitcode or 1
             self.workers.remove(worker)
@@ -168,7 +168,8 @@ class _Worker:
 
     def begin(self, number: int, step: Step) -> None:
         self.number, self.step, self.share = number, step, 0.0
-        self.connection.send(number - 1)
+        with suppress(OSError):  # of one that has died meanwhile, which is heard when it is listened to
+            self.connection.send(number - 1)
 
 
 @contextmanager
@@ -204,6 +205,8 @@ def _work(connection: Connection, not_its_own: list[Connection], do: list[Callab
                 index = connection.recv()
                 with within("step", index + 1, len(do)):
                     status = do[index]()
+                sys.stdout.end()
+                sys.stderr.end()
                 connection.send(("ended", status))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):  # nothing is left, or nobody there
         pass
@@ -226,3 +229,8 @@ class _Lines(io.TextIOBase):
         for line in lines:
             self.connection.send((self.name, line))
         return len(text)
+
+    def end(self) -> None:
+        """Send what has no end of a line."""
+        if self.rest:
+            self.write("\n")

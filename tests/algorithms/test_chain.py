@@ -4,13 +4,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from algorithms.processes import Step, StepError, carry_out
+from algorithms.chain import Step, StepError, carry_out
 from engine import progress
 from engine.progress import phase
 from engine.stopping import StopRequest
@@ -165,6 +166,32 @@ def test_a_process_that_dies_is_a_step_that_has_failed(capsys):
         carry_out([Step("bad", lambda: os.kill(os.getpid(), signal.SIGKILL))], processes=1)
     assert caught.value.status == -signal.SIGKILL
     assert capsys.readouterr().err == "[1] error: its process has ended with status -9\n"
+
+
+def test_a_process_that_dies_between_two_steps_fails_the_next(capsys):
+    def dies_behind_its_end() -> int:
+        thread = threading.Thread(target=lambda: (time.sleep(0.05), os._exit(9)))
+        thread.start()
+        return 0
+
+    def meanwhile() -> int:
+        time.sleep(0.5)
+        return 0
+
+    steps = [Step("one", dies_behind_its_end), Step("other", meanwhile), Step("last", lambda: 0, ("one", "other"))]
+    with pytest.raises(StepError, match="step 3 of 3, last, is not finished") as caught:
+        carry_out(steps, processes=2)
+    assert caught.value.status == 9
+    assert "[3] error: its process has ended with status 9" in capsys.readouterr().err
+
+
+def test_what_has_no_end_of_a_line_is_printed_with_its_step(capsys):
+    def print_a_part() -> int:
+        print("a part", end="")
+        return 0
+
+    carry_out([Step("one", print_a_part), Step("two", print_a_part, ("one",))], processes=1)
+    assert [line for line in capsys.readouterr().out.splitlines() if "part" in line] == ["[1] a part", "[2] a part"]
 
 
 def test_ctrl_c_is_passed_on_and_nothing_else_begins(notes):

@@ -76,6 +76,17 @@ def test_another_schedule_goes_on_with_a_note_as_other_milestones_do(folder, cap
     assert "note: changed since that epoch: epochs, schedule, milestones\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("before", "now"), [(0.0, 5e-4), (5e-4, 0.0)], ids=["some", "none"])
+def test_another_weight_decay_goes_on_where_norms_have_none(before, now, folder, capsys):
+    options = {"decay_norms_and_biases": False, "milestones": []}
+    train("classification", folder, epochs=1, weight_decay=before, **options)
+    set_up_console()
+    directory = train("classification", folder, epochs=2, weight_decay=now, checkpoint=-1, **options)
+    assert "note: changed since that epoch: epochs, weight_decay\n" in capsys.readouterr().out
+    groups = load_tensors(directory / "last.pth")["optimizer"]["param_groups"]
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, now]
+
+
 def test_a_finished_run_does_not_claim_another_schedule(folder):
     (folder / "digits" / "RN8" / "results.json").unlink()
     with pytest.raises(ValueError, match="no epoch is left to train with schedule='cosine'"):

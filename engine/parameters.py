@@ -47,8 +47,8 @@ def freeze(objective: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
 
 
 def parameter_groups(objective: nn.Module, protocol: Protocol) -> list[dict[str, Any]]:
-    """What trains, for an optimizer: for each factor of the learning rate a group of what decays and one of what is left
-    out of weight decay, in order. Another `weight_decay`, 0 too, makes no other groups.
+    """What trains, for an optimizer: for each factor of the learning rate a group of what decays and one of what is
+    left out of weight decay, in order. Another `weight_decay`, 0 too, makes no other groups.
 
     Raises:
         ValueError: `learning_rates` are no patterns with factors, or one names nothing that trains.

@@ -174,6 +174,28 @@ def test_a_warm_up_as_long_as_the_run_is_refused_before_anything_is_made(folder)
             look()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"freeze": ["backbone.conv1", "layers.penultimate.scale"]},
+        {"learning_rates": ["*conv1=0.1", "layers=2"]},
+        {"learning_rates": ["losses.fitnet.regressor.0=2"]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_patterns_are_looked_for_before_the_teacher_is_there(options, tmp_path):
+    """In the student with its KD layers and in the losses, of random numbers, which are none of the run's."""
+    job = Training(Options.of(configure("letKD-2+FitNet", tmp_path, **options)))
+    before = torch.random.get_rng_state()
+    job.check_images(lambda data: load_dataset("digits", image_size=8))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_without_patterns_nothing_is_built_to_look_for_them(folder, monkeypatch):
+    monkeypatch.setattr("algorithms.train.drawn_objective", None)
+    Training(Options.of(configure("letKD-2", folder))).check_images(lambda data: load_dataset("digits", image_size=8))
+
+
 # --- figures by class ------------------------------------------------------------------------------------------------
 
 

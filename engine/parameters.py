@@ -23,7 +23,8 @@ def freeze(objective: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     """Let parameters have no gradient from now on.
 
     A BatchNorm whose running statistics a pattern names too, as `backbone.bn1` does and `backbone.bn1.weight` does not,
-    keeps them, and normalises by them in training as well: a frozen part computes what it computed before.
+    keeps them, and normalises by them in training as well: a frozen part computes what it computed before, unless it
+    has dropout or stochastic depth, which go on.
 
     Returns:
         These BatchNorms, which have to be in eval mode whenever the objective trains.

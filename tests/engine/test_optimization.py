@@ -197,6 +197,11 @@ def test_a_batch_norm_whose_weights_alone_are_frozen_goes_on_with_its_statistics
     assert not objective.student.backbone.bn1.weight.requires_grad
 
 
+def test_dropout_of_a_frozen_part_goes_on():
+    body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    assert freeze(nn.ModuleDict({"body": body, "head": nn.Linear(4, 2)}), ["body"]) == [body[1]]
+
+
 def test_a_kd_layer_may_be_frozen(objective):
     """It normalises by its own statistics, which a step of its own kernels has to follow."""
     norms = freeze(objective, ["layers"])

@@ -14,6 +14,7 @@ from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from engine.optimization import TIMM
 from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK
+from engine.schedule import TO_FINAL_RATE
 from results.places import output_directory
 from results.settings import seed_of
 
@@ -104,8 +105,6 @@ def _check_contradictions(config: dict[str, Any]) -> None:
                 raise ValueError(f"export_file={config['export_file']} is the network; leave out {key}={config[key]}")
     if config["cuda_graph"] and not config["cuda"]:
         raise ValueError("cuda_graph=True needs a GPU; leave out cuda=False")
-    if config["nesterov"] and not config["momentum"]:
-        raise ValueError("nesterov=True needs a momentum above 0")
     _check_optimization(filled(Protocol, config), cuda_graph=config["cuda_graph"])
 
 
@@ -121,8 +120,14 @@ def _check_optimization(protocol: Protocol, *, cuda_graph: bool) -> None:
             f"warmup={protocol.warmup:g} and warmup_steps={protocol.warmup_steps} are both how long the learning rate "
             "rises; leave out one of them"
         )
-    if protocol.warmup >= protocol.epochs:
-        raise ValueError(f"warmup={protocol.warmup:g} must be less than epochs={protocol.epochs}")
+    rate, final = protocol.learning_rate, protocol.final_learning_rate
+    if protocol.schedule in TO_FINAL_RATE and final > rate:
+        raise ValueError(
+            f"final_learning_rate={final:g} must be at most learning_rate={rate:g}, from which "
+            f"schedule={protocol.schedule} falls"
+        )
+    if protocol.optimizer == "sgd" and protocol.nesterov and not protocol.momentum:
+        raise ValueError("nesterov=True needs a momentum above 0")
     if cuda_graph and protocol.optimizer.startswith(TIMM):
         raise ValueError(
             f"cuda_graph=True records steps of sgd and adamw alone; leave it out with optimizer={protocol.optimizer}"

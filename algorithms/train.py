@@ -23,6 +23,7 @@ from algorithms.starting import load_start, read_start
 from algorithms.teacher_accuracy import TeacherAccuracy, evaluated_on
 from algorithms.teaching import (
     FINGERPRINTS,
+    drawn_objective,
     missing_supervision,
     open_objective,
     supervision_fingerprints,
@@ -57,7 +58,7 @@ from engine.meter import Meter, Step
 from engine.numerics import computes_bfloat16
 from engine.optimization import check_optimizer, load_optimizer, make_optimizer
 from engine.parallel import parallel
-from engine.parameters import freeze
+from engine.parameters import freeze, parameter_groups
 from engine.progress import Line, phase
 from engine.ranks import refuse_differences
 from engine.records import (
@@ -106,6 +107,15 @@ class Training(Algorithm):
         check_train_batch(dataset, protocol.batch_size, self.options.data.padding_mode)
         check_warm_up(protocol, len(dataset.split("train")) // protocol.batch_size)
         check_networks(self.options, dataset, weights_so_far(self.options))
+        if protocol.freeze or protocol.learning_rates:
+            self._check_patterns(dataset)
+
+    def _check_patterns(self, dataset: Dataset) -> None:
+        """Refuse patterns of parameters that name nothing; the names are those of an objective of random numbers."""
+        with torch.random.fork_rng(devices=[]):
+            objective = drawn_objective(self.options, dataset)
+        freeze(objective, self.options.protocol.freeze)
+        parameter_groups(objective, self.options.protocol)
 
     def facts(self) -> Results:
         """Also what is minimised, what evaluates, and what has taught: another teacher, or other words, make another

@@ -416,7 +416,7 @@ class Protocol:
         0.1, "what the learning rate is multiplied by at a milestone", above=0, jobs=TRAIN, bears="training"
     )
     final_learning_rate: float = option(
-        0.0, "where schedule=cosine and linear end", at_least=0, jobs=TRAIN, bears="training"
+        0.0, "where schedule=cosine and linear end, at most `learning_rate`", at_least=0, jobs=TRAIN, bears="training"
     )
     warmup: float = option(
         0.0,

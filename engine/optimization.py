@@ -95,8 +95,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     Of torch's own optimizers the shapes are compared, which torch does not.
 
     Raises:
-        ValueError: it is of other groups of parameters, or a tensor has another shape than what it belongs to.
+        ValueError: it is of other groups of parameters, says how many tensors each has; or a tensor has another shape
+            than what it belongs to.
     """
+    sizes, now = ([len(group["params"]) for group in each["param_groups"]] for each in (state, optimizer.state_dict()))
+    if sizes != now:
+        raise ValueError(f"it has groups of {sizes} parameters, and this run has groups of {now}")
     own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     saved = [group | settings for group, settings in zip(state["param_groups"], own, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": saved})  # which looks at settings, like where a count is kept

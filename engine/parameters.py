@@ -23,7 +23,8 @@ def freeze(objective: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     """Let parameters have no gradient from now on.
 
     A BatchNorm whose running statistics a pattern names too, as `backbone.bn1` does and `backbone.bn1.weight` does not,
-    keeps them, and normalises by them in training as well: a frozen part computes what it computed before.
+    keeps them, and normalises by them in training as well: a frozen part computes what it computed before, unless it
+    has dropout or stochastic depth, which go on.
 
     Returns:
         These BatchNorms, which have to be in eval mode whenever the objective trains.
@@ -47,7 +48,8 @@ def freeze(objective: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
 
 
 def parameter_groups(objective: nn.Module, protocol: Protocol) -> list[dict[str, Any]]:
-    """What trains, for an optimizer: a group for each weight decay and each factor of the learning rate, in order.
+    """What trains, for an optimizer: for each factor of the learning rate a group of what decays and one of what is
+    left out of weight decay, in order. Another `weight_decay`, 0 too, makes no other groups.
 
     Raises:
         ValueError: `learning_rates` are no patterns with factors, or one names nothing that trains.
@@ -58,12 +60,12 @@ def parameter_groups(objective: nn.Module, protocol: Protocol) -> list[dict[str,
         _refuse_unknown("learning_rates", pattern, trains)
         factors |= dict.fromkeys(_fitting(trains, [pattern]), factor)
     exempt = set() if protocol.decay_norms_and_biases else _without_decay(objective)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trains.items():
-        decay = 0.0 if name in exempt else protocol.weight_decay
-        groups[decay, factors.get(name, 1.0)].append(parameter)
+        groups[name in exempt, factors.get(name, 1.0)].append(parameter)
     return [
-        {"params": params, "weight_decay": decay, "rate_factor": factor} for (decay, factor), params in groups.items()
+        {"params": params, "weight_decay": 0.0 if is_exempt else protocol.weight_decay, "rate_factor": factor}
+        for (is_exempt, factor), params in groups.items()
     ]
 
 

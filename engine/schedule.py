@@ -18,6 +18,8 @@ from torch import Tensor
 
 from config.options import Protocol
 
+TO_FINAL_RATE = ("cosine", "linear")  # the schedules that fall to `final_learning_rate`
+
 
 def learning_rate(protocol: Protocol, epoch: int, step: int, steps: int) -> float:
     """The learning rate of a step.
@@ -62,7 +64,7 @@ def check_warm_up(protocol: Protocol, steps: int) -> None:
 
 def changes_every_step(protocol: Protocol) -> bool:
     """Whether the rate is another in most steps, and not in most epochs the same."""
-    return protocol.schedule in ("cosine", "linear") or bool(protocol.warmup or protocol.warmup_steps)
+    return protocol.schedule in TO_FINAL_RATE or bool(protocol.warmup or protocol.warmup_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

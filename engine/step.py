@@ -1,10 +1,12 @@
 """One optimisation step, run operation by operation or replayed as a CUDA graph."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 
 from engine.meter import Step
@@ -28,7 +30,8 @@ class TrainStep:
         autocast: makes the context that the forward pass runs in.
         accumulate: in so many parts a batch goes through the objective. The gradient is the mean of theirs: that of the
             whole batch, as far as the loss is a mean over images, which BatchNorm and losses that compare images with
-            each other are not; BatchNorm moves its statistics with every part.
+            each other are not; BatchNorm moves its statistics with every part. Of several processes only the last part
+            sums the gradients, those of all parts.
     """
 
     def __init__(
@@ -55,12 +58,18 @@ class TrainStep:
             return _detached(result)
         self.optimizer.zero_grad(set_to_none=True)
         results = []
-        for part in split_batch(batch, self.accumulate):
-            result = self._forward(part, with_statistics)
-            (result.loss / self.accumulate).backward()
+        for number, part in enumerate(split_batch(batch, self.accumulate), 1):
+            with self._gradients_kept() if number < self.accumulate else nullcontext():
+                result = self._forward(part, with_statistics)
+                (result.loss / self.accumulate).backward()
             results.append(_detached(result))
         self.optimizer.step()
         return join_steps(results)
+
+    def _gradients_kept(self) -> AbstractContextManager[None]:
+        """The context of a part whose gradients stay in the process."""
+        is_parallel = isinstance(self.objective, DistributedDataParallel)
+        return self.objective.no_sync() if is_parallel else nullcontext()
 
     def _forward(self, batch: Any, with_statistics: bool) -> Any:
         with self.autocast():

@@ -85,10 +85,15 @@ def short_teacher(monkeypatch) -> None:
             ("batch_size=8", "num_words=16", "subclasses_per_class=200"),
             "preparing ImageFolder.RN20: class 'a' has 80 patches, too few for subclasses_per_class=200",
         ),
+        (
+            ("batch_size=8", "num_words=16", "freeze=['cnv1']"),
+            f"{PAIR}: freeze: nothing here is called 'cnv1'; there are",
+        ),
+        (("batch_size=8", "num_words=16", "learning_rates=['losses=2']"), f"{PAIR}: learning_rates: nothing here is"),
         (("batch_size=8", "val_split=39"), "preparing ImageFolder.RN20: cannot hold out 39"),
         (("batch_size=8", "data_dir=nowhere"), "preparing ImageFolder.RN20: there is no folder nowhere"),
     ],
-    ids=["batch", "words", "subclasses", "val_split", "folder"],
+    ids=["batch", "words", "subclasses", "freeze", "rates", "val_split", "folder"],
 )
 def test_what_a_later_step_would_refuse_is_refused_before_the_first(words, reason, prepare, tmp_path, short_teacher):
     status, _, error = prepare(*words)

@@ -40,7 +40,11 @@ def refusal(name: str = PAIR, **updates: Any) -> str:
         ({"nesterov": True, "momentum": 0.0}, "nesterov=True needs a momentum above 0"),
         ({"schedule": "cosin"}, "schedule='cosin' must be step or cosine or linear or constant"),
         ({"warmup": 1.0, "warmup_steps": 5}, "warmup=1 and warmup_steps=5 are both how long the learning rate rises"),
-        ({"warmup": 8.0}, "warmup=8 must be less than epochs=8"),
+        (
+            {"schedule": "linear", "final_learning_rate": 0.1},
+            "final_learning_rate=0.1 must be at most learning_rate=0.05, from which schedule=linear falls",
+        ),
+        ({"schedule": "cosine", "learning_rate": 1e-3, "final_learning_rate": 2e-3}, "final_learning_rate=0.002 must"),
         ({"accumulate": 3}, "accumulate=3 must divide batch_size=64 into parts of at least 2 images"),
         ({"accumulate": 64}, "accumulate=64 must divide batch_size=64 into parts of at least 2 images"),
         ({"cuda_graph": True, "optimizer": "timm/lamb"}, "cuda_graph=True records steps of sgd and adamw alone"),
@@ -52,6 +56,20 @@ def refusal(name: str = PAIR, **updates: Any) -> str:
 )
 def test_values_and_combinations_that_make_no_sense_are_refused(updates, reason):
     assert reason in refusal(**updates)
+
+
+@pytest.mark.parametrize(
+    "updates",
+    [
+        {"optimizer": "adamw", "momentum": 0.0},
+        {"final_learning_rate": 0.1},
+        {"schedule": "constant", "final_learning_rate": 0.1},
+        {"schedule": "cosine", "final_learning_rate": 0.05},
+    ],
+    ids=str,
+)
+def test_what_no_optimizer_and_no_schedule_reads_is_not_refused(updates):
+    check_options(main_classification.default_config(PAIR) | updates)
 
 
 def test_the_weight_of_a_hint_is_not_negative():

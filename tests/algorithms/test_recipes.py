@@ -76,6 +76,17 @@ def test_another_schedule_goes_on_with_a_note_as_other_milestones_do(folder, cap
     assert "note: changed since that epoch: epochs, schedule, milestones\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("before", "now"), [(0.0, 5e-4), (5e-4, 0.0)], ids=["some", "none"])
+def test_another_weight_decay_goes_on_where_norms_have_none(before, now, folder, capsys):
+    options = {"decay_norms_and_biases": False, "milestones": []}
+    train("classification", folder, epochs=1, weight_decay=before, **options)
+    set_up_console()
+    directory = train("classification", folder, epochs=2, weight_decay=now, checkpoint=-1, **options)
+    assert "note: changed since that epoch: epochs, weight_decay\n" in capsys.readouterr().out
+    groups = load_tensors(directory / "last.pth")["optimizer"]["param_groups"]
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, now]
+
+
 def test_a_finished_run_does_not_claim_another_schedule(folder):
     (folder / "digits" / "RN8" / "results.json").unlink()
     with pytest.raises(ValueError, match="no epoch is left to train with schedule='cosine'"):
@@ -161,6 +172,28 @@ def test_a_warm_up_as_long_as_the_run_is_refused_before_anything_is_made(folder)
     for look in (lambda: job.check_images(lambda data: load_dataset("digits", image_size=8)), job.run):
         with pytest.raises(ValueError, match="warmup_steps=8 leaves nothing of a training of 8 steps, 2 epochs of 4"):
             look()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"freeze": ["backbone.conv1", "layers.penultimate.scale"]},
+        {"learning_rates": ["*conv1=0.1", "layers=2"]},
+        {"learning_rates": ["losses.fitnet.regressor.0=2"]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_patterns_are_looked_for_before_the_teacher_is_there(options, tmp_path):
+    """In the student with its KD layers and in the losses, of random numbers, which are none of the run's."""
+    job = Training(Options.of(configure("letKD-2+FitNet", tmp_path, **options)))
+    before = torch.random.get_rng_state()
+    job.check_images(lambda data: load_dataset("digits", image_size=8))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_without_patterns_nothing_is_built_to_look_for_them(folder, monkeypatch):
+    monkeypatch.setattr("algorithms.train.drawn_objective", None)
+    Training(Options.of(configure("letKD-2", folder))).check_images(lambda data: load_dataset("digits", image_size=8))
 
 
 # --- figures by class ------------------------------------------------------------------------------------------------

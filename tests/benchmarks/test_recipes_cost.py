@@ -24,3 +24,13 @@ def test_what_is_together_has_every_option(monkeypatch):
     assert (plain.schedule, plain.clip_gradients, plain.decay_norms_and_biases) == ("step", None, True)
     assert (together.schedule, together.clip_gradients, together.decay_norms_and_biases) == ("cosine", 1.0, False)
     assert len(single) == 3 and plain not in single
+
+
+def test_the_steps_of_a_cosine_are_behind_its_warm_up(monkeypatch):
+    monkeypatch.setattr(methods, "PAIR", "digits.RN14_RN8")
+    rates = []
+    monkeypatch.setattr(recipes, "set_learning_rate", lambda optimizer, rate: rates.append(rate))
+    step = recipes.step_functions(methods.QUICK, torch.device("cpu"))["a cosine"]
+    for _ in range(3):
+        step()
+    assert rates[0] > rates[1] > rates[2] > 0

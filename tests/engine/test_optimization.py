@@ -119,6 +119,19 @@ def test_norms_biases_and_scales_need_not_decay(objective):
         assert {parameter.ndim <= 1 for parameter in group["params"]} == {group["weight_decay"] == 0}
 
 
+@pytest.mark.parametrize("options", [{}, {"learning_rates": ["layers=3"]}], ids=["one", "factors"])
+def test_no_weight_decay_makes_the_same_groups(options, objective):
+    """So a run goes on with another, 0 or not; what decays and what does not are one group by default."""
+    for decay in (True, False):
+        none, some = (
+            parameter_groups(objective, Protocol(weight_decay=value, decay_norms_and_biases=decay, **options))
+            for value in (0.0, 5e-4)
+        )
+        assert [[*map(id, group["params"])] for group in none] == [[*map(id, group["params"])] for group in some]
+        assert len(some) == (1 if decay else 2) * (2 if options else 1)
+        assert {group["weight_decay"] for group in none} == {0.0}
+
+
 def test_what_networks_of_timm_want_no_decay_of_has_none():
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2, depth=1)
     network = nn.ModuleDict({"student": vit})
@@ -184,6 +197,11 @@ def test_a_batch_norm_whose_weights_alone_are_frozen_goes_on_with_its_statistics
     assert not objective.student.backbone.bn1.weight.requires_grad
 
 
+def test_dropout_of_a_frozen_part_goes_on():
+    body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    assert freeze(nn.ModuleDict({"body": body, "head": nn.Linear(4, 2)}), ["body"]) == [body[1]]
+
+
 def test_a_kd_layer_may_be_frozen(objective):
     """It normalises by its own statistics, which a step of its own kernels has to follow."""
     norms = freeze(objective, ["layers"])
@@ -245,16 +263,23 @@ def test_settings_are_those_of_the_run_that_goes_on():
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "said"),
     [
-        lambda state: state["state"][0].update(exp_avg=torch.zeros(3)),
-        lambda state: state["state"][0].update(exp_avg=torch.zeros(2, 2).to_sparse()),
-        lambda state: state["state"][0].update(step=torch.zeros(2)),
-        lambda state: state["param_groups"].pop(),
+        (lambda state: state["state"][0].update(exp_avg=torch.zeros(3)), "^exp_avg of shape"),
+        (lambda state: state["state"][0].update(exp_avg=torch.zeros(2, 2).to_sparse()), "^exp_avg of shape"),
+        (lambda state: state["state"][0].update(step=torch.zeros(2)), "^step of shape"),
+        (
+            lambda state: state["param_groups"].pop(),
+            r"^it has groups of \[1\] parameters, and this run has groups of \[1, 1\]$",
+        ),
+        (
+            lambda state: state["param_groups"][0]["params"].append(2),
+            r"^it has groups of \[2, 1\] parameters, and this run has groups of \[1, 1\]$",
+        ),
     ],
-    ids=["shape", "sparse", "count", "groups"],
+    ids=["shape", "sparse", "count", "groups", "size"],
 )
-def test_a_state_that_does_not_fit_is_refused(spoil):
+def test_a_state_that_does_not_fit_is_refused(spoil, said):
     layer = nn.Linear(2, 2)
     optimizer = make_optimizer(layer, Protocol(optimizer="adamw", decay_norms_and_biases=False))
     for parameter in layer.parameters():
@@ -262,7 +287,7 @@ def test_a_state_that_does_not_fit_is_refused(spoil):
     optimizer.step()
     state = copy.deepcopy(optimizer.state_dict())
     spoil(state)
-    with pytest.raises(ValueError, match=r"of shape|zip\(\)"):
+    with pytest.raises(ValueError, match=said):
         load_optimizer(optimizer, state)
 
 

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from objective_tools import IMAGE_SIZE, NUM_CLASSES, every_method, objective_of_method
 from rank_tools import on_ranks
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from dataloaders import Batch
 from engine.batch_norm import average_statistics, synchronise_
@@ -37,7 +39,9 @@ def autocast() -> torch.autocast:
     return torch.autocast("cpu", enabled=False)
 
 
-def build(method: str, dtype: torch.dtype, alpha: float | None = None) -> tuple[nn.Module, TrainStep]:
+def build(
+    method: str, dtype: torch.dtype, alpha: float | None = None, accumulate: int = 1
+) -> tuple[nn.Module, TrainStep]:
     """An objective and its step, which is that of all processes where there are several."""
     torch.manual_seed(0)
     objective = objective_of_method(method).to(dtype).train()
@@ -53,7 +57,7 @@ def build(method: str, dtype: torch.dtype, alpha: float | None = None) -> tuple[
             if not loss.needs.whole_batch:
                 synchronise_(loss, CPU)
         wrapped = parallel(objective, part_of(batch()), autocast())
-    return objective, TrainStep(wrapped, optimizer, autocast)
+    return objective, TrainStep(wrapped, optimizer, autocast, accumulate)
 
 
 def train(method: str, dtype: torch.dtype, steps: int, alpha: float | None = None) -> dict[str, dict[str, Tensor]]:
@@ -72,18 +76,22 @@ def train_all(rank: int, calls: list[tuple[Any, ...]]) -> list[dict[str, dict[st
 
 
 def agree(number: int, folder: Any, calls: list[tuple[Any, ...]], *, rtol: float, atol: float) -> None:
-    """All ranks have the same, bit for bit, and one process the same but for rounding.
+    """All ranks have the same, bit for bit, and one process the same but for rounding."""
+    ranks = [by_name(calls, found) for found in on_ranks(number, train_all, folder, calls)]
+    for other in ranks[1:]:
+        torch.testing.assert_close(other, ranks[0], rtol=0, atol=0)
+    assert_close_to(by_name(calls, train_all(0, calls)), ranks[0], rtol=rtol, atol=atol)
+
+
+def assert_close_to(alone: dict[str, Tensor], found: dict[str, Tensor], *, rtol: float, atol: float) -> None:
+    """The tensors of several processes are those of one.
 
     Args:
         rtol: of the largest number of a tensor: small ones are differences of others.
     """
-    ranks = [by_name(calls, found) for found in on_ranks(number, train_all, folder, calls)]
-    for other in ranks[1:]:
-        torch.testing.assert_close(other, ranks[0], rtol=0, atol=0)
-    alone = by_name(calls, train_all(0, calls))
-    assert ranks[0].keys() == alone.keys()
+    assert found.keys() == alone.keys()
     for name, expected in alone.items():
-        error = (ranks[0][name] - expected).abs().max().item()
+        error = (found[name] - expected).abs().max().item()
         assert error <= atol + rtol * expected.abs().max().item(), name
 
 
@@ -126,6 +134,45 @@ def test_two_steps_in_single_precision(tmp_path):
 @pytest.mark.parametrize("number", [2, 3])
 def test_fifty_steps_in_double_precision(number, tmp_path):
     agree(number, tmp_path, [(method, torch.float64, 50) for method in ("letKD-2", "RKD")], rtol=1e-9, atol=1e-9)
+
+
+# --- batches in parts ------------------------------------------------------------------------------------------------
+
+PARTS = 2
+
+
+def in_parts(rank: int, method: str) -> dict[str, Tensor]:
+    """Gradients of the second of two steps whose batches come in parts, each of as many images of every process.
+
+    Beside them stands how many numbers were sent in both.
+    """
+    objective, step = build(method, torch.float64, accumulate=PARTS)
+    sent = torch.zeros((), dtype=torch.int64)
+
+    def count(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        sent.add_(bucket.buffer().numel())
+        return allreduce_hook(group, bucket)
+
+    if member().size > 1:
+        step.objective.register_comm_hook(None, count)
+    order = torch.arange(COUNT)
+    if member().size == 1:  # the first part of both processes, and then their second
+        order = order.reshape(2, PARTS, -1).transpose(0, 1).flatten()
+    for number in range(2):
+        whole = Batch(*(value if value is None else value[order] for value in batch(number)))
+        step(part_of(whole))
+    gradients = {name: each.grad.clone() for name, each in objective.named_parameters() if each.grad is not None}
+    return gradients | {"sent": sent}
+
+
+@pytest.mark.parametrize("method", ["letKD-2", "RKD"])
+def test_the_parts_of_a_batch_have_the_gradients_of_one_process_and_are_sent_once(method, tmp_path):
+    first, second = on_ranks(2, in_parts, tmp_path, method)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    alone = in_parts(0, method)
+    sent, _ = first.pop("sent"), alone.pop("sent")
+    assert sent == 2 * sum(gradient.numel() for gradient in first.values())
+    assert_close_to(alone, first, rtol=1e-9, atol=1e-12)
 
 
 # --- BatchNorm -------------------------------------------------------------------------------------------------------

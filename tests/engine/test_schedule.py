@@ -69,7 +69,8 @@ def test_parts_of_an_epoch_are_whole_steps():
 
 
 @pytest.mark.parametrize(
-    ("warm_up", "said"), [({"warmup_steps": 20}, "warmup_steps=20"), ({"warmup": 4.9}, "warmup=4.9")]
+    ("warm_up", "said"),
+    [({"warmup_steps": 20}, "warmup_steps=20"), ({"warmup": 4.9}, "warmup=4.9"), ({"warmup": 5.0}, "warmup=5")],
 )
 def test_a_warm_up_as_long_as_the_run_is_refused(warm_up, said):
     with pytest.raises(ValueError, match=rf"^{said} leaves nothing of a training of 20 steps, 5 epochs of 4$"):

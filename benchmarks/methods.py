@@ -464,17 +464,8 @@ def run(args: argparse.Namespace) -> None:
 
 def write(file: Path, measured: str, rows: Mapping[str, Any]) -> None:
     """What was measured of steps, a line a method."""
-    lines = ",\n".join(f"  {json.dumps(method)}: {json.dumps(rounded(row))}" for method, row in rows.items())
+    lines = ",\n".join(f"  {json.dumps(method)}: {json.dumps(row)}" for method, row in rows.items())
     file.write_text(f'{{\n "measured": {json.dumps(measured)},\n "steps": {{\n{lines}\n }}\n}}\n', encoding="utf-8")
-
-
-def rounded(value: Any) -> Any:
-    """Numbers with four digits, wherever they are."""
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, tuple):
-        return [rounded(part) for part in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main(argv: list[str]) -> int:

@@ -555,15 +555,18 @@ def _end(status: int, message: str | None = None, error: BaseException | None = 
 def _as_one_of_many(argv: list[str]) -> int:
     """The same in one of the processes of a run, of which rank 0 alone says something."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what its store says when a process ends helps nobody
-    from engine.ranks import meet
+    from engine.ranks import NoFirstError, meet
 
     try:
         processes = experiment.processes = meet()
     except ValueError as error:
-        return _end(1, None if os.environ.get(RANK, "0") != "0" else f"error: {error}")
+        speakers = ("0", "1") if isinstance(error, NoFirstError) else ("0",)
+        return _end(1, f"error: {error}" if os.environ.get(RANK, "0") in speakers else None)
     with contextlib.ExitStack() as stack:
         if processes.rank:
             run.unobserved = True
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # rank 0 has the same
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
             return _run_command(argv, processes.end)

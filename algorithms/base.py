@@ -44,6 +44,13 @@ class Algorithm:
         """What the job needs and cannot find, in the order in which it has to be made."""
         yield from ()
 
+    def check_processes(self) -> None:
+        """Refuse what so many processes, of which there is more than one, cannot share; before anything is made.
+
+        Raises:
+            ValueError: names the option.
+        """
+
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         """Refuse what cannot work on the training images, before anything that the job needs is made.
 

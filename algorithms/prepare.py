@@ -3,7 +3,8 @@
 A step is a job of its own, with the protocol of its own experiment: of the command it has what bears on data, device
 and supervision. What is known of all steps, the run itself among them, is refused before the first long one: options
 and names, data, batch sizes, numbers of words and sub-classes. How long a training takes is known from an earlier one
-of its directory, or else by a few steps on noise.
+of its directory, or else by a few steps on noise. Many processes measure none: each would stop by its own clock, and a
+loss of the whole batch waits for all of them.
 """
 
 import copy
@@ -30,6 +31,7 @@ from engine.optimization import make_optimizer
 from engine.progress import within
 from engine.records import PROGRESS, RESULTS, duration, log
 from engine.step import descend
+from letkd.processes import member
 from results.places import Requirement
 from results.settings import JOBS, changed_settings
 from storage.tensor_files import load_json
@@ -118,7 +120,7 @@ class Preparation:
             open_images = remembering(step.job, opened)
             with self._named(step):
                 copy.copy(step.job).check_images(open_images)  # what it opens goes with the copy
-            if isinstance(step.job, Training) and earlier_seconds(step.job) is None:
+            if isinstance(step.job, Training) and member().size == 1 and earlier_seconds(step.job) is None:
                 log.info("step %d of %d: %s", number, len(self.steps) + 1, _measure(step.job, open_images(None)))
         try:
             self.run.check_images(remembering(self.run, opened))

@@ -33,10 +33,10 @@ def run_config(config: Config) -> Results:
 
 
 def check_processes(algorithm: Algorithm) -> None:
-    """Refuse many processes where a job takes one, or where there are several jobs.
+    """Refuse many processes where a job takes one or cannot be shared by so many, or where there are several jobs.
 
     Raises:
-        ValueError: names the job.
+        ValueError: names the job, or the option.
     """
     if member().size == 1:
         return
@@ -46,6 +46,7 @@ def check_processes(algorithm: Algorithm) -> None:
     )
     if several or not algorithm.takes_many:
         raise ValueError(f"{several or algorithm.mode} is for one process; start it by python in place of torchrun")
+    algorithm.check_processes()
 
 
 def run_job(algorithm: Algorithm) -> Results:
@@ -80,7 +81,9 @@ def provide(algorithm: Algorithm) -> int:
         for requirement in algorithm.missing_requirements():
             raise FileNotFoundError(f"{requirement.what}; make it: {command_for(requirement, options)}")
         return 0
-    if steps := steps_before(algorithm):
+    steps = steps_before(algorithm)
+    wait_for_all()  # each has looked for what is there, before the first makes any of it
+    if steps:
         preparation = Preparation(steps, algorithm, own_options(options.flat))
         preparation.announce()
         preparation.carry_out(make_step)
@@ -109,8 +112,10 @@ def _step(requirement: Requirement, options: Options) -> Step:
     try:
         check_options(own)
         job = make_algorithm(own)
+        check_processes(job)
     except ValueError as error:
-        raise ValueError(f"preparing {requirement.experiment}: {error}") from error
+        alone = f"to make it with options of its own: {command}"
+        raise ValueError(f"preparing {requirement.experiment}: {error}; {alone}") from error
     job.given_as = requirement.given_as
     return Step(requirement, job, command)
 

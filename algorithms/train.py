@@ -30,7 +30,7 @@ from algorithms.teaching import (
     weights_so_far,
 )
 from config.options import EMA
-from dataloaders import Dataset, check_train_batch, make_train_loader
+from dataloaders import Dataset, check_shares, check_train_batch, make_train_loader
 from dataloaders.augmentation import derive_seed
 from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
@@ -101,6 +101,23 @@ class Training(Algorithm):
             read_start(self.options)
         yield from missing_supervision(self.options)
 
+    def check_processes(self) -> None:
+        size, protocol = member().size, self.options.protocol
+        if self.options.run.cuda_graph:
+            raise ValueError(f"cuda_graph=True is for one process, and these are {size}; leave it out")
+        check_shares(protocol.batch_size, size)
+        part, rest = divmod(protocol.batch_size, size * protocol.accumulate)
+        said = f"batch_size={protocol.batch_size}"
+        if protocol.accumulate > 1:
+            said = f"{said} in accumulate={protocol.accumulate} parts"
+            if rest:
+                raise ValueError(f"{said} cannot be shared equally by {size} processes")
+        if part < 2 and not self.options.run.sync_bn:
+            raise ValueError(
+                f"{said} leaves less than two images for each of {size} processes, and a BatchNorm needs two; choose "
+                "more, or sync_bn=True"
+            )
+
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
         protocol = self.options.protocol
@@ -140,7 +157,6 @@ class Training(Algorithm):
             raise
 
     def _run(self) -> Results:
-        self._check_processes()
         keep_freed_memory(self.device)
         source = self._find_source()
         checkpoint = load_own(source) if source else None
@@ -179,29 +195,6 @@ class Training(Algorithm):
         except Stopped:
             self._save_unfinished()
             raise
-
-    def _check_processes(self) -> None:
-        """Refuse what several processes cannot do.
-
-        Raises:
-            ValueError: names the option.
-        """
-        size, protocol = member().size, self.options.protocol
-        if size == 1:
-            return
-        if self.options.run.cuda_graph:
-            raise ValueError(f"cuda_graph=True is for one process, and these are {size}; leave it out")
-        part, rest = divmod(protocol.batch_size, size * protocol.accumulate)
-        said = f"batch_size={protocol.batch_size}"
-        if protocol.accumulate > 1:
-            said = f"{said} in accumulate={protocol.accumulate} parts"
-            if rest:
-                raise ValueError(f"{said} cannot be shared equally by {size} processes")
-        if part < 2 and not self.options.run.sync_bn:
-            raise ValueError(
-                f"{said} leaves less than two images for each of {size} processes, and a BatchNorm needs two; choose "
-                "more, or sync_bn=True"
-            )
 
     def _phase_of_epochs(self) -> AbstractContextManager[Line]:
         """Counts the images of training and evaluation."""

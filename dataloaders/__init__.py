@@ -10,7 +10,7 @@ from dataloaders import cifar, digits, image_folder, imagenet, numbers, tiny_ima
 from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out
-from dataloaders.loaders import check_train_batch, make_eval_loader, make_train_loader
+from dataloaders.loaders import check_shares, check_train_batch, make_eval_loader, make_train_loader
 from dataloaders.registry import (
     LoadRequest,
     list_datasets,
@@ -26,6 +26,7 @@ __all__ = [
     "ImageFiles",
     "ImageTensors",
     "LoadRequest",
+    "check_shares",
     "check_train_batch",
     "hold_out",
     "list_datasets",

@@ -59,11 +59,7 @@ def make_train_loader(
             parts, or streamed images, which have no padding, shall have zeros.
     """
     check_train_batch(dataset, batch_size, padding_mode)
-    if batch_size % member.size:
-        raise ValueError(
-            f"batch_size={batch_size} cannot be shared equally by {member.size} processes; choose a multiple of "
-            f"{member.size}"
-        )
+    check_shares(batch_size, member.size)
     split = dataset.split("train")
     device = torch.device(device)
     if isinstance(split, ImageTensors):
@@ -111,6 +107,14 @@ def check_train_batch(dataset: Dataset, batch_size: int, padding_mode: str = "re
     if batch_size > num_images:
         raise ValueError(
             f"batch_size {batch_size} exceeds the {num_images} training images of {dataset.name}; choose less"
+        )
+
+
+def check_shares(batch_size: int, size: int) -> None:
+    """Raise `ValueError` where a training batch has no equal parts for so many processes."""
+    if batch_size % size:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be shared equally by {size} processes; choose a multiple of {size}"
         )
 
 

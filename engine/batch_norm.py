@@ -6,8 +6,12 @@ With `sync_bn` its statistics are those of the whole batch. torch's SyncBatchNor
 
 and the gradient of a sum over ranks is the sum of their gradients. The KD layers have the same in their own arithmetic
 (`letkd.values`). Without it a rank normalises by its part, and follows this with its running statistics; what is
-evaluated and saved are the means over ranks. Running statistics are linear in those of the batches, so that it makes no
-difference when the means are taken.
+evaluated and saved are the means over ranks,
+
+    x_0 + sum (x - x_0) / N        x_0 of the first rank
+
+which leave as it is what is the same everywhere, as in a BatchNorm that is frozen. Running statistics are linear in
+those of the batches, so that it makes no difference when the means are taken.
 """
 
 from typing import Any
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from letkd.processes import all_sum, member
+from letkd.processes import all_sum, member, of_first
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -113,7 +117,9 @@ def average_statistics(*modules: nn.Module) -> None:
     if size == 1 or not statistics:
         return
     means = torch.cat([tensor.flatten() for tensor in statistics])
+    first = of_first(means)
+    means -= first
     all_sum(means)
-    means /= size
+    means = first + means / size
     for tensor, mean in zip(statistics, means.split([tensor.numel() for tensor in statistics]), strict=True):
         tensor.copy_(mean)

@@ -39,7 +39,7 @@ ENDING_SECONDS = 10  # of a rank that knows that another has failed
 LAST_WORD_SECONDS = 60  # that rank 0 has for its records when all end together
 POLL_SECONDS = 0.1
 VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-CAME, END, SAID, LEFT = "came", "end", "said", "left"  # keys in the store
+CAME, FIRST_CAME, END, SAID, LEFT = "came", "first came", "end", "said", "left"  # keys in the store
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -60,6 +60,10 @@ class Outcome:
 
 class GoneError(RuntimeError):
     """Another process of the run has ended before all have come."""
+
+
+class NoFirstError(ValueError):
+    """Rank 0, which would say what the matter is, has not come in time."""
 
 
 def is_lost(error: BaseException | None) -> bool:
@@ -87,14 +91,17 @@ class Processes:
         """Go on when all processes have come.
 
         Raises:
-            ValueError: they have not in time.
+            ValueError: they have not in time; NoFirstError where rank 0 has not.
             GoneError: one has ended.
         """
+        if self.rank == 0:
+            self.store.set(FIRST_CAME, "1")
         self.store.add(CAME, 1)
         deadline = time.monotonic() + MEETING_SECONDS
         while (came := self.store.add(CAME, 0)) < self.size:
             if time.monotonic() > deadline:
-                raise ValueError(
+                kind = ValueError if self.store.check([FIRST_CAME]) else NoFirstError
+                raise kind(
                     f"{came} of {self.size} processes have come in {MEETING_SECONDS} seconds; start as many as "
                     "WORLD_SIZE says, or leave it to torchrun"
                 )
@@ -176,7 +183,8 @@ class Processes:
             self._wait_for_others(LINGERING_SECONDS if is_alone else ENDING_SECONDS)
             return (first or own).status
         is_said = self._wait_for_last_word(LINGERING_SECONDS if is_alone else LAST_WORD_SECONDS)
-        if lost and ((first == own and not is_said) or (first is None and self.rank == 1)):  # rank 0 has gone
+        is_without_first = lost or isinstance(error, NoFirstError)
+        if is_without_first and ((first == own and not is_said) or (first is None and self.rank == 1)):
             self._say(own)
         status = (first or self._told() or own).status
         with suppress(RuntimeError):  # the store has gone
@@ -244,7 +252,7 @@ def meet() -> Processes:
     """Meet the other processes that the environment tells of.
 
     Raises:
-        ValueError: it lacks something, or nobody answers at the address.
+        ValueError: it lacks something; NoFirstError where nobody answers at the address.
     """
     size = _number("WORLD_SIZE")
     if lacking := [name for name in VARIABLES if name not in os.environ]:
@@ -258,7 +266,7 @@ def meet() -> Processes:
         store, rank, size = next(rendezvous)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ValueError(f"no process answers at {where} ({first_line(error)}); start all by torchrun") from error
+        raise NoFirstError(f"no process answers at {where} ({first_line(error)}); start all by torchrun") from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # of a run that torchrun starts again
     store = dist.PrefixStore(f"letKD/{attempt}", store)
     is_kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

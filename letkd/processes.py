@@ -58,6 +58,14 @@ def all_least(*tensors: Tensor) -> None:
             dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
 
 
+def of_first(tensor: Tensor) -> Tensor:
+    """A copy of the first rank's, of tensors of equal shapes."""
+    copy = tensor.clone(memory_format=torch.contiguous_format)
+    if member().size > 1:
+        dist.broadcast(copy, src=0)
+    return copy
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """The rows (R*B, ...) of all ranks in their order, of tensors (B, ...) of equal shapes.
 

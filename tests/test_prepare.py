@@ -12,10 +12,11 @@ from PIL import Image
 import algorithms
 import main_classification
 from algorithms import features
-from algorithms.prepare import OFFLINE_OPTIONS, TRAINING_OPTIONS
+from algorithms.prepare import OFFLINE_OPTIONS, TRAINING_OPTIONS, Step
 from config.options import OPTIONS
 from engine import numerics
 from engine.stopping import lost_stops_again
+from letkd.processes import Member
 
 PAIR = "ImageFolder.RN20_RN8.letKD-2"
 QUEST = "ImageFolder.RN20_RN8.QuEST"
@@ -141,6 +142,21 @@ def test_times_come_from_an_earlier_run_or_from_measured_steps(prepare, tmp_path
     next(tmp_path.glob("VQ/**/*.pth")).unlink()
     status, out, _ = prepare(*words, config=QUEST)
     assert status == 0 and "time not known beforehand" in out
+
+
+def test_many_processes_measure_no_steps(prepare, monkeypatch, short_teacher):
+    """Each would stop by its own clock, and another would wait for it in a loss of the whole batch."""
+
+    def end(step: Step) -> None:
+        raise ValueError("all is checked")
+
+    monkeypatch.setattr("algorithms.run.make_step", end)
+    words = ("batch_size=8", "epochs=1", "num_words=16")
+    assert "for its 5 steps" in prepare(*words, config=QUEST)[1]
+    monkeypatch.setattr("algorithms.prepare.member", lambda: Member(0, 2))
+    status, out, error = prepare(*words, config=QUEST)
+    assert status == 1 and "all is checked" in error
+    assert "time not known before its first epoch" in out and "steps," not in out
 
 
 def test_every_phase_says_where_in_the_chain_it_is(prepare, short_teacher):

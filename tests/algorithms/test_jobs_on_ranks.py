@@ -1,9 +1,12 @@
 """The jobs on a trained network in several processes: the files and figures of one, which the first process writes."""
 
 import json
+import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
@@ -12,11 +15,13 @@ from PIL import Image
 from rank_tools import ended, on_ranks, started
 from training_tools import configure, train
 
-from algorithms import Prediction, run_config
+import algorithms.run
+from algorithms import Algorithm, Prediction, run_config
+from algorithms.jobs import make_algorithm
 from config.options import Options
 from dataloaders import load_dataset
 from engine.records import RESULTS
-from letkd.processes import member, wait_for_all
+from letkd.processes import Member, member, wait_for_all
 from storage.tensor_files import load_tensors
 
 TEACHER = "digits/RN8"
@@ -141,6 +146,49 @@ def test_a_command_in_two_processes_makes_what_a_student_learns_from_once(folder
         assert said.out.count(line) == (folder / directory / "log.txt").read_text().count(line) == 1
     assert [path.name for path in (folder / "VQ/digits/RN8").glob("*K20*")] == ["codebook_K20.pth"]
     assert json.loads((folder / "mine/pair" / RESULTS).read_text())["epochs"] == 1
+
+
+UNSHARED = {
+    "the batch": ({}, "batch_size=64 cannot be shared equally by 3 processes; choose a multiple of 3"),
+    "its parts": (
+        {"batch_size": 48, "accumulate": 6},
+        "batch_size=48 in accumulate=6 parts cannot be shared equally by 3 processes",
+    ),
+    "images": ({"batch_size": 3}, "batch_size=3 leaves less than two images for each of 3 processes"),
+    "a recorded step": ({"cuda_graph": True, "cuda": True}, "cuda_graph=True is for one process, and these are 3"),
+    "the teacher's batch": (
+        {"batch_size": 48},
+        "preparing digits.RN8: batch_size=64 cannot be shared equally by 3 processes; choose a multiple of 3; to make "
+        "it with options of its own: python main_classification.py with config=digits.RN8 ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), UNSHARED.values(), ids=UNSHARED)
+def test_what_processes_cannot_share_is_refused_before_anything_is_prepared(options, message, tmp_path, monkeypatch):
+    for module in ("run", "train"):
+        monkeypatch.setattr(f"algorithms.{module}.member", lambda: Member(0, 3))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        run_config(configure("letKD-2", tmp_path, prepare=True, **options))
+    assert list(tmp_path.rglob("*")) == []
+
+
+def plan(rank: int, made: Path) -> int:
+    """How many steps a rank does that looks late for what the first makes soon."""
+
+    def steps_before(algorithm: Algorithm) -> list[Path]:
+        time.sleep(0.3 * rank)
+        return [] if made.exists() else [made]
+
+    with (
+        patch.object(algorithms.run, "steps_before", steps_before),
+        patch.object(algorithms.run, "Preparation", lambda steps, *_: Mock(carry_out=lambda make: steps[0].touch())),
+    ):
+        return algorithms.run.provide(make_algorithm(configure("classification", made.parent, prepare=True)))
+
+
+def test_all_have_planned_before_the_first_makes_something(tmp_path):
+    assert on_ranks(2, plan, tmp_path, tmp_path / "made.pth") == [1, 1]
 
 
 def test_fewer_batches_than_processes_are_refused(monkeypatch, supervision, few_digits):

@@ -203,6 +203,25 @@ def test_running_statistics_of_parts_are_averaged(tmp_path):
     torch.testing.assert_close(after, twin)
 
 
+def equal_statistics(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Of a BatchNorm that does not move, before and after, beside one that does."""
+    torch.manual_seed(0)
+    frozen, other = nn.BatchNorm2d(100), nn.BatchNorm2d(100)
+    nn.init.normal_(frozen.running_mean)
+    nn.init.uniform_(frozen.running_var)
+    before = copy.deepcopy(frozen)
+    nn.init.constant_(other.running_mean, rank)
+    average_statistics(frozen, other)
+    assert torch.equal(other.running_mean, torch.ones(100))
+    return before.state_dict(), frozen.state_dict()
+
+
+def test_statistics_that_are_the_same_everywhere_stay_bit_for_bit(tmp_path):
+    """A third of the sum of three equal numbers is often another number."""
+    for before, after in on_ranks(3, equal_statistics, tmp_path):
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
 def test_a_batch_norm_of_a_kind_of_its_own_is_refused():
     class Other(nn.BatchNorm2d):
         pass

@@ -4,7 +4,10 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +193,48 @@ def test_a_process_that_does_not_come_is_missed(tmp_path, capfd, monkeypatch):
     second.kill()
     assert ended([first]) == [1]
     assert capfd.readouterr().err.startswith("error: ")
+
+
+ADDRESS = {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}  # nobody there
+
+
+def test_one_alone_says_that_the_first_does_not_answer(capfd, monkeypatch):
+    monkeypatch.setattr(engine.ranks, "MEETING_SECONDS", 0.2)
+    said = {}
+    for rank in ("1", "2"):
+        for name, value in (ADDRESS | {"RANK": rank, "LOCAL_RANK": rank}).items():
+            monkeypatch.setenv(name, value)
+        assert main_classification.main([*ALONE]) == 1
+        said[rank] = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said["1"][0].startswith("error: no process answers at 127.0.0.1:9 (") and len(said["1"]) == 1
+    assert said["2"] == []
+
+
+def test_one_alone_says_that_the_first_does_not_come(tmp_path, capfd, monkeypatch):
+    """Where torchrun keeps the store."""
+    whole = main_classification.main
+    monkeypatch.setattr(engine.ranks, "MEETING_SECONDS", 0.5)
+    monkeypatch.setattr(engine.ranks, "LINGERING_SECONDS", 0.2)
+    monkeypatch.setattr(main_classification, "main", lambda argv: 0 if os.environ["RANK"] == "0" else whole(argv))
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    agent = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    assert run(3, [*ALONE, f"localpath={tmp_path}"], **agent) == [0, 1, 1]
+    error = capfd.readouterr().err
+    assert "2 of 3 processes have come in 0.5 seconds; start as many as WORLD_SIZE says" in error
+    assert error.startswith("error: rank ") and len(error.splitlines()) == 1
+
+
+def test_a_warning_comes_once(capfd, monkeypatch):
+    def warn(argv: list[str], end: Callable[..., int]) -> int:
+        warnings.warn("what all notice", stacklevel=1)
+        return end(0)
+
+    monkeypatch.setattr(main_classification, "_run_command", warn)
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: print(message, file=sys.stderr))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run(3, ALONE) == [0, 0, 0]
+    assert capfd.readouterr().err == "what all notice\n"
 
 
 # --- stops and faults ------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from storage.documents import first_line
 
 MEETING_SECONDS = 300  # in which all processes must have come
 WAITING_SECONDS = 1800  # of a rank for the others in one sum, as when rank 0 alone prepares images
-LINGERING_SECONDS = 2  # of a rank that ends alone: a mistake that all ranks make is told by rank 0 meanwhile
+LINGERING_SECONDS = 5  # of a rank that ends alone: a mistake that all ranks make is told by rank 0 meanwhile
 ENDING_SECONDS = 10  # of a rank that knows that another has failed
 LAST_WORD_SECONDS = 60  # that rank 0 has for its records when all end together
 POLL_SECONDS = 0.1

@@ -12,6 +12,7 @@ batches that one process has.
 
 import atexit
 import math
+import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sized
@@ -214,7 +215,8 @@ class StreamedLoader:
             generator=torch.Generator(),  # its own: iterating must not advance the global random state
         )
         _OPEN.add(self)
-        weakref.finalize(self, _end_workers, self.batches).atexit = False
+        self.process = os.getpid()
+        weakref.finalize(self, _end_workers, self.batches, self.process).atexit = False
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -263,14 +265,17 @@ class StreamedEvalLoader(StreamedLoader):
 _OPEN: "weakref.WeakSet[StreamedLoader]" = weakref.WeakSet()
 
 
-def _end_workers(batches: DataLoader) -> None:
+def _end_workers(batches: DataLoader, process: int) -> None:
     """End the workers that stay between epochs, by the message that they wait for.
 
     torch does it when the last reference to them goes, which is too late in two cases: the cycle collector has closed
     the queue of messages by then, and at the exit of Python torch leaves them to multiprocessing, whose one SIGTERM
     they outlast, and which would wait for them for ever.
+
+    Args:
+        process: whose they are; a fork of it leaves them alone.
     """
-    if batches._iterator is not None:
+    if batches._iterator is not None and process == os.getpid():
         batches._iterator._shutdown_workers()
         batches._iterator = None  # the next iteration starts workers anew
 
@@ -278,7 +283,7 @@ def _end_workers(batches: DataLoader) -> None:
 @atexit.register  # behind torch's own function, therefore called before it
 def _end_all_workers() -> None:
     for loader in list(_OPEN):
-        _end_workers(loader.batches)
+        _end_workers(loader.batches, loader.process)
 
 
 def _outlast_stop_signals(worker: int) -> None:

@@ -203,6 +203,16 @@ def test_workers_end_by_their_message_when_the_cycle_collector_frees_the_loader(
     assert [worker.exitcode for worker in workers] == [0, 0]
 
 
+def test_a_fork_leaves_the_workers_of_its_parent_alone(streamed):
+    loader = train_loader(streamed, num_workers=1)
+    expected = epoch_of(loader, 1)
+    process = multiprocessing.get_context("fork").Process(target=loaders._end_all_workers)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert same(epoch_of(loader, 1), expected)
+
+
 EXITING = """
 import sys
 from dataloaders import load_dataset, make_train_loader

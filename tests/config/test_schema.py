@@ -268,13 +268,17 @@ def test_earlier_results_are_compared_by_todays_names(capsys):
     assert capsys.readouterr().err == ""
 
 
+LATER = ("optimizer", "schedule", "freeze", "protocol", "sync_bn")
+
+
 def test_what_an_earlier_version_had_no_option_for_it_did_as_the_default_says():
     now = default_config("digits.RN8")
-    earlier = {key: value for key, value in now.items() if key not in ("optimizer", "schedule", "freeze", "protocol")}
+    earlier = {key: value for key, value in now.items() if key not in LATER}
     assert changed_settings(earlier, now) == changed_settings(now, earlier) == {}
-    other = {"optimizer": "adamw", "schedule": "constant", "freeze": ["conv1"]}
+    other = {"optimizer": "adamw", "schedule": "constant", "freeze": ["conv1"], "sync_bn": True}
     assert changed_settings(earlier, now | other) == {
         "optimizer": ("sgd", "adamw"), "schedule": ("step", "constant"), "freeze": ([], ["conv1"]),
+        "sync_bn": (False, True),
     }  # fmt: skip
     of_no_training = {"config": "digits.RN8", "precision": "fp32"}
     assert changed_settings(of_no_training, now | other) == {}

@@ -77,10 +77,10 @@ class ITRD(Loss):
 
 def standardized(features_BD: Tensor) -> Tensor:
     """Columns of mean 0 and deviation 1; a constant one is 0."""
-    centred_BD = features_BD - features_BD.mean(dim=0)
-    variance_D = centred_BD.square().sum(dim=0) / (len(features_BD) - 1)
+    variance_D, mean_D = torch.var_mean(features_BD, dim=0)
     is_constant_D = variance_D <= EPSILON
-    return (centred_BD * variance_D.masked_fill(is_constant_D, 1.0).rsqrt()).masked_fill(is_constant_D, 0.0)
+    scale_D = variance_D.masked_fill(is_constant_D, 1.0).rsqrt().masked_fill(is_constant_D, 0.0)
+    return (features_BD - mean_D) * scale_D
 
 
 def mutual(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:

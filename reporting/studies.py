@@ -49,13 +49,19 @@ def _comparison(study: Config) -> StudyTable:
             f"Rows of an average are of the average of the weights, beside those of the student itself; what is "
             f"subtracted from them is the average of {against}."
         )
-    if comparisons := sum(difference is not None for difference, _ in found + averages):
-        notes.append(
-            f"Differences are of runs with the same seed, with the {interval} of Student's t. Where 0 is in it, a gain "
-            f"is {NOISE}. {text.plural(comparisons, 'interval')}, each by itself. Without an interval a difference "
-            "says nothing of other seeds."
-        )
+    if compared := [difference for difference, _ in found + averages if difference is not None]:
+        notes.append(" ".join(_of_differences([difference for difference in compared if difference.interval])))
     return StudyTable("Methods compared", columns, [row for _, row in found + averages], [*notes, *_others(study)])
+
+
+def _of_differences(with_interval: list[Paired]) -> Iterator[str]:
+    yield "Differences are of runs with the same seed."
+    if with_interval:
+        yield (
+            f"{text.plural(len(with_interval), 'interval')} at {CONFIDENCE:.0%}, of Student's t, each by itself. Where "
+            f"0 is in it, a gain is {NOISE}."
+        )
+    yield "Without an interval a difference says nothing of other seeds."
 
 
 def _compared(member: Config, study: Config, figure: str = "top1") -> tuple[Paired | None, list[str]]:

@@ -48,6 +48,14 @@ def test_a_difference_is_told_with_its_interval(gains, difference, verdict):
     assert row_of(table, "KD")["deviation"] == "1.00"
 
 
+def test_intervals_that_are_not_there_are_not_counted():
+    short = member("KD", {0: 90.0}), member("DKD", {0: 91.0})
+    whole = member("KD", DONE), member("DKD", {0: 90.0, 1: 93.0, 2: 92.5}), member("AT", {0: 91.0})
+    (table,), (other,) = study_tables(study(*short)), study_tables(study(*whole))
+    assert not any("Student's t" in note for note in table.notes)
+    assert any("1 interval at 95%, of Student's t" in note for note in other.notes)
+
+
 def test_other_seeds_of_the_first_are_said():
     found = DONE | {3: 93.5}
     (table,) = study_tables(study(member("KD", {1: 90.0, 2: 90.9, 3: 92.4}), member("DKD", found)))
@@ -124,7 +132,7 @@ def test_the_report_and_a_file_have_the_tables(tmp_path):
     write_report(tmp_path, {}, command="report")
     told, page = (tmp_path / "report" / name for name in ("report.md", "index.html"))
     for text in (printed, (folder / "tables.md").read_text(), told.read_text(), page.read_text()):
-        assert "91.00" in text and "within the noise of seeds" in text and "Methods compared" in text
+        assert "91.00" in text and "no interval: one seed" in text and "Methods compared" in text
     row = next(line for line in told.read_text().splitlines() if line.startswith("| DKD "))
     assert row in (folder / "tables.md").read_text() and "no &#124; file &#60;b>" in row
     assert 'id="study-mine"' in page.read_text() and "seed 1 failed: no | file &lt;b&gt;" in page.read_text()

@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from device_tools import OnMeta
 from PIL import Image
 
 from config.options import Protocol
@@ -149,6 +150,14 @@ def test_a_batch_that_is_not_mixed_has_the_same_types(blends, batch):
         (value.dtype, value.shape, value.stride()) for value in other
     ]
     assert torch.equal(plain.images.float(), batch.images.float()) and plain.share.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("mix", [Mix(), Mix("mixup", 0.3), Mix("cutmix", 0.5, 0.5, 0.5)], ids=lambda mix: str(mix.kind))
+def test_nothing_is_read_back_or_left_on_the_cpu(mix):
+    batch = Batch(*(torch.empty(shape, device="meta") for shape in ((4, 3, HEIGHT, WIDTH), (4,), (4,))))
+    with OnMeta():
+        found = mixed(batch, mix, blends=True)
+    assert {value.device.type for value in found} == {"meta"}
 
 
 # --- loaders ---------------------------------------------------------------------------------------------------------

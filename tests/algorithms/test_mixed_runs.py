@@ -81,8 +81,9 @@ def test_after_the_last_epoch_of_mixing_images_are_whole(folder):
 
 
 def test_an_average_and_parts_of_batches_take_mixed_images(folder):
-    results = results_of(train("KD", folder, **SHORT, **BOTH, average=True, accumulate=4))
-    assert results["average_top1"] > 0 and [done["train"]["ce"] > 0 for done in results["history"]] == [True, True]
+    results = results_of(train("KD", folder, epochs=1, milestones=[], **BOTH, average=True, accumulate=4))
+    (done,) = results["history"]
+    assert results["average_top1"] > 0 and 0 < done["train"]["top1"] < 100 and done["train"]["kd"] > 0
 
 
 @pytest.mark.parametrize("method", ["KD", "DKD", "KDPP"])

@@ -64,8 +64,11 @@ def step_functions(size: Size, device: torch.device) -> dict[str, Callable[[], N
             nonlocal number
             number = number % STEPS + 1
             set_learning_rate(optimizer, learning_rate(protocol, EPOCH, number, STEPS))
-            given = mixed(batch, mixing[number - 1], blends=protocol.mixup > 0) if mixing else batch
-            Meter(device).add(train(given), given.labels, given.other_labels, given.share)
+            given = batch
+            if mixing:  # the images: letKD-2 refuses the labels
+                images = mixed(batch, mixing[number - 1], blends=protocol.mixup > 0).images
+                given = batch._replace(images=images)
+            Meter(device).add(train(given), batch.labels)
 
         return step
 

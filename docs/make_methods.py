@@ -136,19 +136,21 @@ Such an image has two labels, whose shares l and 1 - l add up to 1. What each lo
 A loss that weighs both labels is computed for either, sample by sample, and the mean is of l times one and 1 - l times
 the other: cross-entropy, all terms of DKD and NKD, the virtual teacher of TfKD, the term `kdpp.nd` with the means of
 both classes. That is so of whatever stands behind `sdd` too, which compares with the label where it weighs regions; the
-other transforms read none. Losses that compare the samples of a batch with each other ({_listed(_of_samples())}) also
-compare the two mixtures of a pair, which are of the same two images. A sum with a refused loss stops in one line before
-anything is made; of one's own losses, those with `takes_mixed = False` do. Accuracy in training counts a guess by the
-share of its label.
+other transforms read none. A sum with a refused loss stops in one line before anything is made; of one's own losses
+those do that say `takes_mixed = False`. Accuracy in training counts a guess by the share of its label. These losses
+compare the samples of a batch with each other, and so the two mixtures of a pair, which are of the same two images:
+{_listed(_of_samples())}.
 
 Published for KD on CIFAR-100, top-1 in percent:
 
 {table(list(_mixed_figures()))}
 
-KD: {METHOD_FIGURES["sources"][METHOD_FIGURES["mixed"]["plain"]]}. The others: {METHOD_FIGURES["mixed"]["source"]};
-parameters of the Beta distributions, number of runs and epoch are not known here. By these figures either gives KD
-{_gains()} points, more than most methods do. With this code it is not measured on CIFAR-100; on pictures of two-digit
-numbers it [is](../experiments/README.md#mixup-and-cutmix-on-two-digit-numbers).
+- KD: {METHOD_FIGURES["sources"][METHOD_FIGURES["mixed"]["plain"]]}
+- with mixup and with CutMix: {METHOD_FIGURES["mixed"]["source"]}
+
+By these figures either gives KD {_gains()} points, more than most methods do. The parameters of the Beta distributions,
+the number of runs and of which epoch the figures are is not known here. With this code it is not measured on CIFAR-100;
+[on pictures of two-digit numbers](../experiments/README.md#mixup-and-cutmix-on-two-digit-numbers) it is.
 
 ## Transforms
 

@@ -9,6 +9,7 @@ from algorithms.trials import TRIALS
 from config.command_lines import command_line, options_for
 from config.options import OFFLINE, OPTIONS, PATCHES, Protocol
 from config.schema import filled, like
+from dataloaders.mixing import check_pairs
 from distillation.expressions import described
 from distillation.prepared import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
@@ -115,6 +116,7 @@ def _check_optimization(protocol: Protocol, *, cuda_graph: bool) -> None:
             f"accumulate={protocol.accumulate} must divide batch_size={protocol.batch_size} into parts of at least "
             f"{SMALLEST_BATCH} images"
         )
+    check_pairs(protocol)
     if protocol.warmup and protocol.warmup_steps:
         raise ValueError(
             f"warmup={protocol.warmup:g} and warmup_steps={protocol.warmup_steps} are both how long the learning rate "

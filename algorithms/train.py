@@ -34,8 +34,10 @@ from dataloaders import Dataset, check_shares, check_train_batch, make_train_loa
 from dataloaders.augmentation import derive_seed
 from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
+from dataloaders.mixing import check_pairs, with_mixing
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
+from distillation.mixing import check_losses
 from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
 from engine.batch_norm import average_statistics, synchronise_
@@ -97,6 +99,7 @@ class Training(Algorithm):
     def missing_requirements(self) -> Iterator[Requirement]:
         check_names(self.options)  # one that does not exist stops here, before hours of preparation
         check_optimizer(self.options.protocol)
+        check_losses(self.options)
         if self.options.job.checkpoint == 0:
             read_start(self.options)
         yield from missing_supervision(self.options)
@@ -106,6 +109,7 @@ class Training(Algorithm):
         if self.options.run.cuda_graph:
             raise ValueError(f"cuda_graph=True is for one process, and these are {size}; leave it out")
         check_shares(protocol.batch_size, size)
+        check_pairs(protocol, size)
         part, rest = divmod(protocol.batch_size, size * protocol.accumulate)
         said = f"batch_size={protocol.batch_size}"
         if protocol.accumulate > 1:
@@ -242,7 +246,7 @@ class Training(Algorithm):
         self.optimizer = make_optimizer(self.objective, protocol, recorded=is_recorded)
         kind = GraphedStep if is_recorded else TrainStep
         self.step = kind(self._on_all_processes(), self.optimizer, self.autocast, protocol.accumulate)
-        self.train_loader = make_train_loader(
+        loader = make_train_loader(
             self.dataset,
             batch_size=protocol.batch_size,
             device=self.device,
@@ -251,6 +255,7 @@ class Training(Algorithm):
             padding_mode=options.data.padding_mode,
             member=member(),
         )
+        self.train_loader = with_mixing(loader, protocol, seed=options.run.seed)
         check_warm_up(protocol, len(self.train_loader))
         self.eval_loader = self.loader(self.dataset, "eval", member=member())
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
@@ -461,7 +466,7 @@ class Training(Algorithm):
             result = self.step(batch, with_statistics=looked_at)
             if self.average:
                 self.average.update((epoch - 1) * len(loader) + step)
-            meter.add(result, batch.labels)
+            meter.add(result, batch.labels, batch.other_labels, batch.share)
             if looked_at:
                 self._look(epoch, result)
         return meter.means()

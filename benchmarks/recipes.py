@@ -28,6 +28,7 @@ from benchmarks.methods import (
 )
 from benchmarks.step import describe_machine
 from config.options import Protocol
+from dataloaders.mixing import draw_mixes, mixed, mixes
 from engine.host_memory import keep_freed_memory
 from engine.meter import Meter
 from engine.optimization import make_optimizer
@@ -43,6 +44,7 @@ RECIPES = {
     "a cosine": {"schedule": "cosine", "warmup": 5.0},
     "clipping": {"clip_gradients": 1.0},
     "no decay of norms and biases": {"decay_norms_and_biases": False},
+    "mixup and CutMix": {"mixup": 0.2, "cutmix": 1.0},
 }
 RECIPES[TOGETHER] = {key: value for options in RECIPES.values() for key, value in options.items()}
 
@@ -55,13 +57,18 @@ def step_functions(size: Size, device: torch.device) -> dict[str, Callable[[], N
         protocol = Protocol(learning_rate=1e-6, **options)  # nothing that is trained on noise runs away
         optimizer = make_optimizer(objective, protocol)
         train = TrainStep(objective, optimizer, lambda: torch.autocast(device.type, enabled=False))
+        mixing = draw_mixes(protocol, STEPS, seed=0, epoch=EPOCH) if mixes(protocol) else None
         number = 0
 
         def step() -> None:
             nonlocal number
             number = number % STEPS + 1
             set_learning_rate(optimizer, learning_rate(protocol, EPOCH, number, STEPS))
-            Meter(device).add(train(batch), batch.labels)
+            given = batch
+            if mixing:  # the images: letKD-2 refuses the labels
+                images = mixed(batch, mixing[number - 1], blends=protocol.mixup > 0).images
+                given = batch._replace(images=images)
+            Meter(device).add(train(given), batch.labels)
 
         return step
 

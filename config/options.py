@@ -460,6 +460,38 @@ class Protocol:
         jobs=TRAIN,
         bears="training",
     )
+    mixup: float = option(
+        0.0,
+        "mixup: pairs of training images are blended, with shares from Beta(mixup, mixup); 0: none",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+    )
+    cutmix: float = option(
+        0.0,
+        "CutMix: a box of one image is pasted into another, its part from Beta(cutmix, cutmix); 0: none",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+    )
+    mix_switch: float = option(
+        0.5,
+        "where mixup and cutmix are both on: the probability that a mixed batch is CutMix's",
+        at_least=0,
+        at_most=1,
+        jobs=TRAIN,
+        bears="training",
+    )
+    mix_probability: float = option(
+        1.0, "the share of batches that mixup and cutmix mix", at_least=0, at_most=1, jobs=TRAIN, bears="training"
+    )
+    mix_off_epoch: int = option(
+        0,
+        "after this epoch mixup and cutmix mix nothing; 0: they mix to the end",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+    )
     ema_decay: float = option(
         0.999,
         "share of the average that stays in a step; less in the first steps",

@@ -12,8 +12,8 @@ class Batch(NamedTuple):
     """B images with what is known of them, all on one device.
 
     Attributes:
-        images: (B, 3, H, W) uint8, pixels in channels_last layout; never to be changed in place, since those of a
-            resident split can be views of it.
+        images: (B, 3, H, W) uint8, or float32 in 0..255 where mixup blends them, pixels in channels_last layout; never
+            to be changed in place, since those of a resident split can be views of it.
         labels: (B,) int64.
         index: (B,) int64, the position of each image in its split.
         other_labels: (B,) int64, of the images that are mixed into these (mixup, CutMix); None where none are.

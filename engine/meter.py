@@ -45,9 +45,18 @@ class Meter:
         self.seconds = 0.0
 
     @torch.no_grad()
-    def add(self, step: Step, labels: Tensor) -> None:
-        size = member().size
-        correct = (step.logits.argmax(dim=1) == labels).sum()
+    def add(self, step: Step, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None) -> None:
+        """Add the figures of a step.
+
+        Args:
+            labels, other_labels, share: of its batch. Of mixed images the right class counts by the share of its label,
+                as in the code of mixup's authors.
+        """
+        size, given = member().size, step.logits.argmax(dim=1)
+        hits = given == labels
+        if share is not None:
+            hits = torch.lerp((given == other_labels).float(), hits.float(), share)
+        correct = hits.sum()
         self.names = ["correct", "loss", *step.terms]
         figures = torch.stack([correct.float(), step.loss.float(), *map(Tensor.float, step.terms.values())])
         if size > 1:

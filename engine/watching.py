@@ -12,8 +12,8 @@ NUM_IMAGES = 64
 
 
 def input_images(loader: Iterable[Batch]) -> Tensor:
-    """Pixels of the first images of a loader: (B, 3, H, W) uint8 on the CPU, B <= 64."""
-    return next(iter(loader)).images[:NUM_IMAGES].cpu()
+    """Pixels of the first images of a loader, rounded: (B, 3, H, W) uint8 on the CPU, B <= 64."""
+    return next(iter(loader)).images[:NUM_IMAGES].float().round().to(torch.uint8).cpu()
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, float] | None:

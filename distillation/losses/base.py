@@ -133,7 +133,8 @@ class Loss(Part):
         reads_weights: whether `build` takes numbers out of the teacher's weights, which must be trained by then.
         prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
         replaces_classifier: whether the student predicts through another classifier than its own.
-        takes_mixed: whether it can weigh the two labels of a mixed image.
+        reads_labels: whether its terms depend on labels.
+        takes_mixed: whether it can weigh the two labels of a mixed image, where it reads labels.
         needs: of the instance; set by `__init__`.
     """
 
@@ -147,6 +148,7 @@ class Loss(Part):
     reads_weights: ClassVar[bool] = False
     prepared: ClassVar[tuple[str, ...]] = ()
     replaces_classifier: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
     takes_mixed: ClassVar[bool] = True
     needs: Needs
 

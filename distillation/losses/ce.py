@@ -15,6 +15,7 @@ class CrossEntropy(Loss):
 
     terms = {"ce": 1.0}
     needs_teacher = False
+    reads_labels = True
 
     def __init__(self) -> None:
         super().__init__()

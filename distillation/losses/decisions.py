@@ -30,6 +30,7 @@ class Decisions(Loss):
     kind = "words"
     terms = {"decisions": 1.0}
     prepared = ("decisions",)
+    reads_labels = True
     takes_mixed = False  # sub-classes are those of the image's own class
 
     @dataclass(frozen=True)

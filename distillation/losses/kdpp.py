@@ -73,6 +73,7 @@ class KDPP(WarmUp, Loss):
     yields = ("kd",)
     published = {pair: {"kd": kd, "nd": nd} for pair, (kd, nd) in WEIGHTS.items()}
     prepared = ("means",)
+    reads_labels = True
     first_epoch = 0
 
     @dataclass(frozen=True)

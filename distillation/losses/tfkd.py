@@ -40,6 +40,7 @@ class TfKD(Loss):
     terms = {"tfkd": 0.1}
     ce = 0.9
     needs_teacher = False
+    reads_labels = True
 
     @dataclass(frozen=True)
     class Options:

@@ -10,7 +10,8 @@ def test_runs_on_little(monkeypatch, capsys):
     assert recipes.main(["--quick", "--alternations", "6"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     rows = {cells[0]: cells[1:] for line in lines if len(cells := line.strip("| ").split(" | ")) > 1}
-    assert "torch" in first and {"a cosine", "clipping", "no decay of norms and biases", "together"} < set(rows)
+    assert "torch" in first and {"a cosine", "clipping", "mixup and CutMix", "together"} < set(rows)
+    assert set(recipes.RECIPES) < set(rows)
     assert " to " in rows["together"][2] and lines[-1].endswith(f"the limit of {recipes.LIMIT} of a plain step")
 
 
@@ -23,7 +24,8 @@ def test_what_is_together_has_every_option(monkeypatch):
     plain, *single, together = made
     assert (plain.schedule, plain.clip_gradients, plain.decay_norms_and_biases) == ("step", None, True)
     assert (together.schedule, together.clip_gradients, together.decay_norms_and_biases) == ("cosine", 1.0, False)
-    assert len(single) == 3 and plain not in single
+    assert (plain.mixup, plain.cutmix, together.mixup, together.cutmix) == (0.0, 0.0, 0.2, 1.0)
+    assert len(single) == 4 and plain not in single
 
 
 def test_the_steps_of_a_cosine_are_behind_its_warm_up(monkeypatch):

@@ -99,6 +99,9 @@ def test_published_figures_are_of_methods_and_sources_that_there_are():
             assert not set(figures) - set(known["pairs"]) and all(50 < figure < 80 for figure in figures.values())
         for method, deviations in table.get("std", {}).items():
             assert set(deviations) <= set(table["top1"][method])
+    assert known["mixed"]["plain"] in known["sources"]
+    for figures in known["mixed"]["top1"].values():
+        assert not set(figures) - set(known["pairs"]) and all(50 < figure < 80 for figure in figures.values())
     used = {table["source"] for table in known["tables"]} | {"letKD"}  # whose figures are in published.json
     assert used == set(known["sources"])
 

@@ -1,0 +1,35 @@
+"""What losses do with mixed images, of mixup and CutMix, and which cannot have any."""
+
+from config.options import Options
+from dataloaders.mixing import mixes, named
+from distillation.expressions import losses_of
+from distillation.losses import Loss, find_loss
+
+REFUSED = "refused: it needs one class an image"
+BOTH_LABELS = "weighs both labels by their shares"
+NO_LABELS = "reads no labels: compares what both networks make of the mixture"
+STUDENT_ALONE = "reads no labels: as of any image"
+
+
+def does_with_mixed(loss: type[Loss]) -> str:
+    """What a loss does with mixed images, in a few words."""
+    if not loss.takes_mixed:
+        return REFUSED
+    if loss.reads_labels:
+        return BOTH_LABELS
+    return NO_LABELS if loss.needs_teacher else STUDENT_ALONE
+
+
+def check_losses(options: Options) -> None:
+    """Refuse to mix images for losses that need one class an image.
+
+    Raises:
+        ValueError: names the method, these losses, and what mixes.
+    """
+    if not mixes(options.protocol):
+        return
+    if refused := [key for key in losses_of(options) if not find_loss(key).takes_mixed]:
+        raise ValueError(
+            f"{options.experiment.method} cannot learn from mixed images: {', '.join(refused)} needs one class an "
+            f"image; leave out {named(options.protocol)}, or choose another method"
+        )

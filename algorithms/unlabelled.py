@@ -1,6 +1,6 @@
 """Pictures without classes of a training: checked at the door, opened, and what they make of an epoch."""
 
-from config.options import Data, Options
+from config.options import OPTIONS, Options
 from dataloaders import Dataset, check_train_batch
 from dataloaders.unlabelled import (
     Unlabelled,
@@ -22,7 +22,7 @@ def check_unlabelled(options: Options) -> None:
     """
     data, protocol = options.data, options.protocol
     if data.unlabelled is None:
-        if data.unlabelled_share != Data().unlabelled_share:
+        if data.unlabelled_share != OPTIONS["unlabelled_share"].default:
             raise ValueError(f"unlabelled_share={data.unlabelled_share:g} is of pictures: unlabelled= their folder")
         return
     num_labelled, _ = numbers_of(protocol.batch_size, data.unlabelled_share)

@@ -41,8 +41,8 @@ def _weighted(loss: type[Loss], options: Options) -> bool:
 
 def _weight_options(loss: type[Loss], options: Options) -> list[str]:
     """Of its terms, by the names that they have in the experiment."""
-    names = (loss.weight_option(term) for term in loss.terms)
-    return [known if (known := PUBLISHED_NAMES.get(name)) in options.flat else name for name in names]
+    names = [loss.weight_option(term) for term in loss.terms]
+    return [PUBLISHED_NAMES.get(name, name) for name in names] if options.words else names
 
 
 def _reads_labels(key: str, loss: type[Loss], options: Options) -> bool:

@@ -53,7 +53,8 @@ class Data:
     """What a loss may know of the training data.
 
     Args:
-        num_images: None where a loss with prepared files is built to be looked at, without the training images.
+        num_images: that train, those without labels among them; None where a loss with prepared files is built to be
+            looked at, without the training images.
     """
 
     num_images: int | None

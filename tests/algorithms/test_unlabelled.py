@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rank_tools import ended, started
 from sklearn.datasets import load_digits
 from training_tools import FAST, THREE_EPOCHS, configure, differences, outcome, stop_at, train
 
@@ -129,6 +130,28 @@ def test_images_of_both_kinds_count_once_in_the_accuracy_of_training(folder, pic
     directory = train("QuEST", folder, **options)
     assert seen == [(64, 48, 48)] * 16
     assert results(directory)["history"][0]["train"]["top1"] == 100
+
+
+def test_two_processes_train_as_one(folder, pictures, capfd):
+    """With BatchNorm of the whole batch; each has its share of both kinds. Three cannot share 32 and 32 images."""
+    argv = [
+        "main_classification.py", "with", "config=digits.RN14_RN8.letKD-2", "teacher=resnet8", "image_size=8",
+        "cuda=False", "teacher_experiment=digits.RN8", "supervision=digits.RN8", "num_words=16",
+        "subclasses_per_class=2", "allow_poor_teacher=True", "epochs=1", "milestones=[]", "sync_bn=True",
+        "learning_rate=0.005", f"localpath={folder}", f"unlabelled={pictures}",
+    ]  # fmt: skip
+    assert ended(started(2, [*argv, "name=two.processes"])) == [0, 0]
+    assert main_classification.main([*argv, "name=one.process"]) == 0
+    two, one = (results(folder / name)["history"][0]["train"] for name in ("two/processes", "one/process"))
+    assert two == pytest.approx(one, rel=1e-3, abs=1)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    models = (load_checkpoint(folder / name / "last.pth")["model"] for name in ("two/processes", "one/process"))
+    torch.testing.assert_close(*models, rtol=1e-2, atol=1e-2)
+    capfd.readouterr()
+    assert ended(started(4, [*argv, "name=four.processes", "batch_size=60"])) == [1] * 4
+    assert "batch_size=60 with unlabelled_share=0.5 is 30 labelled and 30 other images, which 4 parts of 4 proc" in (
+        capfd.readouterr().err
+    )
 
 
 # --- alone -----------------------------------------------------------------------------------------------------------

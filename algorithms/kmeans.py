@@ -1,14 +1,20 @@
 """k-means over every patch of a teacher's penultimate map, or of another one: the codebook of words (`kmeans=K`)."""
 
+import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
+from algorithms.unlabelled import open_unlabelled
 from architectures import Place
+from dataloaders import Dataset
+from dataloaders.unlabelled import digest_of_pictures
 from distillation.expressions import PENULTIMATE
 from distillation.prepared import codebook_path, pooled_apart
 from engine.records import duration, log, save_results
@@ -71,5 +77,18 @@ class KMeansCodebook(OfflineAlgorithm):
 
     def _path(self, tap: str) -> Path:
         job, is_usual = self.options.job, self._place_name == PENULTIMATE
-        pooled = pooled_apart(job.run_name, self.downscale)
-        return codebook_path(self.directory, job.kmeans, tap=None if is_usual else tap, pooled=pooled)
+        pooled, label_free = pooled_apart(job.run_name, self.downscale), self.options.data.is_label_free
+        shown = None if is_usual else tap
+        return codebook_path(self.directory, job.kmeans, tap=shown, pooled=pooled, label_free=label_free)
+
+    def _open_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> Dataset:
+        """In place of the training images the pictures, of a run that has these alone."""
+        dataset, options = super()._open_images(open_images), self.options
+        if not options.data.is_label_free:
+            return dataset
+        return dataclasses.replace(dataset, train=open_unlabelled(options, dataset).pictures)
+
+    def record(self) -> dict[str, Any]:
+        data = self.options.data
+        pictures = {"unlabelled": digest_of_pictures(data.unlabelled)} if data.is_label_free else {}
+        return super().record() | pictures

@@ -22,6 +22,7 @@ from algorithms.base import Algorithm
 from algorithms.teaching import drawn_objective
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
+from algorithms.unlabelled import steps_of_epoch
 from config.options import OPTIONS, PATCHES, TRAIN, Protocol, Run
 from config.schema import options_of
 from dataloaders import Dataset, ImageFiles
@@ -261,8 +262,7 @@ def _measure(job: Training, dataset: Dataset) -> str:
 
 def num_steps(job: Training, dataset: Dataset) -> int:
     """Of a whole training."""
-    protocol = job.options.protocol
-    return protocol.epochs * (len(dataset.split("train")) // protocol.batch_size)
+    return job.options.protocol.epochs * steps_of_epoch(job.options, dataset)
 
 
 def step_seconds(job: Training, dataset: Dataset) -> float:

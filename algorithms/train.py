@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ from algorithms.teaching import (
     supervision_fingerprints,
     weights_so_far,
 )
+from algorithms.unlabelled import check_unlabelled, open_unlabelled, steps_of_epoch
 from config.options import EMA
-from dataloaders import Dataset, check_shares, check_train_batch, make_train_loader
+from dataloaders import Dataset, check_shares, make_train_loader
 from dataloaders.augmentation import derive_seed
 from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
 from dataloaders.mixing import check_pairs, with_mixing
+from dataloaders.unlabelled import check_parts, numbers_of
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.mixing import check_losses
@@ -100,6 +103,7 @@ class Training(Algorithm):
         check_names(self.options)  # one that does not exist stops here, before hours of preparation
         check_optimizer(self.options.protocol)
         check_losses(self.options)
+        check_unlabelled(self.options)
         if self.options.job.checkpoint == 0:
             read_start(self.options)
         yield from missing_supervision(self.options)
@@ -110,6 +114,9 @@ class Training(Algorithm):
             raise ValueError(f"cuda_graph=True is for one process, and these are {size}; leave it out")
         check_shares(protocol.batch_size, size)
         check_pairs(protocol, size)
+        if self.options.data.unlabelled is not None:
+            number, share = size * protocol.accumulate, self.options.data.unlabelled_share
+            check_parts(protocol.batch_size, share, number, f"{number} parts of {size} processes")
         part, rest = divmod(protocol.batch_size, size * protocol.accumulate)
         said = f"batch_size={protocol.batch_size}"
         if protocol.accumulate > 1:
@@ -125,8 +132,7 @@ class Training(Algorithm):
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
         protocol = self.options.protocol
-        check_train_batch(dataset, protocol.batch_size, self.options.data.padding_mode)
-        check_warm_up(protocol, len(dataset.split("train")) // protocol.batch_size)
+        check_warm_up(protocol, steps_of_epoch(self.options, dataset))
         check_networks(self.options, dataset, weights_so_far(self.options))
         if protocol.freeze or protocol.learning_rates:
             self._check_patterns(dataset)
@@ -145,6 +151,8 @@ class Training(Algorithm):
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
         about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split)
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
+        if not self.trains_classifier:
+            about["classifier"] = "untrained"
         many = {"processes": member().size} if member().size > 1 else {}
         return super().facts() | about | self.taught_by | began | many
 
@@ -223,12 +231,17 @@ class Training(Algorithm):
         dataset = self.open_dataset("train", "eval", data={key: checkpoint["data"][key] for key in measured})
         self.dataset = self.held_out(dataset)
         self.data = data_facts(dataset) | image_facts(dataset)
+        self.unlabelled = open_unlabelled(self.options, self.dataset)
+        if self.unlabelled:
+            self.data["images"]["unlabelled"] = self.unlabelled.facts()
 
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
         options, protocol = self.options, self.options.protocol
         self._open_images(checkpoint)
         self.objective = open_objective(options, self.dataset).to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
+        # Of a run of labelled images alone the accuracy counts, whatever it minimises.
+        self.trains_classifier = self.unlabelled is None or self.objective.trains_classifier
         if checkpoint is None:
             self.began_with = load_start(self.model, self.options, self.dataset)
         else:
@@ -246,7 +259,10 @@ class Training(Algorithm):
         self.optimizer = make_optimizer(self.objective, protocol, recorded=is_recorded)
         kind = GraphedStep if is_recorded else TrainStep
         self.step = kind(self._on_all_processes(), self.optimizer, self.autocast, protocol.accumulate)
-        loader = make_train_loader(
+        make_loader = make_train_loader
+        if self.unlabelled:
+            make_loader = partial(self.unlabelled.make_train_loader, accumulate=protocol.accumulate)
+        loader = make_loader(
             self.dataset,
             batch_size=protocol.batch_size,
             device=self.device,
@@ -267,12 +283,26 @@ class Training(Algorithm):
         if apart and protocol.accumulate > 1:
             size = protocol.batch_size // protocol.accumulate
             log.info("note: %s compares images with each other, and sees %d of them at a time", ", ".join(apart), size)
+        if self.unlabelled:
+            self._say_unlabelled()
         log.info(
             "%s on %s, %d classes, %d + %d images of %d x %d, %s, %s: %s",
             options.experiment.method, self.dataset.name, self.dataset.num_classes, len(self.dataset.train),
             len(self.dataset.eval), self.dataset.image_size, self.dataset.image_size, self.device,
             options.run.precision, self.directory,
         )  # fmt: skip
+
+    def _say_unlabelled(self) -> None:
+        numbers = numbers_of(self.options.protocol.batch_size, self.unlabelled.share)
+        log.info(
+            "unlabelled %d images, of a batch %d labelled and %d of these; %d steps an epoch",
+            len(self.unlabelled.pictures), *numbers, len(self.train_loader),
+        )  # fmt: skip
+        if not self.trains_classifier:
+            log.info(
+                "note: nothing trains the classifier, so its accuracy says nothing, and the last epoch counts as the "
+                "best; measure the features with probe=True, or go on with labels from these weights, init="
+            )
 
     def _synchronise_norms(self) -> None:
         """Let BatchNorms that train see the batches of all processes, where that is asked for."""
@@ -416,7 +446,7 @@ class Training(Algorithm):
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
         tested = {name: self._evaluate(network, epoch) for name, network in self.evaluated.items()}
         self.epoch = epoch
-        improved = tested["eval"]["top1"] > self.best["top1"]
+        improved = tested["eval"]["top1"] > self.best["top1"] or not self.trains_classifier
         if improved:
             self.best = {"top1": tested["eval"]["top1"], "epoch": epoch}
         done = {
@@ -456,6 +486,9 @@ class Training(Algorithm):
             norm.eval()
         self.objective.on_epoch(epoch, self.options.protocol.epochs)
         meter, loader = self.meter, self.train_loader
+        num_unlabelled = 0
+        if self.unlabelled:
+            num_unlabelled = numbers_of(self.options.protocol.batch_size, self.unlabelled.share)[1] // member().size
         if member().size > 1 and meter.num_steps == 0:  # what networks draw, dropout for instance, is another elsewhere
             torch.manual_seed(derive_seed(self.options.run.seed, epoch, member().rank))
         loader.set_epoch(epoch, skip=meter.num_steps)
@@ -466,7 +499,7 @@ class Training(Algorithm):
             result = self.step(batch, with_statistics=looked_at)
             if self.average:
                 self.average.update((epoch - 1) * len(loader) + step)
-            meter.add(result, batch.labels, batch.other_labels, batch.share)
+            meter.add(result, batch.labels, batch.other_labels, batch.share, num_unlabelled=num_unlabelled)
             if looked_at:
                 self._look(epoch, result)
         return meter.means()
@@ -477,7 +510,8 @@ class Training(Algorithm):
         self._check_finite(means, epoch)
         statistics = self.meter.look(result.statistics)
         self.curves.add((epoch - 1) * len(self.train_loader) + self.meter.num_steps, "batch", statistics)
-        self.line.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.1f}%")
+        top1 = {"top1": f"{means['top1']:.1f}%"} if "top1" in means else {}  # there are labelled images
+        self.line.set_postfix(loss=f"{means['loss']:.3f}", **top1)
 
     def _check_finite(self, means: dict[str, float], epoch: int) -> None:
         """Stop when a loss or a trained tensor is not finite, and name the first."""
@@ -565,9 +599,11 @@ class Training(Algorithm):
         trained, epochs = done["train"], self.options.protocol.epochs
         parts = " ".join(f"{name} {trained[name]:.3f}" for name in trained if name not in ("loss", "top1"))
         tested = "  ".join(f"{name} {done[name]['top1']:.2f}%" for name in self.evaluated)
+        if "top1" in trained:
+            tested = f"train {trained['top1']:.2f}%  {tested}"
         log.info(
-            "epoch %*d/%d  loss %.3f (%s)  train %.2f%%  %s  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
-            len(str(epochs)), self.epoch, epochs, trained["loss"], parts, trained["top1"], tested,
+            "epoch %*d/%d  loss %.3f (%s)  %s  best %.2f%% (%d)  lr %.4g  %.0f img/s  left %s",
+            len(str(epochs)), self.epoch, epochs, trained["loss"], parts, tested,
             self.best["top1"], self.best["epoch"], done["learning_rate"], done["images_per_second"],
             duration(done["seconds"] * (epochs - self.epoch)),
         )  # fmt: skip
@@ -633,7 +669,7 @@ class Training(Algorithm):
     def _results_of_average(self, tested: dict[str, float], chosen: int) -> Results:
         """As those of the student, by names of their own; the held-out images choose one epoch, by the student."""
         best = {"epoch": chosen, "average": tested}
-        if not self.options.data.val_split:
+        if self.trains_classifier and not self.options.data.val_split:
             best = max(self.history, key=lambda done: done["average"]["top1"])  # the first of them
         top1, epoch = best["average"]["top1"], best["epoch"]
         log.info(

@@ -345,6 +345,20 @@ class Data:
         jobs=TRAIN,
         bears="training",
     )
+    unlabelled: str | None = option(
+        None,
+        "a folder of pictures without classes, from which losses that need no labels learn too",
+        jobs=("train", "kmeans"),
+        bears="training",
+    )
+    unlabelled_share: float = option(
+        0.5,
+        "share of these pictures in every batch; 1: all, so that no label is read, and words are of these pictures",
+        above=0,
+        at_most=1,
+        jobs=("train", "kmeans"),
+        bears="training",
+    )
     val_split: int = option(
         0,
         "so many training images are held out and choose the best epoch",
@@ -353,6 +367,11 @@ class Data:
         inherited=True,
         bears="training",
     )
+
+    @property
+    def is_label_free(self) -> bool:
+        """Whether a training reads no labels; its words are of the pictures then."""
+        return self.unlabelled is not None and self.unlabelled_share == 1
 
 
 @group

@@ -128,6 +128,15 @@ def quest(**options: Any) -> Config:
     return _pair("QuEST", Words, WordsMap, **options)
 
 
+def label_free(**options: Any) -> Config:
+    """The student predicts the teacher's words of pictures without classes, and nothing reads a label.
+
+    Args:
+        options: as `quest`; which pictures is for the command to say, `unlabelled=`.
+    """
+    return quest(**{"cls_loss_coef": 0.0, "unlabelled_share": 1.0} | options)
+
+
 def letkd1(**options: Any) -> Config:
     """A KD layer at the penultimate map, supervised by the teacher's words; options as `quest`."""
     return _pair("letKD-1", Words, WordsMap, Layers, **options)

@@ -14,10 +14,11 @@ class Batch(NamedTuple):
     Attributes:
         images: (B, 3, H, W) uint8, or float32 in 0..255 where mixup blends them, pixels in channels_last layout; never
             to be changed in place, since those of a resident split can be views of it.
-        labels: (B,) int64.
-        index: (B,) int64, the position of each image in its split.
+        labels: (B,) int64; -1 of an image without one.
+        index: (B,) int64, the position of each image in its split; those of pictures without labels go on behind it.
         other_labels: (B,) int64, of the images that are mixed into these (mixup, CutMix); None where none are.
         share: (B,) float32, the weight of `labels`; `other_labels` weigh the rest. None where nothing is mixed.
+        labelled: (B,) bool, which images have a label. None where all have.
     """
 
     images: Tensor
@@ -25,6 +26,7 @@ class Batch(NamedTuple):
     index: Tensor
     other_labels: Tensor | None = None
     share: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 def noise(size: int, dataset: Dataset, device: torch.device) -> Batch:

@@ -13,7 +13,12 @@ def image_facts(dataset: Dataset) -> dict[str, Any]:
     A resident split is told by its pixels, a streamed one by its files' names and sizes.
     """
     loaded = {name: split for name in SPLIT_NAMES if (split := getattr(dataset, name)) is not None}
-    return {"images": {name: {"number": len(split), "sha256": _digest(split)} for name, split in loaded.items()}}
+    return {"images": {name: split_facts(split) for name, split in loaded.items()}}
+
+
+def split_facts(split: Split) -> dict[str, Any]:
+    """What tells the images of a split from others."""
+    return {"number": len(split), "sha256": _digest(split)}
 
 
 def _digest(split: Split) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision.transforms as T
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dataloaders.augmentation import CROPS, EpochDraws, derive_seed, draw_epoch
@@ -44,6 +45,7 @@ def make_train_loader(
     num_workers: int = 0,
     padding_mode: str = "reflect",
     member: Member = ALONE,
+    steps: int | None = None,
 ) -> "ResidentTrainLoader | StreamedTrainLoader":
     """Shuffled, augmented batches of the training split; the last incomplete batch is dropped.
 
@@ -54,6 +56,8 @@ def make_train_loader(
         batch_size: of all ranks together.
         padding_mode: what is around a resident image, one of `CROPS`.
         member: whose part of each batch is wanted.
+        steps: batches of an epoch that is no pass over the images, but goes on where the epoch before has ended (see
+            `passes_of`); None for a pass.
 
     Raises:
         ValueError: no training split is loaded, or batch_size is not between 1 and its number of images or has no equal
@@ -64,8 +68,8 @@ def make_train_loader(
     split = dataset.split("train")
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode, member)
-    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers, "member": member}
+        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode, member, steps)
+    options = {"batch_size": batch_size, "device": device, "num_workers": num_workers, "member": member, "steps": steps}
     return StreamedTrainLoader(dataset, split, seed=seed, **options)
 
 
@@ -136,7 +140,9 @@ class ResidentTrainLoader:
         seed: int,
         padding_mode: str,
         member: Member,
+        steps: int | None = None,
     ):
+        self.steps = steps
         self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
         self.part = member.share(batch_size)
         self.labels = split.labels.to(device)
@@ -144,22 +150,49 @@ class ResidentTrainLoader:
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return len(self.labels) // self.batch_size
+        return len(self.labels) // self.batch_size if self.steps is None else self.steps
 
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         """Iterate over this epoch from now on, without its first `skip` batches."""
         self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Iterator[Batch]:
-        padding, flip = self.dataset.padding, self.dataset.flip
-        drawn = draw_epoch(len(self.labels), padding=padding, flip=flip, seed=self.seed, epoch=self.epoch)
-        draws = EpochDraws(*(values.to(self.device) for values in drawn))
+        draws = EpochDraws(*(values.to(self.device) for values in self._draw()))
         labels = self.labels[draws.order]
         for start in range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = slice(start + self.part.start, start + self.part.stop)
             index = draws.order[batch]
             images_BHWC = self.augment(index, draws.top[batch], draws.left[batch], draws.flip[batch])
             yield Batch(images_BHWC.permute(0, 3, 1, 2), labels[batch], index)
+
+    def _draw(self) -> EpochDraws:
+        """The random numbers of the epoch's images."""
+
+        def draw(epoch: int) -> EpochDraws:
+            padding, flip = self.dataset.padding, self.dataset.flip
+            return draw_epoch(len(self.labels), padding=padding, flip=flip, seed=self.seed, epoch=epoch)
+
+        if self.steps is None:
+            return draw(self.epoch)
+        passes = passes_of(self.epoch, self.steps * self.batch_size, len(self.labels))
+        drawn = [[values[places.start : places.stop] for values in draw(number)] for number, places in passes]
+        return EpochDraws(*map(torch.cat, zip(*drawn, strict=True)))
+
+
+def passes_of(epoch: int, num_drawn: int, num_images: int) -> Iterator[tuple[int, range]]:
+    """The passes over some images that an epoch has a part of, and which part of their permutations.
+
+    Epochs follow each other without a gap: every image is seen once before any is seen again.
+
+    Args:
+        num_drawn: images of an epoch.
+    """
+    place, stop = epoch * num_drawn, (epoch + 1) * num_drawn
+    while place < stop:
+        number, first = divmod(place, num_images)
+        last = min(num_images, first + stop - place)
+        yield number, range(first, last)
+        place += last - first
 
 
 class ResidentEvalLoader:
@@ -314,9 +347,10 @@ class StreamedTrainLoader(StreamedLoader):
         seed: int,
         num_workers: int,
         member: Member,
+        steps: int | None = None,
     ):
         self.batch_size = batch_size
-        self.order = EpochOrder(len(split), seed, batch_size, member.share(batch_size))
+        self.order = EpochOrder(len(split), seed, batch_size, member.share(batch_size), steps)
         super().__init__(
             read=TrainSample(split, dataset.image_size, dataset.flip, seed),
             keys=self.order,
@@ -333,22 +367,34 @@ class StreamedTrainLoader(StreamedLoader):
 class EpochOrder(Sampler):
     """Yields (epoch, index), shuffled: of all whole batches but the first `skip` those of one part.
 
-    The epoch travels along because the workers outlive it.
+    The epoch travels along because the workers outlive it; with `steps` it is the pass over the images.
     """
 
-    def __init__(self, num_images: int, seed: int, batch_size: int, part: range):
+    def __init__(self, num_images: int, seed: int, batch_size: int, part: range, steps: int | None = None):
         self.num_images, self.seed, self.batch_size, self.part = num_images, seed, batch_size, part
+        self.steps = num_images // batch_size if steps is None else steps
+        self.goes_on = steps is not None
         self.epoch = self.skip = 0
 
     def __len__(self) -> int:
-        return self.num_images // self.batch_size * len(self.part)
+        return self.steps * len(self.part)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(self.num_images, generator=generator)
-        batches = order[: self.num_images // self.batch_size * self.batch_size].view(-1, self.batch_size)
-        for index in batches[self.skip :, self.part.start : self.part.stop].flatten().tolist():
-            yield self.epoch, index
+        num_drawn = self.steps * self.batch_size
+        passes = [(self.epoch, range(num_drawn))]
+        if self.goes_on:
+            passes = list(passes_of(self.epoch, num_drawn, self.num_images))
+        index = torch.cat([self._shuffled(number)[places.start : places.stop] for number, places in passes])
+        epochs = torch.cat([torch.full((len(places),), number) for number, places in passes])
+        batches = (values.view(-1, self.batch_size)[self.skip :] for values in (epochs, index))
+        yield from zip(
+            *(values[:, self.part.start : self.part.stop].flatten().tolist() for values in batches), strict=True
+        )
+
+    def _shuffled(self, epoch: int) -> Tensor:
+        """The images in the order of an epoch, or of a pass."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        return torch.randperm(self.num_images, generator=generator)
 
 
 class TrainSample:

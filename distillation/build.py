@@ -14,6 +14,7 @@ from architectures import Input, create_model, create_on_meta, fold_batch_norm_,
 from architectures.classifier import classifier_of
 from config.options import EMA, Options
 from dataloaders import Dataset, refuse_other_classes
+from dataloaders.unlabelled import find_pictures
 from distillation.expressions import (
     ALONE,
     INTERMEDIATE,
@@ -281,8 +282,7 @@ def build_loss(
     values = values_for(cls, options) | {
         name: (kind.draw if drawn else kind.open)(options, student, teacher) for name, kind in kinds.items()
     }
-    num_images = None if dataset.train is None else len(dataset.train)
-    networks = student, teacher and teacher.network, Data(num_images, dataset.num_classes)
+    networks = student, teacher and teacher.network, Data(_num_images(options, dataset), dataset.num_classes)
     with _drawn_from(seed, key):
         loss = cls.build(*networks, **values)
     transforms = {}
@@ -290,6 +290,14 @@ def build_loss(
         with _drawn_from(seed, f"{name}:{key}"):
             transforms[name] = find_transform(name).build(*networks, **values_for(find_transform(name), options))
     return loss.behind(transforms) if transforms else loss
+
+
+def _num_images(options: Options, dataset: Dataset) -> int | None:
+    """Images that train, the pictures without labels among them; None where they are not loaded."""
+    if dataset.train is None:
+        return None
+    pictures = options.data.unlabelled
+    return len(dataset.train) + (0 if pictures is None else len(find_pictures(pictures)[0]))
 
 
 def values_for(part: type[Part], options: Options) -> dict[str, Any]:

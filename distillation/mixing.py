@@ -15,7 +15,7 @@ def does_with_mixed(loss: type[Loss]) -> str:
     """What a loss does with mixed images, in a few words."""
     if not loss.takes_mixed:
         return REFUSED
-    if loss.reads_labels:
+    if loss.labels != "none":
         return BOTH_LABELS
     return NO_LABELS if loss.needs_teacher else STUDENT_ALONE
 

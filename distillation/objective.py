@@ -134,6 +134,8 @@ class Objective(nn.Module):
             those := [key for key, loss in self.losses.items() if not loss.takes_mixed]
         ):
             raise ValueError(f"{', '.join(those)} cannot weigh the labels of mixed images; do not mix any")
+        if batch.labelled is not None:
+            self._check_unlabelled(batch)
         images = self.input(batch.images)
         taught = None
         if self.teacher is not None:
@@ -151,6 +153,21 @@ class Objective(nn.Module):
                     statistics |= loss.statistics(*seen[key])
             total = sum(self.weights[name] * term for name, term in terms.items())
         return Step(total, student.logits, {name: term.detach() for name, term in terms.items()}, statistics)
+
+    def _check_unlabelled(self, batch: Batch) -> None:
+        """Refuse what images without labels are not for."""
+        if batch.other_labels is not None:
+            raise ValueError("images without labels are not mixed with others; do not mix any, or leave them out")
+        if those := [key for key, loss in self.losses.items() if loss.labels == "all"]:
+            raise ValueError(f"{', '.join(those)} needs a label of every image; leave out those without")
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether anything that weighs reads the student's logits or its classifier."""
+        weighed = (
+            loss for loss in self.losses.values() if any(self.weights[loss.term_name(term)] for term in loss.terms)
+        )
+        return any(loss.needs.student.logits or loss.needs.student.head for loss in weighed)
 
     def _whole(self, student: Signals, taught: Signals | None, batch: Batch) -> tuple[Signals, Signals | None, Batch]:
         """What losses of the whole batch read, of the parts of all processes; images stay as they are."""

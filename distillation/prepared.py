@@ -5,6 +5,7 @@ Files, below <localpath>, for a supervision experiment A.B.C:
     VQ/A/B/C/codebook_K4096.pth                                 ours, of the penultimate map
     VQ/A/B/C/codebook_<tap>_K4096.pth                           ours, of another one
     VQ/A/B/C/codebook_pooled2_K4096.pth                         ours, of maps averaged over 2 x 2
+    VQ/A/B/C/codebook_unlabelled_K4096.pth                      ours, of pictures without labels (`unlabelled_share=1`)
     VQ/A/B/C/vector_quantizer_kmeansK4096_net_epoch*            the authors'
     LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
     LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
@@ -34,6 +35,7 @@ from torch import Tensor
 from config.experiments import is_experiment, load_experiment
 from config.options import Options
 from dataloaders import outline_dataset
+from dataloaders.unlabelled import digest_of_pictures
 from distillation.expressions import PENULTIMATE, losses_of, places_of
 from distillation.losses import find_loss
 from distillation.objective import Teacher
@@ -74,6 +76,8 @@ def _codebook_job(options: Options) -> Requirement:
     told: dict[str, Any] = {"kmeans": num_words}
     if place != PENULTIMATE:
         told["words_teacher_place"] = place
+    if options.data.is_label_free:
+        told |= {"unlabelled": options.data.unlabelled, "unlabelled_share": 1.0}
     what = f"no codebook of {num_words} words of {options.words.supervision}"
     return _job_of_maps(options, "words", what, told, given_as={"kmeans": "num_words"})
 
@@ -299,14 +303,17 @@ def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str
     return _File(path, {name: made.tensors[name] for name in names}, made.record | said, made)
 
 
-def codebook_path(directory: Path, num_words: int, *, tap: str | None = None, pooled: int | None = None) -> Path:
+def codebook_path(
+    directory: Path, num_words: int, *, tap: str | None = None, pooled: int | None = None, label_free: bool = False
+) -> Path:
     """The file of a codebook.
 
     Args:
         tap: module path of its map; None for the penultimate one.
         pooled: as `pooled_apart`.
+        label_free: whether it is of pictures without labels.
     """
-    return directory / _file_name("codebook", tap, pooled, f"K{num_words}")
+    return directory / _file_name("codebook_unlabelled" if label_free else "codebook", tap, pooled, f"K{num_words}")
 
 
 def decisions_path(
@@ -342,6 +349,8 @@ def _find_codebook(options: Options) -> Path | None:
     is_usual, side = places_of(options, "words")[1] == PENULTIMATE, _pooled(options, "words")
     tap = None if is_usual else teacher_path(options, "words")
     own, plain = (codebook_path(directory, words.num_words, tap=tap, pooled=pooled) for pooled in (side, None))
+    if options.data.is_label_free:
+        return _first_file([codebook_path(directory, words.num_words, tap=tap, pooled=side, label_free=True)])
     if side is not None:
         return _first_file([own]) or _averaged_over(side, plain, teacher_path(options, "words"), CODEBOOK_TENSORS)
     published = f"vector_quantizer_kmeansK{words.num_words}_net_epoch*"
@@ -389,6 +398,8 @@ def _expected_facts(options: Options, student: Network, teacher: Teacher, key: s
     }
     if key == "decisions":
         expected["lda_components"] = options.subclasses.lda_components
+    elif options.data.is_label_free:
+        expected["unlabelled"] = digest_of_pictures(options.data.unlabelled)
     return expected | _expected_of_teacher(options, teacher) | {"grid": list(student.outline.place(place).grid)}
 
 

@@ -28,7 +28,7 @@ class Meter:
 
     Attributes:
         num_steps: of the epoch that are done.
-        num_images: in them.
+        num_images: in them, those with a label.
         looks: (step, statistics) of the steps that were looked at.
         seconds: spent on the epoch before the run was stopped within it.
     """
@@ -45,12 +45,21 @@ class Meter:
         self.seconds = 0.0
 
     @torch.no_grad()
-    def add(self, step: Step, labels: Tensor, other_labels: Tensor | None = None, share: Tensor | None = None) -> None:
+    def add(
+        self,
+        step: Step,
+        labels: Tensor,
+        other_labels: Tensor | None = None,
+        share: Tensor | None = None,
+        *,
+        num_unlabelled: int = 0,
+    ) -> None:
         """Add the figures of a step.
 
         Args:
             labels, other_labels, share: of its batch. Of mixed images the right class counts by the share of its label,
                 as in the code of mixup's authors.
+            num_unlabelled: of its images, those with a label of -1, of which none is right or wrong.
         """
         size, given = member().size, step.logits.argmax(dim=1)
         hits = given == labels
@@ -64,7 +73,7 @@ class Meter:
         self.sums = self.sums + figures
         self.finite_steps = self.finite_steps + self.sums.isfinite()
         self.num_steps += 1
-        self.num_images += size * len(labels)
+        self.num_images += size * (len(labels) - num_unlabelled)
 
     def _totals(self) -> Tensor:
         totals = self.sums.clone()
@@ -77,10 +86,10 @@ class Meter:
         return steps
 
     def means(self) -> dict[str, float]:
-        """Mean of every loss, and `top1` in percent, since the epoch began."""
+        """Mean of every loss, and where there were images with labels `top1` in percent, since the epoch began."""
         correct, *losses = self._totals().tolist()
         means = {name: value / self.num_steps for name, value in zip(self.names[1:], losses, strict=True)}
-        return means | {"top1": 100 * correct / self.num_images}
+        return means | ({"top1": 100 * correct / self.num_images} if self.num_images else {})
 
     def first_non_finite(self) -> tuple[str, int]:
         """The loss that was not finite before all others, and in which step, from 1; a part before the sum of them."""

@@ -63,7 +63,7 @@ def softmax_and_logsumexp(logits_PK: Tensor, out_PK: Tensor | None = None) -> tu
 
 class _KLFromTargets(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores_PK: Tensor, targets: SoftTargets) -> Tensor:
+    def forward(ctx: Any, scores_PK: Tensor, targets: SoftTargets, weights_P: Tensor | None) -> Tensor:
         dtype = torch.promote_types(scores_PK.dtype, torch.float32)
         grad_PK = torch.empty_like(scores_PK)
         loss = torch.zeros((), dtype=dtype, device=scores_PK.device)
@@ -74,25 +74,32 @@ class _KLFromTargets(torch.autograd.Function):
                 targets_RK = targets_RK.to(dtype)
                 grad_RK = grad_PK[rows]
                 q_RK, logsumexp_R = softmax_and_logsumexp(scores_RK, grad_RK if grad_RK.dtype == dtype else None)
-                loss += (negative_entropy_R + logsumexp_R - torch.linalg.vecdot(targets_RK, scores_RK)).sum()
-                torch.div(q_RK.sub_(targets_RK), scores_PK.shape[0], out=grad_RK)
+                divergence_R = negative_entropy_R + logsumexp_R - torch.linalg.vecdot(targets_RK, scores_RK)
+                if weights_P is None:
+                    loss += divergence_R.sum()
+                    torch.div(q_RK.sub_(targets_RK), scores_PK.shape[0], out=grad_RK)
+                else:
+                    weights_R = weights_P[rows].to(dtype)
+                    loss += torch.dot(weights_R, divergence_R)
+                    torch.mul(q_RK.sub_(targets_RK), weights_R.unsqueeze(1), out=grad_RK)
         ctx.save_for_backward(grad_PK)
-        return loss / max(1, scores_PK.shape[0])
+        return loss if weights_P is not None else loss / max(1, scores_PK.shape[0])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None]:
         (grad_PK,) = ctx.saved_tensors
         if grad_loss.device.type == "cpu" and grad_loss == 1:  # reading it is free there, a pass over (P, K) is not
-            return grad_PK, None
-        return grad_PK * grad_loss.to(grad_PK.dtype), None
+            return grad_PK, None, None
+        return grad_PK * grad_loss.to(grad_PK.dtype), None, None
 
 
-def kl_to_scores(scores_PK: Tensor, targets: SoftTargets) -> Tensor:
+def kl_to_scores(scores_PK: Tensor, targets: SoftTargets, weights_P: Tensor | None = None) -> Tensor:
     """Mean over patches of KL(target || softmax(scores)), a scalar of at least float32; of no patches it is 0.
 
     Args:
         scores_PK: the student's scores; gradients flow to them alone.
         targets: distributions over the same K, for the same P patches in the same order.
+        weights_P: of the patches in a sum, instead of 1/P each.
     """
-    return _KLFromTargets.apply(scores_PK, targets)
+    return _KLFromTargets.apply(scores_PK, targets, weights_P)

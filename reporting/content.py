@@ -392,6 +392,7 @@ def _runs(runs: list[Run], groups: list[Group]) -> Table | None:
         facts = run.facts
         status = text.state(run)
         status += "; not counted: its seed is among the trials" if run.place in repeated else ""
+        status += "; nothing has trained its classifier" if facts.get("classifier") == "untrained" else ""
         best, notes = NONE, ([], [])  # of the average of the weights, below the student's figures
         if run.mode == "train" and facts.get("best_top1") is not None:
             best = f"{facts['best_top1']:.2f} ({facts.get('best_epoch')})"

@@ -44,6 +44,8 @@ def bearing(options: Config) -> Config:
     found = {key: value for key, value in renamed(options).items() if key not in NEUTRAL}
     if options.get("dataset") in FOLDER_DATASETS and options.get("data_dir") is not None:
         found["data_dir"] = os.path.normpath(str(options["data_dir"]))
+    if found.get("unlabelled") is not None:
+        found["unlabelled"] = os.path.normpath(str(found["unlabelled"]))
     return found
 
 

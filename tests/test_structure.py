@@ -301,7 +301,7 @@ def structure(network: str) -> TappedNetwork:
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_pair_belongs_to_its_teacher_and_place(name):
     config = CONFIGS[name]
-    assert name.rpartition(".")[2].startswith(config["method"])
+    assert name.rpartition(".")[2].startswith("unlabelled" if config["unlabelled_share"] == 1 else config["method"])
     teacher, source = CONFIGS[config["teacher_experiment"]], CONFIGS[config["supervision"]]
     assert teacher["network"] == source["network"] == config["teacher"]
     assert (source["trained_as"] or config["supervision"]) == config["teacher_experiment"]

@@ -42,6 +42,7 @@ class AB(Loss):
     )
     kind = "features"
     terms = {"ab": 1.0}
+    labels = "none"
 
     def __init__(self, stages: tuple[str, ...], teacher_stages: tuple[str, ...], connectors: list[nn.Module]):
         super().__init__()

@@ -32,6 +32,7 @@ class AT(Loss):
     paper = Paper("Zagoruyko, Komodakis", "Paying More Attention to Attention", "ICLR", 2017)
     kind = "features"
     terms = {"at": 1000.0}
+    labels = "none"
 
     @dataclass(frozen=True)
     class Options:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ PENULTIMATE, INTERMEDIATE = "penultimate", "intermediate"  # places of an outlin
 WARM_UP, WARM_UP_OF = 20, 240  # epochs of the published warm-ups, in the protocol that they belong to
 STEERS = {"jobs": ("train",), "bears": "training"}  # of every option of a loss
 KINDS = ("words", "logits", "teacher-free", "features", "relations")  # relations are those of samples with each other
+# What a loss reads of labels, where a batch may have images without one, which have -1. "none": nothing, all images
+# teach. "any": those that are there; images without one weigh 0, and means are over the others. "all": that of every
+# image, so that such a batch is refused.
+Labels = Literal["none", "any", "all"]
 # Pairs that methods are compared with on ImageNet.
 IMAGENET = (("torchvision/resnet34", "torchvision/resnet18"), ("torchvision/resnet50", "mobilenetv1"))
 
@@ -49,7 +53,8 @@ class Data:
     """What a loss may know of the training data.
 
     Args:
-        num_images: None where a loss with prepared files is built to be looked at, without the training images.
+        num_images: that train, those without labels among them; None where a loss with prepared files is built to be
+            looked at, without the training images.
     """
 
     num_images: int | None
@@ -133,8 +138,9 @@ class Loss(Part):
         reads_weights: whether `build` takes numbers out of the teacher's weights, which must be trained by then.
         prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
         replaces_classifier: whether the student predicts through another classifier than its own.
-        reads_labels: whether its terms depend on labels.
         takes_mixed: whether it can weigh the two labels of a mixed image, where it reads labels.
+        labels: what it reads of labels, one of `Labels`; a loss of your own that reads none says "none", and one that
+            takes `known_labels` and `mean_of_labelled` says "any".
         needs: of the instance; set by `__init__`.
     """
 
@@ -148,8 +154,8 @@ class Loss(Part):
     reads_weights: ClassVar[bool] = False
     prepared: ClassVar[tuple[str, ...]] = ()
     replaces_classifier: ClassVar[bool] = False
-    reads_labels: ClassVar[bool] = False
     takes_mixed: ClassVar[bool] = True
+    labels: ClassVar[Labels] = "all"
     needs: Needs
 
     @classmethod
@@ -211,6 +217,22 @@ class Loss(Part):
     def statistics(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
         """What one wants to see now and then, on the device; names end in how steps are summed up: /mean or /count."""
         return {}
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def known_labels(batch: Batch) -> Tensor:
+    """The labels (B,) of a batch as indices of classes: 0 for an image without one, whose value must not count."""
+    return batch.labels if batch.labelled is None else batch.labels.clamp_min(0)
+
+
+def mean_of_labelled(value_B: Tensor, batch: Batch) -> Tensor:
+    """The mean of a value over the images that have a label; 0, with its graph, where none has."""
+    if batch.labelled is None:
+        return value_B.mean()
+    kept_B = torch.where(batch.labelled, value_B, 0.0)  # no product, which is NaN where a value is not finite
+    return kept_B.sum() / batch.labelled.sum().clamp_min(1)
 
 
 # --- precision -------------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class CATKD(Loss):
     paper = Paper("Guo, Yan, Li, Lin", "Class Attention Transfer Based Knowledge Distillation", "CVPR", 2023)
     kind = "features"
     terms = {"cat-kd": 400.0}
+    labels = "none"
     published = {
         pair: {"cat-kd": weight, "grid": grid, "normalize": normalize}
         for pair, (weight, grid, normalize) in PUBLISHED.items()

@@ -34,6 +34,7 @@ class CC(Loss):
     )
     kind = "relations"
     terms = {"cc": 0.02}
+    labels = "none"
 
     @dataclass(frozen=True)
     class Options:

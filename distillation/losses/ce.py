@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataloaders import Batch
-from distillation.losses.base import Loss, Needs, register_loss
+from distillation.losses.base import Loss, Needs, known_labels, mean_of_labelled, register_loss
 from distillation.signals import Signals, Wanted
 
 
@@ -15,13 +15,16 @@ class CrossEntropy(Loss):
 
     terms = {"ce": 1.0}
     needs_teacher = False
-    reads_labels = True
+    labels = "any"
 
     def __init__(self) -> None:
         super().__init__()
         self.needs = Needs(student=Wanted(logits=True))
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
+        if batch.labelled is not None:
+            value_B = F.cross_entropy(student.logits, known_labels(batch), reduction="none")
+            return {"ce": mean_of_labelled(value_B, batch)}
         if batch.other_labels is None:
             return {"ce": F.cross_entropy(student.logits, batch.labels)}
         pair = (F.cross_entropy(student.logits, y, reduction="none") for y in (batch.other_labels, batch.labels))

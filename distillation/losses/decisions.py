@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.options import published_field
 from dataloaders import Batch
-from distillation.losses.base import INTERMEDIATE, Data, Loss, Needs, register_loss
+from distillation.losses.base import INTERMEDIATE, Data, Loss, Needs, known_labels, register_loss
 from distillation.signals import Network, Signals, Wanted
 from letkd import SubclassTargets, kl_to_scores, pool_map
 
@@ -30,8 +30,8 @@ class Decisions(Loss):
     kind = "words"
     terms = {"decisions": 1.0}
     prepared = ("decisions",)
-    reads_labels = True
     takes_mixed = False  # sub-classes are those of the image's own class
+    labels = "any"
 
     @dataclass(frozen=True)
     class Options:
@@ -63,9 +63,22 @@ class Decisions(Loss):
         student.pooling_of(teacher, place, teacher_place)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
-        targets = self.subclasses.targets(self.teacher_map(teacher), batch.labels)
-        return {"decisions": kl_to_scores(student.inner[self.place], targets)}
+        targets = self.subclasses.targets(self.teacher_map(teacher), known_labels(batch))
+        scores_PK = student.inner[self.place]
+        return {"decisions": kl_to_scores(scores_PK, targets, weights_of_patches(batch, len(scores_PK)))}
 
     def teacher_map(self, teacher: Signals) -> Tensor:
         """The teacher's map at the student's grid."""
         return pool_map(teacher.maps[self.teacher_place], self.pooling)
+
+
+def weights_of_patches(batch: Batch, num_patches: int) -> Tensor | None:
+    """Weights (P,) of the patches of a batch, image by image, in their mean over images with a label.
+
+    None where all have one.
+    """
+    if batch.labelled is None:
+        return None
+    weights_B = batch.labelled / batch.labelled.sum().clamp_min(1)
+    size = num_patches // len(weights_B)
+    return (weights_B / size).repeat_interleave(size)

@@ -46,6 +46,7 @@ class FitNet(Loss):
     paper = Paper("Romero, Ballas, Kahou, Chassang, Gatta, Bengio", "FitNets: Hints for Thin Deep Nets", "ICLR", 2015)
     kind = "features"
     terms = {"fitnet": 100.0}
+    labels = "none"
 
     @dataclass(frozen=True)
     class Options:

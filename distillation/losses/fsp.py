@@ -35,6 +35,7 @@ class FSP(Loss):
     paper = Paper("Yim, Joo, Bae, Kim", "A Gift from Knowledge Distillation", "CVPR", 2017)
     kind = "features"
     terms = {"fsp": 1.0}
+    labels = "none"
 
     def __init__(self, stages: tuple[str, ...], teacher_stages: tuple[str, ...]):
         super().__init__()

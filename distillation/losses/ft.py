@@ -39,6 +39,7 @@ class FT(Loss):
     )
     kind = "features"
     terms = {"ft": 200.0, "reconstruction": 1.0}
+    labels = "none"
 
     def __init__(self, stage: str, teacher_stage: str, channels: int, teacher_channels: int):
         super().__init__()

@@ -43,6 +43,7 @@ class ITRD(Loss):
     )
     kind = "relations"
     terms = {"correlation": 2.0, "mutual": 0.05}
+    labels = "none"
     published = {("wrn_40_2", "wrn_16_2"): {"mutual": 1.0, "alpha": 1.01}}
 
     @dataclass(frozen=True)

@@ -24,7 +24,7 @@ and in the same order, with the weight of the method and v,
 None of these is the default of a sum. Which terms the one weight of DIST++ multiplies is not known here.
 
 The authors store c rounded to four digits; here it is not. The gradient passes through |f| where that is the larger
-one, as there. A class without training images has no mean: e_y = 0.
+one, as there. A class without training images has no mean: e_y = 0. Of images without a label kd alone is taken.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,18 @@ from torch import Tensor, nn
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Connector, Data, Loss, Needs, Paper, WarmUp, register_loss, warmup_option
+from distillation.losses.base import (
+    Connector,
+    Data,
+    Loss,
+    Needs,
+    Paper,
+    WarmUp,
+    known_labels,
+    mean_of_labelled,
+    register_loss,
+    warmup_option,
+)
 from distillation.losses.logits import check_classes, divergence
 from distillation.losses.maps import EPSILON, pooled_widths, unit
 from distillation.signals import Network, Signals, Wanted
@@ -73,7 +84,7 @@ class KDPP(WarmUp, Loss):
     yields = ("kd",)
     published = {pair: {"kd": kd, "nd": nd} for pair, (kd, nd) in WEIGHTS.items()}
     prepared = ("means",)
-    reads_labels = True
+    labels = "any"
     first_epoch = 0
 
     @dataclass(frozen=True)
@@ -116,10 +127,13 @@ class KDPP(WarmUp, Loss):
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
         divergence_B = divergence(student.logits / self.temperature, teacher.logits / self.temperature)
         features_BC = self.connector(student.pooled).float()
-        cosine_B = self.cosine(features_BC, teacher.pooled, batch.labels)
+        cosine_B = self.cosine(features_BC, teacher.pooled, known_labels(batch))
         if batch.other_labels is not None:
             cosine_B = torch.lerp(self.cosine(features_BC, teacher.pooled, batch.other_labels), cosine_B, batch.share)
-        return {"kd": self.factor * self.temperature**2 * divergence_B.mean(), "nd": (1 - cosine_B).mean()}
+        return {
+            "kd": self.factor * self.temperature**2 * divergence_B.mean(),
+            "nd": mean_of_labelled(1 - cosine_B, batch),
+        }
 
     def cosine(self, features_BC: Tensor, teacher_BC: Tensor, labels_B: Tensor) -> Tensor:
         """Of every sample (B,): with the mean of its class, less where the sample is shorter than the teacher's."""

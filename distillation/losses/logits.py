@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, Part, list_losses
+from distillation.losses.base import Data, Loss, Needs, Part, known_labels, list_losses, mean_of_labelled
 from distillation.signals import Network, Signals, Wanted
 
 # beta of DKD by pair as published, 8 for all others; methods that are published with DKD's coefficients read it too.
@@ -52,14 +52,14 @@ class Rows(NamedTuple):
 class LogitLoss(Loss):
     """A loss that compares logits sample by sample: `compare` is all that a subclass writes.
 
-    What weighs samples or changes logits stands around `compare`: mixed labels, and transforms.
+    What weighs samples or changes logits stands around `compare`: mixed labels, images without one, and transforms.
 
     Attributes:
         per_sample: whether every term is a mean over samples, of which `compare` returns all values. One that is not
             returns the terms themselves, scalars. It cannot weigh samples: where it reads labels, `takes_mixed` is
             False too.
         reads_labels: whether the terms depend on labels. Those of mixed images are weighed by calling `compare` twice,
-            once where neither a loss nor what stands in front of it reads them.
+            once where neither a loss nor what stands in front of it reads them. `labels` follows from both.
 
     Args:
         temperature: what `compare` gets; an option of most subclasses.
@@ -68,6 +68,10 @@ class LogitLoss(Loss):
     kind = "logits"
     per_sample: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        cls.labels = "none" if not cls.reads_labels else "any" if cls.per_sample else "all"
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
@@ -100,12 +104,14 @@ class LogitLoss(Loss):
         raise NotImplementedError
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> dict[str, Tensor]:
-        values = self.values(student, teacher, batch.labels)
+        values = self.values(student, teacher, known_labels(batch))
         if not self.per_sample:
             return values
         reads_labels = any(part.reads_labels for part in (self, *self.transforms.values()))
-        if batch.other_labels is None or not reads_labels:
+        if not reads_labels:
             return {name: value_B.mean() for name, value_B in values.items()}
+        if batch.other_labels is None:
+            return {name: mean_of_labelled(value_B, batch) for name, value_B in values.items()}
         others = self.values(student, teacher, batch.other_labels)
         return {name: torch.lerp(others[name], value_B, batch.share).mean() for name, value_B in values.items()}
 

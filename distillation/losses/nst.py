@@ -31,6 +31,7 @@ class NST(Loss):
     )
     kind = "features"
     terms = {"nst": 50.0}
+    labels = "none"
 
     def __init__(self, stages: tuple[str, ...], teacher_stages: tuple[str, ...]):
         super().__init__()

@@ -43,6 +43,7 @@ class OFD(Loss):
     paper = Paper("Heo, Kim, Yun, Park, Kwak, Choi", "A Comprehensive Overhaul of Feature Distillation", "ICCV", 2019)
     kind = "features"
     terms = {"ofd": 0.001}
+    labels = "none"
     reads_weights = True
 
     def __init__(

@@ -30,6 +30,7 @@ class PKT(Loss):
     )
     kind = "relations"
     terms = {"pkt": 30000.0}
+    labels = "none"
 
     def __init__(self) -> None:
         super().__init__()

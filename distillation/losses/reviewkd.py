@@ -61,6 +61,7 @@ class ReviewKD(WarmUp, Loss):
     paper = Paper("Chen, Liu, Zhao, Jia", "Distilling Knowledge via Knowledge Review", "CVPR", 2021)
     kind = "features"
     terms = {"reviewkd": 5.0}
+    labels = "none"
     published = {pair: {"reviewkd": weight} for weight, pairs in WEIGHT.items() for pair in pairs}
     first_epoch = 0
 

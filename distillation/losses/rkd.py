@@ -34,6 +34,7 @@ class RKD(Loss):
     paper = Paper("Park, Kim, Lu, Cho", "Relational Knowledge Distillation", "CVPR", 2019)
     kind = "relations"
     terms = {"distance": 25.0, "angle": 50.0}
+    labels = "none"
 
     def __init__(self) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ class SP(Loss):
     paper = Paper("Tung, Mori", "Similarity-Preserving Knowledge Distillation", "ICCV", 2019)
     kind = "relations"
     terms = {"sp": 3000.0}
+    labels = "none"
 
     def __init__(self, stage: str, teacher_stage: str):
         super().__init__()

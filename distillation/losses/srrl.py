@@ -35,6 +35,7 @@ class SRRL(Loss):
     )
     kind = "features"
     terms = {"feature": 1.0, "logits": 1.0}
+    labels = "none"
 
     def __init__(self, channels: int, teacher_channels: int):
         super().__init__()

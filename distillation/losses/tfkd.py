@@ -17,7 +17,7 @@ from torch import Tensor
 
 from config.schema import option
 from dataloaders import Batch
-from distillation.losses.base import Loss, Needs, Paper, register_loss
+from distillation.losses.base import Loss, Needs, Paper, known_labels, mean_of_labelled, register_loss
 from distillation.losses.logits import divergence
 from distillation.signals import Signals, Wanted
 
@@ -40,7 +40,7 @@ class TfKD(Loss):
     terms = {"tfkd": 0.1}
     ce = 0.9
     needs_teacher = False
-    reads_labels = True
+    labels = "any"
 
     @dataclass(frozen=True)
     class Options:
@@ -53,10 +53,10 @@ class TfKD(Loss):
         self.needs = Needs(student=Wanted(logits=True))
 
     def forward(self, student: Signals, teacher: Signals | None, batch: Batch) -> dict[str, Tensor]:
-        value_B = self.compare(student.logits, batch.labels)
+        value_B = self.compare(student.logits, known_labels(batch))
         if batch.other_labels is not None:
             value_B = torch.lerp(self.compare(student.logits, batch.other_labels), value_B, batch.share)
-        return {"tfkd": value_B.mean()}
+        return {"tfkd": mean_of_labelled(value_B, batch)}
 
     def compare(self, student_BN: Tensor, labels_B: Tensor) -> Tensor:
         """Of every sample, (B,)."""

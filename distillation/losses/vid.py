@@ -42,6 +42,7 @@ class VID(Loss):
     )
     kind = "features"
     terms = {"vid": 1.0}
+    labels = "none"
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class Words(Loss):
 
     kind = "words"
     terms = {"words": 1.0}
+    labels = "none"
     prepared = ("codebook",)
 
     @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def reading(objective: Objective) -> set[str]:
     return {
         key
         for key, loss in objective.losses.items()
-        if loss.reads_labels or any(part.reads_labels for part in getattr(loss, "transforms", {}).values())
+        if loss.labels != "none" or any(part.reads_labels for part in getattr(loss, "transforms", {}).values())
     }
 
 

@@ -100,6 +100,9 @@ def workplace(tmp_path_factory) -> Path:
         place.mkdir(parents=True)
         for number in range(40):
             Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(place / f"{number}.jpg")
+    (folder / "my_pictures").mkdir()
+    for number in range(70):
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"my_pictures/{number}.jpg")
     return folder
 
 

@@ -320,6 +320,12 @@ def test_a_seed_counts_once(tree):
     assert "not counted: its seed is among the trials" in written.page
 
 
+def test_a_run_whose_classifier_nothing_has_trained_says_so(tree):
+    tree.put(f"{PAIR}.QuEST", 9.0, classifier="untrained")
+    tree.put(f"{PAIR}.KD", 71.0)
+    assert tree.write().page.count("nothing has trained its classifier") == 1
+
+
 def test_last_and_best_epoch_are_told_apart(tree):
     tree.put("digits.RN8", 96.5, best_top1=97.25, best_epoch=6)
     tree.write().says("best 97.25 (epoch 6)")

@@ -1,0 +1,67 @@
+"""Pictures without classes of a training: checked at the door, opened, and what they make of an epoch."""
+
+from config.options import OPTIONS, Options
+from dataloaders import Dataset, check_train_batch
+from dataloaders.mixing import mixes, named
+from dataloaders.unlabelled import (
+    Unlabelled,
+    check_parts,
+    find_pictures,
+    numbers_of,
+    open_pictures,
+    refuse_evaluation,
+)
+from distillation.labels import check_labels
+from engine.progress import tracked
+
+
+def check_unlabelled(options: Options) -> None:
+    """Refuse pictures that are not there, that evaluate, or that the losses cannot use; and a share of none.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
+    data, protocol = options.data, options.protocol
+    if data.unlabelled is None:
+        if data.unlabelled_share != OPTIONS["unlabelled_share"].default:
+            raise ValueError(f"unlabelled_share={data.unlabelled_share:g} is of pictures: unlabelled= their folder")
+        return
+    if mixes(protocol):
+        raise ValueError(
+            f"{named(protocol)} mixes labels too, and unlabelled pictures have none; leave out one of both"
+        )
+    num_labelled, _ = numbers_of(protocol.batch_size, data.unlabelled_share)
+    parts = f"accumulate={protocol.accumulate} parts"
+    check_parts(protocol.batch_size, data.unlabelled_share, protocol.accumulate, parts)
+    check_labels(options, num_labelled)
+    refuse_evaluation(data.unlabelled, options.run.data_dir, val_split=data.val_split)
+    find_pictures(data.unlabelled)
+
+
+def open_unlabelled(options: Options, dataset: Dataset) -> Unlabelled | None:
+    """The pictures of a run; None where it has none.
+
+    Raises:
+        ValueError: as `open_pictures`.
+    """
+    data, run = options.data, options.run
+    if data.unlabelled is None:
+        return None
+    pictures = open_pictures(data.unlabelled, dataset, num_workers=run.num_workers, progress=tracked)
+    return Unlabelled(pictures, data.unlabelled_share)
+
+
+def steps_of_epoch(options: Options, dataset: Dataset) -> int:
+    """Of a training; no picture is decoded for it.
+
+    Raises:
+        ValueError: a training step cannot have so many or such images.
+    """
+    data, batch_size = options.data, options.protocol.batch_size
+    if data.unlabelled is None:
+        check_train_batch(dataset, batch_size, data.padding_mode)
+        return len(dataset.split("train")) // batch_size
+    check_train_batch(dataset, 1, data.padding_mode)
+    beside = Unlabelled(find_pictures(data.unlabelled)[0], data.unlabelled_share)
+    beside.check(dataset, batch_size)
+    return beside.steps(dataset, batch_size)

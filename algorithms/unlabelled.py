@@ -27,9 +27,7 @@ def check_unlabelled(options: Options) -> None:
             raise ValueError(f"unlabelled_share={data.unlabelled_share:g} is of pictures: unlabelled= their folder")
         return
     if mixes(protocol):
-        raise ValueError(
-            f"{named(protocol)} mixes labels too, and unlabelled pictures have none; leave out one of both"
-        )
+        raise ValueError(f"{named(protocol)} mixes labels too, and unlabelled= brings images without; leave out one")
     num_labelled, _ = numbers_of(protocol.batch_size, data.unlabelled_share)
     parts = f"accumulate={protocol.accumulate} parts"
     check_parts(protocol.batch_size, data.unlabelled_share, protocol.accumulate, parts)

@@ -8,16 +8,13 @@ from distillation.losses import Loss, find_loss
 REFUSED = "refused: it needs one class an image"
 BOTH_LABELS = "weighs both labels by their shares"
 NO_LABELS = "reads no labels: compares what both networks make of the mixture"
-STUDENT_ALONE = "reads no labels: as of any image"
 
 
 def does_with_mixed(loss: type[Loss]) -> str:
     """What a loss does with mixed images, in a few words."""
     if not loss.takes_mixed:
         return REFUSED
-    if loss.labels != "none":
-        return BOTH_LABELS
-    return NO_LABELS if loss.needs_teacher else STUDENT_ALONE
+    return NO_LABELS if loss.labels == "none" else BOTH_LABELS
 
 
 def check_losses(options: Options) -> None:

@@ -117,10 +117,10 @@ def test_images_of_both_kinds_count_once_in_the_accuracy_of_training(folder, pic
     """Labelled ones alone: a network that is always right on them has 100 %."""
     seen = []
 
-    def add(meter, result, labels, *, num_unlabelled=0):
+    def add(meter, result, labels, *mixed, num_unlabelled=0):
         seen.append((len(labels), num_unlabelled, int((labels < 0).sum())))
         right = torch.nn.functional.one_hot(labels.clamp_min(0), 10).float()
-        original(meter, result._replace(logits=right), labels, num_unlabelled=num_unlabelled)
+        original(meter, result._replace(logits=right), labels, *mixed, num_unlabelled=num_unlabelled)
 
     from engine.meter import Meter
 
@@ -250,6 +250,7 @@ def test_logits_of_the_teacher_train_the_classifier_without_labels(folder, pictu
     ("QuEST", {"accumulate": 4, "unlabelled_share": 0.9}, r"^batch_size=64 with unlabelled_share=0\.9 is 6 labelled"),
     ("classification", {}, r"^all that this run minimises reads labels \(ce\): leave out unlabelled=, or choose a"),
     ("QuEST", {"batch_size": 256, "unlabelled_share": 0.5}, r"has 128 unlabelled images, and there are 100; choose a"),
+    ("QuEST", {"mixup": 0.2}, r"^mixup=0\.2 mixes labels too, and unlabelled= brings images without; leave out one$"),
     ("QuEST", {"unlabelled": None, "unlabelled_share": 0.25}, r"^unlabelled_share=0\.25 is of pictures: unlabelled="),
 ])  # fmt: skip
 def test_what_cannot_work_is_one_line_and_leaves_nothing(method, options, message, folder, pictures):

@@ -18,6 +18,7 @@ class Batch(NamedTuple):
         index: (B,) int64, the position of each image in its split.
         other_labels: (B,) int64, of the images that are mixed into these (mixup, CutMix); None where none are.
         share: (B,) float32, the weight of `labels`; `other_labels` weigh the rest. None where nothing is mixed.
+        taught: (B, N), the teacher's logits, in float32 or shorter; None where the teacher itself is asked.
     """
 
     images: Tensor
@@ -25,6 +26,7 @@ class Batch(NamedTuple):
     index: Tensor
     other_labels: Tensor | None = None
     share: Tensor | None = None
+    taught: Tensor | None = None
 
 
 def noise(size: int, dataset: Dataset, device: torch.device) -> Batch:

@@ -7,10 +7,10 @@ from typing import Any
 
 from config.options import Protocol
 from engine.checkpoints import FORMAT, STOPPED
-from results.settings import changed_settings
+from results.settings import OF_EVERY_TRAINING, changed_settings
 
 # What must not change within an epoch.
-ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split")
+ORDER_KEYS = ("dataset", "seed", "view_seed", "batch_size", "val_split")
 # What the saved state of an optimizer belongs to: its kind, and which parameters its groups have.
 OPTIMIZER_KEYS = ("optimizer", "learning_rates", "freeze", "decay_norms_and_biases")
 
@@ -100,9 +100,9 @@ def check_options(
         changed["seed"] = (earlier["seed"], options["seed"])
     if source.name == STOPPED:
         for key in ORDER_KEYS:
-            if options[key] != earlier.get(key, options[key]):
+            if options[key] != earlier.get(key, OF_EVERY_TRAINING.get(key, options[key])):
                 raise ValueError(
-                    f"{source} was stopped within an epoch of {key}={earlier[key]!r}, this run has "
+                    f"{source} was stopped within an epoch of {key}={earlier.get(key)!r}, this run has "
                     f"{key}={options[key]!r}; begin that epoch again with checkpoint={epoch}"
                 )
     if epoch >= options["epochs"] and not is_recorded:

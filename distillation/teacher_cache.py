@@ -25,6 +25,7 @@ Shapes: B images of a batch, N classes, k = `top`.
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -165,7 +166,7 @@ def check_size(options: Options, dataset: Dataset, *, is_new: bool) -> None:
         is_new: whether nothing of it can be there, because the teacher is still to be trained.
 
     Raises:
-        ValueError: as `check_top` and `refuse_too_much`.
+        ValueError: as `check_top` and `check_room`.
     """
     if options.pair is None or options.pair.teacher_cache is None:
         return
@@ -173,7 +174,7 @@ def check_size(options: Options, dataset: Dataset, *, is_new: bool) -> None:
     if is_new:
         rows = len(dataset.split("train")) // options.protocol.batch_size * options.protocol.batch_size
         row = bytes_of_row(dataset.num_classes, options.pair.teacher_cache_top)
-        refuse_too_much(options.protocol.epochs * (rows * row + BYTES_AROUND), _folder(options))
+        check_room(options.protocol.epochs * (rows * row + BYTES_AROUND), _folder(options))
 
 
 def check_top(options: Options, num_classes: int) -> None:
@@ -187,16 +188,20 @@ def check_top(options: Options, num_classes: int) -> None:
         raise ValueError(f"teacher_cache_top={top} must be below the {num_classes} classes; leave it out to keep all")
 
 
-def refuse_too_much(needed: int, folder: Path) -> None:
-    """Refuse to begin with what the disk of a folder has no room for.
+def check_room(needed: int, folder: Path) -> None:
+    """Refuse to begin with what a folder cannot take, or its disk has no room for.
 
     Args:
         needed: bytes.
 
     Raises:
-        ValueError: says how much is needed, and how much room there is.
+        ValueError: says that it cannot be written; or how much is needed, and how much room there is.
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if by_first(lambda: not os.access(there, os.W_OK)):
+        raise ValueError(
+            f"{there} cannot be written, and teacher_cache=logits writes there; choose another, teacher_cache_dir="
+        )
     room = by_first(lambda: shutil.disk_usage(there).free)
     if needed > room:
         raise ValueError(
@@ -364,7 +369,7 @@ class TeacherCache:
             first, last: epochs that the run has before it.
 
         Raises:
-            ValueError: says how much is needed, and how much room there is.
+            ValueError: as `check_room`.
         """
         epochs = range(first, last + 1)
         if not epochs:
@@ -381,7 +386,7 @@ class TeacherCache:
             "teacher cache: %s for %d epochs of %s images, %s classes, in %s%s",
             in_bytes(needed), missing, f"{self.steps * self.batch_size:,}", kept, self.directory, there,
         )  # fmt: skip
-        refuse_too_much(needed, self.directory)
+        check_room(needed, self.directory)
 
     def _missing(self, epochs: range) -> int:
         """How many epochs are not there as a whole."""
@@ -397,8 +402,8 @@ class TeacherCache:
         Raises:
             OSError: a file cannot be read or written; names it.
         """
-        if skip >= self.steps:
-            loader.set_epoch(epoch, skip=skip)
+        assert len(loader) == self.steps, "batches of others"
+        if skip == self.steps:
             return
         rows = self._open(epoch, skip // self.steps_of_file)
         first = skip if rows.are_whole else skip // self.steps_of_file * self.steps_of_file
@@ -424,6 +429,7 @@ class TeacherCache:
     @torch.no_grad()
     def _run(self, batch: Batch) -> Rows:
         """What the teacher says of a batch, shortened; computed as an objective does."""
+        assert len(batch.images) == len(self.part), "a batch of another size"
         with self.autocast():
             said = [self.teacher(self.teacher.input(part)).logits for part in batch.images.chunk(self.parts)]
         return shorten(torch.cat(said), self.top)
@@ -490,10 +496,10 @@ class TeacherCache:
         if not member().is_first:
             return
         path = self._path(epoch, file)
-        self.directory.mkdir(parents=True, exist_ok=True)
         lock = self.directory / LOCK
         with ExitStack() as stack:
             with names_file(lock):
+                self.directory.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(FileLock(lock, fallback_to_soft=False))
             for piece in self.directory.glob(".*.part"):  # of a process that was killed: nobody else writes now
                 piece.unlink()

@@ -1,16 +1,19 @@
 """What a cache of logits keeps, by what it is told from others, and which losses can read it."""
 
-import math
+import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
-from objective_tools import NUM_CLASSES, batch_of, objective_of_method, small_digits
+from device_tools import Replaying, never_waiting
+from objective_tools import batch_of, objective_of_method, small_digits
 
 from architectures import Input
 from config.experiments import default_config
-from config.options import GROUPS, OPTIONS, Options
+from config.options import GROUPS, OPTIONS, Options, Protocol
 from config.schema import options_of
+from dataloaders import make_train_loader
 from distillation import teacher_cache
 from distillation.build import check_networks
 from distillation.losses import find_loss, list_losses
@@ -19,6 +22,7 @@ from distillation.teacher_cache import (
     BEARING,
     NOT_OF_VIEWS,
     OF_NO_VIEWS,
+    TeacherCache,
     bytes_of_row,
     check_cache,
     check_size,
@@ -28,7 +32,10 @@ from distillation.teacher_cache import (
     restore,
     shorten,
 )
+from engine.optimization import make_optimizer
+from engine.step import WARM_UP_STEPS, TrainStep
 
+PROTOCOL = Protocol()
 CACHED = {"teacher": "resnet8", "teacher_cache": "logits", "image_size": 8}
 
 
@@ -111,6 +118,30 @@ def test_a_batch_that_brings_the_logits_needs_no_teacher(method):
     assert "teacher" not in str(objective.describe()["places"])
 
 
+@pytest.mark.parametrize("kind", [TrainStep, Replaying])
+def test_a_step_that_reads_waits_for_nothing(kind, tmp_path):
+    """Nor does one that writes, but for the last of a file; a recorded step has the logits of its own batch."""
+    dataset, device = small_digits(), torch.device("cpu")
+    objective = objective_of_method("KD").train()
+    loader = make_train_loader(dataset, batch_size=128, device=device, seed=0)
+    arguments = {"folder": tmp_path, "batch_size": 128, "parts": 1, "device": device, "autocast": nullcontext}
+    teacher = objective.without_teacher()
+    trained = []
+    for _ in ("writes", "reads"):
+        own = copy.deepcopy(objective)
+        step = kind(own, make_optimizer(own, PROTOCOL), lambda: torch.autocast("cpu", enabled=False))
+        batches = TeacherCache(teacher, dataset, {"top": 3}, **arguments).over(loader, 1, skip=0)
+        for _ in range(WARM_UP_STEPS + 1):
+            step(next(batches))
+        with never_waiting("cpu"):
+            for _ in range(len(loader) - WARM_UP_STEPS - 2):
+                step(next(batches))
+        step(next(batches))
+        assert next(batches, None) is None
+        trained.append(own.student.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
 # --- what may be cached ----------------------------------------------------------------------------------------------
 
 ON_LOGITS = [loss.method for key in list_losses() if issubclass(loss := find_loss(key), LogitLoss) and loss.method]
@@ -169,6 +200,9 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_a_teacher_is_trained(mo
     ):
         check_size(options, small_digits(), is_new=True)
     check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
+    monkeypatch.setattr(teacher_cache.os, "access", lambda place, mode: False)
+    with pytest.raises(ValueError, match=r"cannot be written, and teacher_cache=logits writes there"):
+        check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
 
 
 # --- what tells a cache from others ----------------------------------------------------------------------------------
@@ -195,7 +229,6 @@ OF_VIEWS = {
     "view_seed": 1, "seed": 1, "padding_mode": "zeros", "batch_size": 32, "val_split": 100, "precision": "bf16",
     "teacher_cache_top": 3,
 }  # fmt: skip
-SEEN = {"teacher", "dataset", "view_seed", "image_size", "mean", "std"}  # those that identities hold otherwise
 
 
 @pytest.mark.parametrize("option", OF_VIEWS)
@@ -226,8 +259,3 @@ def test_every_option_that_bears_on_views_is_looked_at():
     }
     assert looked_at >= NOT_OF_VIEWS
     assert looked_at - NOT_OF_VIEWS >= {*OF_VIEWS, "dataset"} - {"view_seed", "seed", "teacher_cache_top"}
-
-
-def test_half_a_cache_is_half_as_large():
-    assert math.isclose(bytes_of_row(1000, None), 2000) and bytes_of_row(1000, 20) == 84
-    assert NUM_CLASSES == 10

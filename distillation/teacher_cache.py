@@ -376,15 +376,15 @@ class TeacherCache:
             return
         missing = by_first(self._missing, epochs)
         if not missing:
-            said = "teacher cache: the logits of %d epochs are in %s; the teacher does not run"
-            log.info(said, len(epochs), self.directory)
+            said = "teacher cache: the logits of %s are in %s; the teacher does not run"
+            log.info(said, _epochs(len(epochs)), self.directory)
             return
         there = f"; {len(epochs) - missing} more are there" if missing < len(epochs) else ""
         needed = missing * (self.steps * self.batch_size * bytes_of_row(self.num_classes, self.top) + BYTES_AROUND)
         kept = f"{self.top} of {self.num_classes}" if self.top else str(self.num_classes)
         log.info(
-            "teacher cache: %s for %d epochs of %s images, %s classes, in %s%s",
-            in_bytes(needed), missing, f"{self.steps * self.batch_size:,}", kept, self.directory, there,
+            "teacher cache: %s for %s of %s images, %s classes, in %s%s",
+            in_bytes(needed), _epochs(missing), f"{self.steps * self.batch_size:,}", kept, self.directory, there,
         )  # fmt: skip
         check_room(needed, self.directory)
 
@@ -580,6 +580,10 @@ def open_cache(
         device=device,
         autocast=autocast,
     )
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def in_bytes(number: int) -> str:

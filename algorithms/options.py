@@ -56,8 +56,8 @@ def _check_places(config: dict[str, Any]) -> None:
     for key, value in config.items():
         if isinstance(value, str) and not _is_path(value):
             raise ValueError(f"{key}={value!r} cannot be a text or a path: it holds what no file system takes")
-    for key in ("localpath", "memmap_dir"):
-        folder = Path(config[key] or ".")
+    for key in ("localpath", "memmap_dir", "teacher_cache_dir"):
+        folder = Path(config.get(key) or ".")
         there = next(place for place in (folder, *folder.parents, Path()) if place.exists())
         if not there.is_dir():
             raise ValueError(f"{key}={config[key]!r} must be a folder, and {there} is a file")

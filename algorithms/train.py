@@ -41,6 +41,7 @@ from dataloaders.unlabelled import check_parts, numbers_of
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.mixing import check_losses
+from distillation.teacher_cache import TeacherCache, check_cache, check_size, open_cache
 from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
 from engine.batch_norm import average_statistics, synchronise_
@@ -104,6 +105,7 @@ class Training(Algorithm):
         check_optimizer(self.options.protocol)
         check_losses(self.options)
         check_unlabelled(self.options)
+        check_cache(self.options)
         if self.options.job.checkpoint == 0:
             read_start(self.options)
         yield from missing_supervision(self.options)
@@ -133,7 +135,9 @@ class Training(Algorithm):
         dataset = open_images(None)
         protocol = self.options.protocol
         check_warm_up(protocol, steps_of_epoch(self.options, dataset))
-        check_networks(self.options, dataset, weights_so_far(self.options))
+        weights = weights_so_far(self.options)
+        check_networks(self.options, dataset, weights)
+        check_size(self.options, dataset, is_new=weights is None)
         if protocol.freeze or protocol.learning_rates:
             self._check_patterns(dataset)
 
@@ -154,7 +158,10 @@ class Training(Algorithm):
         if not self.trains_classifier:
             about["classifier"] = "untrained"
         many = {"processes": member().size} if member().size > 1 else {}
-        return super().facts() | about | self.taught_by | began | many
+        return super().facts() | about | self.taught_by | began | many | self._facts_of_cache()
+
+    def _facts_of_cache(self) -> Results:
+        return {"teacher_cache": self.cache.facts} if self.cache else {}
 
     def run(self) -> Results:
         """As any job; a stop has the configuration as its `unfinished` where the run has a state to go on from.
@@ -238,7 +245,9 @@ class Training(Algorithm):
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
         options, protocol = self.options, self.options.protocol
         self._open_images(checkpoint)
-        self.objective = open_objective(options, self.dataset).to(self.device, memory_format=torch.channels_last)
+        self.objective = open_objective(options, self.dataset)
+        self.cache = self._open_cache(checkpoint)
+        self.objective.to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
         # Of a run of labelled images alone the accuracy counts, whatever it minimises.
         self.trains_classifier = self.unlabelled is None or self.objective.trains_classifier
@@ -252,7 +261,8 @@ class Training(Algorithm):
             self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
         forget_weights()
-        refuse_differences("images and teacher", self.data | self.taught_by | {"init": self.began_with})
+        known = self.data | self.taught_by | self._facts_of_cache()
+        refuse_differences("images and teacher", known | {"init": self.began_with})
         self._synchronise_norms()
         self.frozen_norms = freeze(self.objective, protocol.freeze)
         is_recorded = options.run.cuda_graph and self.device.type == "cuda"
@@ -266,12 +276,12 @@ class Training(Algorithm):
             self.dataset,
             batch_size=protocol.batch_size,
             device=self.device,
-            seed=options.run.seed,
+            seed=options.run.seed_of_views,
             num_workers=options.run.num_workers,
             padding_mode=options.data.padding_mode,
             member=member(),
         )
-        self.train_loader = with_mixing(loader, protocol, seed=options.run.seed)
+        self.train_loader = with_mixing(loader, protocol, seed=options.run.seed_of_views)
         check_warm_up(protocol, len(self.train_loader))
         self.eval_loader = self.loader(self.dataset, "eval", member=member())
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
@@ -304,6 +314,22 @@ class Training(Algorithm):
                 "best; measure the features with probe=True, or go on with labels from these weights, init="
             )
 
+    def _open_cache(self, checkpoint: dict[str, Any] | None) -> TeacherCache | None:
+        """Where the teacher's logits come from in place of the teacher, where that is asked for."""
+        if self.options.pair is None or self.options.pair.teacher_cache is None:
+            return None
+        cache = open_cache(
+            self.options,
+            self.objective.without_teacher(),
+            self.dataset,
+            self.data["images"]["train"],
+            device=self.device,
+            autocast=self.autocast,
+        )
+        done = checkpoint["epoch"] if checkpoint else 0
+        cache.announce(done + 1, self.options.protocol.epochs)
+        return cache
+
     def _synchronise_norms(self) -> None:
         """Let BatchNorms that train see the batches of all processes, where that is asked for."""
         if member().size == 1 or not self.options.run.sync_bn:
@@ -317,7 +343,10 @@ class Training(Algorithm):
         """What a step calls: the objective, or what gives it the gradients of all processes."""
         if member().size == 1:
             return self.objective
-        return parallel(self.objective, noise(2, self.dataset, self.device), self.autocast())
+        batch = noise(2, self.dataset, self.device)
+        if self.cache:
+            batch = batch._replace(taught=self.cache.blank(2))
+        return parallel(self.objective, batch, self.autocast())
 
     def _make_average(self, checkpoint: dict[str, Any] | None) -> Average | None:
         """The average of the student, where it is the teacher or asked for; a run that has one keeps it."""
@@ -340,12 +369,13 @@ class Training(Algorithm):
         Raises:
             ValueError: it is no better than guessing, and `allow_poor_teacher` is not set.
         """
-        teacher, pair = self.objective.teacher, self.options.pair
+        teacher, pair = self.cache.teacher if self.cache else self.objective.teacher, self.options.pair
         if teacher is None or pair.teacher == EMA or not teacher.knows_classes:
             return None
         network = nn.Sequential(teacher.input, teacher.network.module).eval()
 
         def measure(dataset: Dataset) -> float:
+            teacher.to(self.device)
             return evaluate(network, self.loader(dataset, "eval", member=member()), autocast=self.autocast())["top1"]
 
         accuracy = TeacherAccuracy(
@@ -380,6 +410,8 @@ class Training(Algorithm):
         load_strictly(self.objective.losses, checkpoint["losses"], source=source, what="the losses of this experiment")
         if self.average:
             self._restore_average(source, checkpoint)
+        if self.cache:
+            self.cache.epochs_read = checkpoint.get("teacher_cache", {}).get("epochs_read", 0)
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])
         with names_entry(source, "random"):
@@ -492,7 +524,8 @@ class Training(Algorithm):
         if member().size > 1 and meter.num_steps == 0:  # what networks draw, dropout for instance, is another elsewhere
             torch.manual_seed(derive_seed(self.options.run.seed, epoch, member().rank))
         loader.set_epoch(epoch, skip=meter.num_steps)
-        for batch in self.line.over(self.stop.between(loader)):
+        batches = self.cache.over(loader, epoch, skip=meter.num_steps) if self.cache else loader
+        for batch in self.line.over(self.stop.between(batches)):
             step = meter.num_steps + 1
             set_learning_rate(self.optimizer, learning_rate(self.options.protocol, epoch, step, len(loader)))
             looked_at = step % self.options.run.disp_step == 0 or step == len(loader)
@@ -557,6 +590,7 @@ class Training(Algorithm):
             **self.taught_by,
             "init_fingerprint": self.began_with,
             "data": self.data,
+            **self._facts_of_cache(),
         }
 
     def _save(self, improved: bool) -> None:

@@ -167,6 +167,13 @@ class Run:
         inherited=True,
         bears="seed",
     )
+    view_seed: int | None = option(
+        None,
+        "of the order and the augmentation of training images alone; None: `seed`",
+        at_least=0,
+        jobs=TRAIN,
+        bears="training",
+    )
     precision: str = option(
         "fp32", "of matrix products and convolutions", choices=("fp32", "tf32", "bf16"), jobs=COMPUTE, inherited=True
     )
@@ -192,6 +199,11 @@ class Run:
         jobs=("train", "evaluate", "export", "probe", *OFFLINE),
         bears="nothing",
     )
+
+    @property
+    def seed_of_views(self) -> int:
+        """What the order and the augmentation of training images follow from, with the epoch."""
+        return self.seed if self.view_seed is None else self.view_seed
 
 
 @group
@@ -567,6 +579,23 @@ class Pair:
     )
     student_weights: str | None = option(
         None, "the same as `init`, for the student of a pair", jobs=TRAIN, bears="training"
+    )
+    teacher_cache: str | None = option(
+        None,
+        "what the teacher says is kept in files, in 16 bits, which runs with the same views read: logits",
+        choices=("logits",),
+        jobs=TRAIN,
+        bears="training",
+    )
+    teacher_cache_top: int | None = option(
+        None,
+        "of an image so many of the largest logits are kept, and one number for the others; None: all",
+        at_least=1,
+        jobs=TRAIN,
+        bears="training",
+    )
+    teacher_cache_dir: str | None = option(
+        None, "folder of such files; None: teacher_cache in `localpath`", jobs=TRAIN, bears="nothing"
     )
 
 

@@ -19,6 +19,7 @@ class Batch(NamedTuple):
         other_labels: (B,) int64, of the images that are mixed into these (mixup, CutMix); None where none are.
         share: (B,) float32, the weight of `labels`; `other_labels` weigh the rest. None where nothing is mixed.
         labelled: (B,) bool, which images have a label. None where all have.
+        taught: (B, N), the teacher's logits, in float32 or shorter; None where the teacher itself is asked.
     """
 
     images: Tensor
@@ -27,6 +28,7 @@ class Batch(NamedTuple):
     other_labels: Tensor | None = None
     share: Tensor | None = None
     labelled: Tensor | None = None
+    taught: Tensor | None = None
 
 
 def noise(size: int, dataset: Dataset, device: torch.device) -> Batch:

@@ -32,6 +32,7 @@ from distillation.losses.base import Part
 from distillation.objective import Objective, Teacher, union
 from distillation.prepared import PREPARED
 from distillation.signals import Network, measured
+from distillation.teacher_cache import refuse_other_readers
 from letkd import Student, kd_layer
 from letkd.reach import check_layers
 from storage.documents import log
@@ -141,6 +142,7 @@ def build_objective(
         average = build_copy(options, dataset, student.module)
         teacher = Teacher(average, Input(dataset.mean, dataset.std), identity="the average of the student")
     losses = {key: build_loss(key, options, dataset, student, teacher, drawn=drawn) for key in keys}
+    refuse_other_readers(options, losses)
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
     if teacher_weights is not None:  # an average has the student's classes, and goes on changing
@@ -342,7 +344,7 @@ def check_networks(options: Options, dataset: Dataset, weights: Weights | None =
         if losses[key].prepared:
             losses[key].check_networks(student, untrained, **values_for(losses[key], options))
         else:
-            build_loss(key, options, dataset, student, teacher)
+            refuse_other_readers(options, {key: build_loss(key, options, dataset, student, teacher)})
 
 
 @contextmanager

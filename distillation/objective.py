@@ -58,6 +58,11 @@ class Teacher:
     def __call__(self, images: Tensor) -> Signals:
         return self.network(images)
 
+    def to(self, device: torch.device) -> None:
+        """Move it, where no objective does."""
+        self.network.module.to(device)
+        self.input.to(device)
+
 
 class Objective(nn.Module):
     """A student and the losses that teach it; called with a batch, it returns a `Step`.
@@ -100,6 +105,11 @@ class Objective(nn.Module):
             self.teacher.input._apply(fn)
         return super()._apply(fn, recurse)
 
+    def without_teacher(self) -> Teacher:
+        """Take the teacher out, and return it: batches bring its logits, `Batch.taught`, and no loss reads more."""
+        teacher, self.__dict__["teacher"] = self.teacher, None
+        return teacher
+
     def describe(self) -> dict[str, Any]:
         """What is summed, as plain values: the weight of every term, and where every loss reads which maps."""
         places = {}
@@ -137,7 +147,7 @@ class Objective(nn.Module):
         if batch.labelled is not None:
             self._check_unlabelled(batch)
         images = self.input(batch.images)
-        taught = None
+        taught = None if batch.taught is None else Signals(logits=batch.taught).in_float32()
         if self.teacher is not None:
             taught = self.teacher(images if self.shares_input else self.teacher.input(batch.images)).in_float32()
         student = self.network(images).in_float32()
@@ -174,7 +184,8 @@ class Objective(nn.Module):
         needs = [loss.needs for loss in self.losses.values() if loss.needs.whole_batch]
         if not needs:
             return student, taught, batch
-        known = {name: value for name, value in batch._asdict().items() if name != "images" and value is not None}
+        local = ("images", "taught")
+        known = {name: value for name, value in batch._asdict().items() if name not in local and value is not None}
         return (
             student.gathered(union(need.student for need in needs)),
             taught and taught.gathered(union(need.teacher for need in needs)),

@@ -10,7 +10,7 @@ from engine.checkpoints import FORMAT, STOPPED
 from results.settings import changed_settings
 
 # What must not change within an epoch.
-ORDER_KEYS = ("dataset", "seed", "batch_size", "val_split", "unlabelled", "unlabelled_share")
+ORDER_KEYS = ("dataset", "seed", "view_seed", "batch_size", "val_split", "unlabelled", "unlabelled_share")
 # What the saved state of an optimizer belongs to: its kind, and which parameters its groups have.
 OPTIMIZER_KEYS = ("optimizer", "learning_rates", "freeze", "decay_norms_and_biases")
 

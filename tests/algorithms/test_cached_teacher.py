@@ -1,0 +1,239 @@
+"""Runs whose teacher's logits are kept in files: those that read train as the one that wrote, bit for bit."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from digits_tools import fewer_digits
+from rank_tools import on_ranks
+from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, stop_at
+
+from algorithms import run_config, set_up_console
+from distillation import teacher_cache
+from distillation.objective import Teacher
+from storage.tensor_files import load_tensors
+
+pytestmark = pytest.mark.usefixtures("few_digits")
+TWO_EPOCHS = {"epochs": 2, "milestones": [1], "disp_step": 2}
+CACHED = {"teacher_cache": "logits", "view_seed": 0}
+THREE_STEPS = 3 * 64 * 20  # bytes: of the four steps of an epoch three are in a file
+
+
+def run(folder: Path, name: str, method: str = "KD", **updates: Any) -> Path:
+    """Train; returns the directory of the run."""
+    config = configure(method, folder, **TWO_EPOCHS | updates) | {"name": f"mine.{name}.run"}
+    run_config(config)
+    return folder / "mine" / name / "run"
+
+
+def caches(folder: Path) -> list[Path]:
+    return sorted((folder / "teacher_cache" / "digits").glob("*"))
+
+
+def files(folder: Path) -> list[str]:
+    """Names of the files with logits, of one cache."""
+    (cache,) = caches(folder)
+    return sorted(path.name for path in cache.glob("epoch_*"))
+
+
+def recorded(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "results.json").read_text())["teacher_cache"]
+
+
+@pytest.fixture
+def no_teacher(monkeypatch):
+    """From the call of it on no teacher runs."""
+
+    def never(self: Teacher, images: torch.Tensor) -> None:
+        raise AssertionError("the teacher runs")
+
+    return lambda: monkeypatch.setattr(Teacher, "__call__", never)
+
+
+@pytest.mark.parametrize(("method", "updates"), [
+    ("KD", {}),
+    ("lskd:DKD", {"teacher_cache_top": 3, "accumulate": 2}),
+    ("KD", {"mixup": 0.4, "cutmix": 1.0}),
+])  # fmt: skip
+def test_runs_that_read_train_as_the_one_that_wrote(method, updates, folder, no_teacher):
+    """Also with another student, another seed and another method: the first alone has run the teacher."""
+    wrote = run(folder, "writer", method, **CACHED, **updates)
+    assert files(folder) == ["epoch_1.pth", "epoch_2.pth"]
+    no_teacher()
+    read = run(folder, "reader", method, **CACHED, **updates)
+    assert not differences(outcome(wrote), outcome(read))
+    run(folder, "other", "DIST", **CACHED, **updates, seed=3)
+    assert len(caches(folder)) == 1
+    known, own = recorded(wrote), recorded(read)
+    assert (known.pop("epochs_read"), own.pop("epochs_read")) == (0, 2) and known == own
+    assert own["directory"] == str(caches(folder)[0])
+    about = json.loads((caches(folder)[0] / "about.json").read_text())
+    assert about["fingerprint"] == own["fingerprint"] and about["view_seed"] == 0
+
+
+@pytest.mark.parametrize("updates", [{}, {"accumulate": 2}])
+def test_where_nothing_is_shortened_runs_train_as_without_a_cache(updates, folder, no_teacher):
+    updates = updates | {"precision": "bf16", "epochs": 1, "milestones": []}
+    plain = run(folder, "plain", **updates)
+    wrote = run(folder, "writer", **updates, teacher_cache="logits")
+    no_teacher()
+    read = run(folder, "reader", **updates, teacher_cache="logits")
+    assert not differences(outcome(plain), outcome(wrote)) and not differences(outcome(plain), outcome(read))
+    content = load_tensors(caches(folder)[0] / "epoch_1.pth")
+    assert content["rows"]["logits"].dtype == torch.bfloat16
+
+
+def test_the_seed_of_views_is_apart_from_that_of_the_rest(folder):
+    default = outcome(run(folder, "default", seed=1))
+    assert not differences(default, outcome(run(folder, "said", seed=1, view_seed=1)))
+    assert differences(default, outcome(run(folder, "others", seed=1, view_seed=0)))
+    for seed, view_seed, number in [(0, None, 1), (1, 0, 1), (1, None, 2)]:
+        run(folder, f"cached{seed}", seed=seed, view_seed=view_seed, teacher_cache="logits", epochs=1, milestones=[])
+        assert len(caches(folder)) == number
+
+
+def test_within_an_epoch_the_seed_of_views_stays(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, "stopped")
+    with pytest.raises(ValueError, match="stopped within an epoch of view_seed=None, this run has view_seed=3"):
+        run(folder, "stopped", view_seed=3, checkpoint=-1)
+
+
+@pytest.mark.parametrize(
+    ("how", "bytes_of_file"),
+    [
+        ("killed", 2**28),
+        ("stopped", THREE_STEPS),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("stopped", 2**28), ("killed", THREE_STEPS)]),
+        ("stopped in the last step", 2**28),
+    ],
+)
+def test_a_run_that_is_broken_off_leaves_and_ends_as_the_one_that_was_not(how, bytes_of_file, folder, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "FILE_BYTES", bytes_of_file)
+    whole = run(folder, "whole", **CACHED, teacher_cache_dir=str(folder / "others"))
+    expected = {path.name: load_tensors(path) for path in (folder / "others").rglob("epoch_*")}
+    step = {"killed": STEPS + 4, "stopped": STEPS + 2, "stopped in the last step": STEPS}[how]
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, fail if how == "killed" else lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(PowerFailure if how == "killed" else KeyboardInterrupt):
+            run(folder, "broken", **CACHED)
+    broken = run(folder, "broken", **CACHED, checkpoint=-1)
+    assert not differences(outcome(whole), outcome(broken))
+    assert len(expected) == (2 if bytes_of_file == 2**28 else 4)
+    assert not differences(expected, {path.name: load_tensors(path) for path in caches(folder)[0].glob("epoch_*")})
+
+
+def test_a_damaged_file_is_said_and_made_again(folder, capsys):
+    set_up_console()
+    wrote = run(folder, "writer", **CACHED)
+    path = caches(folder)[0] / "epoch_2.pth"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:2000] + b"?" + whole[2001:])
+    capsys.readouterr()
+    read = run(folder, "reader", **CACHED)
+    out = capsys.readouterr().out
+    assert f"warning: {path} is damaged: its checksum does not fit; the teacher makes it again" in out
+    assert not differences(outcome(wrote), outcome(read)) and recorded(read)["epochs_read"] == 1
+    first = path.with_name("epoch_1.pth")
+    first.write_bytes(whole)
+    third = run(folder, "third", **CACHED)
+    assert f"warning: {first} is another file that was put in its place" in capsys.readouterr().out
+    assert not differences(outcome(wrote), outcome(third))
+
+
+def test_the_size_is_said_beforehand_and_what_has_no_room_is_refused(folder, monkeypatch, capsys):
+    set_up_console()
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=20_000))
+    with pytest.raises(
+        ValueError, match=r"needs 19 kB|needs \d+ kB in .*, and its disk has 20 kB left; choose another"
+    ):
+        run(folder, "writer", **CACHED, epochs=3)
+    assert not (folder / "mine").exists() and not (folder / "teacher_cache").exists()
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    capsys.readouterr()
+    run(folder, "writer", **CACHED)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher cache")]
+    assert line == f"teacher cache: 18 kB for 2 epochs of 256 images, 10 classes, in {caches(folder)[0]}"
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    run(folder, "reader", **CACHED)
+    assert "teacher cache: the logits of 2 epochs are in" in capsys.readouterr().out
+
+
+def test_a_disk_that_becomes_full_stops_a_run_that_goes_on_when_there_is_room(folder, monkeypatch):
+    whole = run(folder, "whole", **CACHED, teacher_cache_dir=str(folder / "others"))
+
+    def fsync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.startswith(".epoch_2.pth"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match=r"cannot write .*epoch_2\.pth: No space left on device"):
+            run(folder, "writer", **CACHED)
+    assert files(folder) == ["epoch_1.pth"] and not list(caches(folder)[0].glob(".*.part"))
+    assert not differences(outcome(whole), outcome(run(folder, "writer", **CACHED, checkpoint=-1)))
+
+
+def test_another_teacher_is_another_cache(folder):
+    run(folder, "one", **CACHED, epochs=1, milestones=[])
+    state = load_tensors(folder / "digits/RN8/last.pth")["model"]
+    torch.save(
+        {name: 2 * value if name == "fc.weight" else value for name, value in state.items()}, folder / "other.pth"
+    )
+    run(folder, "two", **CACHED, epochs=1, milestones=[], teacher_weights=str(folder / "other.pth"))
+    assert len(caches(folder)) == 2
+
+
+def test_a_finished_run_goes_on_with_what_is_missing(folder):
+    """More epochs of the same views: those that are there are read, the others are written."""
+    run(folder, "short", **CACHED)
+    long = run(folder, "long", **CACHED, epochs=3)
+    assert recorded(long)["epochs_read"] == 2 and len(files(folder)) == 3
+    short = run(folder, "short", **CACHED, epochs=3, checkpoint=-1)
+    assert recorded(short)["epochs_read"] == 1
+    assert not differences(outcome(long), outcome(short))
+
+
+def train_beside(folder: str, name: str) -> None:
+    run(Path(folder), name, **CACHED)
+
+
+def test_two_runs_at_once_share_a_cache(folder):
+    children = [
+        multiprocessing.get_context("fork").Process(target=train_beside, args=(str(folder), name))
+        for name in ("one", "two")
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0, 0]
+    assert len(files(folder)) == 2
+    one, two = (load_tensors(folder / "mine" / name / "run" / "last.pth") for name in ("one", "two"))
+    assert not differences(one["model"], two["model"])  # forks have random states of Python of their own
+
+
+def train_on_a_rank(rank: int, folder: Path) -> None:
+    with fewer_digits():
+        run(folder, "ranks", **CACHED)
+
+
+def test_ranks_write_what_one_process_reads(folder, tmp_path_factory, no_teacher):
+    alone = run(folder, "alone", **CACHED, teacher_cache_dir=str(folder / "others"))
+    on_ranks(2, train_on_a_rank, tmp_path_factory.mktemp("ranks"), folder)
+    for path in (folder / "others").rglob("epoch_*"):
+        found = load_tensors(caches(folder)[0] / path.name)["rows"]["logits"]
+        torch.testing.assert_close(found, load_tensors(path)["rows"]["logits"], rtol=2**-10, atol=1e-4)
+    no_teacher()
+    run(folder, "reader", **CACHED)
+    on_ranks(2, train_on_a_rank, tmp_path_factory.mktemp("again"), folder)
+    assert alone.is_dir()

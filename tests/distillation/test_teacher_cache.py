@@ -1,0 +1,262 @@
+"""What a cache of logits keeps, by what it is told from others, and which losses can read it."""
+
+import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+from device_tools import Replaying, never_waiting
+from objective_tools import batch_of, objective_of_method, small_digits
+
+from architectures import Input
+from config.experiments import default_config
+from config.options import GROUPS, OPTIONS, Options, Protocol
+from config.schema import options_of
+from dataloaders import make_train_loader
+from distillation import teacher_cache
+from distillation.build import check_networks
+from distillation.losses import find_loss, list_losses
+from distillation.losses.logits import LogitLoss
+from distillation.teacher_cache import (
+    BEARING,
+    NOT_OF_VIEWS,
+    OF_NO_VIEWS,
+    TeacherCache,
+    bytes_of_row,
+    check_cache,
+    check_size,
+    fingerprint_of,
+    identity_of,
+    in_bytes,
+    restore,
+    shorten,
+)
+from engine.optimization import make_optimizer
+from engine.step import WARM_UP_STEPS, TrainStep
+
+PROTOCOL = Protocol()
+CACHED = {"teacher": "resnet8", "teacher_cache": "logits", "image_size": 8}
+
+
+def options_for(method: str, **updates: object) -> Options:
+    config = default_config(f"digits.RN14_RN8.{method}")
+    assert set(updates) <= set(config)
+    return Options.of(config | CACHED | updates)
+
+
+def logits(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (5 * torch.randn(7, 10, generator=torch.Generator().manual_seed(0))).to(dtype)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_of_16_bits_are_kept_as_they_are(dtype):
+    kept = shorten(logits(dtype), None)
+    assert kept["logits"].dtype == dtype and torch.equal(restore(kept, 10), logits(dtype))
+
+
+def test_logits_of_32_bits_are_rounded_and_never_become_infinite():
+    values = torch.cat([logits(), torch.tensor([[1e6, -1e6] + [0.0] * 8])])
+    found = restore(shorten(values, None), 10)
+    assert found.dtype == torch.float16 and found.isfinite().all() and found[-1, :2].tolist() == [65504, -65504]
+    torch.testing.assert_close(found[:-1].float(), values[:-1], rtol=2**-11, atol=0)
+
+
+@pytest.mark.parametrize("top", [1, 3, 9])
+def test_the_largest_logits_stay_and_the_others_share_what_is_left_of_the_probability(top):
+    values = logits()
+    kept = shorten(values, top)
+    found = restore(kept, 10)
+    assert kept["classes"].dtype == torch.int16 and found.dtype == torch.float32
+    largest = values.topk(top, dim=1).indices
+    torch.testing.assert_close(found.gather(1, largest), values.gather(1, largest), rtol=2**-11, atol=0)
+    probabilities, before = found.softmax(dim=1), values.softmax(dim=1)
+    torch.testing.assert_close(probabilities.gather(1, largest), before.gather(1, largest), rtol=0.02, atol=1e-3)
+    for row, chosen in zip(found, largest, strict=True):
+        others = [row[number].item() for number in range(10) if number not in chosen.tolist()]
+        assert len(set(others)) == 1
+    if top == 9:
+        torch.testing.assert_close(found, values, rtol=2**-10, atol=1e-4)
+
+
+@pytest.mark.parametrize(("num_classes", "top"), [(10, None), (10, 3), (40_000, 3)])
+def test_a_row_is_as_large_as_is_said(num_classes, top):
+    kept = shorten(torch.randn(2, num_classes), top)
+    assert sum(values.nbytes for values in kept.values()) == 2 * bytes_of_row(num_classes, top)
+    restored = restore(kept, num_classes)
+    assert restored.shape == (2, num_classes) and (
+        top is None or restored.argmax(1).tolist() == kept["classes"][:, 0].tolist()
+    )
+
+
+@pytest.mark.parametrize(("number", "said"), [(2_400_000_000, "2.4 GB"), (10_000_000, "10.0 MB"), (5_000, "5 kB")])
+def test_sizes_are_said_in_the_units_of_disks(number, said):
+    assert in_bytes(number) == said
+
+
+# --- a step ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["KD", "DIST", "ctkd:lskd:DKD"])
+def test_a_batch_that_brings_the_logits_needs_no_teacher(method):
+    torch.manual_seed(0)
+    objective = objective_of_method(method).eval()
+    pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    batch = batch_of(pixels, torch.arange(4))
+    own = objective(batch)
+    with torch.no_grad():
+        taught = objective.teacher(objective.input(pixels)).logits
+    teacher = objective.without_teacher()
+    assert objective.teacher is None and teacher.network.wanted.logits
+    told = objective(batch._replace(taught=taught))
+    assert torch.equal(told.loss, own.loss) and all(
+        torch.equal(told.terms[name], own.terms[name]) for name in own.terms
+    )
+    assert "teacher" not in str(objective.describe()["places"])
+
+
+@pytest.mark.parametrize("kind", [TrainStep, Replaying])
+def test_a_step_that_reads_waits_for_nothing(kind, tmp_path):
+    """Nor does one that writes, but for the last of a file; a recorded step has the logits of its own batch."""
+    dataset, device = small_digits(), torch.device("cpu")
+    objective = objective_of_method("KD").train()
+    loader = make_train_loader(dataset, batch_size=128, device=device, seed=0)
+    arguments = {"folder": tmp_path, "batch_size": 128, "parts": 1, "device": device, "autocast": nullcontext}
+    teacher = objective.without_teacher()
+    trained = []
+    for _ in ("writes", "reads"):
+        own = copy.deepcopy(objective)
+        step = kind(own, make_optimizer(own, PROTOCOL), lambda: torch.autocast("cpu", enabled=False))
+        batches = TeacherCache(teacher, dataset, {"top": 3}, **arguments).over(loader, 1, skip=0)
+        for _ in range(WARM_UP_STEPS + 1):
+            step(next(batches))
+        with never_waiting("cpu"):
+            for _ in range(len(loader) - WARM_UP_STEPS - 2):
+                step(next(batches))
+        step(next(batches))
+        assert next(batches, None) is None
+        trained.append(own.student.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+# --- what may be cached ----------------------------------------------------------------------------------------------
+
+ON_LOGITS = [loss.method for key in list_losses() if issubclass(loss := find_loss(key), LogitLoss) and loss.method]
+
+
+@pytest.mark.parametrize("method", [*ON_LOGITS, "lskd:DKD", "ctkd:KD", "KD+DIST", "KD+LS"])
+def test_losses_on_logits_can_read_a_cache(method):
+    options = options_for(method)
+    check_cache(options)
+    check_networks(options, small_digits())
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("FitNet", "FitNet reads maps"),
+        ("KD+SRRL", "SRRL reads the pooled vector and the classifier"),
+        ("sdd:KD", "sdd:KD reads the classifier and maps"),
+        ("letKD-2+KD", "alone, and letKD-2 reads more of it"),
+        ("KDPP", "KDPP reads more"),
+    ],
+)
+def test_a_loss_that_reads_more_is_refused_by_name(method, said):
+    options = options_for(method)
+    with pytest.raises(ValueError, match=r"^teacher_cache=logits keeps the logits .* choose from KD, DKD") as caught:
+        check_cache(options)
+        check_networks(options, small_digits())
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "updates", "said"),
+    [
+        ("KD", {"teacher": "ema"}, "teacher=ema changes in every step"),
+        ("KD", {"unlabelled": "a"}, "keeps logits of labelled images alone; leave it out, or unlabelled="),
+        ("LS", {}, "LS reads no teacher: leave out teacher_cache=logits"),
+        ("KD", {"teacher_cache": None, "teacher_cache_top": 3}, "teacher_cache_top=3 is of a cache, and there is none"),
+        ("KD", {"teacher_cache": None, "teacher_cache_dir": "a"}, "teacher_cache_dir=a is of a cache"),
+    ],
+)
+def test_a_cache_of_nothing_is_refused(method, updates, said):
+    with pytest.raises(ValueError, match=said):
+        check_cache(options_for(method, **updates))
+
+
+def test_as_many_logits_as_classes_are_refused():
+    with pytest.raises(ValueError, match=r"teacher_cache_top=10 must be below the 10 classes"):
+        check_size(options_for("KD", teacher_cache_top=10), small_digits(), is_new=False)
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_a_teacher_is_trained(monkeypatch):
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=2_000_000))
+    options = options_for("KD", epochs=100)
+    check_size(options, small_digits(), is_new=False)
+    with pytest.raises(
+        ValueError, match=r"needs [\d.]+ MB in experiments/teacher_cache, and its disk has 2\.0 MB left"
+    ):
+        check_size(options, small_digits(), is_new=True)
+    check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
+    monkeypatch.setattr(teacher_cache.os, "access", lambda place, mode: False)
+    with pytest.raises(ValueError, match=r"cannot be written, and teacher_cache=logits writes there"):
+        check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
+
+
+# --- what tells a cache from others ----------------------------------------------------------------------------------
+
+
+def identity(input_: Input | None = None, fingerprint: str = "weights", number: int = 7, **updates: object) -> str:
+    teacher = SimpleNamespace(identity=fingerprint, input=input_ or Input((0.5,) * 3, (0.5,) * 3))
+    return fingerprint_of(identity_of(options_for("KD", **updates), teacher, small_digits(), {"number": number}))
+
+
+def test_another_teacher_or_other_images_are_another_cache():
+    same = identity()
+    others = [
+        identity(fingerprint="others"),
+        identity(Input((0.5,) * 3, (0.25,) * 3)),
+        identity(Input((0.5,) * 3, (0.5,) * 3, image_size=16)),
+        identity(number=8),
+        identity(teacher="resnet14"),
+    ]
+    assert len({same, *others}) == len(others) + 1
+
+
+OF_VIEWS = {
+    "view_seed": 1, "seed": 1, "padding_mode": "zeros", "batch_size": 32, "val_split": 100, "precision": "bf16",
+    "teacher_cache_top": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OF_VIEWS)
+def test_other_views_are_another_cache(option):
+    assert identity(**{option: OF_VIEWS[option]}) != identity()
+
+
+@pytest.mark.parametrize(
+    "updates",
+    [
+        {"epochs": 3}, {"optimizer": "adamw"}, {"kd.temperature": 2.0}, {"student": "resnet14"}, {"cuda": False},
+        {"student_weights": "a.pth"}, {"teacher_cache_dir": "a"}, {"seed": 1, "view_seed": 0}, {"name": "a.b.c"},
+    ],
+)  # fmt: skip
+def test_what_trains_is_not_told_apart(updates):
+    assert identity(**updates) == identity()
+
+
+def test_every_option_that_bears_on_views_is_looked_at():
+    """A new option makes another cache, unless it is excused; those that are excused are options."""
+    assert set(GROUPS) >= OF_NO_VIEWS and set(OPTIONS) >= NOT_OF_VIEWS
+    looked_at = {
+        name
+        for key, group in GROUPS.items()
+        if key not in OF_NO_VIEWS
+        for name, said in options_of(group).items()
+        if said.bears in BEARING
+    }
+    assert looked_at >= NOT_OF_VIEWS
+    assert looked_at - NOT_OF_VIEWS >= {*OF_VIEWS, "dataset"} - {"view_seed", "seed", "teacher_cache_top"}

@@ -18,6 +18,7 @@ from training_tools import STEPS, PowerFailure, configure, differences, fail, ou
 from algorithms import run_config, set_up_console
 from distillation import teacher_cache
 from distillation.objective import Teacher
+from engine.checkpoints import load_checkpoint, save_checkpoint
 from storage.tensor_files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -201,6 +202,10 @@ def test_a_finished_run_goes_on_with_what_is_missing(folder):
     short = run(folder, "short", **CACHED, epochs=3, checkpoint=-1)
     assert recorded(short)["epochs_read"] == 1
     assert not differences(outcome(long), outcome(short))
+    last = load_tensors(short / "last.pth")
+    save_checkpoint(short / "last.pth", last | {"teacher_cache": {"epochs_read": "two"}})
+    with pytest.raises(ValueError, match=r"damaged: its entry 'teacher_cache.epochs_read' is a str, not a int"):
+        load_checkpoint(short / "last.pth")
 
 
 def train_beside(folder: str, name: str) -> None:

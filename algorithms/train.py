@@ -121,7 +121,7 @@ class Training(Algorithm):
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         dataset = open_images(None)
         protocol = self.options.protocol
-        check_train_batch(dataset, protocol.batch_size, self.options.data.padding_mode)
+        check_train_batch(dataset, protocol.batch_size, self.options.data.padding_mode, self.options.augmentation)
         check_warm_up(protocol, len(dataset.split("train")) // protocol.batch_size)
         check_networks(self.options, dataset, weights_so_far(self.options))
         if protocol.freeze or protocol.learning_rates:
@@ -249,6 +249,7 @@ class Training(Algorithm):
             seed=options.run.seed,
             num_workers=options.run.num_workers,
             padding_mode=options.data.padding_mode,
+            augmentation=options.augmentation,
             member=member(),
         )
         check_warm_up(protocol, len(self.train_loader))

@@ -7,7 +7,7 @@ for: a step takes them out by indices that lie on the device, and reads nothing.
 
 They are applied in this order, of torchvision's and timm's recipes: policy, colour jitter, erasing.
 Sources: RandAugment (Cubuk et al., 2020), TrivialAugment Wide (Müller and Hutter, 2021), random erasing (Zhong et al.,
-2020); operations, ranges and defaults are those of torchvision.transforms.v2 0.30, of ColorJitter too.
+2020); operations, ranges and defaults are those of torchvision.transforms.v2 0.29, of ColorJitter too.
 
 Shapes: N images of an epoch, n of them that an operation is for, B of a batch.
 """

@@ -10,7 +10,7 @@ Sums are of whole numbers and exact, everything else is done in operations that 
 image has the same bits in any batch. They are those of torchvision.transforms.v2.functional on uint8, but for
 fractions that it rounds otherwise in float32: these differ by 1 of 255.
 
-Shapes: images (n, H, W, 3) uint8, the numbers (n,) float32; the result is like the images, which stay as they are.
+Shapes: images (n, 3, H, W) uint8, the numbers (n,) float32; the result is like the images, which stay as they are.
 """
 
 import torch
@@ -24,54 +24,49 @@ SECTORS = 6  # of the circle of hues
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    return _to_pixels(images * _by_image(factors))
+    return _to_pixels(images.float().mul_(_by_image(factors)))
 
 
 def saturation(images: Tensor, factors: Tensor) -> Tensor:
-    return _blend(images, _grey(images).unsqueeze(-1), factors)
+    values = images.float()
+    return _blend(values, _grey(values), factors)
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
     """Against the mean grey of each image."""
-    grey = _grey(images).mean(dim=(1, 2), dtype=torch.float64).float()
-    return _blend(images, _by_image(grey), factors)
+    values = images.float()
+    return _blend(values, _grey(values).mean(dim=(2, 3), keepdim=True, dtype=torch.float64).float(), factors)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     """Below 1 smoother, above it sharper; the pixels at the border stay."""
-    pixels = images.float()
-    rows = pixels[:, :-2] + pixels[:, 1:-1] + pixels[:, 2:]
-    window = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
-    inside = pixels[:, 1:-1, 1:-1]
-    blurred = (window + 4 * inside).div_(13).round_()
-    result = images.clone()
-    result[:, 1:-1, 1:-1] = _to_pixels(inside + (1 - _by_image(factors)) * (blurred - inside))
-    return result
+    values = images.float()
+    rows = values[..., :-2, :] + values[..., 1:-1, :] + values[..., 2:, :]
+    window = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    inside = values[..., 1:-1, 1:-1]
+    blurred = window.add_(4 * inside).div_(13).round_()
+    inside += blurred.sub_(inside).mul_(1 - _by_image(factors))
+    return _to_pixels(values)
 
 
 def hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turned by -0.5 to 0.5 of the circle.
 
-    With value v, chroma c and hue h in sixths a channel is v - c w(k), w(k) = min(k, 4 - k) within 0..1, k = n + h mod
-    6, n = 5, 3, 1 for red, green, blue.
+    With value v, chroma c and hue h in sixths of the circle, red is v - c (2 - |h - 3|), green v - c (|h - 2| - 1) and
+    blue v - c (|h - 4| - 1), what is in brackets within 0..1.
     """
-    red, green, blue = (channel.float() for channel in images.unbind(-1))
+    red, green, blue = images.float().unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     divisor = chroma.clamp(min=1)  # of a grey pixel, whose hue is 0: there is nothing to turn
-    hues = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    )
+    of_green, of_blue = ((blue - red) / divisor).add_(2), ((red - green) / divisor).add_(4)
+    hues = torch.where(value == red, (green - blue) / divisor, torch.where(value == green, of_green, of_blue))
     hues += (SECTORS * turns).view(-1, 1, 1)
-    channels = []
-    for start in (5, 3, 1):
-        sector = (hues + start).remainder_(SECTORS)
-        weight = torch.minimum(sector, 4 - sector).clamp_(0, 1)
-        channels.append(value - chroma * weight)
+    hues -= (hues / SECTORS).floor_().mul_(SECTORS)
+    weights = 2 - (hues - 3).abs_(), (hues - 2).abs_().sub_(1), (hues - 4).abs_().sub_(1)
+    channels = [value - weight.clamp_(0, 1).mul_(chroma) for weight in weights]
     # A hair less than 256 parts, each cut off: how torchvision turns 0..1 into uint8.
-    return torch.stack(channels, dim=-1).mul_((NUM_VALUES - 1e-3) / WHITE).to(torch.uint8)
+    return torch.stack(channels, dim=1).mul_((NUM_VALUES - 1e-3) / WHITE).to(torch.uint8)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -82,23 +77,22 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
     """What is not below the threshold, in 0..255, is inverted."""
-    return torch.where(images >= _by_image(thresholds), WHITE - images, images)
+    inverted = (images >= _by_image(thresholds)).to(torch.uint8)
+    return images ^ inverted.mul_(WHITE)
 
 
 def autocontrast(images: Tensor) -> Tensor:
     """Each channel stretched from its darkest to its brightest value; one of a single value stays."""
-    lowest, highest = (
-        found.float() for found in (images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True))
-    )
+    lowest, highest = images.amin((2, 3), keepdim=True).float(), images.amax((2, 3), keepdim=True).float()
     varies = highest > lowest
     scale = torch.where(varies, (highest - lowest) * (1 / WHITE), 1.0)
-    return _to_pixels((images - torch.where(varies, lowest, 0.0)) / scale)
+    return _to_pixels(images.float().sub_(lowest * varies).div_(scale))
 
 
 def equalize(images: Tensor) -> Tensor:
     """Each channel's values spread so that they are equally frequent, by the table that Pillow makes of a histogram."""
-    num_images, height, width, channels = images.shape
-    planes = images.permute(0, 3, 1, 2).reshape(num_images * channels, height * width).long()
+    num_images, channels, height, width = images.shape
+    planes = images.reshape(num_images * channels, height * width).long()
     counts = torch.zeros(len(planes), NUM_VALUES, dtype=torch.int32, device=images.device)
     counts.scatter_add_(1, planes, counts.new_ones(1).expand_as(planes))
     of_highest = counts.gather(1, planes.amax(dim=1, keepdim=True))
@@ -107,22 +101,23 @@ def equalize(images: Tensor) -> Tensor:
     table = ((below + step // 2) // step.clamp(min=1)).clamp_(max=WHITE)
     same = torch.arange(NUM_VALUES, dtype=torch.int32, device=images.device)
     table = torch.where(step > 0, table, same).to(torch.uint8)
-    return table.gather(1, planes).view(num_images, channels, height, width).permute(0, 2, 3, 1)
+    return table.gather(1, planes).view(images.shape)
 
 
 def _by_image(numbers: Tensor) -> Tensor:
     return numbers.view(-1, 1, 1, 1)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """(n, H, W) float32 of whole numbers."""
-    red, green, blue = images.unbind(-1)
-    return (red * RED + green * GREEN + blue * BLUE).div_(OF_GREY).floor_()
+def _grey(values: Tensor) -> Tensor:
+    """(n, 1, H, W) float32 of whole numbers, of such (n, 3, H, W)."""
+    red, green, blue = values.split(1, dim=1)
+    return (red * RED).add_(green * GREEN).add_(blue * BLUE).div_(OF_GREY).floor_()
 
 
-def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
+def _blend(values: Tensor, others: Tensor, factors: Tensor) -> Tensor:
+    """Of `values` in place."""
     factors = _by_image(factors)
-    return _to_pixels((images * factors).add_((1 - factors) * others))
+    return _to_pixels(values.mul_(factors).add_((1 - factors) * others))
 
 
 def _to_pixels(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
 
 Windows are inside of their images, so that resizing never makes smaller: torchvision's antialiasing has no part in it.
 
-Shapes: images (n, H, W, 3) uint8, matrices (n, 6), boxes (n, 4) of top, left, height, width; the result is like the
+Shapes: images (n, 3, H, W) uint8, matrices (n, 6), boxes (n, 4) of top, left, height, width; the result is like the
 images, which stay as they are.
 """
 
@@ -20,18 +20,18 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
 
     Shears, translations and rotations of torchvision.transforms.v2 with its defaults: nearest, and black outside.
     """
-    num_images, height, width, channels = images.shape
+    _, _, height, width = images.shape
     middle = (width - 1) / 2, (height - 1) / 2
     x = torch.arange(width, device=images.device) - middle[0]
     y = (torch.arange(height, device=images.device) - middle[1])[:, None]
     a, b, c, d, e, f = matrices[:, :, None, None].unbind(1)
     columns = ((a * x + b * y) + c).add_(middle[0]).round_()
     rows = ((d * x + e * y) + f).add_(middle[1]).round_()
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    index = rows.clamp_(0, height - 1).long().mul_(width).add_(columns.clamp_(0, width - 1).long())
-    index += torch.arange(num_images, device=images.device).view(-1, 1, 1) * (height * width)
-    found = images.reshape(-1, channels).index_select(0, index.flatten()).view(images.shape)
-    return found * inside[..., None]
+    nearest_columns, nearest_rows = columns.clamp(0, width - 1), rows.clamp(0, height - 1)
+    inside = (columns == nearest_columns).logical_and_(rows == nearest_rows)
+    index = nearest_rows.long().mul_(width).add_(nearest_columns.long())
+    found = images.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, images.shape[1], -1))
+    return found.view(images.shape).mul_(inside[:, None].to(torch.uint8))
 
 
 def shear_x(amounts: Tensor, side: int) -> Tensor:
@@ -66,12 +66,13 @@ def _matrices(*rows: tuple[Tensor | float, ...]) -> Tensor:
 
 def erase(images: Tensor, boxes: Tensor, *, color: Tensor) -> Tensor:
     """A box of each image filled with a colour (3,) uint8."""
-    _, height, width, _ = images.shape
+    height, width = images.shape[2:]
     top, left, high, wide = boxes[:, :, None].unbind(1)
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
     inside_rows = (rows >= top) & (rows < top + high)
     inside_columns = (columns >= left) & (columns < left + wide)
-    return torch.where((inside_rows[:, :, None] & inside_columns[:, None, :])[..., None], color, images)
+    inside = inside_rows[:, :, None] & inside_columns[:, None, :]
+    return torch.where(inside[:, None], color.view(3, 1, 1), images)
 
 
 class ResizedCropFlip:

@@ -200,8 +200,8 @@ class ResidentTrainLoader:
             start = number * self.batch_size
             batch = slice(start + self.part.start, start + self.part.stop)
             index = order[batch]
-            images_BHWC = transform(self.augment(index, *(values[batch] for values in windows)), number)
-            yield Batch(images_BHWC.permute(0, 3, 1, 2), labels[batch], index)
+            images_BHWC = self.augment(index, *(values[batch] for values in windows))
+            yield Batch(transform(images_BHWC.permute(0, 3, 1, 2), number), labels[batch], index)
 
 
 class ResidentEvalLoader:
@@ -376,8 +376,7 @@ class StreamedTrainLoader(StreamedLoader):
     def __iter__(self) -> Iterator[Batch]:
         transform = self.transforms.of_epoch(self.order.seed, self.order.epoch)
         for number, batch in enumerate(super().__iter__(), start=self.order.skip):
-            images_BHWC = transform(batch.images.permute(0, 2, 3, 1), number)
-            yield batch._replace(images=images_BHWC.permute(0, 3, 1, 2))
+            yield batch._replace(images=transform(batch.images, number))
 
 
 class EpochOrder(Sampler):

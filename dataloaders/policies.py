@@ -30,7 +30,7 @@ NUM_LEVELS = 31  # of magnitudes, 0 to 30
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # of the image, and height by width of what is erased
 LARGEST_HUE = 0.5  # of the circle
 
-Operation = Callable[..., Tensor]  # of images (n, H, W, 3) uint8, and of their values where it has any
+Operation = Callable[..., Tensor]  # of images (n, 3, H, W) uint8, and of their values where it has any
 
 
 class Application(NamedTuple):
@@ -268,16 +268,19 @@ class Plan:
             here = (places[mine] - part.start).to(device)
             self.steps.append((operation, ends, here, None if values is None else values[mine].to(device)))
 
-    def __call__(self, images_BHWC: Tensor, number: int) -> Tensor:
-        """The images of batch `number`, changed in place."""
+    def __call__(self, images_BCHW: Tensor, number: int) -> Tensor:
+        """What becomes of the images of batch `number`, which are channels_last as what is returned is."""
+        if not self.steps:
+            return images_BCHW
+        images_BCHW = images_BCHW.contiguous()  # on a CPU most operations are twice as fast on planes
         for operation, ends, here, values in self.steps:
             some = slice(ends[number], ends[number + 1])
             if some.start == some.stop:
                 continue
             index = here[some]
             given = () if values is None else (values[some],)
-            images_BHWC.index_copy_(0, index, operation(images_BHWC.index_select(0, index), *given))
-        return images_BHWC
+            images_BCHW[index] = operation(images_BCHW.index_select(0, index), *given)
+        return images_BCHW.contiguous(memory_format=torch.channels_last)
 
 
 class Transforms:

@@ -17,7 +17,7 @@ AMOUNTS = torch.tensor([-0.95, -0.3, -0.09, 0.0, 0.033, 0.27, 0.66], dtype=torch
 @pytest.fixture(scope="module")
 def images():
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(1, 256, (7, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8)
+    return torch.randint(1, 256, (7, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
 
 
 def sheared(image, shear):
@@ -42,11 +42,9 @@ CASES = {
 def test_pixels_come_from_where_torchvision_takes_them(name, images):
     values, theirs = CASES[name]
     found = geometry.affine(images, getattr(geometry, name)(values, SIDE).float())
-    expected = torch.stack(
-        [theirs(image.permute(2, 0, 1), value) for image, value in zip(images, values.tolist(), strict=True)]
-    )
+    expected = torch.stack([theirs(image, value) for image, value in zip(images, values.tolist(), strict=True)])
     assert found.dtype == torch.uint8 and not torch.equal(found[0], images[0])
-    assert torch.equal(found.permute(0, 3, 1, 2), expected)
+    assert torch.equal(found, expected)
 
 
 def test_images_of_several_kinds_are_moved_at_once(images):
@@ -65,28 +63,27 @@ def test_a_box_of_each_image_is_erased(images):
     before = images.clone()
     found = geometry.erase(images[:3], boxes, color=fill)
     for image, box, one in zip(images, boxes.int().tolist(), found, strict=False):
-        expected = F.erase(image.permute(2, 0, 1), *box, v=fill.view(3, 1, 1))
-        assert torch.equal(one.permute(2, 0, 1), expected)
+        assert torch.equal(one, F.erase(image, *box, v=fill.view(3, 1, 1)))
     assert torch.equal(images, before)
 
 
 def test_a_window_is_resized_as_torchvision_does_it(images):
     """Within 1 of 255: its weights on uint8 are rounded, these are not."""
     boxes = [(0, 0, SIDE, SIDE), (2, 5, 7, 13), (19, 0, 1, 20), (0, 19, 20, 1), (11, 12, 3, 4), (4, 4, 16, 16)]
+    crop = ResizedCropFlip(images.permute(0, 2, 3, 1).contiguous())
     picks = torch.tensor([3, 0, 6, 6, 1, 2])
     for flip in (0, 1):
-        found = ResizedCropFlip(images)(picks, *torch.tensor(boxes).T, torch.full((6,), flip))
+        found = crop(picks, *torch.tensor(boxes).T, torch.full((6,), flip))
         assert found.dtype == torch.uint8 and found.shape == (6, SIDE, SIDE, 3)
         for one, pick, box in zip(found, picks, boxes, strict=True):
-            expected = F.resized_crop(images[pick].permute(2, 0, 1), *box, size=[SIDE, SIDE], antialias=True)
+            expected = F.resized_crop(images[pick], *box, size=[SIDE, SIDE], antialias=True)
             expected = F.hflip(expected) if flip else expected
-            exact = F.resized_crop(images[pick].permute(2, 0, 1).double(), *box, size=[SIDE, SIDE], antialias=True)
+            exact = F.resized_crop(images[pick].double(), *box, size=[SIDE, SIDE], antialias=True)
             exact = F.hflip(exact) if flip else exact
             assert (one.permute(2, 0, 1).int() - expected.int()).abs().max() <= 1
             assert (one.permute(2, 0, 1) - exact).abs().max() <= 0.5 + 1e-4
-    assert torch.equal(
-        ResizedCropFlip(images)(picks[:1], *torch.tensor(boxes[:1]).T, torch.zeros(1).int()), images[3:4]
-    )
+    whole = crop(picks[:1], *torch.tensor(boxes[:1]).T, torch.tensor([0]))
+    assert torch.equal(whole.permute(0, 3, 1, 2), images[3:4])
 
 
 def drawn(num_images, **options):

@@ -4,12 +4,15 @@
     python -m benchmarks.recipes --alternations 41
 
 ResNet-56 to ResNet-20 as in `benchmarks.methods`, one objective in one process: in an alternation each optimizer takes
-a step, and which begins changes. Ratios are medians over the alternations, with intervals of order statistics.
+a step, and which begins changes. Ratios are medians over the alternations, with intervals of order statistics. What is
+done to images is done to those of one batch, as to those of each batch of an epoch; the draws are made before.
 """
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -20,6 +23,7 @@ from benchmarks.methods import (
     median,
     objective_of,
     random_batch,
+    random_dataset,
     ratio,
     said,
     say_head,
@@ -27,7 +31,10 @@ from benchmarks.methods import (
     take_turns,
 )
 from benchmarks.step import describe_machine
-from config.options import Protocol
+from config.options import Augmentation, Protocol
+from config.schema import options_of
+from dataloaders.policies import Transforms
+from engine.average import Average
 from engine.host_memory import keep_freed_memory
 from engine.meter import Meter
 from engine.optimization import make_optimizer
@@ -43,6 +50,10 @@ RECIPES = {
     "a cosine": {"schedule": "cosine", "warmup": 5.0},
     "clipping": {"clip_gradients": 1.0},
     "no decay of norms and biases": {"decay_norms_and_biases": False},
+    "the average": {"average": True},
+    "colour jitter": {"color_jitter": [0.4, 0.4, 0.4, 0.1]},
+    "RandAugment": {"auto_augment": "randaugment"},
+    "erasing": {"random_erasing": 0.25},
 }
 RECIPES[TOGETHER] = {key: value for options in RECIPES.values() for key, value in options.items()}
 
@@ -51,17 +62,27 @@ def step_functions(size: Size, device: torch.device) -> dict[str, Callable[[], N
     """A training step with the options of each recipe, by its name."""
     objective, batch = objective_of(METHOD, size, device), random_batch(size, device)
 
-    def function(**options: object) -> Callable[[], None]:
+    def function(average: bool = False, **options: Any) -> Callable[[], None]:
+        of_images = {key: options.pop(key) for key in options_of(Augmentation) if key in options}
         protocol = Protocol(learning_rate=1e-6, **options)  # nothing that is trained on noise runs away
         optimizer = make_optimizer(objective, protocol)
         train = TrainStep(objective, optimizer, lambda: torch.autocast(device.type, enabled=False))
+        averaged = average and Average(copy.deepcopy(objective.student), objective.student, protocol.ema_decay)
+        num_batches = size.images // size.batch
+        transforms = Transforms(
+            Augmentation(**of_images), random_dataset(size), size.images, size.batch, range(size.batch), device
+        )
+        transform = transforms.of_epoch(0, EPOCH)
         number = 0
 
         def step() -> None:
             nonlocal number
             number = number % STEPS + 1
             set_learning_rate(optimizer, learning_rate(protocol, EPOCH, number, STEPS))
-            Meter(device).add(train(batch), batch.labels)
+            given = batch._replace(images=transform(batch.images, number % num_batches))
+            Meter(device).add(train(given), batch.labels)
+            if averaged:
+                averaged.update(number)
 
         return step
 

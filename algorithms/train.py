@@ -279,6 +279,7 @@ class Training(Algorithm):
             seed=options.run.seed_of_views,
             num_workers=options.run.num_workers,
             padding_mode=options.data.padding_mode,
+            augmentation=options.augmentation,
             member=member(),
         )
         self.train_loader = with_mixing(loader, protocol, seed=options.run.seed_of_views)

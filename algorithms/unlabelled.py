@@ -57,9 +57,9 @@ def steps_of_epoch(options: Options, dataset: Dataset) -> int:
     """
     data, batch_size = options.data, options.protocol.batch_size
     if data.unlabelled is None:
-        check_train_batch(dataset, batch_size, data.padding_mode)
+        check_train_batch(dataset, batch_size, data.padding_mode, options.augmentation)
         return len(dataset.split("train")) // batch_size
-    check_train_batch(dataset, 1, data.padding_mode)
+    check_train_batch(dataset, 1, data.padding_mode, options.augmentation)
     beside = Unlabelled(find_pictures(data.unlabelled)[0], data.unlabelled_share)
     beside.check(dataset, batch_size)
     return beside.steps(dataset, batch_size)

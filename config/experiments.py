@@ -20,7 +20,7 @@ from types import ModuleType
 import config as config_package
 from config import recipes
 from config.former_names import renamed_aloud
-from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
+from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Augmentation, Config, Data, Protocol, values_of
 from config.protocols import published_options
 from config.schema import options_of
 from storage.documents import first_line
@@ -228,7 +228,8 @@ def _is_experiment(module: ModuleType | None) -> bool:
 def _pair_of(module: ModuleType | None) -> Config | None:
     """The dictionary `pair` of a package; of a network alone what it says of one, in which nothing is a teacher yet."""
     if _is_experiment(module) and module.config.get("method") == ALONE:
-        shared = [key for key in (*options_of(Data), *options_of(Protocol)) if key in module.config]
+        groups = (Data, Augmentation, Protocol)
+        shared = [key for group in groups for key in options_of(group) if key in module.config]
         return {"teacher": None, "student": module.config["network"]} | {key: module.config[key] for key in shared}
     pair = getattr(module, "pair", None) if hasattr(module, "__path__") else None
     return pair if isinstance(pair, dict) else None

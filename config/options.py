@@ -387,6 +387,69 @@ class Data:
 
 
 @group
+class Augmentation:
+    """What is done to the training images beside flips: dataloaders/policies.py."""
+
+    crop: str | None = option(
+        None,
+        "how training images are cropped: padded and a window of their size taken, or a window of random size resized; "
+        "None: padded where they are held in memory, resized where they are read from files",
+        choices=("padded", "resized"),
+        jobs=TRAIN,
+        bears="training",
+    )
+    crop_scale: list[float] = option(
+        [0.08, 1.0],
+        "the smallest and the largest part of an image's area that crop=resized takes",
+        above=0,
+        at_most=1,
+        length=2,
+        elements="two numbers above 0 and up to 1, the smaller first, like [0.08, 1]",
+        jobs=TRAIN,
+        bears="training",
+    )
+    crop_ratio: list[float] = option(
+        [3 / 4, 4 / 3],
+        "the smallest and the largest width of such a window in its heights",
+        above=0,
+        length=2,
+        elements="two numbers above 0, the smaller first, like [0.75, 1.33]",
+        jobs=TRAIN,
+        bears="training",
+    )
+    auto_augment: str | None = option(
+        None,
+        "the policy that draws operations on colours and geometry for each image",
+        choices=("randaugment", "trivialaugment"),
+        jobs=TRAIN,
+        bears="training",
+    )
+    randaugment_ops: int = option(
+        2, "operations that RandAugment applies to an image", at_least=1, at_most=16, jobs=TRAIN, bears="training"
+    )
+    randaugment_magnitude: int = option(
+        9, "how much they change, of 30", at_least=0, at_most=30, jobs=TRAIN, bears="training"
+    )
+    color_jitter: list[float] | None = option(
+        None,
+        "how far brightness, contrast, saturation and hue are changed, each at random; the hue in 0..0.5 of a turn",
+        at_least=0,
+        length=4,
+        elements="four numbers from 0, of brightness, contrast, saturation and hue, like [0.4, 0.4, 0.4, 0.1]",
+        jobs=TRAIN,
+        bears="training",
+    )
+    random_erasing: float = option(
+        0.0,
+        "the probability with which a rectangle of an image is erased",
+        at_least=0,
+        at_most=1,
+        jobs=TRAIN,
+        bears="training",
+    )
+
+
+@group
 class Protocol:
     """Optimisation, the same for every method. The defaults are the paper's for CIFAR-100."""
 
@@ -726,6 +789,7 @@ class Options:
     study: Study | None
     experiment: Experiment
     data: Data
+    augmentation: Augmentation
     protocol: Protocol
     network: Network | None
     pair: Pair | None

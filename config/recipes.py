@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from config.options import (
     ALONE,
+    Augmentation,
     Config,
     Control,
     Data,
@@ -53,7 +54,7 @@ CROSS_ARCHITECTURE_LEARNING_RATE = 0.01
 
 def protocol(*, dataset: str, **options: Any) -> Config:
     """Data and optimisation, the same for every method."""
-    return values_of(Data, Protocol, dataset=dataset, **options)
+    return values_of(Data, Augmentation, Protocol, dataset=dataset, **options)
 
 
 # ImageNet: the paper's schedule; batch size and weight decay, which it does not state, are the customary ones.
@@ -102,7 +103,7 @@ def classification(*, network: str, dataset: str, **options: Any) -> Config:
         "published_top1": _published_top1(network, dataset),
         **_learning_rate(network),
     }
-    groups = (Experiment, Network, WordsMap, Subclasses, Data, Protocol)
+    groups = (Experiment, Network, WordsMap, Subclasses, Data, Augmentation, Protocol)
     return values_of(*groups, method=ALONE, network=network, dataset=dataset, **known | options)
 
 
@@ -179,7 +180,7 @@ def _pair(
         pooled = "_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""
         known["supervision"] = supervision or teacher_experiment + pooled
     return values_of(
-        *(Experiment, Pair, *groups, Data, Protocol),
+        *(Experiment, Pair, *groups, Data, Augmentation, Protocol),
         method=method,
         teacher=teacher,
         student=student,

@@ -11,11 +11,12 @@ batches that one process has.
 """
 
 import atexit
+import functools
 import math
 import os
 import signal
 import weakref
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import FrameType
 from typing import Any
 
@@ -25,13 +26,17 @@ import torchvision.transforms as T
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from dataloaders.augmentation import CROPS, EpochDraws, derive_seed, draw_epoch
+from config.options import Augmentation
+from dataloaders.augmentation import CROPS, derive_seed, draw_epoch
 from dataloaders.batch import Batch
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.decoding import Reader, SquarePixels, checked, collate, read_rgb
+from dataloaders.geometry import ResizedCropFlip
+from dataloaders.policies import Transforms, check_augmentation, draw_windows
 from letkd.processes import ALONE, Member
 
 PREFETCH_BATCHES = 4  # per worker
+CROP_AND_FLIP = Augmentation()  # and nothing else
 
 Sample = tuple[np.ndarray, int, int]  # an image (H, W, 3) uint8, its label, and its position in the split
 
@@ -44,13 +49,15 @@ def make_train_loader(
     seed: int,
     num_workers: int = 0,
     padding_mode: str = "reflect",
+    augmentation: Augmentation = CROP_AND_FLIP,
     member: Member = ALONE,
     steps: int | None = None,
 ) -> "ResidentTrainLoader | StreamedTrainLoader":
     """Shuffled, augmented batches of the training split; the last incomplete batch is dropped.
 
-    Resident images: random crop of the padded image and flip. Streamed ones: random resized crop and flip, read by
-    `num_workers` processes, whose number does not change the result.
+    Resident images: random crop of the padded image, or random resized crop, and flip. Streamed ones: random resized
+    crop and flip, read by `num_workers` processes, whose number does not change the result. Then, on the device, what
+    `policies` draws.
 
     Args:
         batch_size: of all ranks together.
@@ -61,16 +68,17 @@ def make_train_loader(
 
     Raises:
         ValueError: no training split is loaded, or batch_size is not between 1 and its number of images or has no equal
-            parts, or streamed images, which have no padding, shall have zeros.
+            parts, or what is said of augmentation does not go together or with these images.
     """
-    check_train_batch(dataset, batch_size, padding_mode)
+    check_train_batch(dataset, batch_size, padding_mode, augmentation)
     check_shares(batch_size, member.size)
     split = dataset.split("train")
     device = torch.device(device)
     if isinstance(split, ImageTensors):
-        return ResidentTrainLoader(dataset, split, batch_size, device, seed, padding_mode, member, steps)
+        of_images = padding_mode, augmentation
+        return ResidentTrainLoader(dataset, split, batch_size, device, seed, *of_images, member, steps)
     options = {"batch_size": batch_size, "device": device, "num_workers": num_workers, "member": member, "steps": steps}
-    return StreamedTrainLoader(dataset, split, seed=seed, **options)
+    return StreamedTrainLoader(dataset, split, seed=seed, augmentation=augmentation, **options)
 
 
 def make_eval_loader(
@@ -100,19 +108,45 @@ def make_eval_loader(
     return StreamedEvalLoader(dataset, split, member=member, **options)
 
 
-def check_train_batch(dataset: Dataset, batch_size: int, padding_mode: str = "reflect") -> None:
+def check_train_batch(
+    dataset: Dataset,
+    batch_size: int,
+    padding_mode: str = "reflect",
+    augmentation: Augmentation = CROP_AND_FLIP,
+) -> None:
     """Raise `ValueError` where a training step cannot have so many or such images, or no training split is loaded."""
     num_images = len(dataset.split("train"))
     _check_batch_size(batch_size)
-    if padding_mode != "reflect" and not isinstance(dataset.split("train"), ImageTensors):
-        raise ValueError(
-            f"padding_mode={padding_mode} is for images that are padded; those of {dataset.name} are cropped without, "
-            "leave it out"
-        )
+    check_augmentation(augmentation)
+    _check_crop(dataset, padding_mode, augmentation)
     if batch_size > num_images:
         raise ValueError(
             f"batch_size {batch_size} exceeds the {num_images} training images of {dataset.name}; choose less"
         )
+
+
+def _check_crop(dataset: Dataset, padding_mode: str, augmentation: Augmentation) -> None:
+    is_resident = isinstance(dataset.split("train"), ImageTensors)
+    if not is_resident and augmentation.crop == "padded":
+        raise ValueError(
+            f"crop=padded is for images that are held in memory; those of {dataset.name} are read from files in every "
+            "epoch, leave it out"
+        )
+    if padding_mode != "reflect" and not is_resident:
+        raise ValueError(
+            f"padding_mode={padding_mode} is for images that are padded; those of {dataset.name} are cropped without, "
+            "leave it out"
+        )
+    if augmentation.crop == "resized":
+        if padding_mode != "reflect":
+            raise ValueError(f"padding_mode={padding_mode} is for crop=padded, and crop=resized pads nothing; drop one")
+    elif is_resident:
+        for key in ("crop_scale", "crop_ratio"):
+            if getattr(augmentation, key) != getattr(CROP_AND_FLIP, key):
+                raise ValueError(
+                    f"{key} is for crop=resized, and the images of {dataset.name} are padded; say that too, or leave "
+                    "it out"
+                )
 
 
 def check_shares(batch_size: int, size: int) -> None:
@@ -139,14 +173,22 @@ class ResidentTrainLoader:
         device: torch.device,
         seed: int,
         padding_mode: str,
+        augmentation: Augmentation,
         member: Member,
         steps: int | None = None,
     ):
-        self.steps = steps
-        self.dataset, self.batch_size, self.device, self.seed = dataset, batch_size, device, seed
+        self.batch_size, self.device, self.seed, self.steps = batch_size, device, seed, steps
         self.part = member.share(batch_size)
         self.labels = split.labels.to(device)
-        self.augment = CROPS[padding_mode](split.images.to(device), dataset.padding)
+        images, num_images = split.images.to(device), len(split)
+        if augmentation.crop == "resized":
+            self.augment = ResizedCropFlip(images)
+            self.draw = functools.partial(draw_windows, num_images, dataset, augmentation)
+        else:
+            self.augment = CROPS[padding_mode](images, dataset.padding)
+            self.draw = functools.partial(draw_epoch, num_images, padding=dataset.padding, flip=dataset.flip)
+        num_places = places_of(num_images, batch_size, steps)
+        self.transforms = Transforms(augmentation, dataset, num_places, batch_size, self.part, device)
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -157,26 +199,31 @@ class ResidentTrainLoader:
         self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Iterator[Batch]:
-        draws = EpochDraws(*(values.to(self.device) for values in self._draw()))
-        labels = self.labels[draws.order]
-        for start in range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size):
+        order, *windows = (values.to(self.device) for values in self._drawn())
+        transform = self.transforms.of_epoch(self.seed, self.epoch)
+        labels = self.labels[order]
+        for number in range(self.skip, len(self)):
+            start = number * self.batch_size
             batch = slice(start + self.part.start, start + self.part.stop)
-            index = draws.order[batch]
-            images_BHWC = self.augment(index, draws.top[batch], draws.left[batch], draws.flip[batch])
-            yield Batch(images_BHWC.permute(0, 3, 1, 2), labels[batch], index)
+            index = order[batch]
+            images_BHWC = self.augment(index, *(values[batch] for values in windows))
+            yield Batch(transform(images_BHWC.permute(0, 3, 1, 2), number), labels[batch], index)
 
-    def _draw(self) -> EpochDraws:
-        """The random numbers of the epoch's images."""
-
-        def draw(epoch: int) -> EpochDraws:
-            padding, flip = self.dataset.padding, self.dataset.flip
-            return draw_epoch(len(self.labels), padding=padding, flip=flip, seed=self.seed, epoch=epoch)
-
+    def _drawn(self) -> Iterable[Tensor]:
+        """The order of the epoch's images, and what their windows are, each of every place."""
         if self.steps is None:
-            return draw(self.epoch)
+            return self.draw(seed=self.seed, epoch=self.epoch)
         passes = passes_of(self.epoch, self.steps * self.batch_size, len(self.labels))
-        drawn = [[values[places.start : places.stop] for values in draw(number)] for number, places in passes]
-        return EpochDraws(*map(torch.cat, zip(*drawn, strict=True)))
+        drawn = [
+            [values[places.start : places.stop] for values in self.draw(seed=self.seed, epoch=number)]
+            for number, places in passes
+        ]
+        return map(torch.cat, zip(*drawn, strict=True))
+
+
+def places_of(num_images: int, batch_size: int, steps: int | None) -> int:
+    """Places in the order of an epoch, which is a pass over the images or has `steps` batches."""
+    return num_images if steps is None else steps * batch_size
 
 
 def passes_of(epoch: int, num_drawn: int, num_images: int) -> Iterator[tuple[int, range]]:
@@ -346,13 +393,16 @@ class StreamedTrainLoader(StreamedLoader):
         device: torch.device,
         seed: int,
         num_workers: int,
+        augmentation: Augmentation,
         member: Member,
         steps: int | None = None,
     ):
         self.batch_size = batch_size
         self.order = EpochOrder(len(split), seed, batch_size, member.share(batch_size), steps)
+        num_places = places_of(len(split), batch_size, steps)
+        self.transforms = Transforms(augmentation, dataset, num_places, batch_size, self.order.part, device)
         super().__init__(
-            read=TrainSample(split, dataset.image_size, dataset.flip, seed),
+            read=TrainSample(split, dataset.image_size, dataset.flip, seed, augmentation),
             keys=self.order,
             batch_size=len(self.order.part),
             device=device,
@@ -362,6 +412,11 @@ class StreamedTrainLoader(StreamedLoader):
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         """Iterate over this epoch from now on, without its first `skip` batches."""
         self.order.epoch, self.order.skip = epoch, skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        transform = self.transforms.of_epoch(self.order.seed, self.order.epoch)
+        for number, batch in enumerate(super().__iter__(), start=self.order.skip):
+            yield batch._replace(images=transform(batch.images, number))
 
 
 class EpochOrder(Sampler):
@@ -400,9 +455,10 @@ class EpochOrder(Sampler):
 class TrainSample:
     """Callable: (epoch, index) to the sample of one augmented image."""
 
-    def __init__(self, files: ImageFiles, image_size: int, flip: bool, seed: int):
+    def __init__(self, files: ImageFiles, image_size: int, flip: bool, seed: int, augmentation: Augmentation):
         self.files, self.seed = files, seed
-        self.transform = T.Compose([T.RandomResizedCrop(image_size), T.RandomHorizontalFlip(0.5 if flip else 0.0)])
+        crop = T.RandomResizedCrop(image_size, scale=augmentation.crop_scale, ratio=augmentation.crop_ratio)
+        self.transform = T.Compose([crop, T.RandomHorizontalFlip(0.5 if flip else 0.0)])
 
     def __call__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key

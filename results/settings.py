@@ -12,7 +12,7 @@ from dataclasses import MISSING
 from typing import Any
 
 from config.former_names import renamed
-from config.options import OPTIONS, Data, Pair, Protocol, Run, names
+from config.options import OPTIONS, Augmentation, Data, Pair, Protocol, Run, names
 from config.schema import options_of
 
 Config = dict[str, Any]
@@ -34,7 +34,7 @@ OF_NO_NETWORK = names(bears="training") | names(bears="images") | names(bears="w
 # What an earlier version had no option for it did as the default says.
 OF_EVERY_TRAINING = {
     key: said.default
-    for group in (Protocol, Data, Run, Pair)
+    for group in (Protocol, Data, Augmentation, Run, Pair)
     for key, said in options_of(group).items()
     if said.bears == "training" and said.default is not MISSING
 }

@@ -8,7 +8,7 @@ from torch import Tensor
 import main_classification
 from architectures import Input, create_model
 from config.experiments import canonical_name, default_config, load_experiment
-from config.options import EMA, Data, Options, Protocol
+from config.options import EMA, Augmentation, Data, Options, Protocol
 from config.schema import options_of
 from distillation.build import build_loss, build_network, check_networks
 from distillation.expressions import PAPER, brought_by, check_teacher, list_methods, weights_of
@@ -66,7 +66,7 @@ def test_every_method_has_the_average_as_teacher_or_says_why_not(method):
 def test_a_method_behind_a_network_alone_has_its_student_and_protocol(network, method):
     alone, found = load_experiment(network), load_experiment(f"{network}.{method}")
     assert (found["student"], found["teacher"]) == (alone["network"], None)
-    shared = {*options_of(Data), *options_of(Protocol)}
+    shared = {*options_of(Data), *options_of(Augmentation), *options_of(Protocol)}
     assert {key: found[key] for key in shared} == {key: alone[key] for key in shared}
     assert "network" not in found and "published_top1" not in found
 

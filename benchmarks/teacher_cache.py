@@ -47,12 +47,8 @@ from engine.step import TrainStep
 
 STEPS = 32  # of an epoch
 TOP = 20
-RUNS, WRITES, READS, READS_TOP = (
-    "the teacher runs",
-    "it runs, and its logits are kept",
-    "they are read",
-    f"{TOP} are read",
-)
+RUNS, WRITES = "the teacher runs", "it runs, and its logits are kept"
+READS, READS_TOP = "they are read", f"{TOP} are read"
 
 
 def cached_loop(folder: Path, size: Size, device: torch.device, *, top: int | None, is_new: bool) -> Iterator[None]:

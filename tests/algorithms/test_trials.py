@@ -200,7 +200,7 @@ def test_a_folder_that_was_moved_away_is_no_trial(name, config, folder):
 
 def test_every_option_of_the_entry_is_placed():
     """A new option bears on results until `results/settings.py` says that it does not."""
-    assert set(settings.bearing(ENTRY_OPTIONS)) == {"precision", "max_patches", "sync_bn"}
+    assert set(settings.bearing(ENTRY_OPTIONS)) == {"precision", "max_patches", "sync_bn", "view_seed"}
 
 
 def test_an_option_that_a_later_version_brought_changes_nothing(config, folder):

@@ -325,8 +325,10 @@ class _Submitting(_Doing):
 
     def goes_on(self) -> bool:
         self.queue.look()
-        if count := len(self.queue.states):
-            log.info("%d jobs are in the queue; the same command says how they are, and submits what is missing", count)
+        members = [*self.compared(), *itertools.chain.from_iterable(self.study.candidates.values())]
+        count = sum(_place(run) in self.queue.states and run.is_left() for run in self.study.runs_of(members))
+        if count:
+            log.info("%d runs are in the queue; the same command says how they are, and submits what is missing", count)
         return count > 0
 
     def _is_awaited(self, candidates: list[Member]) -> bool:

@@ -1,4 +1,4 @@
-"""A program for the jobs of a queue, and a Slurm that only notes what it is asked."""
+"""A program for the jobs of a queue, and a Slurm in whose queue everything stays."""
 
 import os
 from pathlib import Path
@@ -32,6 +32,8 @@ SBATCH = """#!/bin/sh
 number=$(($(ls {place} | grep -c '[.]sh$') + 1))
 cp "$1" {place}/$number.sh
 test ! -f {place}/refused || {{ cat {place}/refused >&2; exit 1; }}
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+if test "$last"; then seq 0 "$last" | sed "s/.*/${{number}}_& PENDING/"; else echo "$number PENDING"; fi >> {place}/queue
 echo "Submitted batch job $number"
 """
 SQUEUE = """#!/bin/sh
@@ -46,7 +48,7 @@ def program(folder: Path) -> Path:
 
 
 class Slurm:
-    """Takes every job, and never begins it.
+    """Takes every job, and begins none.
 
     Args:
         place: for what it is asked.

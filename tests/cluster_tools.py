@@ -33,7 +33,8 @@ number=$(($(ls {place} | grep -c '[.]sh$') + 1))
 cp "$1" {place}/$number.sh
 test ! -f {place}/refused || {{ cat {place}/refused >&2; exit 1; }}
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
-if test "$last"; then seq 0 "$last" | sed "s/.*/${{number}}_& PENDING/"; else echo "$number PENDING"; fi >> {place}/queue
+test "$last" || echo "$number PENDING" >> {place}/queue
+test ! "$last" || seq 0 "$last" | sed "s/.*/${{number}}_& PENDING/" >> {place}/queue
 echo "Submitted batch job $number"
 """
 SQUEUE = """#!/bin/sh

@@ -446,7 +446,7 @@ def report(_config: Config) -> None:
 @experiment.command(unobserved=True)
 def study(_config: Config) -> None:
     """Train every method of every pair with every seed, and compare them; --dry-run lists the runs and their hours."""
-    from algorithms import Study, run_study, set_up_console
+    from algorithms import Queue, Study, run_study, set_up_console
     from engine.stopping import lost_stops_again
     from reporting.report import write_study
 
@@ -455,6 +455,9 @@ def study(_config: Config) -> None:
     if planned.options.dry_run:
         for line in planned.listing():
             print(line, flush=True)
+        if planned.options.cluster is not None:
+            for line in Queue(planned.options, planned.directory.parent).lines():
+                print(line)
         return
 
     def show(found: Config) -> None:

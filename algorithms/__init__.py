@@ -2,6 +2,7 @@
 
 from algorithms.base import Algorithm
 from algorithms.class_means import ClassMeans
+from algorithms.cluster import Queue
 from algorithms.commands import command_for
 from algorithms.evaluate import Evaluation
 from algorithms.export import Export
@@ -31,6 +32,7 @@ __all__ = [
     "OutdatedError",
     "Prediction",
     "Preparation",
+    "Queue",
     "Requirement",
     "Step",
     "Study",

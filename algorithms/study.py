@@ -12,35 +12,40 @@ images choose nothing.
 """
 
 import copy
+import itertools
 import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from algorithms.base import Results
+from algorithms.cluster import Item, Queue
 from algorithms.jobs import make_algorithm
 from algorithms.prepare import FAILURES, Step, describe, remembering
-from algorithms.run import make_step
+from algorithms.run import make_step, steps_before
 from algorithms.study_plan import Member, Mistakes, Run, Study
-from algorithms.tasks import Task, carry_out
+from algorithms.tasks import Task, carry_out, file_name
+from algorithms.train import Training
 from algorithms.trials import check_alike
 from config.command_lines import command_line
 from config.options import Config, Options
 from dataloaders import Dataset
 from engine.progress import phase
-from engine.records import exclusive, log, log_file, now
+from engine.records import exclusive, log, log_file, now, results_to_itself
 from results.studies import DONE, FAILED, NOT_RUN, STUDY, TAUGHT_BY
 from storage.documents import first_line
 from storage.tensor_files import save_json
 
+TRIES = 2  # that a queue makes of a value of a search
 SEARCH_FAILED = "no value of its search has been trained with all seeds"
 FIGURES = ("top1", "best_top1", "average_top1", "seconds")  # of a run, as it says them itself
 
 
 def run_study(study: Study, train: Callable[[Config], Any], show: Callable[[Results], None]) -> list[str]:
-    """Do what is left of a study.
+    """Do what is left of a study, or with `cluster=` give it to a queue.
 
     Args:
         train: does the run that some options ask for, in this process.
@@ -52,17 +57,18 @@ def run_study(study: Study, train: Callable[[Config], Any], show: Callable[[Resu
     Raises:
         ValueError: the images do not fit, which is seen before anything is made; or another process does this study.
     """
+    queue = None if study.options.cluster is None else Queue(study.options, study.directory.parent)
     _check_images(study)
     with exclusive(study.directory), log_file(study.directory):
         for note in study.notes():
             log.info("note: %s", note)
-        doing = _Doing(study, train)
+        doing = _Doing(study, train) if queue is None else _Submitting(study, queue)
         doing.save("running")
         state = "stopped"
         try:
             doing.search()
             doing.carry_out(doing.compared())
-            state = "finished"
+            state = "running" if doing.goes_on() else "finished"
         finally:
             show(doing.save(state))
     return [f"{name}, seed {seed}" for name, seed in doing.errors]
@@ -98,6 +104,8 @@ class _Doing:
         """Train the candidates of all searches, and choose."""
         self.carry_out([one for candidates in self.study.candidates.values() for one in candidates])
         for member, candidates in self.study.candidates.items():
+            if self._is_awaited(candidates):
+                continue
             accuracy = {one: self._held_out(one) for one in candidates}
             whole = {one: statistics.fmean(found.values()) for one, found in accuracy.items() if self._is_whole(found)}
             best = max(whole, key=whole.__getitem__, default=None)  # the first of equals
@@ -105,8 +113,15 @@ class _Doing:
             log.info("search: %s takes %s", member.name, SEARCH_FAILED if best is None else best.values)
 
     def compared(self) -> list[Member]:
-        """The members with what has been chosen for them; without those whose search has failed."""
-        return [found for member in self.study.members if (found := self.chosen.get(member, member))]
+        """The members with what has been chosen for them; without those whose search has failed, or goes on."""
+        return [found for member in self.study.members if (found := self._own(member))]
+
+    def _own(self, member: Member) -> Member | None:
+        return self.chosen.get(member, None if member in self.study.candidates else member)
+
+    def _is_awaited(self, candidates: list[Member]) -> bool:
+        """Whether what a search chooses by is still made by others."""
+        return False
 
     def carry_out(self, members: list[Member]) -> None:
         """Do the runs that are left, and before them what they share."""
@@ -147,7 +162,7 @@ class _Doing:
         return self.study.steps_before(member) if known is None else known
 
     def _tasks(self, tasks: list[Task], **numbering: Any) -> Iterator[tuple[Task, str | None]]:
-        return carry_out(tasks, jobs=self.study.options.jobs, folder=self.study.directory / "output", **numbering)
+        return carry_out(tasks, jobs=self.study.num_jobs, folder=self.study.directory / "output", **numbering)
 
     def _fail_all(self, member: Member, error: str) -> None:
         for run in self._runs(member):
@@ -180,6 +195,10 @@ class _Doing:
     def _is_whole(self, found: dict[int, float]) -> bool:
         return len(found) == len(self.study.seeds)
 
+    def goes_on(self) -> bool:
+        """Whether others still do runs of the study."""
+        return False
+
     # --- what study.json holds ---------------------------------------------------------------------------------------
 
     def save(self, state: str) -> Results:
@@ -201,8 +220,7 @@ class _Doing:
         return content
 
     def _member(self, member: Member) -> Results:
-        own = self.chosen.get(member, member if member not in self.study.candidates else None)
-        if own is not None:
+        if (own := self._own(member)) is not None:
             return self._described(own, [self._run(run) for run in self._runs(own)])
         failed = {"state": FAILED, "error": SEARCH_FAILED} if member in self.chosen else {"state": NOT_RUN}
         return self._described(member, [{"seed": seed} | failed for seed in self.study.seeds])
@@ -238,6 +256,95 @@ class _Doing:
                 is_chosen = chosen is not None and chosen.values == one.values
                 told.append(self._described(one, runs) | {"is_chosen": is_chosen})
         return {"options": self.study.search, "val_split": self.study.val_split, "candidates": told}
+
+
+class _Submitting(_Doing):
+    """Gives to a queue what is left, and waits for nothing: the same command does the rest, and says how all is."""
+
+    def __init__(self, study: Study, queue: Queue):
+        super().__init__(study, lambda options: None)
+        self.queue = queue
+        self.last_errors: dict[str, str] = {}  # of runs that are tried again
+
+    def carry_out(self, members: list[Member]) -> None:
+        """Give to the queue the runs that are left, and what they share."""
+        with results_to_itself(self.study.directory.parent):  # other studies do the same
+            self.queue.look()
+            items = self._shared(members)
+            found = {run: self._item(run, items) for run in self.study.runs_of(members) if self._is_to_do(run)}
+            self.queue.submit([*itertools.chain.from_iterable(items.values()), *found.values()])
+
+    def _shared(self, members: list[Member]) -> dict[str, list[Item]]:
+        """What is made before the runs of a member, by its name; downloads are done here, where there is a network."""
+        found: dict[str, list[Item]] = {}
+        for member in members:
+            steps = self._needed(member)
+            try:
+                for step in steps:
+                    if step.job is None:
+                        make_step(step)
+                if not steps:
+                    check_alike(Options.of(member.config), self.study.seeds)
+            except FAILURES as error:
+                self._fail_all(member, first_line(error))
+                steps = []
+            found[member.name] = [self._item_of(step) for step in steps if step.job is not None]
+        return found
+
+    def _item_of(self, step: Step) -> Item:
+        words = [word for word in shlex.split(step.command) if not word.startswith("checkpoint=")]
+        key = shlex.join(words)
+        if isinstance(step.job, Training):
+            words.append("checkpoint=-1")
+        needed = [self._item_of(before).key for before in steps_before(step.job) if before.job is not None]
+        title = f"{step.name}, {describe(step)}"
+        return Item(key, title, shlex.join(words), self._output(title), frozenset(needed))
+
+    def _item(self, run: Run, shared: dict[str, list[Item]]) -> Item:
+        needed = shared[run.member.name]
+        errors = (f"preparing {item.title}: {error}" for item in needed if (error := self.queue.error(item.key)))
+        if error := next(errors, self.queue.error(_place(run))):
+            self.last_errors[_place(run)] = error
+            log.info("failed, and tried again: %s: %s", run.title, error)
+        after = frozenset(item.key for item in needed)
+        return Item(_place(run), run.title, command_line(run.options), self._output(run.title), after)
+
+    def _output(self, title: str) -> Path:
+        return self.study.directory / "output" / file_name(title)
+
+    def _is_to_do(self, run: Run) -> bool:
+        """Of a search a value that fails again and again has failed: else its search would never end."""
+        if not run.is_left() or _key(run) in self.errors or _place(run) in self.queue.states:
+            return False
+        is_candidate = any(run.member in candidates for candidates in self.study.candidates.values())
+        error = self.queue.error(_place(run))
+        if is_candidate and error and self.queue.tries(_place(run)) >= TRIES:
+            self._fail(run, error)
+            return False
+        return True
+
+    def goes_on(self) -> bool:
+        self.queue.look()
+        members = [*self.compared(), *itertools.chain.from_iterable(self.study.candidates.values())]
+        count = sum(_place(run) in self.queue.states and run.is_left() for run in self.study.runs_of(members))
+        if count:
+            log.info("%d runs are in the queue; the same command says how they are, and submits what is missing", count)
+        return count > 0
+
+    def _is_awaited(self, candidates: list[Member]) -> bool:
+        return any(_place(run) in self.queue.states for one in candidates for run in self._runs(one))
+
+    def _lacking(self, run: Run) -> Results:
+        state = self.queue.states.get(_place(run))
+        if state is None:
+            return super()._lacking(run)
+        error = self.last_errors.get(_place(run)) or self.queue.error(_place(run))
+        return {"seed": run.seed, "state": state} | ({"error": f"last try: {error}"} if error else {})
+
+
+def _place(run: Run) -> str:
+    """What a run is called in a queue."""
+    return str(run.directory.absolute())
 
 
 def _key(run: Run) -> tuple[str, int]:

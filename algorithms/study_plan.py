@@ -225,6 +225,11 @@ class Study:
         self._check_runs()
 
     @property
+    def num_jobs(self) -> int:
+        """Runs at once on this machine."""
+        return self.options.jobs or 1
+
+    @property
     def known(self) -> list[Member]:
         """Those whose runs are known beforehand: in the place of a member that is searched for are its candidates."""
         return [one for member in self.members for one in self.candidates.get(member, [member])]
@@ -287,8 +292,8 @@ class Study:
             yield f"{member.name} with what the search chooses, {len(self.seeds)} seeds: about as long as one of these"
         seconds = [measured[run.member] if time is None else time for run, time in earlier.items()]
         known = [time for time in seconds if time is not None]
-        total = f"about {rough(sum(known) / self.options.jobs)} for {len(known)}" if known else "not measured"
-        yield f"study {self.name}: {len(earlier)} of {len(runs)} runs are left; {total}, with jobs={self.options.jobs}"
+        total = f"about {rough(sum(known) / self.num_jobs)} for {len(known)}" if known else "not measured"
+        yield f"study {self.name}: {len(earlier)} of {len(runs)} runs are left; {total}, with jobs={self.num_jobs}"
 
     # --- from options ------------------------------------------------------------------------------------------------
 
@@ -414,7 +419,7 @@ def _listed(key: str, value: Any) -> Any:
     """A text as the list that it stands for: `methods=KD,DKD`, and what a shell has made of `methods=[KD,DKD]`."""
     if not isinstance(value, str) or not OPTIONS[key].is_list:
         return value
-    if key == "search":
+    if key in ("search", "cluster_options"):
         return BETWEEN_OPTIONS.split(value.strip())
     return [part.strip(" '\"") for part in value.strip("[] ").split(",")]
 

@@ -8,7 +8,6 @@ that run, which save their states, and begin no other.
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -23,11 +22,11 @@ import torch
 
 from algorithms.prepare import FAILURES
 from engine.progress import within
+from engine.queued import said_by
 from engine.records import ROOT, log
 from storage.documents import first_line
 
 NO_FILE_NAME = re.compile(r"[^\w.+~-]+")
-ERROR = "error: "  # what the line of a command begins with that says why it has failed
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class _Processes:
 
     def _run(self, task: Task, place: str) -> str | None:
         slot = self.slots.get()
-        path = self.folder / (NO_FILE_NAME.sub("-", task.title) + ".txt")
+        path = self.folder / file_name(task.title)
         program, *words = shlex.split(task.command)[1:]
         try:
             with path.open("wb") as output:
@@ -146,6 +145,11 @@ class _Processes:
                 process.terminate()
 
 
+def file_name(title: str) -> str:
+    """Of what a task prints."""
+    return NO_FILE_NAME.sub("-", title) + ".txt"
+
+
 def environment_of(slot: int, jobs: int) -> dict[str, str]:
     """What the `slot`-th of `jobs` processes at once is started with.
 
@@ -157,14 +161,3 @@ def environment_of(slot: int, jobs: int) -> dict[str, str]:
         visible = found.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
         found["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     return found
-
-
-def said_by(status: int, path: Path) -> str | None:
-    """The error of a process that has ended, by its exit status and what it has printed; None where it has none."""
-    if status == 0:
-        return None
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    if status == 1 and (errors := [line for line in lines if line.startswith(ERROR)]):
-        return errors[-1].removeprefix(ERROR)
-    ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-    return f"{ended}; {path} has what it said"

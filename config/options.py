@@ -291,8 +291,27 @@ class Study:
         jobs=STUDY,
         bears="nothing",
     )
-    jobs: int = option(
-        1, "so many runs at once, each a process of its own", at_least=1, at_most=1024, jobs=STUDY, bears="nothing"
+    jobs: int | None = option(
+        None,
+        "so many runs at once, each a process of its own; None: one, and in a queue as many as it takes",
+        at_least=1,
+        at_most=1024,
+        jobs=STUDY,
+        bears="nothing",
+    )
+    cluster: str | None = option(
+        None,
+        "give the runs to a queue, by submitit: slurm, or local, processes of this machine; None: train here",
+        choices=("slurm", "local"),
+        jobs=STUDY,
+        bears="nothing",
+    )
+    cluster_options: list[str] = option(
+        [],
+        "what each job asks its queue for, as submitit calls it, or Slurm: partition=gpu gpus_per_node=1",
+        elements="parameters with their values, like partition=gpu timeout_min=240",
+        jobs=STUDY,
+        bears="nothing",
     )
     dry_run: bool = option(False, "list the runs and start none", jobs=STUDY, bears="nothing")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from letkd.processes import all_sum, of_all
+from letkd.processes import all_least, all_sum
 from results.settings import TOP_K
 
 
@@ -35,9 +35,11 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], *, autocast: torch.autoc
         num_classes = max(num_classes, width)
     all_sum(sums)
     top1, top5, loss = sums.tolist()
-    parts, widths = zip(*of_all((torch.stack([torch.cat(labels), torch.cat(given)]).cpu(), num_classes)), strict=True)
-    class_counts = _class_counts(torch.cat(parts, dim=1), max(widths))
-    num_images = sum(part.shape[1] for part in parts)
+    least = torch.tensor(-num_classes)  # a process without images knows of no class
+    all_least(least)
+    class_counts = _class_counts(torch.stack([torch.cat(labels), torch.cat(given)]).cpu(), -int(least))
+    all_sum(class_counts)
+    num_images = int(class_counts[0].sum())
     seconds = time.perf_counter() - start
     model.train(was_training)
     return {

@@ -4,12 +4,13 @@ A step changes weights, momenta and running statistics one after the other; what
 state of the run. While a `StopRequest` is open, Ctrl-C, SIGTERM and SIGUSR1, Slurm's warning, are noted, and its loop
 ends between two steps. The signal goes to the handler that was there before when the request closes, and a second
 signal goes there at once. One that reaches a single process of a run of many stops all of them behind the same step,
-and a second one changes nothing.
+and a second one changes nothing; nor does it in a job of a queue, which both the batch system and submitit tell.
 
 A signal may also come while Python calls a finalizer, the one that ends a loader's workers for instance. Python prints
 an exception that is raised there and goes on as if nothing had been; in `lost_stops_again` the signal comes again.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
+from engine.queued import QUEUE
 from letkd.processes import LargestOfAll, member
 
 Item = TypeVar("Item")
@@ -73,7 +75,8 @@ class StopRequest:
             raise Stopped
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self._has_come or member().size > 1:  # of many processes torchrun hands on what all have got already
+        # Of many processes torchrun hands on what all have got already, and in a queue submitit does.
+        if not self._has_come or member().size > 1 or QUEUE in os.environ:
             self._has_come = True
             self.number = self.number or number
             return

@@ -4,8 +4,9 @@ A study leaves `study.json` in <localpath>/studies/<name>:
 
     name, command, state      "running", "stopped" or "finished"; of a process that was killed it stays "running"
     pairs, methods, seeds, against, options     what was asked for
-    members     a pair, a method, and its runs: seed, state ("done", "failed" or "not run"), top1, error, fingerprints
-                of what has taught it, and average_top1 of one that keeps an average of its weights
+    members     a pair, a method, and its runs: seed, state ("done", "failed" or "not run"; in a queue "queued" or
+                "running"), top1, error (in a queue that of the last try), fingerprints of what has taught it, and
+                average_top1 of one that keeps an average of its weights
     search      where there is one: its options, how many training images were held out, and the candidates
 
 The difference of two methods is the mean of the differences of runs with the same seed, which begin with the same
@@ -29,6 +30,7 @@ CONFIDENCE = 0.95
 FEWEST_SEEDS = 3  # of an interval
 EQUAL = 1e-9  # percentage points: differences that are as near are equal but for rounding
 DONE, FAILED, NOT_RUN = "done", "failed", "not run"
+QUEUED, RUNNING = "queued", "running"  # of a job in a cluster's queue
 # What a run says of what has taught it, and what several of these are called.
 TAUGHT_BY = {
     "teacher_fingerprint": "teachers", "codebook_fingerprint": "codebooks", "decisions_fingerprint": "decision scores",
@@ -111,7 +113,7 @@ def _is_run(run: Any) -> bool:
         return False
     if run.get("state") == DONE:
         return _is_number(run.get("top1")) and (run.get("average_top1") is None or _is_number(run["average_top1"]))
-    return run.get("state") in (FAILED, NOT_RUN)
+    return run.get("state") in (FAILED, NOT_RUN, QUEUED, RUNNING)
 
 
 def _is_number(value: Any) -> bool:

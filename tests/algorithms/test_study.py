@@ -8,6 +8,7 @@ import shlex
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster_tools import Slurm
 from training_tools import STEPS, configure
 
 import config
@@ -559,3 +561,101 @@ def test_two_options_are_searched_in_all_combinations():
     assert [one.values for one in at] == [{"learning_rate": 0.05}, {"learning_rate": 0.1}]
     assert kd[0].name == "search.small.one.KD_kd-temperature-2_learning_rate-0-05"
     assert "val_split" not in study.members[0].options
+
+
+# --- in a cluster's queue --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slurm(tmp_path_factory, monkeypatch) -> Slurm:
+    pytest.importorskip("submitit")
+    return Slurm(tmp_path_factory.mktemp("slurm") / "own", monkeypatch)
+
+
+def state_of(place: Path) -> dict[str, str]:
+    """By the last part of the experiment and seed."""
+    members = told(place)["members"]
+    return {f"{one['method']} {run['seed']}": run["state"] for one in members for run in one["runs"]}
+
+
+def test_a_queue_gets_what_is_shared_first_and_then_the_runs_that_are_left(tmp_path, trained, slurm, capsys):
+    """Runs that need the same are an array; nothing is trained here."""
+    assert run(tmp_path, *STUDY, "cluster=slurm") == 0
+    behind = [re.findall(r"--dependency=(\S+)", script) for script in slurm.asked()]
+    arrays = [re.findall(r"--array=(\S+)", script) for script in slurm.asked()]
+    assert behind == [[], ["afterany:1"], ["afterany:1:2_0"]]  # the teacher; words and KD; QuEST
+    assert arrays == [[], ["0-2%3"], ["0-1%2"]] and not trained.places
+    assert set(state_of(tmp_path).values()) == {"queued"} and told(tmp_path)["state"] == "running"
+    assert "| seed 0 queued; seed 1 queued |" in table(tmp_path)
+    assert "4 runs are in the queue" in capsys.readouterr().out
+    records = load_json(tmp_path / "studies/jobs.json")
+    teacher, words = (record["title"] for key, record in records.items() if key.startswith("python "))
+    assert teacher.startswith("digits.RN8, train digits.RN8") and words.startswith("digits.RN8, codebook of digits.RN8")
+
+
+def test_the_same_command_says_how_jobs_are_and_submits_what_is_missing(part, trained, slurm, capsys):
+    one, other = (str(place) for place in runs_of(part)[-2:])
+    assert run(part, *STUDY, "cluster=slurm") == 0 and slurm.count() == 1
+    slurm.has("1_0 RUNNING", "1_1 PENDING")
+    assert run(part, *STUDY, "cluster=slurm") == 0 and slurm.count() == 1
+    assert state_of(part) == {"KD 0": "done", "KD 1": "running", "QuEST 0": "done", "QuEST 1": "queued"}
+    assert run(part, *STUDY, "cluster=slurm", "dry_run=True") == 0
+    assert re.search(r"^small.one.KD, seed 1: running, job 1_0; /.*\.txt$", capsys.readouterr().out, re.MULTILINE)
+    output = load_json(part / "studies/jobs.json")[one]["output"]
+    Path(output).parent.mkdir(parents=True)
+    Path(output).write_text("$ python main_classification.py\nerror: loss became nan in epoch 1\n")
+    slurm.has("1_1 RUNNING")
+    assert run(part, *STUDY, "cluster=slurm") == 0 and slurm.count() == 2
+    assert "| seed 1 queued: last try: loss became nan in epoch 1 |" in table(part)
+    assert load_json(part / "studies/jobs.json")[one]["tries"] == 2
+    assert load_json(part / "studies/jobs.json")[other]["tries"] == 1 and not trained.places
+
+
+def test_runs_of_which_a_teacher_has_failed_say_so(tmp_path, trained, slurm):
+    assert run(tmp_path, *STUDY, "cluster=slurm") == 0
+    records = load_json(tmp_path / "studies/jobs.json")
+    output = next(Path(record["output"]) for key, record in records.items() if key.startswith("python "))
+    output.parent.mkdir(parents=True)
+    output.write_text("$ python main_classification.py\nerror: a full disk\n")
+    slurm.has()
+    assert run(tmp_path, *STUDY, "cluster=slurm") == 0 and slurm.count() == 6
+    error = told(tmp_path)["members"][1]["runs"][0]["error"]
+    assert re.fullmatch(r"last try: preparing digits.RN8, train .*: a full disk", error)
+
+
+def test_a_search_in_a_queue_is_decided_when_its_runs_are_there(searched, trained, slurm):
+    """A value whose runs fail again and again is left out."""
+    words = [*SEARCH, "cluster=slurm"]
+    assert run(searched, *words) == 0 and slurm.count() == 1
+    assert told(searched, "tuning")["members"][0]["runs"][0]["state"] == "not run"
+    assert run(searched, *SEARCH) == 0  # as the jobs do it
+    shutil.rmtree(searched / "tuned")
+    folder = searched / "studies/tuning/search/search/small/one/KD_kd-temperature-8/seed0"
+    shutil.rmtree(folder)
+    output = Path(load_json(searched / "studies/jobs.json")[str(folder)]["output"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("$ python main_classification.py\nerror: loss became nan in epoch 1\n")
+    slurm.has()
+    assert run(searched, *words) == 0 and slurm.count() == 2
+    assert told(searched, "tuning")["search"]["candidates"][1]["runs"][0]["state"] == "queued"
+    slurm.has()
+    assert run(searched, *words) == 1 and slurm.count() == 3
+    (member,) = told(searched, "tuning")["members"]
+    assert member["values"] == {"kd.temperature": 1} and member["runs"][0]["state"] == "queued"
+
+
+@pytest.mark.slow
+def test_submitits_local_queue_trains_a_study(part, capsys, monkeypatch):
+    """Two runs, each a process of its own; then the same command has the table."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, sys.path)))
+    words = ["study", "with", "pairs=digits.RN14_RN8", "methods=alone", "seeds=[0,1]", "name=both", "epochs=1"]
+    words += ["milestones=[]", "cluster=local", "jobs=1"]
+    assert run(part, *words) == 0
+    deadline = time.monotonic() + 300
+    while set(state_of(part).values()) != {"done"}:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+        assert run(part, *words) == 0
+    assert told(part)["state"] == "finished"
+    assert all(record["tries"] == 1 for record in load_json(part / "studies/jobs.json").values())

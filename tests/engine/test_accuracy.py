@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from objective_tools import batch_of
+from rank_tools import on_ranks
 from sklearn.metrics import confusion_matrix, f1_score
 from torch import nn
 
@@ -55,3 +56,28 @@ def test_the_f1_of_the_classes_that_occur_is_scikit_learns(labels):
 def test_the_accuracy_of_a_class_is_the_share_of_its_images(labels):
     found = by_class(counts_of(*labels), CLASSES)["class_accuracies"]
     assert found == {"cat": pytest.approx(200 / 3), "dog": 50.0, "eel": 100.0, "fox": 0.0, "gnu": None}
+
+
+# --- several processes -----------------------------------------------------------------------------------------------
+
+PARTS = (slice(0, 3), slice(3, 10), slice(10, 10))  # of ten images in three processes, the last of which has none
+
+
+def measured_of(parts: tuple[slice, ...], labels: tuple[torch.Tensor, torch.Tensor]) -> dict:
+    true, predicted = labels
+    images = predicted[:, None, None, None].expand(-1, 3, 1, 1)
+    return evaluate(Given(), [batch_of(images[part], true[part]) for part in parts], autocast=nullcontext())
+
+
+def measured_on_rank(rank: int, labels: tuple[torch.Tensor, torch.Tensor]) -> dict:
+    with pytest.MonkeyPatch.context() as patch:  # labels are tensors, and no values to pickle
+        patch.setattr(torch.distributed, "all_gather_object", None)
+        return measured_of((PARTS[rank],), labels)
+
+
+def test_processes_with_different_numbers_of_images_have_the_figures_of_one(labels, tmp_path):
+    alone = measured_of(PARTS, labels)
+    for found in on_ranks(3, measured_on_rank, tmp_path, labels):
+        assert torch.equal(found["class_counts"], alone["class_counts"])
+        assert {key: found[key] for key in ("top1", "top5")} == {key: alone[key] for key in ("top1", "top5")}
+        assert found["loss"] == pytest.approx(alone["loss"])

@@ -6,14 +6,20 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from objective_tools import IMAGE_SIZE, NUM_CLASSES, every_method, objective_of_method
 from rank_tools import on_ranks
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from config.options import Protocol
 from dataloaders import Batch
+from dataloaders.augmentation import derive_seed
+from distillation.objective import Step
 from engine.batch_norm import average_statistics, synchronise_
+from engine.optimization import make_optimizer
 from engine.parallel import parallel
+from engine.parameters import freeze
 from engine.step import TrainStep
 from letkd.processes import member
 
@@ -134,6 +140,84 @@ def test_two_steps_in_single_precision(tmp_path):
 @pytest.mark.parametrize("number", [2, 3])
 def test_fifty_steps_in_double_precision(number, tmp_path):
     agree(number, tmp_path, [(method, torch.float64, 50) for method in ("letKD-2", "RKD")], rtol=1e-9, atol=1e-9)
+
+
+# --- options of training ---------------------------------------------------------------------------------------------
+
+FROZEN = ("backbone.conv1", "backbone.bn1", "backbone.layer1.*")
+CLIPPED = Protocol(clip_gradients=0.05, learning_rate=0.1)  # far below the norm of these gradients
+
+
+def with_options(rank: int, dtype: torch.dtype, is_bf16: bool) -> dict[str, Tensor]:
+    """Two steps of clipped gradients with a frozen part, as a training makes them."""
+    torch.manual_seed(0)
+    objective = objective_of_method("letKD-2").to(dtype).train()
+    objective.on_epoch(30, 240)
+    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    if member().size > 1:
+        synchronise_(objective.student, CPU)
+    norms = freeze(objective, FROZEN)
+    optimizer = make_optimizer(objective, CLIPPED)
+
+    def numerics() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=is_bf16)
+
+    wrapped = parallel(objective, part_of(batch()), numerics()) if member().size > 1 else objective
+    for norm in norms:
+        norm.eval()
+    step = TrainStep(wrapped, optimizer, numerics)
+    for number in range(2):
+        step(part_of(batch(number)))
+    norm = torch.stack([each.grad.norm() for each in objective.parameters() if each.grad is not None]).norm()
+    stayed = [name for name, value in objective.state_dict().items() if torch.equal(value, before[name])]
+    assert any("layer1" in name for name in stayed) and not any("layer2.0.conv" in name for name in stayed)
+    return objective.state_dict() | {"norm": norm}
+
+
+def test_clipped_gradients_and_frozen_parts_are_those_of_one_process(tmp_path):
+    """The norm is that of the gradient of the whole batch, and no gradient of a frozen part is waited for."""
+    first, second = on_ranks(2, with_options, tmp_path, torch.float64, False)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first["norm"].item() == pytest.approx(CLIPPED.clip_gradients)
+    assert_close_to(with_options(0, torch.float64, False), first, rtol=1e-9, atol=1e-12)
+
+
+def test_steps_in_bfloat16_are_near_those_of_one_process(tmp_path):
+    first, second = on_ranks(2, with_options, tmp_path, torch.float32, True)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert_close_to(with_options(0, torch.float32, True), first, rtol=2e-2, atol=2e-2)
+
+
+class Dropped(nn.Module):
+    """Of a batch of ones, which units stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(50))
+
+    def forward(self, batch: Tensor, with_statistics: bool = False) -> Step:
+        kept = F.dropout(batch * self.weight, 0.5, training=True)
+        return Step(kept.mean(), kept, {}, {})
+
+
+def dropped(rank: int) -> tuple[Tensor, Tensor]:
+    """Which units stay in a process, and the gradient behind the mean of all."""
+    torch.manual_seed(derive_seed(0, 1, member().rank))  # as a training begins an epoch
+    objective = Dropped()
+    wrapped = parallel(objective, torch.ones(6, 50), autocast())
+    step = TrainStep(wrapped, torch.optim.SGD(objective.parameters(), lr=1.0), autocast)
+    kept = step(torch.ones(6, 50)).logits
+    return kept, objective.weight.grad
+
+
+def test_dropout_drops_others_in_each_process_and_all_have_the_mean_of_the_gradients(tmp_path):
+    """The search for what a step reaches takes no random number: the masks are those of the seeds."""
+    (first, gradient), (second, same) = on_ranks(2, dropped, tmp_path)
+    assert not torch.equal(first, second) and torch.equal(gradient, same)
+    for rank, kept in enumerate((first, second)):
+        torch.manual_seed(derive_seed(0, 1, rank))
+        assert torch.equal(kept, F.dropout(torch.ones(6, 50), 0.5))
+    torch.testing.assert_close(gradient, torch.cat([first, second]).sum(dim=0) / (2 * first.numel()))
 
 
 # --- batches in parts ------------------------------------------------------------------------------------------------

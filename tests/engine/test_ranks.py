@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 import warnings
@@ -240,8 +241,8 @@ def test_a_warning_comes_once(capfd, monkeypatch):
 # --- stops and faults ------------------------------------------------------------------------------------------------
 
 
-def wait_for_epoch(directory: Path) -> None:
-    deadline = time.monotonic() + 60
+def wait_for_epoch(directory: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not (directory / "last.pth").is_file():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -403,4 +404,22 @@ def test_torchrun_is_told_to_stop(number, tmp_path, capfd):
     ended([agent])
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("stopped", "error"))]
     assert len(said) == 1 and said[0].startswith("stopped; go on with: torchrun --nproc-per-node=2 ")
+    assert (tmp_path / "digits/RN8/stopped.pth").is_file()
+
+
+@pytest.mark.slow
+def test_the_exit_status_of_torchrun_itself_is_1_after_a_stop(tmp_path):
+    """It hands the signal on, and its own end is an exception whatever its processes say."""
+    program = Path(main_classification.__file__)
+    words = [*ALONE[1:], f"localpath={tmp_path}", "epochs=1000"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(program), *words]
+    agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for_epoch(tmp_path / "digits/RN8", 240)
+        agent.terminate()
+        _, error = agent.communicate(timeout=120)
+    finally:
+        agent.kill()
+    assert agent.returncode == 1
+    assert [line for line in error.splitlines() if line.startswith("stopped; go on with: torchrun ")]
     assert (tmp_path / "digits/RN8/stopped.pth").is_file()

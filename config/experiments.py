@@ -20,6 +20,7 @@ from types import ModuleType
 import config as config_package
 from config import recipes
 from config.former_names import renamed_aloud
+from config.network_names import NETWORKS, with_spelled_networks
 from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
 from config.protocols import published_options
 from config.schema import options_of
@@ -29,8 +30,6 @@ ENTRY_OPTIONS = values_of(*ENTRY)  # of every command, with their defaults
 # Recipes of the methods that have options beside those of losses: what a sum with one of them is made of.
 OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}
 
-
-NETWORKS = ("teacher", "student", "network")
 # What an experiment says of its network or teacher, and what is not so of another one, or of one trained elsewhere.
 OF_THE_NETWORK = {
     "teacher": ("teacher_experiment", "supervision", "published_weights"),
@@ -93,10 +92,10 @@ def load_experiment(name: str) -> Config:
     """
     module = _module(name)
     if _is_experiment(module):
-        return renamed_aloud(copy.deepcopy(module.config), config_file(name))
+        return with_spelled_networks(renamed_aloud(copy.deepcopy(module.config), config_file(name)))
     if module is not None and name in list_experiments():
         raise NoExperimentError(f"{config_file(name)} is no experiment: it holds no dictionary `config`")
-    return _composed(*_split(name))
+    return with_spelled_networks(_composed(*_split(name)))
 
 
 def canonical_name(name: str) -> str:

@@ -1,0 +1,28 @@
+"""One spelling of a network with keyword arguments, so that names can be compared: `timm/vit(depth=4, width=8)`."""
+
+import ast
+
+NETWORKS = ("teacher", "student", "network")  # the options that name one
+
+
+def spelled(name: str) -> str:
+    """A network's name with its keyword arguments in alphabetical order, as Python writes them.
+
+    What is no call stays as it is: `architectures` refuses it.
+    """
+    plain, bracket, rest = name.partition("(")
+    if not bracket:
+        return name
+    try:
+        call = ast.parse(f"network({rest}", mode="eval").body
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return name
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        return name
+    call.keywords.sort(key=lambda each: each.arg or "")
+    return plain + ast.unparse(call).removeprefix("network")
+
+
+def with_spelled_networks(options: dict) -> dict:
+    """Options with the names of their networks in this spelling."""
+    return options | {key: spelled(options[key]) for key in NETWORKS if isinstance(options.get(key), str)}

@@ -55,7 +55,7 @@ class Pair:
 
     teacher: str
     student: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         return f"{self.teacher} > {self.student}"

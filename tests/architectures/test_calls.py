@@ -56,7 +56,7 @@ def test_arguments_reach_networks_of_every_kind() -> None:
     assert create_on_meta("torchvision/mobilenet_v2(width_mult=0.5)", 3).features[1].out_channels == 8
     assert create_model("resnet20(drop_path=0.4)", 3).layer3[2].drop_path == 0.4
     assert create_model(f"{__name__}:Wide(width=5)", 3).conv.out_channels == 5
-    assert create_model("timm/test_vit(drop_path=0.2)", 3, dropout=0.1).drop_rate == 0.1
+    assert create_model("timm/test_vit(drop_path=0.2)", 3, dropout=0.1).head_drop.p == 0.1
 
 
 def test_a_size_that_is_said_is_not_that_of_the_images() -> None:

@@ -237,9 +237,11 @@ def run(args: argparse.Namespace) -> int:
     measured += f"images of {size.image_size} x {size.image_size} a step, {size.steps} steps{', --quick' * args.quick}"
     print(measured)
     networks = say_networks(pairs, size)
-    rows = list(say_pairs(pairs, methods, size))
-    if args.write:
-        write(args.write, measured, networks, rows)
+    rows = []
+    for row in say_pairs(pairs, methods, size):
+        rows.append(row)
+        if args.write:  # after each, in case that it is stopped
+            write(args.write, measured, networks, rows)
     return int(any(not row.get("finite", True) for pair in rows for row in pair["methods"].values()))
 
 

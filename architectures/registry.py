@@ -94,7 +94,7 @@ def create_model(
     except TypeError as error:
         given = rates | arguments
         if given and "keyword argument" in str(error):
-            refused = [key for key in arguments if f"'{key}'" in str(error)] or given
+            refused = [key for key in given if f"'{key}" in str(error)] or given  # a library calls rates otherwise
             said = " and ".join(f"{key}={given[key]!r}" for key in refused)
             raise ValueError(f"{plain} does not take {said} ({error}); leave it out") from error
         _raise_what_arguments_do(name, error)

@@ -33,8 +33,10 @@ class TorchvisionResNet(TappedNetwork, resnet.ResNet):
         num_blocks: tuple[int, int, int, int],
         *,
         num_classes: int,
+        dropout: float = 0.0,
     ):
         super().__init__(block, list(num_blocks), num_classes=num_classes)
+        self.dropout = dropout
         self.first_blocks = tuple(
             Tap(f"layer{1 + index}.0", width * block.expansion, STEM_REDUCTION * 2**index)
             for index, width in enumerate((64, 128, 256, 512))

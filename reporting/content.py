@@ -392,9 +392,11 @@ def _runs(runs: list[Run], groups: list[Group]) -> Table | None:
         facts = run.facts
         status = text.state(run)
         status += "; not counted: its seed is among the trials" if run.place in repeated else ""
-        best, notes = NONE, ([], [])  # of the average of the weights, below the student's figures
+        best, notes = NONE, ([], [])  # below the figures of the last and of the best epoch
         if run.mode == "train" and facts.get("best_top1") is not None:
             best = f"{facts['best_top1']:.2f} ({facts.get('best_epoch')})"
+        if facts.get("macro_f1") is not None:
+            notes[0].append(f"macro-F1 {facts['macro_f1']:.2f}")
         if facts.get("average_top1") is not None and facts.get("best_average_top1") is not None:
             notes[0].append(f"average {facts['average_top1']:.2f}")
             notes[1].append(f"average {facts['best_average_top1']:.2f} ({facts.get('best_average_epoch')})")

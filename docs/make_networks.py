@@ -62,8 +62,8 @@ table says what goes together and what a step takes, and nothing of accuracies. 
 
 ## Where maps are
 
-The default places, for images of the same size. `intermediate` is the first block at the final resolution, and
-`penultimate` the last map that the logits depend on.
+The default places, for images of the same size. `penultimate` is the last map that the logits depend on, and
+`intermediate` the first block at the final resolution, or of the last quarter where all blocks have one resolution.
 
 {table(list(_networks()))}
 """
@@ -76,8 +76,9 @@ def _measured() -> str:
             f"`python -m benchmarks.networks --write` measures them, which is {UNKNOWN.removesuffix('measured')}done."
         )
     return (
-        f"`python -m benchmarks.networks --write`: {measured}. Times are medians, in milliseconds of the processor "
-        "over all threads, as other work went on beside it; they compare methods of one pair, and no machines."
+        f"`python -m benchmarks.networks --write`: {measured}. Times are medians, in milliseconds of the processor. "
+        "Other work went on beside it, and two runs of the first pair differed by up to a quarter: the times show what a pair "
+        "costs, and not which of two methods is faster."
     )
 
 

@@ -77,8 +77,8 @@ def _measured() -> str:
         )
     return (
         f"`python -m benchmarks.networks --write`: {measured}. Times are medians, in milliseconds of the processor. "
-        "Other work went on beside it, and two runs of the first pair differed by up to a quarter: the times show what a "
-        "pair costs, and not which of two methods is faster."
+        "Other work went on beside it, and two runs of the first pair differed by up to a quarter: the times show what "
+        "a pair costs, and not which of two methods is faster."
     )
 
 

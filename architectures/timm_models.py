@@ -18,10 +18,10 @@ RATES = {"dropout": "drop_rate", "drop_path": "drop_path_rate"}  # as timm calls
 
 
 def names() -> list[str]:
-    """Of all networks; none where timm is not installed."""
+    """Of all networks; none where timm is not installed, or not as it should be."""
     try:
         import timm
-    except ModuleNotFoundError:
+    except ImportError:
         return []
     return timm.list_models()
 

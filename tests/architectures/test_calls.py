@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from architectures import create_model, create_on_meta, outline
+from architectures import create_model, create_on_meta, outline, registry
 from architectures.calls import split_call
 from architectures.published import published
 
@@ -89,6 +89,24 @@ def test_what_a_network_does_not_take_is_one_line(name: str, message: str, make)
     with pytest.raises(ValueError, match=message) as raised:
         make(name, 10)
     assert "\n" not in str(raised.value)
+
+
+class Reading(Wide):
+    """A network that reads a number while it is built, which there is none of on `meta`."""
+
+    def __init__(self, *, num_classes: int, width: int = 2):
+        if width > 9:
+            raise RuntimeError("too wide\nby far")
+        super().__init__(num_classes, width + int(torch.zeros(1).item()))
+
+
+def test_a_network_that_needs_numbers_gets_them_with_arguments_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_BUILDERS", {**registry._BUILDERS, "reading": Reading})
+    network = create_on_meta("reading(width=5)", 3)
+    assert network.conv.out_channels == 5 and not network.conv.weight.is_meta
+    for make in (create_model, create_on_meta):
+        with pytest.raises(ValueError, match=r"^reading\(width=10\) cannot be built: too wide$"):
+            make("reading(width=10)", 3)
 
 
 def test_a_mistake_inside_of_ones_own_network_is_shown_as_it_is() -> None:

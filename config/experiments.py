@@ -18,9 +18,8 @@ from pathlib import Path
 from types import ModuleType
 
 import config as config_package
-from config import recipes
+from config import network_names, recipes
 from config.former_names import renamed_aloud
-from config.network_names import NETWORKS, with_spelled_networks
 from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Config, Data, Protocol, values_of
 from config.protocols import published_options
 from config.schema import options_of
@@ -30,6 +29,8 @@ ENTRY_OPTIONS = values_of(*ENTRY)  # of every command, with their defaults
 # Recipes of the methods that have options beside those of losses: what a sum with one of them is made of.
 OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": recipes.letkd2}
 
+
+NETWORKS = ("teacher", "student", "network")
 # What an experiment says of its network or teacher, and what is not so of another one, or of one trained elsewhere.
 OF_THE_NETWORK = {
     "teacher": ("teacher_experiment", "supervision", "published_weights"),
@@ -96,6 +97,12 @@ def load_experiment(name: str) -> Config:
     if module is not None and name in list_experiments():
         raise NoExperimentError(f"{config_file(name)} is no experiment: it holds no dictionary `config`")
     return with_spelled_networks(_composed(*_split(name)))
+
+
+def with_spelled_networks(config: Config) -> Config:
+    """Options with one spelling of the networks that they name."""
+    said = {key: config[key] for key in NETWORKS if isinstance(config.get(key), str)}
+    return config | {key: network_names.spelled(name) for key, name in said.items()}
 
 
 def canonical_name(name: str) -> str:

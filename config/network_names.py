@@ -2,8 +2,6 @@
 
 import ast
 
-NETWORKS = ("teacher", "student", "network")  # the options that name one
-
 
 def spelled(name: str) -> str:
     """A network's name with its keyword arguments in alphabetical order, as Python writes them.
@@ -21,8 +19,3 @@ def spelled(name: str) -> str:
         return name
     call.keywords.sort(key=lambda each: each.arg or "")
     return plain + ast.unparse(call).removeprefix("network")
-
-
-def with_spelled_networks(options: dict) -> dict:
-    """Options with the names of their networks in this spelling."""
-    return options | {key: spelled(options[key]) for key in NETWORKS if isinstance(options.get(key), str)}

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.command_lines import command_line, options_for
-from config.experiments import default_config, unknown
+from config.experiments import default_config, unknown, with_spelled_networks
 from config.former_names import FORMER_NAMES, say_renamed
-from config.network_names import with_spelled_networks
 from config.options import OPTIONS, PUBLISHED_NAMES, Config, Options
 from config.schema import EVERY_JOB, Option, like
 

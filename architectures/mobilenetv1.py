@@ -20,8 +20,9 @@ class MobileNetV1(TappedNetwork):
     feature_children = tuple(f"model.{index}" for index in range(1 + sum(depth for _, depth, _ in STAGES)))
     head_path = "fc"
 
-    def __init__(self, *, num_classes: int):
+    def __init__(self, *, num_classes: int, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         in_channels, reduction = STEM_CHANNELS, STEM_STRIDE
         ends = [StageEnd("model.0", "model.0.2", "model.0.1")]
         blocks, taps = [nn.Sequential(*conv_bn_relu(3, in_channels, 3, STEM_STRIDE))], []

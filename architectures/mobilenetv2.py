@@ -51,8 +51,9 @@ class MobileNetV2(TappedNetwork):
     )
     head_path = "classifier.0"
 
-    def __init__(self, *, num_classes: int):
+    def __init__(self, *, num_classes: int, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         in_channels, reduction = int(STEM_CHANNELS * WIDTH), STEM_STRIDE
         self.conv1 = nn.Sequential(*conv_bn_relu(3, in_channels, 3, stride=STEM_STRIDE))
         stages, taps = [], []

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from architectures.calls import split_call
+
 State = Mapping[str, Tensor]
 
 
@@ -45,12 +47,12 @@ def register_published(prefix: str) -> Callable[[Callable[[str], Published]], Ca
 
 
 def published(name: str) -> Published | None:
-    """What is published for a network, with or without a tag; None for one of no library.
+    """What is published for a network, with or without a tag, keyword arguments aside; None for one of no library.
 
     Raises:
         ValueError: the library is not installed, or has no such network or tag.
     """
-    prefix, slash, rest = name.partition("/")
+    prefix, slash, rest = split_call(name)[0].partition("/")
     return _PUBLISHERS[prefix](rest) if slash and prefix in _PUBLISHERS else None
 
 

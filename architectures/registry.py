@@ -3,23 +3,34 @@
 resnet56               a network of this package, or of a file that calls `register_model`
 timm/NAME              any classifier of timm; torchvision/NAME likewise
 my.module:function     a function or class of your own that takes num_classes= and returns a network
+NAME(width=2)          any of these with keyword arguments of its builder, as a call of Python
 """
 
 import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
+from architectures.calls import split_call
 from architectures.on_meta import ShapesAlone
 
 Builder = Callable[..., nn.Module]
 
+NEAREST = 3  # names of a library in an error
+# Arguments that the networks of libraries have, and that options say.
+OF_WEIGHTS = "pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir weights weights_backbone"
+SAID_ELSEWHERE = {
+    "num_classes": "the images say how many classes there are",
+    **dict.fromkeys(OF_WEIGHTS.split(), "weights are options of their own: weights=, teacher_weights=, init="),
+}
+
 _BUILDERS: dict[str, Builder] = {}
 _LIBRARIES: dict[str, Builder] = {}
+_LISTS: dict[str, Callable[[], list[str]]] = {}
 
 
 def register_model(builder: Builder, name: str | None = None) -> Builder:
@@ -38,15 +49,18 @@ def register_model(builder: Builder, name: str | None = None) -> Builder:
     return builder
 
 
-def register_library(prefix: str) -> Callable[[Builder], Builder]:
+def register_library(prefix: str, names: Callable[[], list[str]]) -> Callable[[Builder], Builder]:
     """Decorates `builder(name, num_classes=..., image_size=...)`, which makes the networks called `prefix/name`.
 
     `image_size` is that of the images, for networks that have one size, or None for their own. It also gets those of
-    `dropout` and `drop_path` that are given.
+    `dropout` and `drop_path` that are given, and keyword arguments in a network's name.
+
+    Args:
+        names: of all networks of the library, none where it is not installed.
     """
 
     def register(builder: Builder) -> Builder:
-        _LIBRARIES[prefix] = builder
+        _LIBRARIES[prefix], _LISTS[prefix] = builder, names
         return builder
 
     return register
@@ -64,21 +78,52 @@ def create_model(
     """A freshly initialised network; further keywords go to its builder.
 
     Args:
+        name: with or without keyword arguments for the builder.
         image_size: of the images that it shall see; read by networks of other libraries that have one size.
         dropout, drop_path: rates in training, of units and of whole residuals (stochastic depth); None for its own. A
             builder gets those that are given, and a library calls them by its own names.
 
     Raises:
-        ValueError: no architecture has this name, its library is not installed, or it takes no such rate.
+        ValueError: no architecture has this name, its library is not installed, or it takes no such rate or argument.
     """
     rates = {key: rate for key, rate in (("dropout", dropout), ("drop_path", drop_path)) if rate is not None}
+    plain, arguments = split_call(name)
+    _check_arguments(plain, arguments, rates)
     try:
-        return _create(name, num_classes, image_size, **rates, **kwargs)
+        return _create(plain, num_classes, image_size, **rates, **arguments, **kwargs)
     except TypeError as error:
-        if not rates or "keyword argument" not in str(error):
-            raise
-        said = " and ".join(f"{key}={rate}" for key, rate in rates.items())
-        raise ValueError(f"{name} does not take {said} ({error}); leave it out") from error
+        given = rates | arguments
+        if given and "keyword argument" in str(error):
+            refused = [key for key in given if f"'{key}" in str(error)] or given  # a library calls rates otherwise
+            said = " and ".join(f"{key}={given[key]!r}" for key in refused)
+            raise ValueError(f"{plain} does not take {said} ({error}); leave it out") from error
+        _raise_what_arguments_do(name, error)
+    except Exception as error:  # a library can refuse its arguments in any way
+        _raise_what_arguments_do(name, error)
+
+
+def _check_arguments(plain: str, arguments: Mapping[str, Any], rates: Mapping[str, float]) -> None:
+    """Refuse arguments in a network's name that are options, or are said by one too.
+
+    Raises:
+        ValueError: names the first.
+    """
+    of_library = plain.partition("/")[0] in _LIBRARIES
+    for key, value in arguments.items():
+        if key in SAID_ELSEWHERE and (of_library or key == "num_classes"):
+            raise ValueError(f"{plain}({key}={value!r}): {SAID_ELSEWHERE[key]}; leave {key} out")
+        if key in rates:
+            raise ValueError(f"{plain}({key}={value!r}) and {key}={rates[key]} are one rate; leave out one of them")
+
+
+def _raise_what_arguments_do(name: str, error: Exception) -> NoReturn:
+    """What went wrong while a network was built: in one line where its name has arguments, if not in one's own code."""
+    plain, arguments = split_call(name)
+    is_on_meta = torch.get_default_device().type == "meta"  # where it may only want numbers
+    if not arguments or ":" in plain or (is_on_meta and isinstance(error, RuntimeError)):
+        raise error
+    reason = (str(error).splitlines() or [""])[0]
+    raise ValueError(f"{name} cannot be built: {reason or type(error).__name__}") from error
 
 
 def _create(name: str, num_classes: int, image_size: int | None, **options: Any) -> nn.Module:
@@ -90,7 +135,8 @@ def _create(name: str, num_classes: int, image_size: int | None, **options: Any)
     if ":" in name:
         return _network_of_a_function(name, num_classes=num_classes, **options)
     others = [*(f"{library}/NAME" for library in _LIBRARIES), "my.module:function"]
-    raise ValueError(f"{unknown_name(name, list_models())}, {', '.join(others)}")
+    elsewhere = [f"{library}/{name}" for library, names in _LISTS.items() if name in names()]
+    raise ValueError(f"{unknown_name(name, list_models(), also=elsewhere)}, {', '.join(others)}")
 
 
 def renamed(keywords: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -107,15 +153,19 @@ def create_on_meta(name: str, num_classes: int = 100, **options: Any) -> nn.Modu
         return create_model(name, num_classes, **options)
 
 
-def unknown_name(name: str, known: Iterable[str], *, listed: str | None = None) -> str:
+def unknown_name(
+    name: str, known: Iterable[str], *, also: Iterable[str] = (), nearest: int = 1, listed: str | None = None
+) -> str:
     """What is said of a name that no architecture has.
 
     Args:
+        also: names that may be meant too.
+        nearest: so many of the known ones are named that are like it.
         listed: where the known ones are listed, if they are too many to be named.
     """
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f" did you mean {nearest[0]!r}?" if nearest else ""
+    meant = [repr(other) for other in (*difflib.get_close_matches(name, known, n=nearest), *also)]
+    hint = f" did you mean {' or '.join(meant)}?" if meant else ""
     return f"unknown architecture {name!r};{hint} known: {listed or ', '.join(known)}"
 
 

@@ -52,9 +52,16 @@ class ResNet(TappedNetwork):
     head_path = "fc"
 
     def __init__(
-        self, depth: int, widths: tuple[int, int, int, int] = WIDTHS, *, num_classes: int, drop_path: float = 0.0
+        self,
+        depth: int,
+        widths: tuple[int, int, int, int] = WIDTHS,
+        *,
+        num_classes: int,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
     ):
         super().__init__()
+        self.dropout = dropout
         assert (depth - 2) % 6 == 0, depth
         stem, *stage_widths = widths
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)

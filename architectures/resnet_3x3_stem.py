@@ -70,9 +70,15 @@ class ResNet(TappedNetwork):
     head_path = "linear"
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], num_blocks: tuple[int, int, int, int], *, num_classes: int
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        num_blocks: tuple[int, int, int, int],
+        *,
+        num_classes: int,
+        dropout: float = 0.0,
     ):
         super().__init__()
+        self.dropout = dropout
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)

@@ -75,8 +75,9 @@ class ShuffleNetV2(TappedNetwork):
     feature_children = ("conv1", "bn1", "relu", "layer1", "layer2", "layer3", "conv2", "bn2", "relu2")
     head_path = "linear"
 
-    def __init__(self, *, num_classes: int):
+    def __init__(self, *, num_classes: int, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS)
         self.relu = nn.ReLU(inplace=True)

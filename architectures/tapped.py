@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -59,12 +60,14 @@ class TappedNetwork(nn.Module):
         first_blocks: first block of every stage, in order. Nothing after the last of them changes the resolution.
         stage_ends: the table of stages of the published methods for maps: the stem, then the end of every stage, behind
             its last activation and before any pooling. Methods that compare stages do not take a network without it.
+        dropout: share of the pooled vector that training leaves out before the linear layer.
     """
 
     feature_children: tuple[str, ...]
     head_path: str
     first_blocks: tuple[Tap, ...]
     stage_ends: tuple[StageEnd, ...] = ()
+    dropout: float = 0.0
 
     @property
     def num_features(self) -> int:
@@ -107,7 +110,10 @@ class TappedNetwork(nn.Module):
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
         """Penultimate map (B, num_features, h, w) of any h, w to logits (B, num_classes)."""
-        return self.get_submodule(self.head_path)(features.mean(dim=(2, 3)))
+        pooled = features.mean(dim=(2, 3))
+        if self.training and self.dropout:
+            pooled = F.dropout(pooled, self.dropout)
+        return self.get_submodule(self.head_path)(pooled)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(images))

@@ -12,12 +12,21 @@ import torch
 from torch import nn
 
 from architectures.published import Published, State, in_torch_hub, register_published
-from architectures.registry import register_library, renamed, unknown_name
+from architectures.registry import NEAREST, register_library, renamed, unknown_name
 
 RATES = {"dropout": "drop_rate", "drop_path": "drop_path_rate"}  # as timm calls them
 
 
-@register_library("timm")
+def names() -> list[str]:
+    """Of all networks; none where timm is not installed, or not as it should be."""
+    try:
+        import timm
+    except ImportError:
+        return []
+    return timm.list_models()
+
+
+@register_library("timm", names)
 def create(name: str, *, num_classes: int, image_size: int | None = None, **options: Any) -> nn.Module:
     """A network of timm.
 
@@ -90,5 +99,5 @@ def _timm(name: str) -> ModuleType:
         ) from error
     if not timm.is_model(name):
         known = (f"timm/{each}" for each in timm.list_models())
-        raise ValueError(unknown_name(f"timm/{name}", known, listed="what timm.list_models() lists"))
+        raise ValueError(unknown_name(f"timm/{name}", known, nearest=NEAREST, listed="what timm.list_models() lists"))
     return timm

@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models import resnet
 
 from architectures.published import Published, in_torch_hub, register_published
-from architectures.registry import register_library, register_model, renamed, unknown_name
+from architectures.registry import NEAREST, register_library, register_model, renamed, unknown_name
 from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 # Networks that are built for one image size, by the beginnings of their names, and what they call it.
@@ -33,8 +33,10 @@ class TorchvisionResNet(TappedNetwork, resnet.ResNet):
         num_blocks: tuple[int, int, int, int],
         *,
         num_classes: int,
+        dropout: float = 0.0,
     ):
         super().__init__(block, list(num_blocks), num_classes=num_classes)
+        self.dropout = dropout
         self.first_blocks = tuple(
             Tap(f"layer{1 + index}.0", width * block.expansion, STEM_REDUCTION * 2**index)
             for index, width in enumerate((64, 128, 256, 512))
@@ -48,7 +50,12 @@ register_model(partial(TorchvisionResNet, resnet.BasicBlock, (3, 4, 6, 3)), name
 register_model(partial(TorchvisionResNet, resnet.Bottleneck, (3, 4, 6, 3)), name="torchvision/resnet50")
 
 
-@register_library("torchvision")
+def names() -> list[str]:
+    """Of all classifiers."""
+    return models.list_models(module=models)
+
+
+@register_library("torchvision", names)
 def create(name: str, *, num_classes: int, image_size: int | None = None, **options: Any) -> nn.Module:
     """A classifier of torchvision.
 
@@ -88,6 +95,6 @@ def published(name: str) -> Published:
 
 
 def _check_name(name: str) -> None:
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(unknown_name(f"torchvision/{name}", (f"torchvision/{each}" for each in known)))
+    if name not in names():
+        known = (f"torchvision/{each}" for each in names())
+        raise ValueError(unknown_name(f"torchvision/{name}", known, nearest=NEAREST))

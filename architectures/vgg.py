@@ -21,8 +21,9 @@ class VGG(TappedNetwork):
     feature_children = ("block0", "pool0", "block1", "pool1", "block2", "pool2", "block3", "block4")
     head_path = "classifier"
 
-    def __init__(self, convs_per_block: int, *, num_classes: int):
+    def __init__(self, convs_per_block: int, *, num_classes: int, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         in_channels, reduction, taps, ends = 3, 1, [], []
         for index, channels in enumerate(WIDTHS):
             layers = _conv_bn_relu(in_channels, channels)

@@ -53,8 +53,9 @@ class WideResNet(TappedNetwork):
     feature_children = ("conv1", "block1", "block2", "block3", "bn1", "relu")
     head_path = "fc"
 
-    def __init__(self, depth: int, widen: int, *, num_classes: int):
+    def __init__(self, depth: int, widen: int, *, num_classes: int, dropout: float = 0.0):
         super().__init__()
+        self.dropout = dropout
         assert (depth - 4) % 6 == 0, depth
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         in_channels, reduction, taps = 16, 1, []

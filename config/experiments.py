@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import config as config_package
-from config import recipes
+from config import network_names, recipes
 from config.former_names import renamed_aloud
 from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Augmentation, Config, Data, Protocol, values_of
 from config.protocols import published_options
@@ -93,10 +93,16 @@ def load_experiment(name: str) -> Config:
     """
     module = _module(name)
     if _is_experiment(module):
-        return renamed_aloud(copy.deepcopy(module.config), config_file(name))
+        return with_spelled_networks(renamed_aloud(copy.deepcopy(module.config), config_file(name)))
     if module is not None and name in list_experiments():
         raise NoExperimentError(f"{config_file(name)} is no experiment: it holds no dictionary `config`")
-    return _composed(*_split(name))
+    return with_spelled_networks(_composed(*_split(name)))
+
+
+def with_spelled_networks(config: Config) -> Config:
+    """Options with one spelling of the networks that they name."""
+    said = {key: config[key] for key in NETWORKS if isinstance(config.get(key), str)}
+    return config | {key: network_names.spelled(name) for key, name in said.items()}
 
 
 def canonical_name(name: str) -> str:

@@ -545,6 +545,18 @@ class Protocol:
         0.9, "the momentum of SGD, and of those of timm that have one", at_least=0, jobs=TRAIN, bears="training"
     )
     nesterov: bool = option(True, "Nesterov's form of momentum, of sgd", jobs=TRAIN, bears="training")
+    betas: list[float] | None = option(
+        None,
+        "how much adamw, and those of timm that have them, keep of past gradients and squares in a step; None: its own",
+        at_least=0,
+        at_most=0.999999,
+        elements="numbers from 0 to below 1, like [0.9, 0.999]",
+        jobs=TRAIN,
+        bears="training",
+    )
+    eps: float | None = option(
+        None, "what the same add to a divisor so that it is not 0; None: its own", above=0, jobs=TRAIN, bears="training"
+    )
     weight_decay: float = option(
         5e-4, "weight decay of everything that trains", at_least=0, jobs=TRAIN, bears="training"
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from config.command_lines import command_line, options_for
-from config.experiments import default_config, unknown
+from config.experiments import default_config, unknown, with_spelled_networks
 from config.former_names import FORMER_NAMES, say_renamed
 from config.options import OPTIONS, PUBLISHED_NAMES, Config, Options
 from config.schema import EVERY_JOB, Option, like
@@ -38,7 +38,7 @@ def check_updates(updates: Config, defaults: Config) -> Config:
         if given not in defaults and given in FORMER_NAMES:
             say_renamed(given)
         found[key], called[key] = value, given
-    return found
+    return with_spelled_networks(found)
 
 
 def known_as(given: str, defaults: Config) -> str | None:

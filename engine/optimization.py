@@ -57,15 +57,34 @@ def check_optimizer(protocol: Protocol) -> None:
 def _make(groups: list[dict[str, Any]], protocol: Protocol, **settings: Any) -> torch.optim.Optimizer:
     name, common = protocol.optimizer, {"lr": protocol.learning_rate, "weight_decay": protocol.weight_decay}
     if name == "sgd":
+        settings |= _moments(protocol, num_betas=0, has_eps=False)
         return torch.optim.SGD(groups, momentum=protocol.momentum, nesterov=protocol.nesterov, **common, **settings)
     if name == "adamw":
+        settings |= _moments(protocol, num_betas=2, has_eps=True)
         return torch.optim.AdamW(groups, **common, **settings)
     if name.startswith(TIMM):
-        return _make_of_timm(name, groups, momentum=protocol.momentum, **common)
+        return _make_of_timm(name, groups, protocol, momentum=protocol.momentum, **common)
     raise unknown_name("optimizer", name, [*OWN, f"{TIMM}NAME"])
 
 
-def _make_of_timm(name: str, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
+def _moments(protocol: Protocol, *, num_betas: int, has_eps: bool) -> dict[str, Any]:
+    """`betas` and `eps` where they are given.
+
+    Raises:
+        ValueError: the optimizer has none, or another number of betas.
+    """
+    for key, exists in (("betas", num_betas), ("eps", has_eps)):
+        if getattr(protocol, key) is not None and not exists:
+            raise ValueError(f"optimizer={protocol.optimizer} has no {key}; leave {key}={getattr(protocol, key)} out")
+    if protocol.betas is not None and len(protocol.betas) != num_betas:
+        raise ValueError(f"betas={protocol.betas} must be {num_betas} numbers for optimizer={protocol.optimizer}")
+    given = {"betas": protocol.betas and tuple(protocol.betas), "eps": protocol.eps}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _make_of_timm(
+    name: str, groups: list[dict[str, Any]], protocol: Protocol, **settings: Any
+) -> torch.optim.Optimizer:
     try:
         from timm import optim
     except ModuleNotFoundError as error:
@@ -75,7 +94,9 @@ def _make_of_timm(name: str, groups: list[dict[str, Any]], **settings: Any) -> t
     known, own = optim.list_optimizers(), name.removeprefix(TIMM)
     if own not in known:
         raise unknown_name("optimizer", name, [f"{TIMM}{each}" for each in known])
-    if optim.get_optimizer_info(own).second_order:
+    info = optim.get_optimizer_info(own)
+    settings |= _moments(protocol, num_betas=info.num_betas if info.has_betas else 0, has_eps=info.has_eps)
+    if info.second_order:
         raise ValueError(f"optimizer={name} needs gradients of gradients, which a step does not make; choose another")
     try:
         return optim.create_optimizer_v2(groups, opt=own, **settings)

@@ -400,8 +400,10 @@ def _runs(runs: list[Run], groups: list[Group]) -> Table | None:
             notes[0].append(f"average {facts['average_top1']:.2f}")
             notes[1].append(f"average {facts['best_average_top1']:.2f} ({facts.get('best_average_epoch')})")
         last, top5 = _number(facts.get("top1")), _number(facts.get("top5")) if run.has_top5 else None
+        macro_f1 = [] if facts.get("macro_f1") is None else [f"macro-F1 {facts['macro_f1']:.2f}"]
         cells = [
-            text.value(facts.get("seed")), Entry(text.value(last), notes[0]), Entry(best, notes[1]), text.value(top5),
+            text.value(facts.get("seed")), Entry(text.value(last), macro_f1 + notes[0]), Entry(best, notes[1]),
+            text.value(top5),
             text.duration(facts.get("seconds")), text.count(facts.get("images_per_second")), run.device,
             text.settings(run), status, text.moment(run), text.commit(run),
         ]  # fmt: skip

@@ -10,6 +10,7 @@ from results.collect import Config, Run
 TIMES = "\N{MULTIPLICATION SIGN}"
 MARK = "◇"  # before settings that are not the defaults
 DEFAULTS = "defaults"
+NUM_LEAST = 3  # classes that are named
 
 
 def marked(marks: list[str]) -> str:
@@ -160,6 +161,12 @@ def value(found: Any, form: str = ",.2f") -> str:
     return f"{found:,}" if isinstance(found, int) else format(found, form)
 
 
+def _least_accurate(accuracies: dict[str, float | None]) -> str:
+    """The classes with the lowest accuracies."""
+    known = sorted((accuracy, name) for name, accuracy in accuracies.items() if accuracy is not None)
+    return f"least accurate {', '.join(f'{name} {value(accuracy)}' for accuracy, name in known[:NUM_LEAST]) or '-'}"
+
+
 def measured(figures: Config) -> str:
     """The figures of one measurement; sizes and latencies of exported files have their units."""
     forms: dict[str, Callable[[Any], str]] = {
@@ -168,6 +175,8 @@ def measured(figures: Config) -> str:
         "milliseconds_batch_64": lambda time: f"{time:.2f} ms for 64",
         "largest_difference": lambda found: f"largest difference {value(found, '.1e')}",
         "changed": lambda changed: f"changed settings: {', '.join(changed)}",
+        "macro_f1": lambda found: f"macro-F1 {value(found)}",
+        "class_accuracies": _least_accurate,
     }
     return ", ".join(
         forms[key](found) if key in forms and found is not None else f"{key.replace('_', ' ')} {value(found)}"

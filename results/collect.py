@@ -35,7 +35,7 @@ TEXTS = (
 DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "average_top1", "average_top5", "best_average_top1",
-    "best_average_epoch", "images_per_second", "eval_images_per_second", "seconds",
+    "best_average_epoch", "macro_f1", "images_per_second", "eval_images_per_second", "seconds",
     "parameters", "parameters_without_kd_layers", "multiply_adds", "multiply_adds_without_kd_layers", "epoch", "seed",
     "patches", "bytes", "milliseconds_batch_1", "milliseconds_batch_64", "num_classes",
 )  # fmt: skip
@@ -207,6 +207,11 @@ def check_facts(facts: Config) -> None:
             value = entry.get(key)
             if value is not None and not _is_figure(value):
                 raise ValueError(f"{key} is {value!r}, not a finite number")
+        by_class = entry.get("class_accuracies")
+        if by_class is not None and not (
+            isinstance(by_class, dict) and all(each is None or _is_figure(each) for each in by_class.values())
+        ):
+            raise ValueError("class_accuracies holds no accuracies by class")
 
 
 CHECKS: dict[str, Callable[[Config], None]] = {RESULTS: check_facts, PROGRESS: check_facts, STUDY: check_study}

@@ -323,8 +323,49 @@ def test_a_pair_goes_through_the_jobs(tmp_path, capsys) -> None:
     assert run("name=mine.other.letKD-2")[0] == 0
 
 
+def test_keyword_arguments_go_through_the_jobs(tmp_path, capsys) -> None:
+    """Of both networks; they are in the commands that errors print, in what is recorded, and what is built from it."""
+    run = Run(tmp_path, "timm/test_vit(patch_size=32,depth=4)", "timm/test_resnet( stem_type='deep' )", capsys)
+    go_through(run, jobs=["evaluate=True"])
+    recorded = run.results()["options"]
+    networks = ["timm/test_vit(depth=4, patch_size=32)", "timm/test_resnet(stem_type='deep')"]
+    assert [recorded["teacher"], recorded["student"]] == networks
+    assert "backbone.conv1.0.weight" in torch.load(run.directory / "last.pth")["model"], "the stem is of three layers"
+    status, out, _ = run("checkpoint=-1", "epochs=2", f"student={networks[1]}")
+    assert status == 0 and "note: changed since that epoch: epochs\n" in out
+    status, out, _ = run("checkpoint=-1", "epochs=3", "student=timm/test_resnet(stem_type='deep',drop_path=.1)")
+    assert status == 0 and "note: changed since that epoch: student, epochs\n" in out
+    status, _, error = run("checkpoint=-1", "epochs=4", "student=timm/test_resnet(stem_type='')")
+    assert status == 1 and "conv1" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["student=timm/test_resnet(dept=2)"], "timm/test_resnet does not take dept=2 ("),
+        (["teacher=timm/test_vit(dept=2)"], "timm/test_vit does not take dept=2 ("),
+        (["teacher=timm/test_vit(depth=2"], "'timm/test_vit(depth=2' must have different keyword arguments"),
+        (["student=resnet8(drop_path=0.1)", "drop_path=0.2"], "are one rate; leave out one of them"),
+    ],
+)
+def test_arguments_that_cannot_be_are_one_line(words: list[str], message: str, tmp_path, capsys) -> None:
+    run = Run(tmp_path, "timm/test_vit", "timm/test_resnet", capsys)
+    status, _, error = run(*words)
+    assert status == 1 and message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [run.weights]
+
+
+def test_a_network_alone_may_have_arguments(tmp_path, capsys) -> None:
+    network = "network=timm/test_vit(depth=2)"
+    words = ["config=digits.RN8", "name=mine.vit", network, "image_size=32", "epochs=1", "milestones=[]", "cuda=False"]
+    for job in ([], ["evaluate=True"]):
+        assert main_classification.main(["main.py", "with", *words, *job, f"localpath={tmp_path}"]) == 0
+    assert main_classification.main(["main.py", "print_outline", "with", *words]) == 0
+    assert "network timm/test_vit(depth=2), images of 32 x 32" in capsys.readouterr().out
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("student", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("student", [*KINDS.values(), "timm/test_vit(depth=4)"], ids=[*KINDS, "with arguments"])
 def test_every_kind_goes_through_all_jobs(student: str, tmp_path, capsys) -> None:
     run = Run(tmp_path, student, student, capsys)
     go_through(run, jobs=["evaluate=True", "probe=True", "export=onnx", "export=pt2"])

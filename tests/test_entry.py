@@ -470,7 +470,7 @@ def other(value):
 def test_every_key_can_be_overridden(command, tmp_path):
     name = "digits.RN14_RN8.letKD-2"
     typed_by_use = {"image_size": 24, "mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]}
-    typed_by_use |= {"learning_rates": ["conv1=0.5"], "freeze": ["conv1"]}
+    typed_by_use |= {"learning_rates": ["conv1=0.5"], "freeze": ["conv1"], "betas": [0.8, 0.9], "eps": 1e-6}
     typed_by_use |= dict.fromkeys(("clip_gradients", "dropout", "drop_path"), 0.5)
     skipped = {"config", "localpath"}
     defaults = main_classification.default_config(name)

@@ -196,7 +196,7 @@ def test_what_steps_inherit_and_what_is_said_where_they_do_not():
         "epochs", "batch_size", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay",
         "test_batch_size", "keep_every", "disp_step", "cuda_graph", "ema_decay", "optimizer", "schedule",
         "final_learning_rate", "warmup", "warmup_steps", "learning_rates", "freeze", "decay_norms_and_biases",
-        "clip_gradients", "accumulate", "dropout", "drop_path", "sync_bn",
+        "clip_gradients", "accumulate", "dropout", "drop_path", "sync_bn", "betas", "eps",
     }  # fmt: skip
     assert OFFLINE_OPTIONS == ("memmap", "memmap_dir")
 

@@ -145,7 +145,7 @@ def test_accumulation_keeps_what_is_counted(folder):
 
 
 def test_dropped_paths_and_units_follow_from_the_seed_and_are_gone_in_evaluation(folder):
-    options = {"epochs": 1, "drop_path": 0.5}
+    options = {"epochs": 1, "drop_path": 0.5, "dropout": 0.5}
     first, plain = (state(train("classification", folder, **each) / "last.pth") for each in (options, {"epochs": 1}))
     assert differences(first["model"], plain["model"]) != []
     directory = train("classification", folder, **options)
@@ -155,9 +155,9 @@ def test_dropped_paths_and_units_follow_from_the_seed_and_are_gone_in_evaluation
     assert results["evaluations"]["last"]["top1"] == results["top1"] and "changed" not in results["evaluations"]["last"]
 
 
-def test_a_network_that_takes_no_dropout_says_so_before_anything_is_made(folder):
-    job = Training(Options.of(configure("classification", folder, dropout=0.1)))
-    with pytest.raises(ValueError, match=r"^resnet8 does not take dropout=0.1 \(.*'dropout'\); leave it out$"):
+def test_a_network_that_takes_no_drop_path_says_so_before_anything_is_made(folder):
+    job = Training(Options.of(configure("classification", folder, network="vgg8", drop_path=0.1)))
+    with pytest.raises(ValueError, match=r"^vgg8 does not take drop_path=0.1 \(.*'drop_path'\); leave it out$"):
         next(job.missing_requirements(), None)
 
 

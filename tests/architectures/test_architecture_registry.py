@@ -103,10 +103,9 @@ def test_stochastic_depth_of_a_resnet_rises_to_its_last_block_and_is_none_in_eva
 @pytest.mark.parametrize(
     ("name", "rates"),
     [
-        ("resnet20", {"dropout": 0.1}),
         ("mobilenetv2", {"drop_path": 0.1}),
         ("timm/vgg11", {"drop_path": 0.1}),
-        ("torchvision/resnet18", {"dropout": 0.1, "drop_path": 0.2}),
+        ("torchvision/vgg11", {"drop_path": 0.1}),
         ("torchvision/resnet101", {"dropout": 0.1}),
     ],
 )
@@ -114,6 +113,33 @@ def test_what_a_network_does_not_take_is_said(name: str, rates: dict[str, float]
     said = " and ".join(f"{key}={rate}" for key, rate in rates.items())
     with pytest.raises(ValueError, match=rf"^{name} does not take {said} \(.*keyword argument.*\); leave it out$"):
         create_on_meta(name, 3, **rates)
+
+
+def test_of_two_rates_the_one_is_named_that_is_not_taken() -> None:
+    with pytest.raises(ValueError, match=r"^torchvision/resnet18 does not take drop_path=0.2 \("):
+        create_on_meta("torchvision/resnet18", 3, dropout=0.1, drop_path=0.2)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet8", "resnet18", "wrn_10_1", "vgg8", "mobilenetv1", "mobilenetv2", "shufflenetv1", "shufflenetv2"]
+)
+def test_every_family_takes_dropout_before_its_classifier(name: str) -> None:
+    torch.manual_seed(0)
+    network, plain = create_model(name, 3, dropout=0.5), create_model(name, 3)
+    plain.load_state_dict(network.state_dict())
+    features = torch.rand(64, network.num_features, 2, 2) + 1
+    seen = []
+    network.get_submodule(network.head_path).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert torch.equal(network.eval().forward_head(features), plain.eval().forward_head(features))
+    network.train().forward_head(features)
+    whole, dropped = seen
+    assert 0.4 < (dropped == 0).float().mean() < 0.6
+    torch.testing.assert_close(dropped, torch.where(dropped == 0, 0, 2 * whole))
+    torch.manual_seed(1)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    plain.train().forward_head(features)
+    assert torch.equal(torch.rand(1), drawn), "none draws no random numbers"
 
 
 def test_other_mistakes_of_a_builder_stay_what_they_are() -> None:

@@ -53,6 +53,17 @@ KINDS = {  # head, penultimate, intermediate, ends of stages
         "classifier", ("bn2", 1280, 2, MAP), ("blocks.5.0", 192, 2, MAP),
         "bn1 blocks.0.0 blocks.1.1 blocks.2.1 blocks.4.2 blocks.6.0",
     ),
+    "timm/mobilenetv3_small_050": (  # its last convolution is behind the pooling
+        "classifier", ("blocks", 288, 2, MAP), ("blocks.4.0", 48, 2, MAP),
+        "bn1 blocks.0.0 blocks.1.1 blocks.3.1 blocks.4.2",
+    ),
+    "timm/mobilenetv4_conv_small_035": (
+        "classifier", ("blocks", 336, 2, MAP), ("blocks.3.0", 48, 2, MAP),
+        "bn1 blocks.0.1 blocks.1.1 blocks.2.5 blocks.3.5",
+    ),
+    "timm/mixer_s32_224": (  # all its tokens are patches, and the head reads their mean
+        "head", ("norm", 512, 2, "tokens"), ("blocks.6", 512, 2, "tokens"), "stem blocks.1 blocks.3 blocks.5 blocks.7"
+    ),
     "timm/test_convnext": (
         "head.fc", ("stages", 64, 2, MAP), ("stages.3.blocks.0", 64, 2, MAP),
         "stages.0.downsample stages.0.blocks.0 stages.1.blocks.1 stages.2.blocks.3 stages.3.blocks.1",

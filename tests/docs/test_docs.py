@@ -12,7 +12,7 @@ from algorithms import Study, check_options, make_algorithm
 from config.experiments import ENTRY_OPTIONS, canonical_name
 from config.protocols import COMMON
 from config.updates import check_updates, flat
-from docs import make_methods, make_options
+from docs import make_methods, make_networks, make_options
 
 PUBLISHED = json.loads((ROOT / "reporting" / "published.json").read_text())
 REPRODUCE = (ROOT / "docs" / "reproduce.md").read_text()
@@ -82,7 +82,10 @@ def test_commands_are_accepted_by_the_entry(page):
             check_options(defaults | updates | {"watch": False})
 
 
-@pytest.mark.parametrize("program", [make_options, make_methods], ids=["options", "methods"])
+PROGRAMS = [make_options, make_methods, make_networks]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=["options", "methods", "networks"])
 def test_a_page_is_what_its_program_writes(program):
     assert program.PAGE.read_text() == program.render(), f"out of date; write it: python -m {program.__name__}"
 

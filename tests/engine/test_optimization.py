@@ -74,6 +74,36 @@ def test_timm_makes_its_own(objective):
     assert all(not torch.equal(value, before[name]) for name, value in objective.named_parameters())
 
 
+def test_betas_and_eps_are_those_that_are_given(objective):
+    twin = copy.deepcopy(objective)
+    protocol = Protocol(optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, betas=[0.5, 0.9], eps=0.01)
+    a_step(objective, make_optimizer(objective, protocol))
+    a_step(twin, torch.optim.AdamW(twin.parameters(), lr=1e-3, weight_decay=0.1, betas=(0.5, 0.9), eps=0.01))
+    for name, value in twin.state_dict().items():
+        assert torch.equal(objective.state_dict()[name], value), name
+    layer = nn.Linear(2, 2)
+    for name, betas in {"adamw": [0.8, 0.9], "timm/lamb": [0.8, 0.9], "timm/adan": [0.8, 0.9, 0.95]}.items():
+        (group,) = make_optimizer(layer, Protocol(optimizer=name, betas=betas, eps=1e-3)).param_groups
+        assert (list(group["betas"]), group["eps"]) == (betas, 1e-3), name
+    (own,) = make_optimizer(layer, Protocol(optimizer="timm/lamb")).param_groups
+    assert (own["betas"], own["eps"]) == ((0.9, 0.999), 1e-6)  # timm's
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"betas": [0.9, 0.99]}, "optimizer=sgd has no betas; leave betas=[0.9, 0.99] out"),
+        ({"eps": 1e-6}, "optimizer=sgd has no eps; leave eps=1e-06 out"),
+        ({"optimizer": "timm/lion", "eps": 1e-6}, "optimizer=timm/lion has no eps; leave eps=1e-06 out"),
+        ({"optimizer": "timm/nadam", "betas": [0.9]}, "betas=[0.9] must be 2 numbers for optimizer=timm/nadam"),
+        ({"optimizer": "adamw", "betas": [0.9, 0.9, 0]}, "betas=[0.9, 0.9, 0] must be 2 numbers for optimizer=adamw"),
+    ],
+)
+def test_betas_and_eps_that_an_optimizer_does_not_have_are_refused(options, error):
+    with pytest.raises(ValueError, match=f"^{re.escape(error)}$"):
+        check_optimizer(Protocol(**options))
+
+
 @pytest.mark.parametrize(
     ("name", "error"),
     [

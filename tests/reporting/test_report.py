@@ -337,6 +337,16 @@ def test_the_average_of_weights_stands_below_the_student(tree):
     tree.write().says("average 97.50, best 97.75 (epoch 8)")
 
 
+def test_macro_f1_stands_below_the_accuracy_and_the_least_accurate_classes_with_an_evaluation(tree):
+    by_class = {"cat": 91.25, "dog": 71.5, "emu": None, "fox": 80.0, "gnu": 99.0}
+    found = {"top1": 96.5, "macro_f1": 94.125, "class_accuracies": by_class}
+    tree.put("digits.RN8", best_top1=97.25, best_epoch=6, evaluations={"last": found}, **found)
+    written = tree.write()
+    written.says("macro-F1 94.12")
+    written.says("top1 96.50, macro-F1 94.12, least accurate dog 71.50, fox 80.00, cat 91.25")
+    assert "gnu" not in written.page
+
+
 def test_teacher_and_student_alone_stand_in_every_row_of_theirs(tree):
     tree.put("CIFAR100.resnetv1.RN20", 69.0)
     tree.put("CIFAR100.resnetv1.RN110", 74.0)
@@ -637,6 +647,9 @@ def test_damaged_trials_are_listed(tree):
     ("facts", "error"),
     [
         ({"seconds": float("nan")}, "seconds is nan, not a finite number"),
+        ({"macro_f1": "high"}, "macro_f1 is 'high', not a finite number"),
+        ({"class_accuracies": {"cat": "high"}}, "class_accuracies holds no accuracies by class"),
+        ({"evaluations": {"last": {"class_accuracies": [1.0]}}}, "class_accuracies holds no accuracies by class"),
         ({"top1": float("nan")}, "top1 is nan"),
         ({"images_per_second": float("inf")}, "images_per_second is inf"),
         ({"multiply_adds": 10**400}, "multiply_adds is 1000"),

@@ -28,6 +28,7 @@ from algorithms.teaching import (
     open_objective,
     supervision_fingerprints,
     weights_so_far,
+    with_inputs,
 )
 from config.options import EMA
 from dataloaders import Dataset, check_shares, check_train_batch, make_train_loader
@@ -36,6 +37,7 @@ from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
+from distillation.inputs import RECORD, TEACHER, images_of_data, mention, network_input, own_input, role_of
 from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
 from engine.batch_norm import average_statistics, synchronise_
@@ -123,7 +125,7 @@ class Training(Algorithm):
         protocol = self.options.protocol
         check_train_batch(dataset, protocol.batch_size, self.options.data.padding_mode)
         check_warm_up(protocol, len(dataset.split("train")) // protocol.batch_size)
-        check_networks(self.options, dataset, weights_so_far(self.options))
+        check_networks(with_inputs(self.options), dataset, weights_so_far(self.options))
         if protocol.freeze or protocol.learning_rates:
             self._check_patterns(dataset)
 
@@ -139,7 +141,8 @@ class Training(Algorithm):
         student.
         """
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
-        about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split)
+        about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split, self.seen)
+        about["inputs"] = self.inputs
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
         many = {"processes": member().size} if member().size > 1 else {}
         return super().facts() | about | self.taught_by | began | many
@@ -220,9 +223,20 @@ class Training(Algorithm):
         self.dataset = self.held_out(dataset)
         self.data = data_facts(dataset) | image_facts(dataset)
 
+    def _say_inputs(self) -> None:
+        """What the network sees of the images; its checkpoints record it, and a line says it, where they are others."""
+        options, images = with_inputs(self.options), images_of_data(self.dataset)
+        role = role_of(options)
+        self.seen = network_input(options, role, images)
+        self.inputs = {role: self.seen.facts()}  # what teaches comes to it
+        if own := own_input(options, role):
+            self.data[RECORD] = own
+        mention(role, self.seen, images)
+
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
         options, protocol = self.options, self.options.protocol
         self._open_images(checkpoint)
+        self._say_inputs()
         self.objective = open_objective(options, self.dataset).to(self.device, memory_format=torch.channels_last)
         self.model = self.objective.student
         if checkpoint is None:
@@ -234,6 +248,8 @@ class Training(Algorithm):
         if self.average:
             self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
+        if self.objective.teacher is not None:
+            self.inputs[TEACHER] = self.objective.teacher.seen.facts()
         forget_weights()
         refuse_differences("images and teacher", self.data | self.taught_by | {"init": self.began_with})
         self._synchronise_norms()
@@ -290,7 +306,7 @@ class Training(Algorithm):
             module = self.objective.teacher.network.module
             module.load_state_dict(self.model.state_dict())  # which may start from a file
         elif self.options.job.average or "average" in (checkpoint or ()):
-            module = build_copy(self.options, self.dataset, self.model).module
+            module = build_copy(with_inputs(self.options), self.dataset, self.model).module
         else:
             return None
         module = module.to(self.device, memory_format=torch.channels_last)
@@ -316,7 +332,8 @@ class Training(Algorithm):
         accuracy = TeacherAccuracy(
             pair.teacher,
             teacher.identity,
-            evaluated_on(self.data, self.options.data.val_split),
+            evaluated_on(self.data, self.options.data.val_split, teacher.seen),
+            seen=teacher.seen,
             localpath=Path(self.options.run.localpath),
             trained_in=self.training_directory(pair.teacher_experiment or ""),
         )
@@ -380,6 +397,8 @@ class Training(Algorithm):
         for key, name in FINGERPRINTS.items():
             if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
                 names.append(name)
+        known = checkpoint.get("inputs", {})
+        names += [f"what the {role} sees" for role, now in self.inputs.items() if known.get(role, now) != now]
         if len(checkpoint["random"].get("ranks", [None])) != member().size:
             names.append("the number of processes")
         if names:
@@ -518,6 +537,7 @@ class Training(Algorithm):
             **self.taught_by,
             "init_fingerprint": self.began_with,
             "data": self.data,
+            "inputs": self.inputs,
         }
 
     def _save(self, improved: bool) -> None:
@@ -591,7 +611,7 @@ class Training(Algorithm):
             "seconds": self._seconds(),
             "fingerprint": trained,
             **count_parameters(self.model),
-            **count_multiply_adds(self.model, self.dataset.image_size),
+            **count_multiply_adds(self.model, self.seen.image_size),
             "history": self.history,
         }
         if self.options.data.val_split:

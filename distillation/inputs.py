@@ -16,11 +16,13 @@ checkpoint: it sees the images of the run unless options say otherwise.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from architectures import InputConfig
+from architectures.input import INTERPOLATIONS
 from architectures.published import published
-from config.options import ALONE, EMA, Options
+from config.options import ALONE, EMA, OPTIONS, Options
 from dataloaders import Dataset
 from results.settings import PREPARATION
 from storage.documents import log
@@ -68,7 +70,7 @@ def own_input(options: Options, role: str, weights: Weights | None = None) -> di
         weights: that the network has; None where it begins to train.
 
     Raises:
-        ValueError: it shall see what it was trained on, and nothing tells all of that.
+        ValueError: it shall see what it was trained on, and nothing tells all of that, or something that cannot be.
     """
     given = said(options, role)
     if mode(options, role) == OF_THE_DATA:
@@ -79,6 +81,8 @@ def own_input(options: Options, role: str, weights: Weights | None = None) -> di
             raise ValueError(
                 f"{role}_input=own: nothing tells all of what {name_of(options, role)} was trained on; give {lacking}"
             )
+        for name, value in named(role, told).items():
+            OPTIONS[name].check(value)
         return told | given
     known = (weights and weights.data) or {}
     images = {key: known[key] for key in PREPARATION if key in known and getattr(options.data, key) is None}
@@ -92,6 +96,8 @@ def told_by(name: str, weights: Weights | None) -> dict[str, Any]:
     told = dict(weights.trained_with) if weights is not None else {}
     if not told.keys() & FIELDS.keys() and (known := published(name)):
         told = dict(known.trained_with)
+    if told.get("interpolation") not in INTERPOLATIONS:
+        told.pop("interpolation", None)
     return {field: told[field] for field in FIELDS if field in told}
 
 
@@ -153,12 +159,12 @@ def handed_on(options: Options, role: str) -> dict[str, Any]:
 
 def mention(role: str, seen: InputConfig, images: InputConfig) -> None:
     """Say what a network sees that is not what the images are."""
-    if seen == images:
+    if seen.facts() == images.facts():
         return
     log.info("%-10s sees %s", role, seen)
     if seen.image_size > seen.crop_size:
         log.info(
-            "note: the images are %d x %d and are scaled up for the %s; with image_size=%d it would see more of them",
+            "note: images of %d x %d are scaled up for the %s; if their files are larger, give image_size=%d",
             seen.crop_size, seen.crop_size, role, seen.image_size,
         )  # fmt: skip
 
@@ -169,6 +175,7 @@ def mention_other(options: Options, role: str, seen: InputConfig, weights: Weigh
     """
     told = told_by(name_of(options, role), weights) if weights.data or weights.trained_with else {}
     trained_on, given = input_config(told, seen), said(options, role)
+    trained_on = replace(trained_on, crop_size=trained_on.image_size)
     others = [key for key in PREPARATION if key not in given and getattr(trained_on, key) != getattr(seen, key)]
     if others and mode(options, role) is None:
         log.info(

@@ -141,6 +141,7 @@ def test_evaluation_export_and_prediction_see_what_training_saw(folder, monkeypa
     assert metadata["input"]["shape"] == ["batch", 3, 16, 16] and metadata["preprocessing"]["center_crop"] == 16
     sees = {"mean": MEAN, "std": STD, "image_size": 8, "interpolation": "bicubic, antialiased"}
     assert metadata["inside"] == sees and metadata["largest_difference"] < export.TOLERANCE
+    capsys.readouterr()
     assert main("predict", "with", f"export_file={path}", *words) == 0
     exported = json.loads(capsys.readouterr().out)
     for one, other in zip(predicted["images"], exported["images"], strict=True):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# How images are resized, and what torch calls it; `nearest` picks the pixels that Pillow picks.
+# How images are resized, and what torch calls it; `nearest` is that of Pillow, which reckons with centres of pixels.
 INTERPOLATIONS = {"nearest": "nearest-exact", "bilinear": "bilinear", "bicubic": "bicubic"}
 
 

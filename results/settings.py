@@ -54,7 +54,7 @@ def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
     Of two trainings one may be of an earlier version that lacks an option of every training: it has the default.
     """
-    own, other = ({**_usual_inputs(options), **bearing(options)} for options in (own, other))
+    own, other = (bearing(options) | _usual_inputs(options) for options in (own, other))
     if "epochs" in own and "epochs" in other:
         own, other = own | OF_EVERY_TRAINING | own, other | OF_EVERY_TRAINING | other  # in their order
     if "teacher" in own and own["teacher"] is None:  # of a method behind a network alone: each command says one
@@ -64,7 +64,7 @@ def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
 def _usual_inputs(options: Config) -> Config:
     """What the networks of a run of an earlier version saw, which had no options for it."""
-    return {key: usual for key, usual in OF_INPUTS.items() if key.partition("_")[0] in options}
+    return {key: usual for key, usual in OF_INPUTS.items() if key not in options and key.partition("_")[0] in options}
 
 
 def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, Any]]:

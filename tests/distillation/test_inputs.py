@@ -45,9 +45,9 @@ def options_of(name: str = PAIR, **updates: Any) -> Options:
     return Options.of(main_classification.default_config(name) | own | updates)
 
 
-def checkpoint(image_size: int = 16, **own: Any) -> Weights:
+def checkpoint(size: int = 16, /, **own: Any) -> Weights:
     """Weights of a training here, whose network saw `own` of its images."""
-    data = {"classes": dataset().classes, "image_size": image_size, "mean": OTHER_MEAN, "std": OTHER_STD}
+    data = {"classes": dataset().classes, "image_size": size, "mean": OTHER_MEAN, "std": OTHER_STD}
     return Weights({}, Path("last.pth"), data | ({"input": own} if own else {}))
 
 

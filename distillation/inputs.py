@@ -178,9 +178,10 @@ def mention_other(options: Options, role: str, seen: InputConfig, weights: Weigh
     trained_on = replace(trained_on, crop_size=trained_on.image_size)
     others = [key for key in PREPARATION if key not in given and getattr(trained_on, key) != getattr(seen, key)]
     if others and mode(options, role) is None:
+        own = f"{role}_input={OWN}" + (f", of a pair teacher_input={OWN}," if role == "network" else "")
         log.info(
-            "note: %s was trained on %s, and the %s sees %s; %s_input=own shows it what it was trained on",
-            weights.source, trained_on, role, seen, role,
+            "note: %s was trained on %s, and the %s sees %s; %s shows it what it was trained on",
+            weights.source, trained_on, role, seen, own,
         )  # fmt: skip
 
 

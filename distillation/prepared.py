@@ -445,10 +445,9 @@ def _check_facts(
     Raises:
         OutdatedError: they differ; names the first fact.
     """
-    if "dataset" in facts and "image_size" in facts:  # a job says so where what the teacher saw had another size before
-        facts, expected = (
-            said | {"crop_size": said.get("crop_size", said["image_size"])} for said in (facts, expected)
-        )
+    both = facts, expected
+    if all("image_size" in said for said in both) and "dataset" in facts:  # a job says where it was another size before
+        facts, expected = (said | {"crop_size": said.get("crop_size", said["image_size"])} for said in both)
     others = [key for key, value in expected.items() if key in facts and not _agree(facts[key], value)]
     if not others:
         return

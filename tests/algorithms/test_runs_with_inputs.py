@@ -290,3 +290,24 @@ def test_a_network_alone_has_a_size_of_its_own(tmp_path):
     assert main(*words_of(tmp_path, image_size=16, student_size=8, prepare=True)) == 0
     found = codebook_of(tmp_path)
     assert found["image_shape"] == (3, 8, 8) and found["record"]["crop_size"] == 16
+
+
+def test_images_that_are_read_in_every_epoch_are_cropped_once_and_resized(tmp_path, capsys):
+    """Files of 120 x 130, crops of 100 x 100, and a network that sees 16 x 16: evaluation and prediction agree."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(24):
+        colour = torch.rand(3, 5, 5, generator=generator) + (number % 2) * torch.tensor([0.5, 0, -0.5]).view(3, 1, 1)
+        pixels = F.interpolate(colour.clamp(0, 1)[None], (120, 130), mode="bicubic")[0].clamp(0, 1)
+        folder = tmp_path / "pictures" / ("train" if number < 16 else "val") / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image = (255 * pixels).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(image).save(folder / f"{number}.png")
+    words = ["config=ImageFolder.RN20", "name=mine.alone", "network=resnet8", f"localpath={tmp_path}", "cuda=False"]
+    words += ["num_workers=0"]
+    own = [f"data_dir={tmp_path / 'pictures'}", "image_size=100", "network_size=16", "batch_size=8", "epochs=1"]
+    assert main("with", *words, *own, "milestones=[]") == 0
+    results = read(tmp_path, Path("mine", "alone"))
+    assert results["inputs"]["network"]["crop_size"] == 100 and results["inputs"]["network"]["image_size"] == 16
+    capsys.readouterr()
+    assert main("predict", "with", *words, f"images={tmp_path / 'pictures' / 'val'}", "format=json") == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == results["top1"]

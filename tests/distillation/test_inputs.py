@@ -19,6 +19,7 @@ from distillation.inputs import (
     handed_on,
     images_of_data,
     input_of_student,
+    mention,
     mention_other,
     network_input,
     own_input,
@@ -151,6 +152,31 @@ def test_a_teacher_that_sees_something_else_than_it_was_trained_on_is_mentioned(
     mention_other(options, "teacher", seen, weights)
     assert ("; teacher_input=own shows it what it was trained on" in caplog.text) == is_said
     assert ("note: last.pth was trained on images of" in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(
+    ("seen", "lines"),
+    [
+        (IMAGES, []),
+        (InputConfig(16, 16, MEAN, STD, "bicubic"), []),
+        (
+            of_size(IMAGES, 8),
+            ["teacher    sees images of 8 x 8 (bilinear from 16 x 16), mean 0.5, 0.4, 0.3, std 0.3, 0.25, 0.2"],
+        ),
+        (
+            of_size(TRAINED_ON, 32, "bicubic"),
+            [
+                "teacher    sees images of 32 x 32 (bicubic from 16 x 16), mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6",
+                "note: images of 16 x 16 are scaled up for the teacher; if their files are larger, give image_size=32",
+            ],
+        ),
+    ],
+)
+def test_a_network_that_sees_something_else_than_the_images_is_mentioned(seen, lines, caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO")
+    mention("teacher", seen, IMAGES)
+    assert [record.getMessage() for record in caplog.records] == lines
 
 
 def test_a_job_on_the_teacher_alone_is_told():

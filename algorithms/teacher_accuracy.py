@@ -98,10 +98,10 @@ class TeacherAccuracy:
         if not allow_poor and is_guessing(found, dataset.num_classes):
             raise ValueError(
                 f"the teacher {self.name} is right on {found.right} of {found.images} evaluation images "
-                f"({found.percent:.2f}%), and among {dataset.num_classes} classes guessing is as good. It sees "
-                f"{self.seen}: is that what it was trained on (teacher_input=own, teacher_size=, teacher_mean=, "
-                "teacher_std=), and are its classes numbered as here, by name? Give another, teacher_weights= or "
-                "teacher_experiment=, or train with it all the same: allow_poor_teacher=True"
+                f"({found.percent:.2f}%), and among {dataset.num_classes} classes guessing is as good; it sees "
+                f"{self.seen}: if it was trained on others, give teacher_input=own or teacher_size=, teacher_mean= and "
+                "teacher_std=; if its classes have other numbers, train it here from its weights; or give another, "
+                "teacher_weights= or teacher_experiment=, or train with it all the same: allow_poor_teacher=True"
             )
 
     def keep(self) -> None:

@@ -68,7 +68,7 @@ def test_images_are_resized_as_torchvision_resizes_tensors(interpolation, size):
     resized = resize(pixels, size, interpolation)
     mode = TF.InterpolationMode(interpolation)
     expected = TF.resize(pixels, [size, size], mode, antialias=True)
-    assert (expected.min() < -1) == (expected.max() > 256) == (interpolation == "bicubic")
+    assert (expected.min() < -1 and expected.max() > 256) == (interpolation == "bicubic" and size > 32)
     torch.testing.assert_close(resized, expected.clamp(0, 255), atol=1e-3, rtol=0)
 
 

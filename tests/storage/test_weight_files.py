@@ -191,7 +191,7 @@ def test_measurements_of_different_weights_have_different_names(source, name):
 def test_a_folder_of_timm_is_read_with_what_it_tells(tmp_path):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=NUM_CLASSES)
-    data = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    data = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}
     timm.models.save_for_hf(
         network, tmp_path / "net", model_config={"label_names": ["ant", "bee", "cat"]}, safe_serialization=True,
         data_config=data,

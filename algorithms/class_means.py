@@ -31,7 +31,7 @@ class ClassMeans(OfflineAlgorithm):
 
     def _pooled(self) -> Network:
         """The network, which returns its pooled vectors."""
-        found = outline(self.network, self.dataset.image_size, self.network_name)
+        found = outline(self.network, self.seen.image_size, self.network_name)
         return Network(self.network, found, Wanted(pooled=True))
 
     def _run(self) -> Results:

@@ -10,12 +10,24 @@ from torch import nn
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.commands import command_for, training_command
 from algorithms.teaching import missing_weights, open_objective
+from architectures import InputConfig
 from architectures.published import published as published_of
 from dataloaders import Dataset
 from dataloaders.facts import data_facts, image_facts
 from dataloaders.image_folder import classes_of_folder
 from distillation.build import build_student, network_name
 from distillation.complexity import count_multiply_adds, count_parameters
+from distillation.inputs import (
+    FIELDS,
+    changed_input,
+    images_of_data,
+    input_of_student,
+    mention,
+    named,
+    options_of,
+    own_input,
+    role_of,
+)
 from distillation.objective import Objective
 from distillation.prepared import supervised_losses
 from engine.accuracy import accuracies, by_class, evaluate
@@ -81,8 +93,9 @@ class Evaluation(Algorithm):
         weights, epoch = self._open_weights()
         split = "test" if options.job.testset else "eval"
         dataset = self._open_images(weights, split)
-        model = self._open_model(weights, dataset.num_classes, dataset.image_size)
-        deployed, num_images = nn.Sequential(self.input_of(dataset), model), len(dataset.split(split))
+        seen = self._seen(weights, dataset)
+        model = self._open_model(weights, dataset.num_classes, seen.image_size)
+        deployed, num_images = nn.Sequential(seen.module().to(self.device), model), len(dataset.split(split))
         loader = self.loader(dataset, split, member=member())
         with phase(f"evaluation of {num_images} images", num_images) as line:
             measured = evaluate(deployed, line.over(loader), autocast=self.autocast())
@@ -98,7 +111,7 @@ class Evaluation(Algorithm):
             _compare(measured["top1"], published)
         measured |= self.about(weights, epoch) | {"split": split, "num_classes": dataset.num_classes}
         measured |= self._changes(weights, dataset)
-        return self._record(measured, count_parameters(model) | count_multiply_adds(model, dataset.image_size))
+        return self._record(measured, count_parameters(model) | count_multiply_adds(model, seen.image_size))
 
     def _open_weights(self) -> tuple[Weights, int | None]:
         """The weights that were asked for, and their epoch where it is known."""
@@ -180,6 +193,12 @@ class Evaluation(Algorithm):
             log.info("images     as %s was trained: %s", weights.source, values)
         return dataset
 
+    def _seen(self, weights: Weights, dataset: Dataset) -> InputConfig:
+        """What the network sees of the images: what it was trained with, unless options say otherwise."""
+        seen = input_of_student(self.options, dataset, weights)
+        mention(role_of(self.options), seen, images_of_data(dataset))
+        return seen
+
     def _classes(self, weights: Weights) -> Results:
         """{"classes": those of the folder, in the order in which the weights call them, or else in that of names}."""
         folders = classes_of_folder(self.options.run.data_dir)
@@ -216,7 +235,15 @@ class Evaluation(Algorithm):
         given = {key: value for key in PREPARATION if (value := getattr(data, key)) is not None and key in known}
         changed = changed_network(before, self.options.flat)
         changed |= {key: (known[key], value) for key, value in given.items() if value != known[key]}
+        changed |= changed_input(self.options, weights) if weights.data else self._other_input(before)
         return changed | self._other_weights(weights.source)
+
+    def _other_input(self, before: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Options of what the network sees that differ from those of the first measurement, likewise."""
+        role = role_of(self.options)
+        now = options_of(self.options, role)
+        names = [f"{role}_input", *(f"{role}_{ending}" for ending in FIELDS.values())]
+        return {key: (before[key], now.get(key)) for key in names if key in before and before[key] != now.get(key)}
 
     def _other_weights(self, source: Path) -> dict[str, tuple[Any, Any]]:
         """Where the weights are neither this run's nor the published ones of an experiment that was not trained."""
@@ -242,7 +269,9 @@ class Evaluation(Algorithm):
         Without the training images, which other losses may have to know.
         """
         supervised = supervised_losses(self.options)
-        objective = open_objective(self.options, dataset, supervised)
+        role = role_of(self.options)
+        own = named(role, own_input(self.options, role, weights)) | {f"{role}_input": None}
+        objective = open_objective(self.options.changed(**own), dataset, supervised)
         what = f"the network of {self.options.job.run_name} with {dataset.num_classes} classes"
         load_strictly(objective.student, weights.state, source=weights.source, what=what)
         saved = load_checkpoint(weights.source)["losses"]

@@ -27,13 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms.base import Results
 from algorithms.evaluate import Evaluation, result_name
-from architectures import Input, create_model
+from architectures import InputConfig, create_model
 from config.options import Options
 from dataloaders import Dataset
 from dataloaders.decoding import MAX_RESIDENT_SIZE
 from distillation.build import network_name
 from distillation.complexity import count_multiply_adds, count_parameters
-from distillation.deployment import deploy, trace
+from distillation.deployment import Resizing, deploy, trace
 from distillation.signals import backbone_of
 from engine.numerics import device_name
 from engine.records import environment, log, now, read_results, update_results
@@ -138,18 +138,19 @@ class Export(Evaluation):
             require_packages(*ONNX_PACKAGES)
         weights, epoch = self._open_weights()
         dataset = self._open_images(weights, "eval")
-        model = self._open_model(weights, dataset.num_classes, dataset.image_size).eval()
-        metadata = self.metadata(dataset, weights, epoch)
+        seen = self._seen(weights, dataset)
+        model = self._open_model(weights, dataset.num_classes, seen.image_size).eval()
+        metadata = self.metadata(dataset, seen, weights, epoch)
         about = self.about(weights, epoch) | self._changes(weights, dataset)
         name = result_name(about, self._standing(kind))
         path = self.directory / FOLDER / f"{self._name(name)}.{kind}"
         try:
-            program = trace(self._deployed(model, dataset), dataset.image_size)
+            program = trace(self._deployed(model, dataset.num_classes, seen), seen.crop_size)
             content = WRITERS[kind](program, metadata)
         except Exception as error:  # a network of the user's own can fail in any way
             raise ValueError(f"cannot make {path}: {type(error).__name__}: {first_line(error)}") from error
 
-        original = in_evaluation(model, dataset)
+        original = in_evaluation(model, seen)
         exported, found = READERS[kind](content)
         assert found == metadata, "the file has lost metadata"
         difference = largest_difference(exported, original, checked_images(self.loader, dataset))
@@ -164,8 +165,8 @@ class Export(Evaluation):
         seal = {"file_sha256": hashlib.sha256(content).hexdigest()}
         save_json(record, metadata | facts | seal)
 
-        costs = costs_of_network(model, dataset.image_size) | latencies(original, dataset.image_size)
-        export_costs = costs_of_export(content, program, dataset.image_size) | latencies(exported, dataset.image_size)
+        costs = costs_of_network(model, seen.image_size) | latencies(original, seen.crop_size)
+        export_costs = costs_of_export(content, program, seen.crop_size) | latencies(exported, seen.crop_size)
         log.info("%s\nfrom %s\n\n%s\n", path, weights.source, cost_table(costs, export_costs))
         log.info("checked: a logit differs by %.1e at most, on random and on real images", difference)
         return self._record_export(f"{name}.{kind}", export_costs | facts | {"file": str(path)} | about)
@@ -174,18 +175,21 @@ class Export(Evaluation):
         """All but the precision: an exported network has float32 whatever it was trained in."""
         return {key: values for key, values in super()._changed(weights).items() if key != "precision"}
 
-    def metadata(self, dataset: Dataset, weights: Weights, epoch: int | None) -> Metadata:
+    def metadata(self, dataset: Dataset, seen: InputConfig, weights: Weights, epoch: int | None) -> Metadata:
         """What a file says of itself: its classes, how to prepare an image, and what it was made from."""
-        size = dataset.image_size
+        size = seen.crop_size
+        inside = {"mean": list(seen.mean), "std": list(seen.std)}
+        if seen.resizes:
+            inside |= {"image_size": seen.image_size, "interpolation": _described(seen.interpolation)}
         return {
             "format": FORMAT,
             "classes": list(dataset.classes),
             "input": {"name": INPUT, "shape": ["batch", 3, size, size], "colours": "RGB", "range": [0, 1]},
             "preprocessing": {
-                "shorter_side": shorter_side(size), "interpolation": "bilinear, antialiased", "center_crop": size,
+                "shorter_side": shorter_side(size), "interpolation": _described("bilinear"), "center_crop": size,
                 "divide_by": 255,
             },
-            "inside": {"mean": list(dataset.mean), "std": list(dataset.std)},
+            "inside": inside,
             "output": {"name": OUTPUT, "shape": ["batch", dataset.num_classes], "softmax": False},
             "provenance": {
                 "config": self.options.job.config, "method": self.options.experiment.method,
@@ -207,14 +211,15 @@ class Export(Evaluation):
         trial = [f"seed{seed}" for seed in self.options.job.seeds]
         return "-".join([".".join(folders_of(self.options.job.run_name)), *trial, weights])
 
-    def _deployed(self, model: nn.Module, dataset: Dataset) -> nn.Module:
+    def _deployed(self, model: nn.Module, num_classes: int, seen: InputConfig) -> nn.Module:
         backbone = None
         if backbone_of(model) is not model:
-            size = {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
+            size = {"num_classes": num_classes, "image_size": seen.image_size}
             backbone = create_model(network_name(self.options), **size)
         # ONNX has no memory formats: what is fast in channels_last would only be more transpositions there.
         memory_format = torch.contiguous_format if self.options.job.export == "onnx" else torch.channels_last
-        return deploy(model, dataset.mean, dataset.std, backbone=backbone, memory_format=memory_format)
+        resizing = Resizing(seen) if seen.resizes else None
+        return deploy(model, seen.mean, seen.std, backbone=backbone, memory_format=memory_format, resizing=resizing)
 
     def _record_export(self, name: str, measured: Results) -> Results:
         """Beside what `results.json` holds already."""
@@ -231,9 +236,13 @@ def shorter_side(image_size: int) -> int:
     return image_size if image_size <= MAX_RESIDENT_SIZE else int(image_size * 256 / 224)
 
 
-def in_evaluation(model: nn.Module, dataset: Dataset) -> Network:
+def _described(interpolation: str) -> str:
+    return interpolation if interpolation == "nearest" else f"{interpolation}, antialiased"
+
+
+def in_evaluation(model: nn.Module, seen: InputConfig) -> Network:
     """A network as evaluation runs it, behind its input."""
-    network = nn.Sequential(Input(dataset.mean, dataset.std), model)
+    network = nn.Sequential(seen.module(), model)
 
     @torch.inference_mode()
     def run(images: Tensor) -> Tensor:

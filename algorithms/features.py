@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from algorithms.base import Algorithm
 from algorithms.teaching import missing_weights
-from architectures import Input, Place, create_model, create_on_meta, outline
+from architectures import Input, InputConfig, Place, create_model, create_on_meta, outline
 from dataloaders import Batch, Dataset, outline_dataset
 from distillation.build import load_trained
+from distillation.inputs import handed_on, images_of_data, input_of_student, mention, mention_other, role_of
 from distillation.prepared import save_supervision
 from engine.progress import Line, phase
 from engine.records import log
@@ -29,7 +30,6 @@ from letkd.fit import Decisions, Follow, Progress, Words
 from letkd.processes import by_first, member
 from letkd.supervision import NetworkPatches, TeacherMap, supervise
 from results.places import Requirement
-from results.settings import PREPARATION
 from storage.state_dicts import Weights
 
 
@@ -41,11 +41,12 @@ class OfflineAlgorithm(Algorithm):
     dataset: Dataset
     network: nn.Module
     weights: Weights
-    prepared_as: dict[str, Any]  # how the images are prepared, where the training of the network has decided it
+    seen: InputConfig  # what the network sees of the images
 
     def missing_requirements(self) -> Iterator[Requirement]:
         name, chosen = self.network_name, self.options.network.weights
-        yield from missing_weights(self.options, network=name, experiment=self.trained_as, chosen=chosen)
+        sees = handed_on(self.options, role_of(self.options))
+        yield from missing_weights(self.options, network=name, experiment=self.trained_as, chosen=chosen, sees=sees)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
         """What `check_network` refuses, for weights that are there and for such as are still to be trained."""
@@ -62,15 +63,13 @@ class OfflineAlgorithm(Algorithm):
 
         Their classes may be others: what is made here is of maps, and of the labels of these images.
         """
-        known, self.prepared_as = self.weights.data, {}
-        if known is None:
-            return open_images(None)
-        dataset = open_images({key: value for key, value in known.items() if key != "classes"})
-        if dataset.classes == tuple(known["classes"]):
-            self.prepared_as = known
-            return dataset
-        log.info("note: %s was trained on other classes than those of %s", self.weights.source, dataset.name)
-        return open_images(None)
+        known = self.weights.data
+        dataset = open_images(known and {key: value for key, value in known.items() if key != "classes"})
+        if known is not None and dataset.classes != tuple(known["classes"]):
+            log.info("note: %s was trained on other classes than those of %s", self.weights.source, dataset.name)
+            dataset = open_images(None)
+        self.seen = input_of_student(self.options, dataset, self.weights)
+        return dataset
 
     def check_network(self) -> None:
         """Refuse images and network, which are open, where nothing can be made of them.
@@ -104,11 +103,11 @@ class OfflineAlgorithm(Algorithm):
 
     def place(self, name: str) -> Place:
         """A place of the network, by name or module path."""
-        return outline(self.network, self.dataset.image_size, self.network_name).place(name)
+        return outline(self.network, self.seen.image_size, self.network_name).place(name)
 
     def _size(self) -> dict[str, int]:
         num_classes = self.weights.num_classes or self.dataset.num_classes
-        return {"num_classes": num_classes, "image_size": self.dataset.image_size}
+        return {"num_classes": num_classes, "image_size": self.seen.image_size}
 
     def open(self) -> None:
         """Load weights, images and network.
@@ -118,6 +117,8 @@ class OfflineAlgorithm(Algorithm):
         """
         self.weights = self._find_weights()
         self.dataset = self._open_images(self.open_training_data)
+        mention(role_of(self.options), self.seen, images_of_data(self.dataset))
+        mention_other(self.options, role_of(self.options), self.seen, self.weights)
         size = self._size()
         self.network = create_model(self.network_name, **size)
         what = f"{self.network_name} with {size['num_classes']} classes"
@@ -149,7 +150,7 @@ class OfflineAlgorithm(Algorithm):
 
     def teacher_map(self, tap: Place) -> TeacherMap:
         """The map of the trained network that supervision is made from."""
-        size = self.dataset.image_size
+        size = self.seen.image_size
         return TeacherMap(
             path=tap.path, prefix=tap.prefix, channels_last=tap.channels_last, pooling=self.downscale,
             channels=tap.channels, grid=self._grid(tap), image_shape=(3, size, size),
@@ -164,7 +165,7 @@ class OfflineAlgorithm(Algorithm):
     def images(self) -> "_TrainingImages":
         """All training images in order, or the range of this process, as the network takes them, and their classes."""
         loader = self.loader(self.dataset, "train", member=member())
-        return _TrainingImages(self.input_of(self.dataset), loader, self.num_images)
+        return _TrainingImages(self.seen.module().to(self.device), loader, self.num_images)
 
     @property
     def num_images(self) -> int:
@@ -208,15 +209,14 @@ class OfflineAlgorithm(Algorithm):
 
     def record(self) -> dict[str, Any]:
         """What a file says of its making; what the map is of stands beside it."""
-        options, data, known = self.options, self.options.data, self.prepared_as
-        preparation = {key: getattr(data, key) or known.get(key) for key in PREPARATION}
+        options, data = self.options, self.options.data
         made = {
             "network": self.network_name, "dataset": data.dataset, "val_split": data.val_split,
             "lda_components": options.subclasses.lda_components, "max_patches": options.offline.max_patches,
             "seed": options.run.seed, "precision": options.run.precision,
         }  # fmt: skip
-        images = outline_dataset(data.dataset, data_dir=options.run.data_dir, **preparation)
-        return made | images | {"weights": str(self.weights.source)}
+        images = outline_dataset(data.dataset, data_dir=options.run.data_dir)
+        return made | images | self.seen.facts() | {"weights": str(self.weights.source)}
 
     def hold(self, num_patches: int, channels: int) -> Tensor:
         """Room for (P, C) float32 on the device, or with `memmap` in a file that has no name.

@@ -12,15 +12,16 @@ from algorithms.kmeans import KMeansCodebook
 from algorithms.lda import LDAScores
 from algorithms.options import check_options
 from algorithms.probe import LinearProbe
-from algorithms.teaching import supervision_of
+from algorithms.teaching import supervision_of, with_inputs
 from algorithms.train import Training
 from config.experiments import ENTRY_OPTIONS, check_name, load_experiment
 from config.options import EMA, Config, Options
 from config.recipes import classification
 from config.updates import check_command
 from distillation.expressions import ALONE, canonical, places_of
+from distillation.inputs import TEACHER, handed_on
 from distillation.places import pooling
-from distillation.prepared import BY_WEIGHTS, means_home
+from distillation.prepared import BY_WEIGHTS, images_for_teacher, means_home
 
 # By the option that asks for it; where none is set it is Training.
 JOBS = {
@@ -69,11 +70,13 @@ def _of_the_teacher(options: Options) -> Options:
             f"{job.config} has no teacher that is trained before it, of which something could be made; choose a pair, "
             "or the experiment of a network alone"
         )
+    options = with_inputs(options)
     supervision = supervision_of(options)
     if job.class_means:
         supervision = means_home(options.changed(supervision=supervision))
     given = {name: options.flat[name] for name in ENTRY_OPTIONS} | asdict(options.data)
     given |= asdict(options.subclasses) if options.subclasses else {}
+    given |= handed_on(options, TEACHER) | images_for_teacher(options)
     given |= {"weights": pair.teacher_weights, "words_teacher_place": places_of(options, "words")[1]}
     if not job.class_means:
         given["downscale"] = pooling(options, "words" if job.kmeans else "decisions")

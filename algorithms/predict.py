@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader
 from algorithms.base import Results
 from algorithms.evaluate import Evaluation
 from algorithms.export import FORMAT, aligned, open_onnx
-from architectures import Input
+from architectures import InputConfig
 from dataloaders.decoding import ImageError, Reader, SquarePixels
 from dataloaders.facts import data_facts
 from dataloaders.image_files import count_unused, counted, images_below, shown, visible, why_unused
+from distillation.inputs import network_input, role_of
 from engine.numerics import set_numerics
 from letkd.processes import ALONE, Member, member, of_all
 from results.settings import PREPARATION
@@ -73,8 +74,10 @@ class Prediction(Evaluation):
         told = all(key in weights.trained_with for key in ("classes", *PREPARATION))
         data = weights.data or (weights.trained_with if told else data_facts(self._open_images(weights, "eval")))
         size, mean, std = (getattr(self.options.data, key) or data[key] for key in PREPARATION)
-        network = self._open_model(weights, len(data["classes"]), size).eval()
-        model = nn.Sequential(Input(mean, std).to(self.device), network)
+        images = InputConfig(size, size, tuple(mean), tuple(std))
+        seen = network_input(self.options, role_of(self.options), images, weights)
+        network = self._open_model(weights, len(data["classes"]), seen.image_size).eval()
+        model = nn.Sequential(seen.module().to(self.device), network)
 
         @torch.inference_mode()
         def logits(pixels: Tensor) -> Tensor:

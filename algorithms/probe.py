@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from algorithms.base import Results
 from algorithms.evaluate import Evaluation, result_name
+from architectures import Input
 from dataloaders import Dataset
 from distillation.build import build_network, load_trained, network_name
 from distillation.expressions import INTERMEDIATE
@@ -33,19 +34,20 @@ class LinearProbe(Evaluation):
         weights, epoch = self._open_weights()
         split = "test" if self.options.job.testset else "eval"
         dataset = self._open_images(weights, "train", split)
-        model = self._open_network(weights, dataset)
-        known, known_labels = self._pooled_maps(model, dataset, "train", number=1)
-        features, labels = self._pooled_maps(model, dataset, split, number=2)
+        seen = self._seen(weights, dataset)
+        model, network_input = self._open_network(weights, dataset, seen.image_size), seen.module().to(self.device)
+        known, known_labels = self._pooled_maps(model, network_input, dataset, "train", number=1)
+        features, labels = self._pooled_maps(model, network_input, dataset, split, number=2)
         accuracies = {name: probe(known[name], known_labels, features[name], labels) for name in features}
         shown = ", ".join(f"{name} {accuracy:.2f}%" for name, accuracy in accuracies.items())
         log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
         about = self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
         return self._merge(accuracies | about)
 
-    def _open_network(self, weights: Weights, dataset: Dataset) -> Network:
+    def _open_network(self, weights: Weights, dataset: Dataset, image_size: int) -> Network:
         """The network with its weights, on the device; nobody reads its logits, so that it may have any classes."""
         num_classes = weights.num_classes or dataset.num_classes
-        model = build_network(self.options, num_classes, dataset.image_size)
+        model = build_network(self.options, num_classes, image_size)
         what = f"the network of {self.options.job.run_name} with {num_classes} classes"
         load_trained(model.module, network_name(self.options), weights, what=what)
         model.module.to(self.device, memory_format=torch.channels_last)
@@ -53,10 +55,10 @@ class LinearProbe(Evaluation):
 
     @torch.inference_mode()
     def _pooled_maps(
-        self, model: Network, dataset: Dataset, split: str, *, number: int
+        self, model: Network, network_input: Input, dataset: Dataset, split: str, *, number: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Maps (N, C) by name, pooled over the grid, and labels (N,) of all images of a split, in one of two phases."""
-        network_input, loader = self.input_of(dataset), self.loader(dataset, split)
+        loader = self.loader(dataset, split)
         model.module.eval()
         pooled, all_labels = defaultdict(list), []
         with phase(f"maps of {split} images", len(dataset.split(split)), number=number, count=2) as line:

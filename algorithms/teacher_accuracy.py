@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from architectures import InputConfig
 from dataloaders import Dataset
 from engine.records import log, read_results
 from letkd.processes import by_first, member
@@ -54,12 +55,21 @@ class TeacherAccuracy:
         name: of its network, for messages.
         fingerprint: of its weights.
         evaluated_on: as the function of this name returns it.
+        seen: what it sees of the images.
         localpath: where it is kept.
         trained_in: the directory of the training that the weights may be from.
     """
 
-    def __init__(self, name: str, fingerprint: str, evaluated_on: dict[str, Any], localpath: Path, trained_in: Path):
-        self.name, self.fingerprint, self.evaluated_on = name, fingerprint, evaluated_on
+    def __init__(
+        self,
+        name: str,
+        fingerprint: str,
+        evaluated_on: dict[str, Any],
+        seen: InputConfig,
+        localpath: Path,
+        trained_in: Path,
+    ):
+        self.name, self.fingerprint, self.evaluated_on, self.seen = name, fingerprint, evaluated_on, seen
         self.trained_in = trained_in
         identity = json.dumps([fingerprint, evaluated_on], sort_keys=True)
         self.path = localpath / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
@@ -88,7 +98,9 @@ class TeacherAccuracy:
         if not allow_poor and is_guessing(found, dataset.num_classes):
             raise ValueError(
                 f"the teacher {self.name} is right on {found.right} of {found.images} evaluation images "
-                f"({found.percent:.2f}%), and among {dataset.num_classes} classes guessing is as good; give another, "
+                f"({found.percent:.2f}%), and among {dataset.num_classes} classes guessing is as good; it sees "
+                f"{self.seen}: if it was trained on others, give teacher_input=own or teacher_size=, teacher_mean= and "
+                "teacher_std=; if its classes have other numbers, train it here from its weights; or give another, "
                 "teacher_weights= or teacher_experiment=, or train with it all the same: allow_poor_teacher=True"
             )
 
@@ -119,15 +131,15 @@ class TeacherAccuracy:
         return None
 
 
-def evaluated_on(data: dict[str, Any], val_split: int) -> dict[str, Any]:
-    """What tells the images that evaluate a training, and how they are prepared, from others.
+def evaluated_on(data: dict[str, Any], val_split: int, seen: InputConfig) -> dict[str, Any]:
+    """What tells the images that evaluate a training, and what a network sees of them, from others.
 
     Args:
         data: `data_facts` and `image_facts`, before any images are held out.
         val_split: so many training images, which evaluate then.
     """
     images = data["images"]["train" if val_split else "eval"]
-    return images | {"val_split": val_split} | {key: data[key] for key in ("image_size", "mean", "std")}
+    return images | {"val_split": val_split} | seen.facts()
 
 
 def spread(labels_N: Tensor, number: int = NUM_IMAGES) -> Tensor:

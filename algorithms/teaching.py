@@ -1,17 +1,31 @@
 """The teacher of a run and what was made from it: what is missing, what it is told by, and the objective made of it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from algorithms.commands import network_alone, words_of_run
+from algorithms.starting import read_start
 from architectures import create_model
 from config.options import Job, Options
 from dataloaders import Dataset
 from distillation.build import build_objective
 from distillation.expressions import check_teacher, needs_weights
+from distillation.inputs import (
+    OWN,
+    TEACHER,
+    check_inputs,
+    handed_on,
+    images_of_data,
+    mode,
+    named,
+    network_input,
+    own_input,
+    role_of,
+)
 from distillation.objective import Objective
-from distillation.prepared import BY_WEIGHTS, PREPARED, prepared_of
+from distillation.places import image_size
+from distillation.prepared import BY_WEIGHTS, PREPARED, images_for_teacher, prepared_of
 from engine.records import log
 from engine.weights import UnfinishedError, find_weights
 from results.places import Requirement, output_directory
@@ -26,12 +40,34 @@ FINGERPRINTS |= {f"{name}_fingerprint": kind.what for name, kind in PREPARED.ite
 SHOWN_DIGITS = 16  # of the fingerprint that a folder is called by
 
 
+def with_inputs(options: Options) -> Options:
+    """The options of a training with what weights say of what its networks see, before images are open: all of it where
+    `student_input=own` or `teacher_input=own` asks for it, and the size of what the teacher sees where that is another
+    than that of the images.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_start` and `own_input`.
+    """
+    role, found = role_of(options), {}
+    if mode(options, role) == OWN:
+        found |= named(role, own_input(options, role, read_start(options)))
+    if needs_weights(options):
+        own = own_input(options, TEACHER, weights_so_far(options))
+        if mode(options, TEACHER) == OWN:
+            found |= named(TEACHER, own)
+        elif own.get("image_size") not in (None, image_size(options)):
+            found |= named(TEACHER, {"image_size": own["image_size"]})
+    return options.changed(**found) if found else options
+
+
 def with_supervision(options: Options) -> Options:
-    """A pair's options with the place of its supervision, also where that follows from the weights of the teacher.
+    """A pair's options with the place of its supervision, also where that follows from the weights of the teacher, and
+    as `with_inputs`.
 
     Raises:
         FileNotFoundError: these are not there.
     """
+    options = with_inputs(options)
     return options.changed(supervision=supervision_of(options)) if prepared_of(options) else options
 
 
@@ -57,6 +93,7 @@ def missing_supervision(options: Options) -> Iterator[Requirement]:
         if (file := kind.chosen(options)) and not Path(file).is_file():
             raise FileNotFoundError(f"{kind.option}={file}: no file {file}")
     check_teacher(options)
+    check_inputs(options)
     if not needs_weights(options):
         return
     names, pair = prepared_of(options), options.pair
@@ -66,7 +103,8 @@ def missing_supervision(options: Options) -> Iterator[Requirement]:
             f"nothing says what the weights of the teacher {pair.teacher} are: give the file, teacher_weights=, "
             "or the experiment that trains it, teacher_experiment="
         )
-    for requirement in missing_weights(options, network=pair.teacher, experiment=experiment, chosen=chosen):
+    sees = handed_on(options, TEACHER) | images_for_teacher(options)
+    for requirement in missing_weights(options, network=pair.teacher, experiment=experiment, chosen=chosen, sees=sees):
         if requirement.published is None:
             network_alone(experiment, options.run.localpath, pair.teacher)
         yield requirement
@@ -79,12 +117,19 @@ def missing_supervision(options: Options) -> Iterator[Requirement]:
 
 
 def missing_weights(
-    options: Options, *, network: str, experiment: str, chosen: str | None, directory: Path | None = None
+    options: Options,
+    *,
+    network: str,
+    experiment: str,
+    chosen: str | None,
+    directory: Path | None = None,
+    sees: Mapping[str, Any] | None = None,
 ) -> Iterator[Requirement]:
     """The weights of a network trained alone, if they are not there or not finished; a chosen file must be there.
 
     Args:
         directory: of that training, where it is not that of its name.
+        sees: the options of that training that say what the network sees.
     """
     directory = directory or output_directory(options.run.localpath, experiment or "", "train")
     published = options.experiment.published_weights
@@ -94,7 +139,7 @@ def missing_weights(
         if chosen:
             raise
         experiment, told = _trained_by(options.job, experiment, network)
-        yield Requirement(first_line(error), experiment, told, published and Path(published))
+        yield Requirement(first_line(error), experiment, told | dict(sees or {}), published and Path(published))
     except UnfinishedError as error:
         told = words_of_run(error.options) | {"epochs": error.epochs, "checkpoint": -1}
         yield Requirement(str(error), error.options["config"], told)
@@ -144,7 +189,7 @@ def open_objective(options: Options, dataset: Dataset, keys: Collection[str] | N
         keys: of the losses; None for all that the experiment has.
     """
     if not needs_weights(options):
-        return build_objective(options, dataset, None, keys)
+        return build_objective(with_inputs(options), dataset, None, keys)
     weights = teacher_weights(options)
     log.info("teacher    %s from %s", options.pair.teacher, weights.source)
     return build_objective(with_supervision(options), dataset, weights, keys)
@@ -152,9 +197,10 @@ def open_objective(options: Options, dataset: Dataset, keys: Collection[str] | N
 
 def drawn_objective(options: Options, dataset: Dataset) -> Objective:
     """As `open_objective`, of random numbers where teacher and supervision would be read: a step costs the same."""
-    weights = None
+    options, weights = with_inputs(options), None
     if needs_weights(options):
+        seen = network_input(options, TEACHER, images_of_data(dataset))
         name = options.pair.teacher
-        network = create_model(name, num_classes=dataset.num_classes, image_size=dataset.image_size)
+        network = create_model(name, num_classes=dataset.num_classes, image_size=seen.image_size)
         weights = Weights(network.state_dict(), Path("random numbers"))
     return build_objective(options, dataset, weights, drawn=True)

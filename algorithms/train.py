@@ -29,6 +29,7 @@ from algorithms.teaching import (
     open_objective,
     supervision_fingerprints,
     weights_so_far,
+    with_inputs,
 )
 from algorithms.unlabelled import check_unlabelled, open_unlabelled, steps_of_epoch
 from config.options import EMA
@@ -40,6 +41,7 @@ from dataloaders.mixing import check_pairs, with_mixing
 from dataloaders.unlabelled import check_parts, numbers_of
 from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
+from distillation.inputs import RECORD, TEACHER, images_of_data, mention, network_input, own_input, role_of
 from distillation.mixing import check_losses
 from distillation.teacher_cache import TeacherCache, check_cache, check_size, open_cache
 from engine.accuracy import accuracies, by_class, evaluate
@@ -136,7 +138,7 @@ class Training(Algorithm):
         protocol = self.options.protocol
         check_warm_up(protocol, steps_of_epoch(self.options, dataset))
         weights = weights_so_far(self.options)
-        check_networks(self.options, dataset, weights)
+        check_networks(with_inputs(self.options), dataset, weights)
         check_size(self.options, dataset, is_new=weights is None)
         if protocol.freeze or protocol.learning_rates:
             self._check_patterns(dataset)
@@ -153,7 +155,8 @@ class Training(Algorithm):
         student.
         """
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
-        about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split)
+        about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split, self.seen)
+        about["inputs"] = self.inputs
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
         if not self.trains_classifier:
             about["classifier"] = "untrained"
@@ -242,9 +245,20 @@ class Training(Algorithm):
         if self.unlabelled:
             self.data["images"]["unlabelled"] = self.unlabelled.facts()
 
+    def _say_inputs(self) -> None:
+        """What the network sees of the images; its checkpoints record it, and a line says it, where they are others."""
+        options, images = with_inputs(self.options), images_of_data(self.dataset)
+        role = role_of(options)
+        self.seen = network_input(options, role, images)
+        self.inputs = {role: self.seen.facts()}  # what teaches comes to it
+        if own := own_input(options, role):
+            self.data[RECORD] = own
+        mention(role, self.seen, images)
+
     def _build(self, checkpoint: dict[str, Any] | None) -> None:
         options, protocol = self.options, self.options.protocol
         self._open_images(checkpoint)
+        self._say_inputs()
         self.objective = open_objective(options, self.dataset)
         self.cache = self._open_cache(checkpoint)
         self.objective.to(self.device, memory_format=torch.channels_last)
@@ -260,6 +274,8 @@ class Training(Algorithm):
         if self.average:
             self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
+        if self.objective.teacher is not None:
+            self.inputs[TEACHER] = self.objective.teacher.seen.facts()
         forget_weights()
         known = self.data | self.taught_by | self._facts_of_cache()
         refuse_differences("images and teacher", known | {"init": self.began_with})
@@ -355,7 +371,7 @@ class Training(Algorithm):
             module = self.objective.teacher.network.module
             module.load_state_dict(self.model.state_dict())  # which may start from a file
         elif self.options.job.average or "average" in (checkpoint or ()):
-            module = build_copy(self.options, self.dataset, self.model).module
+            module = build_copy(with_inputs(self.options), self.dataset, self.model).module
         else:
             return None
         module = module.to(self.device, memory_format=torch.channels_last)
@@ -382,7 +398,8 @@ class Training(Algorithm):
         accuracy = TeacherAccuracy(
             pair.teacher,
             teacher.identity,
-            evaluated_on(self.data, self.options.data.val_split),
+            evaluated_on(self.data, self.options.data.val_split, teacher.seen),
+            seen=teacher.seen,
             localpath=Path(self.options.run.localpath),
             trained_in=self.training_directory(pair.teacher_experiment or ""),
         )
@@ -448,6 +465,8 @@ class Training(Algorithm):
         for key, name in FINGERPRINTS.items():
             if checkpoint.get(key, self.taught_by[key]) != self.taught_by[key]:  # older checkpoints do not say
                 names.append(name)
+        known = checkpoint.get("inputs", {})
+        names += [f"what the {role} sees" for role, now in self.inputs.items() if known.get(role, now) != now]
         if len(checkpoint["random"].get("ranks", [None])) != member().size:
             names.append("the number of processes")
         if names:
@@ -592,6 +611,7 @@ class Training(Algorithm):
             "init_fingerprint": self.began_with,
             "data": self.data,
             **self._facts_of_cache(),
+            "inputs": self.inputs,
         }
 
     def _save(self, improved: bool) -> None:
@@ -667,7 +687,7 @@ class Training(Algorithm):
             "seconds": self._seconds(),
             "fingerprint": trained,
             **count_parameters(self.model),
-            **count_multiply_adds(self.model, self.dataset.image_size),
+            **count_multiply_adds(self.model, self.seen.image_size),
             "history": self.history,
         }
         if self.options.data.val_split:

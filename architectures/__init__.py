@@ -13,13 +13,14 @@ import importlib
 import pkgutil
 
 from architectures.folding import fold_batch_norm_
-from architectures.input import Input
+from architectures.input import Input, InputConfig
 from architectures.outline import Outline, Place, outline
 from architectures.registry import create_model, create_on_meta, is_model, list_models, register_model
 from architectures.tapped import StageEnd, Tap, TappedNetwork
 
 __all__ = [
     "Input",
+    "InputConfig",
     "Outline",
     "Place",
     "StageEnd",

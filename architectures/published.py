@@ -22,7 +22,7 @@ class Published:
 
     Args:
         files: where it keeps them, in its order; there may be none.
-        trained_with: `image_size`, `mean` and `std` of their training, as far as it says them.
+        trained_with: `image_size`, `mean`, `std` and `interpolation` of their training, as far as it says them.
         get: the command that downloads them.
         translated: from the state dict in the file to that of the network.
     """

@@ -63,7 +63,12 @@ def published(name: str) -> Published:
 
     return Published(
         files=tuple(_files(cfg)),
-        trained_with={"image_size": cfg.input_size[-1], "mean": list(cfg.mean), "std": list(cfg.std)},
+        trained_with={
+            "image_size": cfg.input_size[-1],
+            "mean": list(cfg.mean),
+            "std": list(cfg.std),
+            "interpolation": cfg.interpolation,
+        },
         get=f"""python -c "import timm; timm.create_model('{name}', pretrained=True)\"""",
         translated=translated,
     )

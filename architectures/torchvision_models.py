@@ -89,7 +89,12 @@ def published(name: str) -> Published:
     path = in_torch_hub(weights.url)
     return Published(
         files=(path,) if path.is_file() else (),
-        trained_with={"image_size": images.crop_size[0], "mean": list(images.mean), "std": list(images.std)},
+        trained_with={
+            "image_size": images.crop_size[0],
+            "mean": list(images.mean),
+            "std": list(images.std),
+            "interpolation": images.interpolation.value,
+        },
         get=f"curl --location --create-dirs --output {path} {weights.url}",
     )
 

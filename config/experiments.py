@@ -20,7 +20,18 @@ from types import ModuleType
 import config as config_package
 from config import network_names, recipes
 from config.former_names import renamed_aloud
-from config.options import ALONE, EMA, ENTRY, PUBLISHED_NAMES, Augmentation, Config, Data, Protocol, values_of
+from config.options import (
+    ALONE,
+    EMA,
+    ENTRY,
+    PUBLISHED_NAMES,
+    Augmentation,
+    Config,
+    Data,
+    Protocol,
+    names,
+    values_of,
+)
 from config.protocols import published_options
 from config.schema import options_of
 from storage.documents import first_line
@@ -31,11 +42,14 @@ OF_THE_PAPER = {"QuEST": recipes.quest, "letKD-1": recipes.letkd1, "letKD-2": re
 
 
 NETWORKS = ("teacher", "student", "network")
+# What networks see, by the options that begin with what the network is called.
+INPUTS = {role: tuple(key for key in names(bears="input") if key.startswith(f"{role}_")) for role in NETWORKS}
 # What an experiment says of its network or teacher, and what is not so of another one, or of one trained elsewhere.
 OF_THE_NETWORK = {
-    "teacher": ("teacher_experiment", "supervision", "published_weights"),
+    "teacher": ("teacher_experiment", "supervision", "published_weights", *INPUTS["teacher"]),
     "teacher_experiment": ("supervision", "published_weights"),
-    "network": ("trained_as", "published_weights", "published_top1"),
+    "student": INPUTS["student"],
+    "network": ("trained_as", "published_weights", "published_top1", *INPUTS["network"]),
 }
 NAME = re.compile(r"[\w+:-]+(\.[\w+:-]+)+")  # every part a folder
 NO_FOLDERS = re.compile(
@@ -236,7 +250,9 @@ def _pair_of(module: ModuleType | None) -> Config | None:
     if _is_experiment(module) and module.config.get("method") == ALONE:
         groups = (Data, Augmentation, Protocol)
         shared = [key for group in groups for key in options_of(group) if key in module.config]
-        return {"teacher": None, "student": module.config["network"]} | {key: module.config[key] for key in shared}
+        sees = {f"student{key.removeprefix('network')}": module.config.get(key) for key in INPUTS["network"]}
+        own = {"teacher": None, "student": module.config["network"]} | sees
+        return own | {key: module.config[key] for key in shared}
     pair = getattr(module, "pair", None) if hasattr(module, "__path__") else None
     return pair if isinstance(pair, dict) else None
 

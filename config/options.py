@@ -21,6 +21,8 @@ OFFLINE = (*PATCHES, "class_means")  # jobs on the training images of a trained 
 TRAINED = ("export", "probe", "predict", "pictures")  # jobs on a trained network, beside its evaluation
 COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
 TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
+OF_TEACHER = ("train", *OFFLINE, "pictures")  # jobs that read the teacher of a pair
+OF_STUDENT = ("train", "evaluate", *TRAINED)  # jobs that read its student
 ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
 STUDY = ("study",)
 ALONE = "classification"  # the method of a network alone: cross-entropy and no teacher
@@ -38,6 +40,39 @@ def group(cls: type) -> type:
 
 def _is_equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and vars(one) == vars(other)
+
+
+def _seen(by: str, what: str, jobs: tuple[str, ...] = EVERY_JOB) -> Any:
+    """The option `<by>_<what>`, of what a network sees of the images.
+
+    Args:
+        by: "network", "teacher" or "student".
+        what: "input", "size", "mean", "std" or "interpolation".
+        jobs: those that read it.
+    """
+    unless = f"None: as `{by}_input` says"
+    channels = {"length": 3, "elements": OF_CHANNELS[what]} if what in OF_CHANNELS else {}
+    said = {
+        "input": {
+            "help": f"what the {by} sees: own, what its weights or its library tell; data, what the images are; None: "
+            "what it was trained with here, or else what the images are",
+            "choices": ("own", "data"),
+        },
+        "size": {"help": f"side of the images that the {by} sees, resized on the device; {unless}", "at_least": 1},
+        "mean": {"help": f"mean of the channels for the {by}; {unless}", "at_least": 0, "at_most": 1},
+        "std": {"help": f"standard deviation of the channels for the {by}; {unless}", "above": 0, "at_most": 1},
+        "interpolation": {
+            "help": f"how images are resized for the {by}; {unless}, or else bilinear",
+            "choices": ("nearest", "bilinear", "bicubic"),
+        },
+    }
+    return option(None, **said[what], **channels, jobs=jobs, bears="input")
+
+
+OF_CHANNELS = {
+    "mean": "three numbers in 0..1, one for each channel",
+    "std": "three numbers above 0 and up to 1, one for each channel",
+}
 
 
 # --- of every command ------------------------------------------------------------------------------------------------
@@ -355,7 +390,7 @@ class Data:
         at_least=0,
         at_most=1,
         length=3,
-        elements="three numbers in 0..1, one for each channel",
+        elements=OF_CHANNELS["mean"],
         inherited=True,
         bears="images",
     )
@@ -365,7 +400,7 @@ class Data:
         above=0,
         at_most=1,
         length=3,
-        elements="three numbers above 0 and up to 1, one for each channel",
+        elements=OF_CHANNELS["std"],
         inherited=True,
         bears="images",
     )
@@ -650,6 +685,11 @@ class Network:
         jobs=PATCHES,
         bears="training",
     )
+    network_input: str | None = _seen("network", "input")
+    network_size: int | None = _seen("network", "size")
+    network_mean: list[float] | None = _seen("network", "mean")
+    network_std: list[float] | None = _seen("network", "std")
+    network_interpolation: str | None = _seen("network", "interpolation")
 
 
 @group
@@ -668,7 +708,7 @@ class Pair:
     teacher_weights: str | None = option(
         None,
         "a file, instead of what that experiment trained or was published",
-        jobs=("train", *OFFLINE, "pictures"),
+        jobs=OF_TEACHER,
         bears="training",
     )
     student_weights: str | None = option(
@@ -691,6 +731,16 @@ class Pair:
     teacher_cache_dir: str | None = option(
         None, "folder of such files; None: teacher_cache in `localpath`", jobs=TRAIN, bears="nothing"
     )
+    teacher_input: str | None = _seen("teacher", "input", OF_TEACHER)
+    teacher_size: int | None = _seen("teacher", "size", OF_TEACHER)
+    teacher_mean: list[float] | None = _seen("teacher", "mean", OF_TEACHER)
+    teacher_std: list[float] | None = _seen("teacher", "std", OF_TEACHER)
+    teacher_interpolation: str | None = _seen("teacher", "interpolation", OF_TEACHER)
+    student_input: str | None = _seen("student", "input", OF_STUDENT)
+    student_size: int | None = _seen("student", "size", OF_STUDENT)
+    student_mean: list[float] | None = _seen("student", "mean", OF_STUDENT)
+    student_std: list[float] | None = _seen("student", "std", OF_STUDENT)
+    student_interpolation: str | None = _seen("student", "interpolation", OF_STUDENT)
 
 
 @group

@@ -25,10 +25,11 @@ NUMBER = (int, float)
 
 # What an option bears on. "result": all that is computed, as one does that nobody has described. "training": a training
 # alone; a trained network, and the images it is measured on, are the same with any value. "images": how images are
-# prepared; None is what the data set or the training says. "weights": where the network is. The others bear on no
-# result of a training: "seed" sets apart runs that are averaged, "job" and "measured" say what is done and measured,
-# "nothing" is where and how fast, up to rounding, and what is kept and shown of it.
-Bears = Literal["result", "training", "images", "weights", "seed", "job", "measured", "nothing"]
+# prepared; None is what the data set or the training says. "input": what a network sees of them, likewise. "weights":
+# where the network is. The others bear on no result of a training: "seed" sets apart runs that are averaged, "job" and
+# "measured" say what is done and measured, "nothing" is where and how fast, up to rounding, and what is kept and shown
+# of it.
+Bears = Literal["result", "training", "images", "input", "weights", "seed", "job", "measured", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)

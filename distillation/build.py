@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures import Input, create_model, create_on_meta, fold_batch_norm_, outline
+from architectures import InputConfig, create_model, create_on_meta, fold_batch_norm_, outline
 from architectures.classifier import classifier_of
 from config.options import EMA, Options
 from dataloaders import Dataset, refuse_other_classes
@@ -27,6 +27,7 @@ from distillation.expressions import (
     transforms_of,
     weights_of,
 )
+from distillation.inputs import TEACHER, images_of_data, input_of_student, mention, mention_other, network_input
 from distillation.losses import Data, Loss, find_loss, find_transform
 from distillation.losses.base import Part
 from distillation.objective import Objective, Teacher, union
@@ -128,19 +129,23 @@ def build_objective(
         ValueError: networks, weights or supervision do not fit the losses or each other.
         FileNotFoundError: a file of the supervision is not there.
     """
-    student = build_network(options, dataset.num_classes, dataset.image_size)
-    input_ = Input(dataset.mean, dataset.std)
+    seen = input_of_student(options, dataset)
+    student = build_network(options, dataset.num_classes, seen.image_size)
     teacher = None
     keys = losses_of(options) if keys is None else keys
     taught = [key for key in keys if find_loss(key).needs_teacher]
     if teacher_weights is not None:
-        teacher = open_teacher(options.pair.teacher, dataset, teacher_weights, taught)
+        sees = network_input(options, TEACHER, images_of_data(dataset), teacher_weights)
+        if not drawn:
+            mention(TEACHER, sees, images_of_data(dataset))
+            mention_other(options, TEACHER, sees, teacher_weights)
+        teacher = open_teacher(options.pair.teacher, dataset, teacher_weights, taught, sees)
         if on_logits := [key for key in taught if find_loss(key).kind == "logits"]:  # they look at classes themselves
             refuse_other_logits(on_logits, dataset, teacher_weights, options.pair.teacher)
     elif taught and options.pair.teacher == EMA:
         log.info("teacher    the average of the student, ema_decay=%g", options.protocol.ema_decay)
         average = build_copy(options, dataset, student.module)
-        teacher = Teacher(average, Input(dataset.mean, dataset.std), identity="the average of the student")
+        teacher = Teacher(average, seen.module(), identity="the average of the student", seen=seen)
     losses = {key: build_loss(key, options, dataset, student, teacher, drawn=drawn) for key in keys}
     refuse_other_readers(options, losses)
     if teacher is not None:
@@ -149,7 +154,7 @@ def build_objective(
         readers = [key for key, loss in losses.items() if loss.needs.teacher.logits or loss.needs.teacher.head]
         refuse_other_logits(readers, dataset, teacher_weights, options.pair.teacher)
         fold_teacher_(teacher)
-    return Objective(student, input_, losses, weights_of(options), teacher)
+    return Objective(student, seen.module(), losses, weights_of(options), teacher)
 
 
 def build_copy(options: Options, dataset: Dataset, student: nn.Module) -> Network:
@@ -158,33 +163,38 @@ def build_copy(options: Options, dataset: Dataset, student: nn.Module) -> Networ
     It is built and not copied: a network of one's own need not be fit for deep copies.
     """
     with torch.random.fork_rng(devices=[]):
-        copied = build_network(options, dataset.num_classes, dataset.image_size)
+        copied = build_network(options, dataset.num_classes, input_of_student(options, dataset).image_size)
     copied.module.load_state_dict(student.state_dict())
     return copied
 
 
-def open_teacher(name: str, dataset: Dataset, weights: Weights, keys: Collection[str]) -> Teacher:
+def open_teacher(
+    name: str, dataset: Dataset, weights: Weights, keys: Collection[str], seen: InputConfig | None = None
+) -> Teacher:
     """A frozen network with the weights of a file; none of the run's random numbers are drawn.
 
     It has as many classes as its weights; `refuse_other_logits` says what these are good for.
 
     Args:
         keys: of the losses that it teaches, for the error.
+        seen: what it sees of the images; None for the images as they are.
 
     Raises:
         ValueError: the weights do not fit.
     """
+    seen = seen or images_of_data(dataset)
     num_classes = weights.num_classes or dataset.num_classes
     with torch.random.fork_rng(devices=[]):
-        network = create_model(name, num_classes=num_classes, image_size=dataset.image_size)
+        network = create_model(name, num_classes=num_classes, image_size=seen.image_size)
     what = f"{name} with {num_classes} classes, the teacher of {', '.join(keys)}"
     load_trained(network, name, weights, what=what)
     network.to(memory_format=torch.channels_last)
     return Teacher(
-        measured(network, dataset.image_size, name),
-        Input(dataset.mean, dataset.std),
+        measured(network, seen.image_size, name),
+        seen.module(),
         weights.fingerprint,
         knows_classes=knows_classes(weights, dataset),
+        seen=seen,
     )
 
 
@@ -330,13 +340,14 @@ def check_networks(options: Options, dataset: Dataset, weights: Weights | None =
     keys = [key for key, loss in losses.items() if loss.needs_teacher]
     if not keys:
         return
-    name, size = teacher_network(options.pair), {"num_classes": dataset.num_classes, "image_size": dataset.image_size}
+    name, seen = teacher_network(options.pair), input_of_student(options, dataset)
+    sees = seen if options.pair.teacher == EMA else network_input(options, TEACHER, images_of_data(dataset), weights)
     with torch.random.fork_rng(devices=[]):
-        student = build_network(options, **size)
+        student = build_network(options, dataset.num_classes, seen.image_size)
         num_classes = (weights and weights.num_classes) or dataset.num_classes
-        network = create_model(name, **size | {"num_classes": num_classes})
-    untrained = measured(network, dataset.image_size, name)
-    teacher = Teacher(untrained, Input(dataset.mean, dataset.std), identity="untrained")
+        network = create_model(name, num_classes=num_classes, image_size=sees.image_size)
+    untrained = measured(network, sees.image_size, name)
+    teacher = Teacher(untrained, sees.module(), identity="untrained")
     readers = [key for key in keys if losses[key].kind == "logits"]
     if weights is not None and readers:
         refuse_other_logits(readers, dataset, weights, name)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
+from architectures import InputConfig
+from architectures.input import resize_rows
 from distillation.signals import plain_kd_layer
 from letkd import KDLayer, Student
 from letkd.layer import ChannelsLastKDLayer, TokenKDLayer
@@ -29,6 +31,25 @@ TRACED_BATCH = 2  # one image would be traced as a fixed size
 OPERATORS = torch.ops.aten
 
 
+class Resizing(nn.Module):
+    """Square images (B, C, H, H) in 0..1 to (B, C, h, h), as `architectures.Input` resizes them, by two products.
+
+        R I R^T        R (h, H): what resizing does to a column
+
+    Every runtime has products, and few torch's antialiasing.
+    """
+
+    def __init__(self, seen: InputConfig):
+        super().__init__()
+        columns = torch.eye(seen.crop_size)[None, None]
+        self.is_cut = seen.interpolation == "bicubic"  # which goes beyond the values of its pixels
+        self.register_buffer("rows", resize_rows(columns, seen.image_size, seen.interpolation)[0, 0])
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = self.rows @ images @ self.rows.mT
+        return resized.clamp(0, 1) if self.is_cut else resized
+
+
 class Deployed(nn.Module):
     """Images (B, 3, H, W), RGB in 0..1, to logits (B, N): a network with the normalisation of its training before it.
 
@@ -36,18 +57,27 @@ class Deployed(nn.Module):
         network: takes normalised images.
         mean, std: per channel, for values in 0..1.
         memory_format: that the network runs in.
+        resizing: what brings the images to the size of the network; None where they have it.
     """
 
     def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], memory_format: torch.memory_format
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        memory_format: torch.memory_format,
+        resizing: Resizing | None = None,
     ):
         super().__init__()
         self.network = network
         self.memory_format = memory_format
+        self.resizing = resizing
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.resizing is not None:
+            images = self.resizing(images)
         return self.network(((images - self.mean) / self.std).contiguous(memory_format=self.memory_format))
 
 
@@ -96,6 +126,7 @@ def deploy(
     *,
     backbone: nn.Module | None = None,
     memory_format: torch.memory_format = torch.channels_last,
+    resizing: Resizing | None = None,
 ) -> Deployed:
     """A copy of a student for inference alone, on the CPU, in eval mode.
 
@@ -103,6 +134,7 @@ def deploy(
         student: a network, or one with KD layers named after the taps of its backbone.
         backbone: a network like the student's backbone, to put its weights in, where there are KD layers.
         memory_format: what torch runs convolutions in; channels_last is the faster one.
+        resizing: as of `Deployed`.
     """
     if not isinstance(student, Student):
         network = copy.deepcopy(student)
@@ -118,7 +150,8 @@ def deploy(
                 place = network.get_submodule(paths[name])
                 network.set_submodule(paths[name], nn.Sequential(place, DeployedInside(layer)))
     # Weights stay contiguous: torch.export.save warns of others, and converting them costs little.
-    return Deployed(network, mean, std, memory_format).to("cpu", memory_format=torch.contiguous_format).eval()
+    deployed = Deployed(network, mean, std, memory_format, resizing)
+    return deployed.to("cpu", memory_format=torch.contiguous_format).eval()
 
 
 def trace(network: nn.Module, image_size: int) -> ExportedProgram:

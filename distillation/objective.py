@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from architectures import Input
+from architectures import Input, InputConfig
 from dataloaders import Batch
 from distillation.losses.base import Loss, Part, loss_precision
 from distillation.signals import Network, Signals, Wanted
@@ -45,14 +45,24 @@ class Teacher:
         input: what its images go through.
         identity: fingerprint of its weights, which supervision must have been made from.
         knows_classes: whether it was trained to tell the classes of the images apart; else only its maps say something.
+        seen: what `input` was made from, which supervision must have been made with.
     """
 
-    def __init__(self, network: Network, input: Input, identity: str, *, knows_classes: bool = True):
+    def __init__(
+        self,
+        network: Network,
+        input: Input,
+        identity: str,
+        *,
+        knows_classes: bool = True,
+        seen: InputConfig | None = None,
+    ):
         network.module.eval().requires_grad_(False)
         self.network = network
         self.input = input
         self.identity = identity
         self.knows_classes = knows_classes
+        self.seen = seen
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Signals:

@@ -5,9 +5,10 @@ import functools
 from torch import nn
 
 from architectures import Outline, TappedNetwork, create_on_meta, outline
-from config.options import Options
+from config.options import EMA, Options
 from dataloaders import outline_dataset
 from distillation.expressions import PLACES, places_of, teacher_network
+from distillation.inputs import TEACHER, own_input, role_of, said
 from distillation.signals import pooling_between
 
 USUAL_SIZE = 224  # of images whose size is not known beforehand; places have the same paths for any
@@ -24,7 +25,7 @@ def teacher_path(options: Options, key: str) -> str:
         network = _structure(name)
         if isinstance(network, TappedNetwork):  # says it without being measured
             return getattr(network, place).path
-    return _outline(name, image_size(options)).place(place).path
+    return _outline(name, size_for(options, TEACHER)).place(place).path
 
 
 def stage_of(network: str, path: str) -> int | str:
@@ -40,8 +41,9 @@ def pooling(options: Options, key: str) -> int:
     Raises:
         ValueError: the grids do not meet; names both.
     """
-    size = image_size(options)
-    student, teacher = (_outline(name, size) for name in (options.pair.student, options.pair.teacher))
+    pair = options.pair
+    student = _outline(pair.student, size_for(options, role_of(options)))
+    teacher = _outline(pair.teacher, size_for(options, TEACHER))
     return pooling_between(student, teacher, *places_of(options, key))
 
 
@@ -52,12 +54,20 @@ def image_size(options: Options) -> int:
     return known.get("image_size") or USUAL_SIZE
 
 
+def size_for(options: Options, role: str) -> int:
+    """The size of the images that a network sees, likewise; of one that is trained as far as options say it."""
+    chosen = said(options, role).get("image_size")
+    return chosen or own_input(options, role).get("image_size") or image_size(options)
+
+
 def table(options: Options) -> str:
     """The places of an experiment's networks, as lines."""
-    pair, size = options.pair, image_size(options)
+    pair = options.pair
     sides = {"teacher": teacher_network(pair), "student": pair.student} if pair else {}
     names = {side: name for side, name in sides.items() if name} or {"network": options.network.network}
-    found = [(side, _outline(name, size)) for side, name in names.items()]
+    own = role_of(options)
+    roles = {side: TEACHER if side == TEACHER and pair.teacher != EMA else own for side in names}
+    found = [(side, _outline(name, size_for(options, roles[side]))) for side, name in names.items()]
     rows = [
         [name, place.path, str(place.channels), " x ".join(map(str, place.grid)), place.kind]
         for _, measured in found

@@ -37,9 +37,10 @@ from config.options import Options
 from dataloaders import outline_dataset
 from dataloaders.unlabelled import digest_of_pictures
 from distillation.expressions import PENULTIMATE, losses_of, places_of
+from distillation.inputs import FIELDS, TEACHER, handed_on, options_of
 from distillation.losses import find_loss
 from distillation.objective import Teacher
-from distillation.places import pooling, stage_of, teacher_path
+from distillation.places import image_size, pooling, stage_of, teacher_path
 from distillation.signals import Network
 from letkd import Codebook, MapSupervision, SubclassTargets, Supervision
 from letkd.supervision import (
@@ -124,11 +125,21 @@ def _job(
         of_alone: those of the network alone, which follow from the pair.
     """
     pair = options.pair
+    told = images_for_teacher(options) | told
     if home.startswith(f"{BY_WEIGHTS}."):
-        own = {key: options.flat[key] for key in OF_THE_PAIR if key in options.flat}
+        own = {key: options.flat[key] for key in OF_THE_PAIR if key in options.flat} | options_of(options, TEACHER)
         return Requirement(what, options.job.config, own | told, given_as=given_as or {})
-    made_from = {"network": pair.teacher, "weights": pair.teacher_weights} | (of_alone or {})
+    made_from = {"network": pair.teacher, "weights": pair.teacher_weights} | handed_on(options, TEACHER)
+    made_from |= of_alone or {}
     return Requirement(what, home, made_from | told, given_as=given_as or {})
+
+
+def images_for_teacher(options: Options) -> dict[str, Any]:
+    """The size of the images of a run, for what is made of them as a teacher sees them that has a size of its own: the
+    weights of the teacher may know another.
+    """
+    is_own = options.data.image_size is None and options.pair.teacher_size is not None
+    return {"image_size": image_size(options)} if is_own else {}
 
 
 def _pooled(options: Options, key: str) -> int | None:
@@ -404,11 +415,12 @@ def _expected_facts(options: Options, student: Network, teacher: Teacher, key: s
 
 
 def _expected_of_teacher(options: Options, teacher: Teacher) -> dict[str, Any]:
-    """Of these, what is of the teacher and its images."""
+    """Of these, what is of the teacher and of what it sees."""
     data = options.data
     own = {"teacher": teacher.identity, "dataset": data.dataset, "val_split": data.val_split}
     preparation = {key: getattr(data, key) for key in PREPARATION}
-    return own | outline_dataset(data.dataset, data_dir=options.run.data_dir, **preparation)
+    images = outline_dataset(data.dataset, data_dir=options.run.data_dir, **preparation)
+    return own | images | (teacher.seen.facts() if teacher.seen else {})
 
 
 def _check_made_from(file: _File, options: Options, student: Network, teacher: Teacher, key: str) -> None:
@@ -444,6 +456,9 @@ def _check_facts(
     Raises:
         OutdatedError: they differ; names the first fact.
     """
+    both = facts, expected
+    if all("image_size" in said for said in both) and "dataset" in facts:  # a job says where it was another size before
+        facts, expected = (said | {"crop_size": said.get("crop_size", said["image_size"])} for said in both)
     others = [key for key, value in expected.items() if key in facts and not _agree(facts[key], value)]
     if not others:
         return
@@ -452,8 +467,19 @@ def _check_facts(
     if chosen_by:  # the remedy makes the standard file and not this one
         message += f"; leave out {chosen_by}= to use the standard file"
     remedy = job()
-    prepared = {key: expected[key] for key in others if key in PREPARATION}  # else it would be the teacher's once more
-    raise OutdatedError(message, replace(remedy, options=remedy.options | prepared))
+    raise OutdatedError(message, replace(remedy, options=remedy.options | _prepared_as(others, expected, remedy)))
+
+
+def _prepared_as(others: list[str], expected: dict[str, Any], remedy: Requirement) -> dict[str, Any]:
+    """The options that have the teacher see what it sees in this run: otherwise it would be what it was trained with
+    once more.
+    """
+    role = TEACHER if TEACHER in remedy.options else "network"
+    names = {field: f"{role}_{ending}" for field, ending in FIELDS.items()}
+    if (crop := expected.get("crop_size", expected.get("image_size"))) == expected.get("image_size"):
+        return {key: expected[key] for key in others if key in PREPARATION and names[key] not in remedy.options}
+    seen = {name: expected[field] for field, name in names.items() if field in expected}
+    return seen | {"image_size": crop}
 
 
 def _agree(found: Any, wanted: Any) -> bool:

@@ -212,9 +212,13 @@ def pooling_between(student: Outline, teacher: Outline, place: str, teacher_plac
     if not ratio or other != tuple(ratio * side for side in own):
         small, large = (f"({height} x {width})" for height, width in (own, other))
         that = "that" if place == teacher_place else f"the {place} map"
+        seen = ""
+        if student.image_size != teacher.image_size:
+            own, other = (f"{side} x {side}" for side in (student.image_size, teacher.image_size))
+            seen = f"; it sees images of {other} and the student of {own}: choose teacher_size= or student_size="
         raise ValueError(
             f"the {teacher_place} map of {teacher.network} {large} is no whole multiple of {that} of "
-            f"{student.network} {small}"
+            f"{student.network} {small}{seen}"
         )
     return ratio
 

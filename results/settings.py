@@ -29,7 +29,7 @@ JOBS = names(bears="job")  # a result says which made it
 PREPARATION = tuple(key for key in OPTIONS if key in names(bears="images"))
 NEUTRAL = SEEDS | JOBS | names(bears="measured") | names(bears="nothing")
 # What a trained network is the same with, or what is said of it otherwise.
-OF_NO_NETWORK = names(bears="training") | names(bears="images") | names(bears="weights")
+OF_NO_NETWORK = names(bears="training") | names(bears="images") | names(bears="input") | names(bears="weights")
 
 # What an earlier version had no option for it did as the default says.
 OF_EVERY_TRAINING = {
@@ -38,6 +38,8 @@ OF_EVERY_TRAINING = {
     for key, said in options_of(group).items()
     if said.bears == "training" and said.default is not MISSING
 }
+# What networks see, by the network that has these options: `teacher_size` of what has a `teacher`.
+OF_INPUTS = {key: OPTIONS[key].default for key in OPTIONS if key in names(bears="input")}
 
 
 def bearing(options: Config) -> Config:
@@ -55,12 +57,17 @@ def changed_settings(own: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
     Of two trainings one may be of an earlier version that lacks an option of every training: it has the default.
     """
-    own, other = bearing(own), bearing(other)
+    own, other = (bearing(options) | _usual_inputs(options) for options in (own, other))
     if "epochs" in own and "epochs" in other:
         own, other = own | OF_EVERY_TRAINING | own, other | OF_EVERY_TRAINING | other  # in their order
     if "teacher" in own and own["teacher"] is None:  # of a method behind a network alone: each command says one
         del own["teacher"]
     return {key: (own[key], other[key]) for key in own if key in other and own[key] != other[key]}
+
+
+def _usual_inputs(options: Config) -> Config:
+    """What the networks of a run of an earlier version saw, which had no options for it."""
+    return {key: usual for key, usual in OF_INPUTS.items() if key not in options and key.partition("_")[0] in options}
 
 
 def changed_network(trained: Config, options: Config) -> dict[str, tuple[Any, Any]]:

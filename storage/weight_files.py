@@ -32,6 +32,7 @@ CONFIG = "config.json"
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_ENDING = ".index.json"
 ENDINGS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # as Pillow numbers what is known here
 SHOWN_ENTRIES = 12
 
 
@@ -42,7 +43,7 @@ class Read:
     Args:
         state: its tensors, by names without those of torch's wrappers.
         content: of a file, all of it.
-        trained_with: of a folder, `classes`, `image_size`, `mean` and `std` as far as it tells them.
+        trained_with: of a folder, `classes`, `image_size`, `mean`, `std` and `interpolation` as far as it tells them.
         network: of a folder, what it calls its network.
     """
 
@@ -272,8 +273,13 @@ def _told(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "image_size": _side(size),
         "mean": own.get("mean") or images.get("image_mean"),
         "std": own.get("std") or images.get("image_std"),
+        "interpolation": own.get("interpolation") or _named_resampling(images.get("resample")),
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _named_resampling(number: Any) -> str | None:
+    return RESAMPLING.get(number) if isinstance(number, int) else None
 
 
 def _side(size: Any) -> int | None:

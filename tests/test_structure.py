@@ -21,7 +21,7 @@ from architectures import Tap, TappedNetwork, create_model, create_on_meta, list
 from config import recipes
 from config.experiments import ENTRY_OPTIONS, list_experiments, load_experiment
 from config.options import Options
-from dataloaders import Dataset, ImageTensors, list_datasets, outline_dataset
+from dataloaders import Dataset, ImageTensors, list_datasets
 from distillation import prepared
 from engine.optimization import make_optimizer
 from engine.step import descend
@@ -400,12 +400,11 @@ def with_supervision(tmp_path, monkeypatch):
         monkeypatch.setattr(Weights, "fingerprint", IDENTITY)
         places = {job: output_directory(str(tmp_path), config["supervision"], job) for job in ("kmeans", "LDA")}
         pooling = main_classification.default_config(config["supervision"])["downscale"]
-        said = outline_dataset(config["dataset"], data_dir=config["data_dir"]).get("image_size", MADE_UP.image_size)
 
         def save(path: Path, tap: Tap, tensors: dict[str, torch.Tensor], num_subclasses: int | None = None) -> None:
             side = math.ceil(MADE_UP.image_size / tap.reduction) // pooling
             made = made_up(
-                tap.path, tensors, IDENTITY, grid=(side, side), image_size=said, pooling=pooling,
+                tap.path, tensors, IDENTITY, grid=(side, side), image_size=MADE_UP.image_size, pooling=pooling,
                 num_subclasses=num_subclasses, dataset=config["dataset"], val_split=config["val_split"],
             )  # fmt: skip
             prepared.save_supervision(path, made)

@@ -54,7 +54,7 @@ class Picture(Evaluation):
     changes: Results  # as `_changes`
     place: Path  # of its files, without their endings
     dataset: Dataset
-    input: Input  # stands in front of student and teacher
+    input: Input  # stands in front of the student
     model: nn.Module
     objective: Objective  # with supervision alone
 
@@ -96,13 +96,14 @@ class Picture(Evaluation):
         weights, _ = self._open_weights()
         self.source = weights.source
         self.dataset = self.open_dataset(self.split, data=weights.data)
-        self.input = self.input_of(self.dataset)
+        seen = self._seen(weights, self.dataset)
+        self.input = seen.module().to(self.device)
         self.changes = self._changes(weights, self.dataset)
         if self.needs_supervision:
             self.objective = self._open_objective(weights, self.dataset)
             self.model = self.objective.student
         else:
-            self.model = self._open_model(weights, self.dataset.num_classes, self.dataset.image_size).eval()
+            self.model = self._open_model(weights, self.dataset.num_classes, seen.image_size).eval()
         log.info("picture of %s", weights.source)
 
     @property

@@ -88,7 +88,8 @@ class Subclasses(Picture):
     def examples(self, indices: Tensor) -> list[Example]:
         """The images at these indices."""
         images, labels = self.images_at(indices)
-        loss, taught = self.objective.losses["decisions"], self.objective.teacher(self.input(images))
+        loss, teacher = self.objective.losses["decisions"], self.objective.teacher
+        taught = teacher(teacher.input(images))
         maps_BCHW, decisions = loss.teacher_map(taught), loss.subclasses
         grid = maps_BCHW.shape[2:]
         rows_BHW = decisions.assign(maps_BCHW, labels).view(-1, *grid).cpu()

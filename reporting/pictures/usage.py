@@ -82,14 +82,14 @@ class Usage(Picture):
     @torch.inference_mode()
     def count(self) -> tuple[Tensor, Tensor, Tensor]:
         """Patches with each word (K,), by the teacher's nearest and by the student's best, and the share that agree."""
-        words = self.objective.losses["words"]
+        words, teacher = self.objective.losses["words"], self.objective.teacher
         num_words = words.codebook.num_words
         teacher_K = torch.zeros(num_words, dtype=torch.int64, device=self.device)
         student_K, agreeing = torch.zeros_like(teacher_K), torch.zeros_like(teacher_K[0])
         for batch in self.loader(self.dataset, self.split):
-            images = self.input(batch.images)
-            nearest_P = words.codebook.hard_assignment(words.teacher_map(self.objective.teacher(images)))
-            best_P = words.scores(self.objective.network(images)).argmax(dim=1)
+            taught = teacher(teacher.input(batch.images))
+            nearest_P = words.codebook.hard_assignment(words.teacher_map(taught))
+            best_P = words.scores(self.objective.network(self.input(batch.images))).argmax(dim=1)
             teacher_K += torch.bincount(nearest_P, minlength=num_words)
             student_K += torch.bincount(best_P, minlength=num_words)
             agreeing += (nearest_P == best_P).sum()

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.functional as TF
 from torch import nn
 
-from architectures import Input, create_model
+from architectures import Input, InputConfig, create_model
+from architectures.input import resize
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
@@ -58,6 +60,46 @@ def test_images_of_another_size_are_resized_before_they_are_normalised(size, sha
     torch.testing.assert_close(images, Input(MEAN, STD)(resized), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("size", [12, 48])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_resized_as_torchvision_resizes_tensors(interpolation, size):
+    """Black and white pixels, which bicubic overshoots."""
+    pixels = (255 * (pixels_of(2, 32, 32, 3) > 127)).float().contiguous()
+    resized = resize(pixels, size, interpolation)
+    mode = TF.InterpolationMode(interpolation)
+    expected = TF.resize(pixels, [size, size], mode, antialias=True)
+    assert (expected.min() < -1 and expected.max() > 256) == (interpolation == "bicubic" and size > 32)
+    torch.testing.assert_close(resized, expected.clamp(0, 255), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("size", [12, 48])
+def test_bilinear_is_what_pillow_does_but_for_its_rounding(size):
+    """Twice to whole values, of rows and of columns."""
+    (pixels,) = pixels_of(1, 32, 32, 3)
+    mode = TF.InterpolationMode.BILINEAR
+    expected = TF.pil_to_tensor(TF.resize(TF.to_pil_image(pixels), [size, size], mode))
+    assert (resize(pixels[None].float(), size, "bilinear")[0] - expected).abs().max() < 1.5
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_the_nearest_pixel_is_the_one_that_pillow_picks(size):
+    (pixels,) = pixels_of(1, 32, 32, 3)
+    expected = TF.pil_to_tensor(TF.resize(TF.to_pil_image(pixels), [size, size], TF.InterpolationMode.NEAREST))
+    assert torch.equal(resize(pixels[None].float(), size, "nearest")[0], expected.float())
+
+
+def test_what_a_network_sees_is_said_in_words_and_plain_values():
+    seen = InputConfig(32, 64, MEAN, STD, "bicubic")
+    assert str(seen) == (
+        "images of 64 x 64 (bicubic from 32 x 32), mean 0.5071, 0.4867, 0.4408, std 0.2675, 0.2565, 0.2761"
+    )
+    facts = {"crop_size": 32, "image_size": 64, "mean": list(MEAN), "std": list(STD), "interpolation": "bicubic"}
+    assert seen.facts() == facts and seen.module().key == Input(MEAN, STD, 64, "bicubic").key
+    same = InputConfig(64, 64, MEAN, STD, "bicubic")
+    assert same.facts() == {"image_size": 64, "mean": list(MEAN), "std": list(STD)}
+    assert same.module().key == Input(MEAN, STD).key and "from" not in str(same)
+
+
 def test_a_smaller_image_averages_what_it_leaves_out():
     """Antialiasing: the columns 0, 255, 0, 255, ... become grey, where plain bilinear sampling could keep a stripe."""
     striped = torch.tensor([0, 255], dtype=torch.uint8).repeat(16).expand(1, 3, 32, 32)
@@ -73,8 +115,9 @@ def test_images_of_its_own_size_are_not_resized(monkeypatch):
 
 def test_equal_inputs_have_equal_keys():
     assert Input(list(MEAN), list(STD)).key == Input(MEAN, STD).key
-    others = [Input(STD, MEAN), Input(MEAN, (0.2,) * 3), Input(MEAN, STD, image_size=32)]
-    assert len({Input(MEAN, STD).key, *(other.key for other in others)}) == 4
+    assert Input(MEAN, STD, interpolation="bicubic").key == Input(MEAN, STD).key  # nothing is resized
+    others = [Input(STD, MEAN), Input(MEAN, (0.2,) * 3), Input(MEAN, STD, 32), Input(MEAN, STD, 32, "bicubic")]
+    assert len({Input(MEAN, STD).key, *(other.key for other in others)}) == 5
 
 
 def test_a_network_saves_the_same_weights_behind_an_input():

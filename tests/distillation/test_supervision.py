@@ -154,7 +154,7 @@ def outdated(config: dict[str, Any], fact: str) -> list[str]:
 )
 def test_images_that_were_prepared_otherwise_are_refused(fact, value, folder):
     """The teacher was trained on images of 8 x 8; the command must not take over how its images were prepared."""
-    config = pair(folder, epochs=1, milestones=[], **{fact: value})
+    config = pair(folder, epochs=1, milestones=[], teacher_input="data", **{fact: value})
     seen = value or 16  # the data set's own size
     word = f"{fact}={seen}".replace(" ", "")
     for job in ("kmeans=16", "LDA=5"):
@@ -179,7 +179,7 @@ def test_other_lda_components_are_refused(folder):
 
 def test_a_chosen_file_is_refused_with_the_option_that_chose_it(folder):
     """The command makes the standard file: without that word the same refusal would come again."""
-    networks = open_pair(pair(folder))
+    networks = open_pair(pair(folder, image_size=16))
     for option, name in (("codebook", CODEBOOK), ("decisions", DECISIONS)):
         for chosen in (None, str(folder / name)):
             config = pair(folder, image_size=16, **{option: chosen})

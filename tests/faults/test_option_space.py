@@ -72,6 +72,7 @@ OTHERS = (None, True, False, [], [0], [1, 2], [2, 1], ["a"], [0.5, 0.5, 0.5], [0
 VALUES = (*NUMBERS, *NAMES, *OTHERS)
 # What takes long when it is granted: more epochs, larger images, wider layers. The others may have any value.
 LIMITS = {"epochs": 2, "image_size": 16, "num_words": 64, "trials": 2, "subclasses_per_class": 5, "kmeans": 64}
+LIMITS |= {"teacher_size": 16, "student_size": 16, "network_size": 16}
 # Drawn otherwise, given by the test, or in need of a server.
 FIXED = {"config", "localpath", "mongo"}
 

@@ -191,7 +191,7 @@ def test_measurements_of_different_weights_have_different_names(source, name):
 def test_a_folder_of_timm_is_read_with_what_it_tells(tmp_path):
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=NUM_CLASSES)
-    data = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    data = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bicubic"}
     timm.models.save_for_hf(
         network, tmp_path / "net", model_config={"label_names": ["ant", "bee", "cat"]}, safe_serialization=True,
         data_config=data,
@@ -200,6 +200,7 @@ def test_a_folder_of_timm_is_read_with_what_it_tells(tmp_path):
     own = network.state_dict()
     assert found.state.keys() == own.keys() and all(torch.equal(found.state[name], own[name]) for name in own)
     told = {"classes": ["ant", "bee", "cat"], "image_size": 48, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    told["interpolation"] = "bicubic"
     assert found.trained_with == told and found.num_classes == NUM_CLASSES
     with pytest.raises(ValueError, match=r"net is a test_resnet, whose tensors \(.*\) are not those of vgg8 \("):
         read_published(tmp_path / "net", "vgg8")
@@ -214,9 +215,11 @@ def test_the_shards_of_a_folder_are_put_together(safe, network, tmp_path):
     config = {"architectures": ["TimmWrapperForImageClassification"], "id2label": {"1": "bee", "0": "ant", "2": "cat"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     images = {"size": {"height": 32, "width": 32}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
+    images["resample"] = 2
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(images))
     check_same(tmp_path, network)
     told = read_published(tmp_path, NETWORK).trained_with
+    assert told.pop("interpolation") == "bilinear"
     assert told == {"classes": ["ant", "bee", "cat"], "image_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     shard = next(path for path in tmp_path.iterdir() if "00002-of" in path.name)
     shard.unlink()

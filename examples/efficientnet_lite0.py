@@ -43,6 +43,7 @@ TEACHER = "timm/tf_efficientnet_lite0"  # tf: convolutions padded as in TensorFl
 NAME = "lite0"  # of the runs, and of the folder of all that is made
 NORMALISATION = ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]  # of these weights; the student sees the same images
 RECIPE = ["optimizer=adamw", "weight_decay=0.05", "decay_norms_and_biases=False", "clip_gradients=1.0"]
+HEAD_FASTER = "learning_rates=['classifier=10']"  # of the teacher: its classifier is new, and the rest is not
 TOLERANCE = 1e-3  # between probabilities of the network and of its ONNX file
 SHOWN = 5  # pictures with their classes
 
@@ -248,8 +249,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--val", type=number, metavar="N", help="evaluate with N pictures of each class")
     parser.add_argument("--student", default="timm/lcnet_035", help="any network that this project knows")
     parser.add_argument("--methods", nargs="*", default=["KD", "ReviewKD"], help="beside the student alone and letKD-2")
-    parser.add_argument("--teacher-epochs", type=number, default=3)
-    parser.add_argument("--epochs", type=number, default=8, help="of the students")
+    parser.add_argument("--teacher-epochs", type=number, default=5)
+    parser.add_argument("--epochs", type=number, default=30, help="of the students")
     parser.add_argument("--batch-size", type=number, default=16)
     parser.add_argument("--words", type=number, default=256, help="visual words of the teacher")
     parser.add_argument("--seeds", type=number, default=1, help="students trained with each method")
@@ -279,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     # 3. teacher, words and decisions
     recipe = [*RECIPE, f"batch_size={args.batch_size}"]
     teacher = ["config=ImageFolder.RN20", f"name={NAME}.teacher", f"network={TEACHER}", f"weights={weights}"]
-    run("with", *teacher, *recipe, *cosine(args.teacher_epochs, 0.0005), *common, "checkpoint=-1")
+    run("with", *teacher, *recipe, *cosine(args.teacher_epochs, 0.0002), HEAD_FASTER, *common, "checkpoint=-1")
     pair = [f"teacher={TEACHER}", f"teacher_experiment={NAME}.teacher", f"student={args.student}"]
     letkd2 = ["config=ImageFolder.RN20_RN8.letKD-2", f"name={NAME}.letKD-2", *pair, f"num_words={args.words}"]
     run("with", *letkd2, *common, f"kmeans={args.words}")

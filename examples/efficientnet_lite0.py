@@ -43,7 +43,7 @@ TEACHER = "timm/tf_efficientnet_lite0"  # tf: convolutions padded as in TensorFl
 NAME = "lite0"  # of the runs, and of the folder of all that is made
 NORMALISATION = ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]  # of these weights; the student sees the same images
 RECIPE = ["optimizer=adamw", "weight_decay=0.05", "decay_norms_and_biases=False", "clip_gradients=1.0"]
-# Of the teacher these stay as they are: edges and textures of all photographs, and half the time of a step.
+# Of the teacher these stay as they are: what they see in a million photographs is in yours too.
 FIRST_STAGES = "freeze=['conv_stem','bn1','blocks.0','blocks.1','blocks.2','blocks.3']"
 TOLERANCE = 1e-3  # between probabilities of the network and of its ONNX file
 SHOWN = 5  # pictures with their classes

@@ -17,7 +17,7 @@ from PIL import Image
 from sacred.arg_parser import get_config_updates
 
 from algorithms import check_options, make_algorithm
-from config.experiments import default_config
+from config.experiments import default_config, defaults_for
 from config.updates import check_updates
 
 ROOT = Path(__file__).parents[2]
@@ -175,12 +175,13 @@ def test_its_commands_are_those_of_the_project(program, pictures, wheel, tmp_pat
         updates, _ = get_config_updates(words[words.index("with") + 1 :])
         defaults = default_config(updates.get("config", "digits.RN8"))
         updates = check_updates(updates, defaults)
-        check_options(defaults | updates)
+        config = defaults_for(defaults, updates) | updates
+        check_options(config)
         if "predict" not in words:
-            make_algorithm(defaults | updates)
+            make_algorithm(config)
             place = Path(updates["localpath"], *updates["name"].split("."), *(["seed0"] if "seeds" in updates else []))
             (place / "export").mkdir(parents=True, exist_ok=True)
-            (place / "results.json").write_text(json.dumps(RESULTS))
+            (place / "results.json").write_text(json.dumps(RESULTS | {"options": config}))
             (place / "export" / "file.onnx").touch()
         done.append(words)
         return answer(light=0.75, dark=0.25) if stdout == subprocess.PIPE else None

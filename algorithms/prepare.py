@@ -23,7 +23,7 @@ from algorithms.teaching import drawn_objective
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
 from algorithms.unlabelled import steps_of_epoch
-from config.options import OPTIONS, PATCHES, TRAIN, Protocol, Run
+from config.options import OPTIONS, PATCHES, TRAIN, Augmentation, Protocol, Run
 from config.schema import options_of
 from dataloaders import Dataset, ImageFiles
 from dataloaders.batch import noise
@@ -41,6 +41,7 @@ from storage.tensor_files import load_json
 # protocol, which is that of a method and pair.
 TRAINING_OPTIONS = (
     *(key for key in options_of(Protocol) if key != "protocol"),
+    *options_of(Augmentation),
     *(key for key, said in options_of(Run).items() if said.jobs == TRAIN),
 )
 # What only jobs on the patches of a map inherit.
@@ -201,7 +202,7 @@ def _protocol(protocol: Protocol) -> str:
 
 def _training(job: Algorithm) -> dict[str, Any]:
     """The values of TRAINING_OPTIONS."""
-    values = asdict(job.options.protocol) | asdict(job.options.run)
+    values = asdict(job.options.protocol) | asdict(job.options.augmentation) | asdict(job.options.run)
     return {key: values[key] for key in TRAINING_OPTIONS}
 
 

@@ -133,7 +133,7 @@ def test_accumulated_parts_are_of_the_same_mixture():
 def test_what_losses_do_is_said_of_each():
     said = {key: does_with_mixed(find_loss(key)) for key in list_losses()}
     assert {key for key, does in said.items() if does == REFUSED} == {"decisions"}
-    assert {key for key, does in said.items() if does == BOTH_LABELS} == {"ce", "dkd", "nkd", "tfkd", "kdpp"}
+    assert {key for key, does in said.items() if does == BOTH_LABELS} == {"ce", "dkd", "nkd", "ls", "tfkd", "kdpp"}
     assert NUM_CLASSES == 10 and len(said) == 28
 
 

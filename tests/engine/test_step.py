@@ -169,7 +169,9 @@ def test_a_step_with_every_option_reads_nothing_back():
 
 def test_parts_are_of_equal_size_and_in_order():
     batch = batch_of(torch.randn(6, 3, 2, 2), torch.arange(6))
-    mixed = batch._replace(other_labels=torch.arange(6) + 1, share=torch.rand(6), labelled=torch.arange(6) < 3)
+    mixed = batch._replace(
+        other_labels=torch.arange(6) + 1, share=torch.rand(6), labelled=torch.arange(6) < 3, taught=torch.rand(6, 4)
+    )
     parts = split_batch(mixed, 3)
     assert [part.labels.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
     assert all(torch.equal(torch.cat([getattr(part, name) for part in parts]), value)

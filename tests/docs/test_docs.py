@@ -20,7 +20,7 @@ TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILIN
 PLACEHOLDER = "A.B.C"  # any experiment
 REGISTERED = r'@register_loss\("(\w+)"\)'
 WRITTEN = {file for page in PAGES for file, _ in programs(page)}  # what the reader writes
-OWN = ("config/A/B/C.py", "config/mine/")  # and may write
+OWN = ("config/A/B/C.py", "config/mine/", "studies/")  # and may write, or a run
 OWN_METHODS = {name for page in PAGES for _, program in programs(page) for name in re.findall(REGISTERED, program)}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=title)

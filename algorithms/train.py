@@ -43,6 +43,7 @@ from distillation.build import build_copy, check_names, check_networks
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.inputs import RECORD, TEACHER, images_of_data, mention, network_input, own_input, role_of
 from distillation.mixing import check_losses
+from distillation.objective import Teacher
 from distillation.teacher_cache import TeacherCache, check_cache, check_size, open_cache
 from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
@@ -274,8 +275,8 @@ class Training(Algorithm):
         if self.average:
             self.evaluated["average"] = nn.Sequential(self.objective.input, self.average.module).eval()
         self.taught_by = dict.fromkeys(FINGERPRINTS) | supervision_fingerprints(options)
-        if self.objective.teacher is not None:
-            self.inputs[TEACHER] = self.objective.teacher.seen.facts()
+        if (teacher := self._teacher()) is not None:
+            self.inputs[TEACHER] = teacher.seen.facts()
         forget_weights()
         known = self.data | self.taught_by | self._facts_of_cache()
         refuse_differences("images and teacher", known | {"init": self.began_with})
@@ -347,6 +348,10 @@ class Training(Algorithm):
         cache.announce(done + 1, self.options.protocol.epochs)
         return cache
 
+    def _teacher(self) -> Teacher | None:
+        """Who teaches, in the steps or through what is kept of it."""
+        return self.cache.teacher if self.cache else self.objective.teacher
+
     def _synchronise_norms(self) -> None:
         """Let BatchNorms that train see the batches of all processes, where that is asked for."""
         if member().size == 1 or not self.options.run.sync_bn:
@@ -386,7 +391,7 @@ class Training(Algorithm):
         Raises:
             ValueError: it is no better than guessing, and `allow_poor_teacher` is not set.
         """
-        teacher, pair = self.cache.teacher if self.cache else self.objective.teacher, self.options.pair
+        teacher, pair = self._teacher(), self.options.pair
         if teacher is None or pair.teacher == EMA or not teacher.knows_classes:
             return None
         network = nn.Sequential(teacher.input, teacher.network.module).eval()

@@ -3,7 +3,7 @@
 from config.options import Options
 from dataloaders.mixing import mixes, named
 from distillation.expressions import losses_of
-from distillation.losses import Loss, find_loss
+from distillation.losses import Loss, find_loss, weighs_mixed
 
 REFUSED = "refused: it needs one class an image"
 BOTH_LABELS = "weighs both labels by their shares"
@@ -12,7 +12,7 @@ NO_LABELS = "reads no labels: compares what both networks make of the mixture"
 
 def does_with_mixed(loss: type[Loss]) -> str:
     """What a loss does with mixed images, in a few words."""
-    if not loss.takes_mixed:
+    if not weighs_mixed(loss):
         return REFUSED
     return NO_LABELS if loss.labels == "none" else BOTH_LABELS
 
@@ -25,7 +25,7 @@ def check_losses(options: Options) -> None:
     """
     if not mixes(options.protocol):
         return
-    if refused := [key for key in losses_of(options) if not find_loss(key).takes_mixed]:
+    if refused := [key for key in losses_of(options) if not weighs_mixed(find_loss(key))]:
         raise ValueError(
             f"{options.experiment.method} cannot learn from mixed images: {', '.join(refused)} needs one class an "
             f"image; leave out {named(options.protocol)}, or choose another method"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from architectures import Input, InputConfig
 from dataloaders import Batch
-from distillation.losses.base import Loss, Part, loss_precision
+from distillation.losses.base import Loss, Part, loss_precision, weighs_mixed
 from distillation.signals import Network, Signals, Wanted
 from letkd import KDLayer, TemplateScores
 from letkd.processes import gathered, member
@@ -151,7 +151,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, *, with_statistics: bool = False) -> Step:
         if batch.other_labels is not None and (
-            those := [key for key, loss in self.losses.items() if not loss.takes_mixed]
+            those := [key for key, loss in self.losses.items() if not weighs_mixed(loss)]
         ):
             raise ValueError(f"{', '.join(those)} cannot weigh the labels of mixed images; do not mix any")
         if batch.labelled is not None:

@@ -69,7 +69,7 @@ NOT_OF_VIEWS = frozenset(
         "mean", "std", "image_size",  # are those of the data set that is open
         "sync_bn", "protocol", "epochs", "accumulate", "optimizer", "learning_rate", "learning_rates", "freeze",
         "schedule", "milestones", "lr_factor", "final_learning_rate", "warmup", "warmup_steps", "momentum", "nesterov",
-        "weight_decay", "decay_norms_and_biases", "clip_gradients", "dropout", "drop_path", "ema_decay",
+        "weight_decay", "decay_norms_and_biases", "betas", "eps", "clip_gradients", "dropout", "drop_path", "ema_decay",
     }
 )  # fmt: skip
 BEARING = ("result", "training", "images")
@@ -261,8 +261,15 @@ def view_options(options: Options) -> dict[str, Any]:
         for field in fields(group):
             said, value = OPTIONS[field.name], getattr(values, field.name)
             if said.bears in BEARING and field.name not in NOT_OF_VIEWS and value != said.default:
-                found[field.name] = value
+                found[field.name] = _plain(value)
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A value of an option, in which 1 and 1.0 are the same number."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:

@@ -473,7 +473,7 @@ def test_every_key_can_be_overridden(command, tmp_path):
     typed_by_use |= {"learning_rates": ["conv1=0.5"], "freeze": ["conv1"], "betas": [0.8, 0.9], "eps": 1e-6}
     typed_by_use |= dict.fromkeys(("clip_gradients", "dropout", "drop_path"), 0.5)
     typed_by_use |= dict.fromkeys(("view_seed", "teacher_cache_top", "teacher_size", "student_size"), 32)
-    typed_by_use |= dict.fromkeys(("teacher_mean", "teacher_std", "student_mean", "student_std"), [0.1, 0.2, 0.3])
+    typed_by_use |= {key: [0.1, 0.2, 0.3] for key in ("teacher_mean", "teacher_std", "student_mean", "student_std")}
     typed_by_use |= {"color_jitter": [0.4, 0.4, 0.4, 0.1]}
     skipped = {"config", "localpath"}
     defaults = main_classification.default_config(name)

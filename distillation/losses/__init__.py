@@ -18,6 +18,7 @@ from distillation.losses.base import (
     register_loss,
     warm_up,
     warmup_option,
+    weighs_mixed,
 )
 from distillation.losses.logits import (
     LogitLoss,
@@ -56,4 +57,5 @@ __all__ = [
     "register_transform",
     "warm_up",
     "warmup_option",
+    "weighs_mixed",
 ]

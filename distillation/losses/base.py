@@ -138,7 +138,8 @@ class Loss(Part):
         reads_weights: whether `build` takes numbers out of the teacher's weights, which must be trained by then.
         prepared: names of what jobs make and files hold (`distillation.prepared`); `build` gets each by its name.
         replaces_classifier: whether the student predicts through another classifier than its own.
-        takes_mixed: whether it can weigh the two labels of a mixed image, where it reads labels.
+        takes_mixed: whether it can weigh the two labels of a mixed image, where it reads labels; one that may need
+            every label is not asked to.
         labels: what it reads of labels, one of `Labels`; a loss of your own that reads none says "none", and one that
             takes `known_labels` and `mean_of_labelled` says "any".
         needs: of the instance; set by `__init__`.
@@ -220,6 +221,11 @@ class Loss(Part):
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def weighs_mixed(loss: Loss | type[Loss]) -> bool:
+    """Whether a loss may have mixed images: it reads no labels, or says that it weighs both of an image."""
+    return loss.takes_mixed and loss.labels != "all"
 
 
 def known_labels(batch: Batch) -> Tensor:

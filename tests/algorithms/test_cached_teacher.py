@@ -75,6 +75,8 @@ def test_runs_that_read_train_as_the_one_that_wrote(method, updates, folder, no_
     known, own = recorded(wrote), recorded(read)
     assert (known.pop("epochs_read"), own.pop("epochs_read")) == (0, 2) and known == own
     assert own["directory"] == str(caches(folder)[0])
+    seen = [json.loads((each / "results.json").read_text())["inputs"]["teacher"] for each in (wrote, read)]
+    assert seen[0] == seen[1] and seen[0]["image_size"] == 8
     about = json.loads((caches(folder)[0] / "about.json").read_text())
     assert about["fingerprint"] == own["fingerprint"] and about["view_seed"] == 0
 

@@ -9,7 +9,7 @@ from architectures import Input
 from config.options import Options, Protocol
 from dataloaders import Batch, make_train_loader
 from dataloaders.mixing import Mix, mixed, with_mixing
-from distillation.losses import find_loss, list_losses
+from distillation.losses import Loss, find_loss, list_losses, weighs_mixed
 from distillation.losses.ce import CrossEntropy
 from distillation.mixing import BOTH_LABELS, REFUSED, check_losses, does_with_mixed
 from distillation.objective import Objective
@@ -128,6 +128,17 @@ def test_accumulated_parts_are_of_the_same_mixture():
         found.append(twin.student.state_dict())
     for name, tensor in found[0].items():
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class OfLabels(Loss):
+    """A loss of one's own that does not say what it reads of labels."""
+
+    needs_teacher = False
+
+
+def test_a_loss_that_says_nothing_of_labels_has_no_mixed_images():
+    assert not weighs_mixed(OfLabels) and does_with_mixed(OfLabels) == REFUSED
+    assert all(weighs_mixed(find_loss(key)) for key in list_losses() if key != "decisions")
 
 
 def test_what_losses_do_is_said_of_each():

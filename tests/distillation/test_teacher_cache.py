@@ -1,6 +1,7 @@
 """What a cache of logits keeps, by what it is told from others, and which losses can read it."""
 
 import copy
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ from distillation.teacher_cache import (
     in_bytes,
     restore,
     shorten,
+    view_options,
 )
 from engine.optimization import make_optimizer
 from engine.step import WARM_UP_STEPS, TrainStep
@@ -246,6 +248,12 @@ def test_other_views_are_another_cache(option):
 )  # fmt: skip
 def test_what_trains_is_not_told_apart(updates):
     assert identity(**updates) == identity()
+
+
+def test_numbers_that_are_equal_make_one_cache():
+    whole, broken = ({"mixup": 1, "crop_scale": [0.5, 1]}, {"mixup": 1.0, "crop_scale": [0.5, 1.0]})
+    found = [json.dumps(view_options(options_for("KD", **each))) for each in (whole, broken)]
+    assert found[0] == found[1] and found[0] != json.dumps(view_options(options_for("KD", mixup=2)))
 
 
 def test_every_option_that_bears_on_views_is_looked_at():

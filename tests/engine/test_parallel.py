@@ -90,15 +90,18 @@ def agree(number: int, folder: Any, calls: list[tuple[Any, ...]], *, rtol: float
 
 
 def assert_close_to(alone: dict[str, Tensor], found: dict[str, Tensor], *, rtol: float, atol: float) -> None:
-    """The tensors of several processes are those of one.
+    """The tensors of several processes are those of one. The largest error is printed, for `pytest -s`.
 
     Args:
         rtol: of the largest number of a tensor: small ones are differences of others.
     """
     assert found.keys() == alone.keys()
+    worst = 0.0
     for name, expected in alone.items():
-        error = (found[name] - expected).abs().max().item()
-        assert error <= atol + rtol * expected.abs().max().item(), name
+        error, size = (found[name] - expected).abs().max().item(), expected.abs().max().item()
+        assert error <= atol + rtol * size, name
+        worst = max(worst, error / (1 + size))
+    print(f"largest error, in parts of 1 + the largest number of a tensor: {worst:.1e}")
 
 
 def by_name(calls: list[tuple[Any, ...]], found: list[dict[str, dict[str, Tensor]]]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from algorithms.base import Algorithm, Results, say_other_images
 from algorithms.commands import command_for, training_command
-from algorithms.teaching import missing_weights, open_objective
+from algorithms.teaching import FINGERPRINTS, missing_weights, open_objective, supervision_fingerprints
 from architectures import InputConfig
 from architectures.published import published as published_of
 from dataloaders import Dataset
@@ -31,13 +31,23 @@ from distillation.inputs import (
 from distillation.objective import Objective
 from distillation.prepared import supervised_losses
 from engine.accuracy import accuracies, by_class, evaluate
-from engine.checkpoints import BEST, LAST, NEWEST, PREVIOUS, STOPPED, find_checkpoint, load_best, load_checkpoint
+from engine.checkpoints import (
+    BEST,
+    LAST,
+    NEWEST,
+    PREVIOUS,
+    STOPPED,
+    Checkpoint,
+    find_checkpoint,
+    load_best,
+    load_checkpoint,
+)
 from engine.progress import phase
 from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
 from letkd.processes import member
 from results.places import Requirement
-from results.settings import FOLDER_DATASETS, PREPARATION, changed_network, name_of_changes
+from results.settings import FOLDER_DATASETS, PREPARATION, UNTRAINED, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
 from storage.weight_files import name_of_weights
 
@@ -81,6 +91,26 @@ def _worst_classes(accuracies: dict[str, float | None]) -> str:
     return f"least accurate: {listed}"
 
 
+def said_of_untrained(weights: Weights) -> str | None:
+    """What weights whose classifier nothing has trained are good for; None where something has."""
+    if weights.classifier != UNTRAINED:
+        return None
+    return (
+        f"nothing has trained the classifier of {weights.source}, so its classes mean nothing; measure its features "
+        f"with probe=True, or begin a run with labels from it, init={weights.source}"
+    )
+
+
+def refuse_untrained(weights: Weights) -> None:
+    """For what gives away the classes that a network says.
+
+    Raises:
+        ValueError: nothing has trained its classifier; says what to do.
+    """
+    if said := said_of_untrained(weights):
+        raise ValueError(said)
+
+
 class Evaluation(Algorithm):
     """Evaluates the last epoch of an experiment, its best, or epoch n; a teacher also from its published weights."""
 
@@ -104,6 +134,9 @@ class Evaluation(Algorithm):
             weights.source, accuracies(measured, dataset.num_classes), num_images, split, dataset.name,
             measured["images_per_second"],
         )  # fmt: skip
+        if said := said_of_untrained(weights):
+            log.info("note: %s", said)
+            measured["classifier"] = UNTRAINED
         measured |= by_class(measured.pop("class_counts"), dataset.classes)
         log.info("macro-F1 %.2f%%, %s", measured["macro_f1"], _worst_classes(measured["class_accuracies"]))
         published = options.network and options.network.published_top1
@@ -134,7 +167,8 @@ class Evaluation(Algorithm):
         part = "average" if job.average else "model"
         if part not in checkpoint:
             raise ValueError(f"{path} has no average of the weights: train with average=True, or leave it out")
-        return Weights(checkpoint[part], path, checkpoint["data"], checkpoint.get("config")), checkpoint["epoch"]
+        told = {"config": checkpoint.get("config"), "classifier": checkpoint.get("classifier")}
+        return Weights(checkpoint[part], path, checkpoint["data"], **told), checkpoint["epoch"]
 
     def about(self, weights: Weights, epoch: int | None) -> Results:
         """What a measurement says of the weights that it is of."""
@@ -267,17 +301,35 @@ class Evaluation(Algorithm):
         """Student, teacher, and the losses that supervision is read for, as in training; on the device, in eval mode.
 
         Without the training images, which other losses may have to know.
+
+        Raises:
+            ValueError: something else has taught these weights than what is there now.
         """
+        saved = load_checkpoint(weights.source)
+        self._check_taught_by(saved)
         supervised = supervised_losses(self.options)
         role = role_of(self.options)
         own = named(role, own_input(self.options, role, weights)) | {f"{role}_input": None}
         objective = open_objective(self.options.changed(**own), dataset, supervised)
         what = f"the network of {self.options.job.run_name} with {dataset.num_classes} classes"
         load_strictly(objective.student, weights.state, source=weights.source, what=what)
-        saved = load_checkpoint(weights.source)["losses"]
-        losses = {name: value for name, value in saved.items() if name.partition(".")[0] in supervised}
+        losses = {name: value for name, value in saved["losses"].items() if name.partition(".")[0] in supervised}
         load_strictly(objective.losses, losses, source=weights.source, what="the losses of this experiment")
         return objective.to(self.device, memory_format=torch.channels_last).eval()
+
+    def _check_taught_by(self, checkpoint: Checkpoint) -> None:
+        """Refuse what the training has not had, as far as its checkpoint says that."""
+        before, data = checkpoint["config"], self.options.data
+        remedy = "give the options of the training, or train again with what is there"
+        if before.get("unlabelled") and before.get("unlabelled_share") == 1 and not data.is_label_free:
+            remedy = f"its training had unlabelled={before['unlabelled']} unlabelled_share=1, say so again"
+        for key, now in supervision_fingerprints(self.options).items():
+            then = checkpoint.get(key)
+            if then is not None and then != now:
+                raise ValueError(
+                    f"{checkpoint.path} was trained with {FINGERPRINTS[key]} {then[:12]}..., and there is "
+                    f"{now[:12]}...: {remedy}"
+                )
 
     def _record(self, measured: dict[str, Any], costs: dict[str, int]) -> Results:
         """Beside the training's results where there are some, under `evaluations`; else as the directory's results."""

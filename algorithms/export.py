@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms.base import Results
-from algorithms.evaluate import Evaluation, result_name
+from algorithms.evaluate import Evaluation, refuse_untrained, result_name
 from architectures import InputConfig, create_model
 from config.options import Options
 from dataloaders import Dataset
@@ -137,6 +137,7 @@ class Export(Evaluation):
         if kind == "onnx":
             require_packages(*ONNX_PACKAGES)
         weights, epoch = self._open_weights()
+        refuse_untrained(weights)
         dataset = self._open_images(weights, "eval")
         seen = self._seen(weights, dataset)
         model = self._open_model(weights, dataset.num_classes, seen.image_size).eval()

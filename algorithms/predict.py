@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from algorithms.base import Results
-from algorithms.evaluate import Evaluation
+from algorithms.evaluate import Evaluation, refuse_untrained
 from algorithms.export import FORMAT, aligned, open_onnx
 from architectures import InputConfig
 from dataloaders.decoding import ImageError, Reader, SquarePixels
@@ -71,6 +71,7 @@ class Prediction(Evaluation):
 
     def _open_trained(self) -> Classifier:
         weights, _ = self._open_weights()
+        refuse_untrained(weights)
         told = all(key in weights.trained_with for key in ("classes", *PREPARATION))
         data = weights.data or (weights.trained_with if told else data_facts(self._open_images(weights, "eval")))
         size, mean, std = (getattr(self.options.data, key) or data[key] for key in PREPARATION)

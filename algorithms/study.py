@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from algorithms.base import Results
 from algorithms.cluster import Item, Queue
 from algorithms.jobs import make_algorithm
@@ -28,6 +30,7 @@ from algorithms.prepare import FAILURES, Step, describe, remembering
 from algorithms.run import make_step, steps_before
 from algorithms.study_plan import Member, Mistakes, Run, Study
 from algorithms.tasks import Task, carry_out, file_name
+from algorithms.teaching import drawn_objective
 from algorithms.train import Training
 from algorithms.trials import check_alike
 from config.command_lines import command_line
@@ -41,7 +44,7 @@ from storage.tensor_files import save_json
 
 TRIES = 2  # that a queue makes of a value of a search
 SEARCH_FAILED = "no value of its search has been trained with all seeds"
-FIGURES = ("top1", "best_top1", "average_top1", "seconds")  # of a run, as it says them itself
+FIGURES = ("top1", "best_top1", "average_top1", "seconds", "classifier")  # of a run, as it says them itself
 
 
 def run_study(study: Study, train: Callable[[Config], Any], show: Callable[[Results], None]) -> list[str]:
@@ -83,6 +86,24 @@ def _check_images(study: Study) -> None:
                 for job in [*filter(None, steps), make_algorithm(member.config)]:
                     with mistakes.noted(job.options.job.run_name):
                         copy.copy(job).check_images(remembering(job, opened))  # what it opens goes with the copy
+    with Mistakes() as mistakes:
+        for member in itertools.chain.from_iterable(study.candidates.values()):
+            with mistakes.noted(member.name):
+                _check_classifier(make_algorithm(member.config), opened)
+
+
+def _check_classifier(job: Training, opened: dict[str, Dataset]) -> None:
+    """Refuse a search among accuracies that say nothing, as those of labelled images alone never are.
+
+    Raises:
+        ValueError: nothing would train the classifier.
+    """
+    if job.options.data.unlabelled is None:
+        return
+    with torch.random.fork_rng(devices=[]):
+        objective = drawn_objective(job.options, remembering(job, opened)(None))
+    if not objective.trains_classifier:
+        raise ValueError("nothing would train its classifier, so no accuracy could choose: leave out search=")
 
 
 class _Doing:

@@ -13,9 +13,9 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -51,10 +51,13 @@ from config.options import Study as StudyOptions
 from config.schema import filled, options_of
 from config.updates import check_updates, known_as
 from dataloaders import Dataset
+from distillation.labels import learns_without_labels
+from distillation.teacher_cache import reads_logits_alone
 from engine.checkpoints import NEWEST, find_state
 from engine.progress import rough, tracked
 from engine.records import RESULTS
 from results.places import output_directory
+from results.settings import UNTRAINED
 from results.studies import STUDIES
 from storage.documents import first_line
 
@@ -65,6 +68,13 @@ OWN = (*options_of(StudyOptions), "name", "seeds", "trials", "localpath", "seed"
 SAID_OTHERWISE = names(bears="job") | {"config", "checkpoint", "prepare"}
 NAME = re.compile(r"[\w+-][\w.+-]*")
 NO_NAME = re.compile(r"[^\w+:-]+")  # what cannot stand in the last part of a run's name
+OF_PICTURES = ("unlabelled", "unlabelled_share")
+OF_CACHE = ("teacher_cache", "teacher_cache_top", "teacher_cache_dir")
+NOT_USED = {  # why a method is compared without options that others have, by these; the first is of what they are
+    OF_PICTURES: "as all that it minimises reads labels; its batches are labelled images alone",
+    OF_CACHE: "as it reads not the logits alone of a teacher; a cache changes results by its rounding only, and by "
+    "what teacher_cache_top leaves out",
+}
 BETWEEN_OPTIONS = re.compile(r"\s+(?=[\w.]+=)")
 SEARCH, TUNED = "search", "tuned"  # the first part of the names of runs with values that a search tries, and takes
 
@@ -76,12 +86,14 @@ class Member:
     Attributes:
         options: what the command of a run says beside its seed, `config` first.
         values: those of them that a search tries, or has chosen.
+        unused: options that its experiment has and its method cannot use.
     """
 
     pair: str
     method: str
     options: Config
     values: Config = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     @cached_property
     def defaults(self) -> Config:
@@ -96,14 +108,19 @@ class Member:
         return Options.of(self.config).job.run_name
 
     def has(self, option: str) -> bool:
-        return known_as(option, self.defaults) is not None
+        return known_as(option, self.defaults) is not None and option not in self.unused
+
+    def without(self, options: tuple[str, ...]) -> "Member":
+        """The same without options that its method cannot use."""
+        kept = {key: value for key, value in self.options.items() if key not in options}
+        return replace(self, options=kept, unused=self.unused + options)
 
     def with_values(self, values: Config, first: str = TUNED, **options: Any) -> "Member":
         """The same with values of a search, in runs whose name says them, so that none is in the way of another."""
         said = "_".join(f"{key}-{value}" for key, value in values.items())
         folder, _, last = self.name.rpartition(".")
         name = f"{first}.{folder}.{NO_NAME.sub('-', f'{last}_{said}')}"
-        return Member(self.pair, self.method, self.options | values | {"name": name} | options, values)
+        return replace(self, options=self.options | values | {"name": name} | options, values=values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +155,13 @@ class Run:
         """Of a finished run with `val_split`, top-1 on the held-out images after the last epoch.
 
         Raises:
-            ValueError: its file does not say it.
+            ValueError: its file does not say it, or nothing has trained its classifier.
         """
+        results = self.results()
+        if results.get("classifier") == UNTRAINED:
+            raise ValueError(f"nothing has trained the classifier of {self.directory}, so its accuracy chooses nothing")
         try:
-            top1 = self.results()["history"][-1]["eval"]["top1"]
+            top1 = results["history"][-1]["eval"]["top1"]
         except (KeyError, IndexError, TypeError):
             top1 = None
         if not isinstance(top1, (int, float)) or not math.isfinite(top1):
@@ -256,8 +276,12 @@ class Study:
     def notes(self) -> Iterator[str]:
         """Options that are for some of the methods."""
         for key, value in self.given.items():
-            if lacking := dict.fromkeys(member.method for member in self.members if not member.has(key)):
+            members = (member for member in self.members if known_as(key, member.defaults) is None)
+            if lacking := dict.fromkeys(member.method for member in members):
                 yield f"{key}={value} is no option of {', '.join(lacking)}"
+        for (key, *_), reason in NOT_USED.items():
+            if without := dict.fromkeys(member.method for member in self.members if key in member.unused):
+                yield f"{', '.join(without)}: without {key}={self.given[key]}, {reason}"
 
     def listing(self) -> Iterator[str]:
         """All that is to do, with the time that earlier runs of the same settings and device tell, or else a few steps,
@@ -305,7 +329,8 @@ class Study:
                     member = self._member(pair, method)
                     if members.setdefault((pair, member.options["config"]), member) is not member:
                         raise ValueError(f"{member.options['config']} is asked for twice; leave out one of them")
-        found = list(members.values())
+        found = _able(list(members.values()), self.given, OF_PICTURES, learns_without_labels)
+        found = _able(found, self.given, OF_CACHE, reads_logits_alone)
         with Mistakes() as mistakes:
             for key, value in (self.given | self.search).items():
                 with mistakes.noted():
@@ -383,6 +408,21 @@ class Study:
                     with mistakes.noted():
                         tuned = member.with_values(one.values)
                         check_alike(Options.of(tuned.config), self.seeds, is_prepared=False)
+
+
+def _able(
+    members: list[Member], given: Config, options: tuple[str, ...], can_use: Callable[[Options], bool]
+) -> list[Member]:
+    """Those that cannot use what others can, without it; where none can it stays, and is refused.
+
+    Args:
+        options: that mean one thing, which the first of them asks for.
+    """
+    if given.get(options[0]) is None:
+        return members
+    have = [member for member in members if member.has(options[0])]
+    unable = [member for member in have if not can_use(Options.of(member.config))]
+    return [member.without(options) if member in unable and unable != have else member for member in members]
 
 
 def _check_networks(member: Member) -> None:

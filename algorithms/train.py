@@ -90,7 +90,7 @@ from engine.watching import first_non_finite, input_images
 from engine.weights import forget_weights, load_own
 from letkd.processes import by_first, member, of_all, wait_for_all
 from results.places import Requirement
-from results.settings import PREPARATION
+from results.settings import PREPARATION, UNTRAINED
 from storage.state_dicts import fingerprint, load_strictly
 
 PHASES = 2  # the epochs, and an evaluation behind them
@@ -159,10 +159,12 @@ class Training(Algorithm):
         about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split, self.seen)
         about["inputs"] = self.inputs
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
-        if not self.trains_classifier:
-            about["classifier"] = "untrained"
         many = {"processes": member().size} if member().size > 1 else {}
-        return super().facts() | about | self.taught_by | began | many | self._facts_of_cache()
+        about |= self.taught_by | began | many
+        return super().facts() | about | self._facts_of_cache() | self._facts_of_classifier()
+
+    def _facts_of_classifier(self) -> Results:
+        return {} if self.trains_classifier else {"classifier": UNTRAINED}
 
     def _facts_of_cache(self) -> Results:
         return {"teacher_cache": self.cache.facts} if self.cache else {}
@@ -616,6 +618,7 @@ class Training(Algorithm):
             "init_fingerprint": self.began_with,
             "data": self.data,
             **self._facts_of_cache(),
+            **self._facts_of_classifier(),
             "inputs": self.inputs,
         }
 

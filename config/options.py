@@ -414,7 +414,7 @@ class Data:
     unlabelled: str | None = option(
         None,
         "a folder of pictures without classes, from which losses that need no labels learn too",
-        jobs=("train", "kmeans"),
+        jobs=("train", "kmeans", "pictures"),
         bears="training",
     )
     unlabelled_share: float = option(
@@ -422,7 +422,7 @@ class Data:
         "share of these pictures in every batch; 1: all, so that no label is read, and words are of these pictures",
         above=0,
         at_most=1,
-        jobs=("train", "kmeans"),
+        jobs=("train", "kmeans", "pictures"),
         bears="training",
     )
     val_split: int = option(

@@ -34,6 +34,12 @@ def check_labels(options: Options, num_labelled: int) -> None:
         )
 
 
+def learns_without_labels(options: Options) -> bool:
+    """Whether anything that a run minimises is made of images without labels."""
+    losses = {key: find_loss(key) for key in losses_of(options)}
+    return any(_weighted(loss, options) and not _reads_labels(key, loss, options) for key, loss in losses.items())
+
+
 def _weighted(loss: type[Loss], options: Options) -> bool:
     weights = weights_of(options)
     return any(weights[loss.term_name(term)] for term in loss.terms)

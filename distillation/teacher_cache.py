@@ -39,8 +39,8 @@ from torch import Tensor
 
 from config.options import EMA, GROUPS, OPTIONS, Options
 from dataloaders import Batch, Dataset
-from distillation.expressions import brought_by, losses_of, needs_teacher
-from distillation.losses import LogitLoss, Loss, find_loss, list_losses
+from distillation.expressions import brought_by, losses_of, needs_teacher, transforms_of
+from distillation.losses import LogitLoss, Loss, find_loss, find_transform, list_losses
 from distillation.objective import Teacher
 from distillation.signals import Wanted
 from letkd.processes import by_first, gathered, member
@@ -119,6 +119,15 @@ def check_cache(options: Options) -> None:
         )
     if made := {key: "more" for key in losses_of(options) if find_loss(key).prepared}:
         _refuse(options, made)
+
+
+def reads_logits_alone(options: Options) -> bool:
+    """Whether a run reads a teacher, and of it what a cache keeps, as far as its losses say before they are built."""
+    losses = [loss for key in losses_of(options) if (loss := find_loss(key)).needs_teacher]
+    transforms = [find_transform(name) for names in transforms_of(options.experiment.method).values() for name in names]
+    is_kept = all(loss.kind == "logits" for loss in losses)
+    is_kept &= not any(_beside_logits(transform.needs.teacher) for transform in transforms)
+    return bool(losses) and is_kept and options.pair.teacher != EMA
 
 
 def refuse_other_readers(options: Options, losses: Mapping[str, Loss]) -> None:

@@ -20,6 +20,7 @@ and of the run:
     teacher_fingerprint     of the weights that taught the first epoch; None without a teacher, or where it is not known
     codebook_fingerprint, decisions_fingerprint     likewise of what was made from it
     init_fingerprint        of the weights that the first epoch began with, where these were not drawn; else None
+    classifier      "untrained" of a run in which nothing trains it, else not there: what it says means nothing
     teacher_cache   of a run with a cache of the teacher's logits: its fingerprint and folder, epochs that were read
     data        class names, image size and normalisation; `images`, the number and a digest of those of each split
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
@@ -55,7 +56,7 @@ NEWEST = -1  # what `checkpoint=` calls the newest epoch
 KINDS = {
     "model": dict, "losses": dict, "average": dict, "optimizer": dict, "random": dict, "epoch": int, "epochs": int,
     "best": dict, "history": list, "seconds": float, "images_per_second": float, "config": dict, "data": dict,
-    "unfinished": dict, "teacher_cache": dict,
+    "unfinished": dict, "teacher_cache": dict, "classifier": str,
 }  # fmt: skip
 ENTRIES = {  # of those that are dictionaries
     "best": {"top1": float, "epoch": int},

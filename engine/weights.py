@@ -77,7 +77,14 @@ def _find(
                 options=checkpoint["config"],
             )
         data = checkpoint["data"]
-        return Weights(checkpoint["model"], own, data, checkpoint.get("config"), len(data["classes"]))
+        return Weights(
+            checkpoint["model"],
+            own,
+            data,
+            checkpoint.get("config"),
+            len(data["classes"]),
+            classifier=checkpoint.get("classifier"),
+        )
     if published and Path(published).is_file():
         return read_published(published, network)
     places = f"neither {own} nor {published}" if published else f"no {own}"
@@ -126,7 +133,8 @@ def read_published(source: str | Path, network: str | None = None) -> Weights:
     state = read.state if network is None or ours else _by_names_of(network, read, source)
     data = ours.get("data")
     num_classes = len(data["classes"]) if data else network and num_classes_in(network, state)
-    return Weights(state, Path(source), data, ours.get("config"), num_classes, read.trained_with)
+    told = {"trained_with": read.trained_with, "classifier": ours.get("classifier")}
+    return Weights(state, Path(source), data, ours.get("config"), num_classes, **told)
 
 
 def _on_the_disk(name: str, known: Published) -> Read:

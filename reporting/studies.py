@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from reporting import text
 from results.collect import Config
-from results.studies import CONFIDENCE, DONE, FEWEST_SEEDS, TAUGHT_BY, Paired, paired, top1_of
+from results.studies import CONFIDENCE, DONE, FEWEST_SEEDS, TAUGHT_BY, Paired, is_untrained, paired, top1_of
 
 NONE = "-"
 NOISE = "within the noise of seeds"
 AVERAGE = "average_top1"
+NO_CLASSIFIER = "untrained classifier"
 
 
 class StudyTable(NamedTuple):
@@ -51,6 +52,11 @@ def _comparison(study: Config) -> StudyTable:
         )
     if compared := [difference for difference, _ in found + averages if difference is not None]:
         notes.append(" ".join(_of_differences([difference for difference in compared if difference.interval])))
+    if untrained := dict.fromkeys(_method(member) for member in study["members"] if is_untrained(member)):
+        notes.append(
+            f"Nothing has trained the classifier of {', '.join(untrained)}: its top-1 says nothing, and nothing is "
+            "compared with it. probe=True measures the features of its runs."
+        )
     return StudyTable("Methods compared", columns, [row for _, row in found + averages], [*notes, *_others(study)])
 
 
@@ -69,8 +75,9 @@ def _compared(member: Config, study: Config, figure: str = "top1") -> tuple[Pair
     against, top1 = study["against"], top1_of(member, figure)
     base = next((one for one in study["members"] if (one["pair"], one["method"]) == (member["pair"], against)), None)
     is_compared = base is not None and member["method"] != against
-    found = paired(top1, top1_of(base, figure)) if is_compared else None
-    difference = [NONE, NONE, ""]
+    untrained = is_untrained(member) or (is_compared and is_untrained(base))
+    found = paired(top1, top1_of(base, figure)) if is_compared and not untrained else None
+    difference = [NONE, NONE, NO_CLASSIFIER if untrained else ""]
     if found is not None:
         difference = [text.difference(found.mean), _interval(found.interval), _verdict(found, len(top1))]
     is_average = figure == AVERAGE

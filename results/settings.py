@@ -18,6 +18,7 @@ from config.schema import options_of
 Config = dict[str, Any]
 
 TOP_K = 5  # of `top5`: it says nothing where there are no more classes
+UNTRAINED = "untrained"  # what checkpoints and results say of a `classifier` that nothing has trained
 
 # Data sets whose name does not say which images they are: those of `data_dir`.
 FOLDER_DATASETS = frozenset({"ImageFolder"})

@@ -6,7 +6,7 @@ A study leaves `study.json` in <localpath>/studies/<name>:
     pairs, methods, seeds, against, options     what was asked for
     members     a pair, a method, and its runs: seed, state ("done", "failed" or "not run"; in a queue "queued" or
                 "running"), top1, error (in a queue that of the last try), fingerprints of what has taught it, and
-                average_top1 of one that keeps an average of its weights
+                average_top1 of one that keeps an average of its weights, classifier of one that nothing has trained
     search      where there is one: its options, how many training images were held out, and the candidates
 
 The difference of two methods is the mean of the differences of runs with the same seed, which begin with the same
@@ -22,6 +22,8 @@ images can be, tell nothing of it: then there is no interval.
 import math
 import statistics
 from typing import Any, NamedTuple
+
+from results.settings import UNTRAINED
 
 Config = dict[str, Any]
 
@@ -78,6 +80,11 @@ def top1_of(member: Config, figure: str = "top1") -> dict[int, float]:
     """
     found = {run["seed"]: run.get(figure) for run in member["runs"] if run["state"] == DONE}
     return {seed: top1 for seed, top1 in found.items() if top1 is not None}
+
+
+def is_untrained(member: Config) -> bool:
+    """Whether nothing has trained the classifier of a run, so that its accuracy says nothing."""
+    return any(run.get("classifier") == UNTRAINED for run in member["runs"])
 
 
 def check_study(content: Config) -> None:

@@ -25,6 +25,7 @@ class Weights:
     config: dict[str, Any] | None = None  # and the options
     num_classes: int | None = None  # that it tells apart, 0 without a classifier; None where that is not known
     trained_with: Mapping[str, Any] = field(default_factory=dict)  # of `data`, as far as a file of others tells it
+    classifier: str | None = None  # "untrained" where it is known that nothing has trained it
 
     @cached_property
     def fingerprint(self) -> str:

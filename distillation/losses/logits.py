@@ -142,7 +142,7 @@ class Transform(Part):
         reads_labels: whether what it makes of logits, or the weights, depend on labels.
         published: weights and options, those of the loss and its own, by the expression behind the colon and then by
             (teacher, student), None for all pairs that are not there; "ce" is the weight of the cross-entropy.
-        needs: of the instance.
+        needs: of the class, or of an instance that has others.
     """
 
     replaces: ClassVar[tuple[str, ...]] = ()

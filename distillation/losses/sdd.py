@@ -54,6 +54,7 @@ class SDD(Transform):
 
     paper = Paper("Wei, Luo, Luo", "Scale Decoupled Distillation", "CVPR", 2024)
     weighs_rows = True
+    needs = Needs(student=Wanted(maps=(PENULTIMATE,), head=True), teacher=Wanted(maps=(PENULTIMATE,), head=True))
     published = {
         "KD": {pair: {"grids": [2]} for pair in COARSE},
         "DKD": {pair: {"grids": [2]} for pair in COARSE},
@@ -74,8 +75,6 @@ class SDD(Transform):
         super().__init__()
         self.register_buffer("windows", windows(grid, grids), persistent=False)
         self.register_buffer("teacher_windows", windows(teacher_grid, grids), persistent=False)
-        wanted = Wanted(maps=(PENULTIMATE,), head=True)
-        self.needs = Needs(student=wanted, teacher=wanted)
 
     @classmethod
     def build(cls, student: Network, teacher: Network, data: Data, *, grids: list[int]) -> "SDD":

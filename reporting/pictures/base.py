@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.base import Results
-from algorithms.evaluate import AVERAGE, Evaluation
+from algorithms.evaluate import AVERAGE, Evaluation, said_of_untrained
 from algorithms.teaching import missing_supervision
 from architectures import Input
 from config.options import Options
@@ -51,6 +51,7 @@ class Picture(Evaluation):
     name: ClassVar[str]
     needs_supervision: ClassVar[bool] = False  # the teacher with its codebook and decision scores
     source: Path  # of the weights
+    is_untrained: bool  # whether nothing has trained their classifier
     changes: Results  # as `_changes`
     place: Path  # of its files, without their endings
     dataset: Dataset
@@ -94,7 +95,7 @@ class Picture(Evaluation):
     def open(self) -> None:
         """Load weights, images and, where the picture needs them, teacher and supervision."""
         weights, _ = self._open_weights()
-        self.source = weights.source
+        self.source, self.is_untrained = weights.source, said_of_untrained(weights) is not None
         self.dataset = self.open_dataset(self.split, data=weights.data)
         seen = self._seen(weights, self.dataset)
         self.input = seen.module().to(self.device)

@@ -52,6 +52,7 @@ class Confusion(Picture):
             f"one, {counts_NN.sum()} {self.images_shown} of {self.dataset.name}. {reading} The diagonal (blue) is "
             f"right, everything else (orange) wrong, shaded on a scale of its own. "
             + (f"Most frequent: {'; '.join(named[:NAMED])}." if named else "No image is classified wrongly.")
+            + (" Nothing has trained this classifier, so it says nothing of the network." if self.is_untrained else "")
         )
         return Drawing(figure, title, caption)
 

@@ -23,6 +23,7 @@ import config
 import main_classification
 from algorithms import Algorithm, Study
 from algorithms.prepare import num_steps
+from algorithms.study import run_study
 from algorithms.study_plan import Run
 from algorithms.teaching import FINGERPRINTS, drawn_objective, open_objective
 from algorithms.train import Training
@@ -500,6 +501,51 @@ def test_an_option_goes_to_all_that_have_it():
     assert list(study.notes()) == [
         "kd.temperature=2.0 is no option of letKD-2", "num_words=64 is no option of KD"
     ]  # fmt: skip
+
+
+@pytest.fixture
+def pictures(tmp_path) -> str:
+    """A folder with the name of a picture, which nobody opens."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/one.png").touch()
+    return str(tmp_path / "pictures")
+
+
+def test_a_method_goes_without_what_others_alone_can_use(pictures):
+    """Where none can use it, it stays, and is refused as by a run of its own."""
+    study = plan(methods=["alone", "KD", "DKD"], unlabelled=pictures, unlabelled_share=0.25)
+    alone, kd, dkd = (member.options for member in study.members)
+    assert kd["unlabelled"] == pictures and kd["unlabelled_share"] == 0.25
+    assert not {"unlabelled", "unlabelled_share"} & (alone.keys() | dkd.keys())
+    (note,) = study.notes()
+    assert note.startswith(f"alone, DKD: without unlabelled={pictures}, as all that it minimises reads labels; ")
+    cached = plan(methods=["KD", "lskd:DKD", "sdd:KD", "letKD-1", "LS"], teacher_cache="logits", teacher_cache_top=3)
+    assert ["teacher_cache" in one.options for one in cached.members] == [True, True, False, False, False]
+    assert ["teacher_cache_top" in one.options for one in cached.members] == [True, True, False, False, False]
+    (note,) = cached.notes()
+    assert note.startswith("sdd:KD, letKD-1, LS: without teacher_cache=logits, as it reads not the logits alone")
+    assert "by its rounding only" in note
+    with pytest.raises(ValueError, match="all that this run minimises reads labels"):
+        plan(methods=["alone", "DKD"], unlabelled=pictures)
+    with pytest.raises(ValueError, match="keeps the logits of the teacher alone"):
+        plan(methods=["letKD-1"], teacher_cache="logits")
+    with pytest.raises(ValueError, match="keeps logits of labelled images alone"):
+        plan(methods=["alone", "KD"], teacher_cache="logits", unlabelled=pictures)
+
+
+def test_no_search_chooses_among_untrained_classifiers(tmp_path, pictures, monkeypatch):
+    """Before a run, where nothing would train them; and one that is there already."""
+    options = {"unlabelled": pictures, "unlabelled_share": 1.0, "search": "learning_rate=[0.05,0.1]", "val_split": 64}
+    search = plan(methods=["QuEST"], **options, **{"ce.weight": 0.0}, localpath=str(tmp_path))
+    for job in ("train.Training", "features.OfflineAlgorithm", "base.Algorithm"):
+        monkeypatch.setattr(f"algorithms.{job}.check_images", lambda job, open_images: None)
+    with pytest.raises(ValueError, match="QuEST_learning_rate-0-05: nothing would train its classifier"):
+        run_study(search, lambda config: None, lambda content: None)
+    (candidate, _) = search.candidates[search.members[0]]
+    found = Run(candidate, 0)
+    monkeypatch.setattr(Run, "results", lambda run: {"classifier": "untrained", "history": [{"eval": {"top1": 9.0}}]})
+    with pytest.raises(ValueError, match=r"^nothing has trained the classifier of .*, so its accuracy choos"):
+        found.held_out_top1()
 
 
 def test_more_seeds_are_the_same_study_and_other_options_another():

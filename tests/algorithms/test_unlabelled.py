@@ -14,9 +14,11 @@ from training_tools import FAST, THREE_EPOCHS, configure, differences, outcome, 
 
 import main_classification
 from algorithms import run_config
+from algorithms.predict import Prediction
 from algorithms.train import Training
 from config.options import Options
 from engine.checkpoints import load_checkpoint
+from reporting.pictures import PICTURES
 from storage.tensor_files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -207,6 +209,39 @@ def test_words_of_pictures_alone_teach_and_a_probe_measures(tmp_path, own_images
     tuned |= {"localpath": str(tmp_path), "data_dir": str(own_images), "epochs": 1, "milestones": [], "num_workers": 0}
     began = run_config(tuned | {"init": str(tmp_path / "mine/digits/last.pth")})
     assert began["init_fingerprint"] == found["fingerprint"]
+
+
+def test_an_untrained_classifier_is_said_by_all_that_read_it(tmp_path, own_images, pictures, caplog):
+    """By the checkpoint itself: results are gone. Pictures of the words take those that have taught."""
+    pytest.importorskip("matplotlib")
+    asked = label_free(tmp_path, own_images, unlabelled=str(pictures), epochs=1)
+    run_config(asked | {"prepare": True})
+    directory = tmp_path / "mine/digits"
+    assert load_checkpoint(directory / "last.pth")["classifier"] == "untrained"
+    (directory / "results.json").unlink()
+    with caplog.at_level("INFO", logger="letKD.run"):
+        measured = run_config(asked | {"evaluate": True})
+    assert "note: nothing has trained the classifier of" in caplog.text
+    assert measured["classifier"] == measured["evaluations"]["last"]["classifier"] == "untrained"
+    said = r"^nothing has trained the classifier of .*last\.pth, so .* probe=True, .* init=.*last\.pth$"
+    before = sorted(directory.rglob("*"))
+    with pytest.raises(ValueError, match=said):
+        run_config(asked | {"export": "pt2"})
+    with pytest.raises(ValueError, match=said):
+        Prediction(Options.of(asked | {"images": str(pictures)})).run()
+    assert sorted(directory.rglob("*")) == before
+
+    usage = PICTURES["usage"](Options.of(asked), "")
+    usage.open()
+    assert usage.is_untrained
+    labelled = label_free(tmp_path, own_images)
+    run_config(labelled | {"kmeans": 16})
+    without = PICTURES["usage"](Options.of(labelled), "")
+    with pytest.raises(
+        ValueError,
+        match=r"was trained with .*, and there is .*: its training had unlabelled=.* unlabelled_share=1, say",
+    ):
+        without.open()
 
 
 def test_words_of_other_pictures_are_refused_with_the_command(tmp_path, own_images):

@@ -48,6 +48,18 @@ def test_a_difference_is_told_with_its_interval(gains, difference, verdict):
     assert row_of(table, "KD")["deviation"] == "1.00"
 
 
+def test_nothing_is_compared_with_an_untrained_classifier():
+    blind = member("QuEST", {0: 9.0, 1: 10.0, 2: 11.0})
+    blind["runs"][1]["classifier"] = "untrained"
+    (table,) = study_tables(study(member("KD", DONE), blind, member("DKD", {0: 91.0})))
+    told = row_of(table, "QuEST")
+    assert (told["minus KD"], told["95% interval"], told["verdict"]) == ("-", "-", "untrained classifier")
+    assert row_of(table, "DKD")["minus KD"] == "+1.00"
+    assert any(note.startswith("Nothing has trained the classifier of QuEST: ") for note in table.notes)
+    (table,) = study_tables(study(blind, member("KD", DONE)))
+    assert row_of(table, "KD")["verdict"] == "untrained classifier" and row_of(table, "KD")["minus QuEST"] == "-"
+
+
 def test_intervals_that_are_not_there_are_not_counted():
     short = member("KD", {0: 90.0}), member("DKD", {0: 91.0})
     whole = member("KD", DONE), member("DKD", {0: 90.0, 1: 93.0, 2: 92.5}), member("AT", {0: 91.0})

@@ -10,6 +10,7 @@ from dataloaders.unlabelled import (
     numbers_of,
     open_pictures,
     refuse_evaluation,
+    usable_pictures,
 )
 from distillation.labels import check_labels
 from engine.progress import tracked
@@ -53,13 +54,13 @@ def steps_of_epoch(options: Options, dataset: Dataset) -> int:
     """Of a training; no picture is decoded for it.
 
     Raises:
-        ValueError: a training step cannot have so many or such images.
+        ValueError: a training step cannot have so many or such images; or as `usable_pictures`.
     """
     data, batch_size = options.data, options.protocol.batch_size
     if data.unlabelled is None:
         check_train_batch(dataset, batch_size, data.padding_mode, options.augmentation)
         return len(dataset.split("train")) // batch_size
     check_train_batch(dataset, 1, data.padding_mode, options.augmentation)
-    beside = Unlabelled(find_pictures(data.unlabelled)[0], data.unlabelled_share)
+    beside = Unlabelled(usable_pictures(data.unlabelled, dataset)[0], data.unlabelled_share)
     beside.check(dataset, batch_size)
     return beside.steps(dataset, batch_size)

@@ -37,6 +37,24 @@ def check_unlabelled(options: Options) -> None:
     find_pictures(data.unlabelled)
 
 
+def check_pictures_of_words(options: Options) -> None:
+    """As `check_unlabelled`, for words, which are of labelled images unless all of a batch are pictures.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
+    data = options.data
+    if data.unlabelled is None:
+        return
+    if not data.is_label_free:
+        raise ValueError(
+            f"words are of labelled images unless unlabelled_share=1; leave out unlabelled={data.unlabelled}, or say "
+            "unlabelled_share=1"
+        )
+    refuse_evaluation(data.unlabelled, options.run.data_dir, val_split=data.val_split)
+    find_pictures(data.unlabelled)
+
+
 def open_unlabelled(options: Options, dataset: Dataset) -> Unlabelled | None:
     """The pictures of a run; None where it has none.
 

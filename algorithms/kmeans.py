@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
-from algorithms.unlabelled import open_unlabelled
+from algorithms.unlabelled import check_pictures_of_words, open_unlabelled
 from architectures import Place
 from dataloaders import Dataset
 from dataloaders.unlabelled import digest_of_pictures
@@ -21,6 +21,7 @@ from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
 from letkd.parts import summed
 from letkd.processes import member
+from results.places import Requirement
 
 
 class KMeansCodebook(OfflineAlgorithm):
@@ -33,6 +34,10 @@ class KMeansCodebook(OfflineAlgorithm):
     def _place_name(self) -> str:
         """What the words are of; an experiment of one's own need not say it."""
         return self.options.of_loss("words.teacher_place", PENULTIMATE)
+
+    def missing_requirements(self) -> Iterator[Requirement]:
+        check_pictures_of_words(self.options)
+        yield from super().missing_requirements()
 
     def check_patches(self) -> Place:
         tap = self.place(self._place_name)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from algorithms.base import Algorithm
-from algorithms.teaching import drawn_objective
+from algorithms.teaching import drawn_objective, weights_so_far, with_inputs
 from algorithms.train import Training
 from algorithms.trials import wanted_seeds
 from algorithms.unlabelled import steps_of_epoch
@@ -27,11 +27,14 @@ from config.options import OPTIONS, PATCHES, TRAIN, Augmentation, Protocol, Run
 from config.schema import options_of
 from dataloaders import Dataset, ImageFiles
 from dataloaders.batch import noise
+from dataloaders.facts import split_facts
+from distillation.build import build_objective
+from distillation.teacher_cache import open_cache
 from engine.numerics import device_name, set_numerics
 from engine.optimization import make_optimizer
 from engine.progress import within
 from engine.records import PROGRESS, RESULTS, duration, log
-from engine.step import descend
+from engine.step import TrainStep
 from letkd.processes import member
 from results.places import Requirement
 from results.settings import JOBS, changed_settings
@@ -267,19 +270,44 @@ def num_steps(job: Training, dataset: Dataset) -> int:
 
 
 def step_seconds(job: Training, dataset: Dataset) -> float:
-    """The time of a step, by a few on noise; teacher and supervision need not be there yet."""
+    """The time of a step, by a few on noise; teacher and supervision need not be there yet.
+
+    The teacher runs in it unless all that it would say is in files, `teacher_cache=`.
+    """
     options = job.options
     with torch.random.fork_rng(), set_numerics(options.run.precision, deterministic=options.run.deterministic):
         objective = drawn_objective(options, dataset).to(job.device, memory_format=torch.channels_last).train()
         optimizer = make_optimizer(objective, options.protocol)
         batch = noise(options.protocol.batch_size, dataset, job.device)
+        if _is_cached(job, dataset):
+            objective.without_teacher()
+            blank = torch.zeros(len(batch.labels), dataset.num_classes, device=job.device)
+            batch = batch._replace(taught=blank)
+        step = TrainStep(objective, optimizer, job.autocast, options.protocol.accumulate)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
             start = time.perf_counter()
-            with job.autocast():
-                loss = objective(batch).loss
-            descend(optimizer, loss)
-            loss.item()  # waits for the device
+            step(batch).loss.item()  # waits for the device
             seconds = time.perf_counter() - start
             if seconds > ENOUGH_SECONDS:
                 break
     return seconds
+
+
+def _is_cached(job: Training, dataset: Dataset) -> bool:
+    """Whether all that the teacher would say in a training is in files."""
+    options = job.options
+    if options.pair is None or options.pair.teacher_cache is None:
+        return False
+    weights = weights_so_far(options)
+    if weights is None:
+        return False
+    whole = job.open_dataset("train") if options.data.val_split else dataset
+    cache = open_cache(
+        options,
+        build_objective(with_inputs(options), dataset, weights).without_teacher(),
+        dataset,
+        split_facts(whole.split("train")),
+        device=job.device,
+        autocast=job.autocast,
+    )
+    return cache.is_whole(options.protocol.epochs)

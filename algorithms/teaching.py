@@ -22,6 +22,7 @@ from distillation.inputs import (
     network_input,
     own_input,
     role_of,
+    untold,
 )
 from distillation.objective import Objective
 from distillation.places import image_size
@@ -43,11 +44,12 @@ SHOWN_DIGITS = 16  # of the fingerprint that a folder is called by
 def with_inputs(options: Options) -> Options:
     """The options of a training with what weights say of what its networks see, before images are open: all of it where
     `student_input=own` or `teacher_input=own` asks for it, and the size of what the teacher sees where that is another
-    than that of the images.
+    than that of the images. Of a teacher that is yet to be trained here see `for_new_teacher`.
 
     Raises:
         FileNotFoundError, ValueError: as `read_start` and `own_input`.
     """
+    options = for_new_teacher(options)
     role, found = role_of(options), {}
     if mode(options, role) == OWN:
         found |= named(role, own_input(options, role, read_start(options)))
@@ -58,6 +60,18 @@ def with_inputs(options: Options) -> Options:
         elif own.get("image_size") not in (None, image_size(options)):
             found |= named(TEACHER, {"image_size": own["image_size"]})
     return options.changed(**found) if found else options
+
+
+def for_new_teacher(options: Options) -> Options:
+    """The options of a training whose teacher its experiment is yet to train: on the images of the run, so that these
+    are what `teacher_input=own` shows it, where nothing else tells it.
+    """
+    pair = options.pair
+    is_asked = pair is not None and mode(options, TEACHER) == OWN and needs_weights(options)
+    if not is_asked or pair.teacher_weights or not pair.teacher_experiment or options.experiment.published_weights:
+        return options
+    is_there = weights_so_far(options) is not None
+    return options if is_there or not untold(options, TEACHER, None) else options.changed(teacher_input=None)
 
 
 def with_supervision(options: Options) -> Options:
@@ -103,7 +117,7 @@ def missing_supervision(options: Options) -> Iterator[Requirement]:
             f"nothing says what the weights of the teacher {pair.teacher} are: give the file, teacher_weights=, "
             "or the experiment that trains it, teacher_experiment="
         )
-    sees = handed_on(options, TEACHER) | images_for_teacher(options)
+    sees = handed_on(for_new_teacher(options), TEACHER) | images_for_teacher(options)
     for requirement in missing_weights(options, network=pair.teacher, experiment=experiment, chosen=chosen, sees=sees):
         if requirement.published is None:
             network_alone(experiment, options.run.localpath, pair.teacher)

@@ -59,6 +59,8 @@ def run_trials(options: Options, run: Callable[[Options], Results]) -> Results:
     job = options.job
     seeds = wanted_seeds(job)
     check_alike(options, seeds)
+    if _job(job) == "train":
+        _say_caches(options, seeds)
     for number, seed in enumerate(seeds, start=1):
         log.info("trial %d of %d: seed %d", number, len(seeds), seed)
         trial = _trial(options, seed)
@@ -73,6 +75,16 @@ def run_trials(options: Options, run: Callable[[Options], Results]) -> Results:
         if name.startswith(_job(job)):
             log.info("%s, %s\n%s", job.run_name, name, format_summary(summary, num_classes=content["num_classes"]))
     return content
+
+
+def _say_caches(options: Options, seeds: list[int]) -> None:
+    is_cached = options.pair is not None and options.pair.teacher_cache is not None
+    if is_cached and len(seeds) > 1 and options.run.view_seed is None:
+        log.info(
+            "note: the %d seeds have images in other orders and crops, so each keeps the teacher's logits for itself; "
+            "view_seed=0 lets the seeds share one cache",
+            len(seeds),
+        )
 
 
 def _trial(options: Options, seed: int) -> Options:

@@ -10,6 +10,7 @@ from dataloaders.unlabelled import (
     numbers_of,
     open_pictures,
     refuse_evaluation,
+    usable_pictures,
 )
 from distillation.labels import check_labels
 from engine.progress import tracked
@@ -36,6 +37,24 @@ def check_unlabelled(options: Options) -> None:
     find_pictures(data.unlabelled)
 
 
+def check_pictures_of_words(options: Options) -> None:
+    """As `check_unlabelled`, for words, which are of labelled images unless all of a batch are pictures.
+
+    Raises:
+        ValueError: says which, and what to do.
+    """
+    data = options.data
+    if data.unlabelled is None:
+        return
+    if not data.is_label_free:
+        raise ValueError(
+            f"words are of labelled images unless unlabelled_share=1; leave out unlabelled={data.unlabelled}, or say "
+            "unlabelled_share=1"
+        )
+    refuse_evaluation(data.unlabelled, options.run.data_dir, val_split=data.val_split)
+    find_pictures(data.unlabelled)
+
+
 def open_unlabelled(options: Options, dataset: Dataset) -> Unlabelled | None:
     """The pictures of a run; None where it has none.
 
@@ -53,13 +72,13 @@ def steps_of_epoch(options: Options, dataset: Dataset) -> int:
     """Of a training; no picture is decoded for it.
 
     Raises:
-        ValueError: a training step cannot have so many or such images.
+        ValueError: a training step cannot have so many or such images; or as `usable_pictures`.
     """
     data, batch_size = options.data, options.protocol.batch_size
     if data.unlabelled is None:
         check_train_batch(dataset, batch_size, data.padding_mode, options.augmentation)
         return len(dataset.split("train")) // batch_size
     check_train_batch(dataset, 1, data.padding_mode, options.augmentation)
-    beside = Unlabelled(find_pictures(data.unlabelled)[0], data.unlabelled_share)
+    beside = Unlabelled(usable_pictures(data.unlabelled, dataset)[0], data.unlabelled_share)
     beside.check(dataset, batch_size)
     return beside.steps(dataset, batch_size)

@@ -167,7 +167,7 @@ def _read_tree(name: str, split: str, classes: tuple[str, ...], request: LoadReq
             raise ValueError(f"{shown(other)} is no PNG file")
         read = SquarePixels(IMAGE_SIZE, exact=True)
         options = {"num_workers": request.num_workers, "progress": request.progress, "label": f"decoding {split}"}
-        return ImageTensors(decode(files.paths, read, **options), files.labels)
+        return ImageTensors(decode(files.paths, read, **options), files.labels, files.paths)
     except ValueError as error:
         raise ValueError(f"{name} in {shown(request.data_dir)}: {error}") from error
 

@@ -18,22 +18,28 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class ImageTensors:
-    """A resident split: images (N, H, W, 3) uint8 with H = W, labels (N,) int64."""
+    """A resident split: images (N, H, W, 3) uint8 with H = W, labels (N,) int64.
+
+    `paths` are the N files that they were decoded from; None where images do not lie in files of their own.
+    """
 
     images: Tensor
     labels: Tensor
+    paths: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         num_images, height, width, channels = self.images.shape
         assert height == width and channels == 3 and self.images.dtype == torch.uint8
         assert self.labels.shape == (num_images,) and self.labels.dtype == torch.int64
+        assert self.paths is None or len(self.paths) == num_images
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> "ImageTensors":
         """The images at `indices` (M,) int64, in that order."""
-        return ImageTensors(self.images[indices], self.labels[indices])
+        paths = None if self.paths is None else tuple(self.paths[index] for index in indices.tolist())
+        return ImageTensors(self.images[indices], self.labels[indices], paths)
 
 
 @dataclass(frozen=True, eq=False)

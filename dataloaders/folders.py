@@ -210,4 +210,4 @@ def load_split(split: str, files: ImageFiles, image_size: int, request: LoadRequ
     if image_size > MAX_RESIDENT_SIZE or len(files) * image_size**2 * 3 > MAX_RESIDENT_BYTES:
         return files
     options = {"num_workers": request.num_workers, "progress": request.progress, "label": f"decoding {split}"}
-    return ImageTensors(decode(files.paths, SquarePixels(image_size), **options), files.labels)
+    return ImageTensors(decode(files.paths, SquarePixels(image_size), **options), files.labels, files.paths)

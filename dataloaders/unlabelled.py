@@ -12,7 +12,7 @@ as the labelled ones, and their index goes on behind those.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,8 @@ def digest_of_pictures(folder: str | Path) -> str:
 
 
 def refuse_evaluation(folder: str | Path, data_dir: str | Path | None, *, val_split: int = 0) -> None:
-    """Refuse a folder with images that evaluate: what is trained on them measures nothing of other images.
+    """Refuse a folder with images that evaluate, as far as the folders of a data set tell it before it is open:
+    what is trained on them measures nothing of other images. `usable_pictures` looks at the images themselves.
 
     Args:
         data_dir: of the labelled images, where folders in it are the splits.
@@ -116,6 +117,46 @@ def refuse_evaluation(folder: str | Path, data_dir: str | Path | None, *, val_sp
             )
 
 
+def usable_pictures(folder: str | Path, dataset: Dataset) -> tuple[ImageFiles, dict[str, int]]:
+    """As `find_pictures`, of what can train beside the images of an open data set; none is decoded.
+
+    Raises:
+        ValueError: as there, or some of them evaluate, or they are too large to be held as the training images are.
+    """
+    files, others = find_pictures(folder)
+    _refuse_evaluated(folder, files, dataset)
+    size = dataset.image_size
+    needed = len(files) * size**2 * 3
+    if isinstance(dataset.split("train"), ImageTensors) and needed > MAX_RESIDENT_BYTES:
+        raise ValueError(
+            f"unlabelled={shown(folder)}: {len(files)} images of {size}x{size} need {needed / 2**30:.1f} GiB, and at "
+            f"most {MAX_RESIDENT_BYTES / 2**30:.0f} are held in memory; choose fewer, or a smaller image_size"
+        )
+    return files, others
+
+
+def _refuse_evaluated(folder: str | Path, files: ImageFiles, dataset: Dataset) -> None:
+    held = {path for split in (dataset.eval, dataset.test) if split is not None for path in _real(split.paths or ())}
+    if not held:
+        return
+    found = [path for path, real in zip(files.paths, _real(files.paths), strict=True) if real in held]
+    if found:
+        raise ValueError(
+            f"unlabelled={shown(folder)} has images that measure what is trained, {len(found)} of {len(files)}, like "
+            f"{shown(found[0])}; choose a folder without them"
+        )
+
+
+def _real(paths: Iterable[str]) -> Iterator[Path]:
+    """Where files lie behind all links, each folder looked at once."""
+    folders: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.parent not in folders:
+            folders[path.parent] = path.parent.resolve()
+        real = folders[path.parent] / path.name
+        yield real.resolve() if real.is_symlink() else real
+
+
 def open_pictures(
     folder: str | Path, dataset: Dataset, *, num_workers: int = 0, progress: Tracker | None = None
 ) -> Split:
@@ -125,21 +166,15 @@ def open_pictures(
 
     Raises:
         ImageError: a file that is decoded cannot be; names it.
-        ValueError: as `find_pictures`, or they are too large to be held as the training images are.
+        ValueError: as `usable_pictures`.
     """
-    files, others = find_pictures(folder)
+    files, others = usable_pictures(folder, dataset)
     if others:
         log.info("note: %s holds what is not used: %s", shown(folder), counted(others))
-    size = dataset.image_size
     if not isinstance(dataset.split("train"), ImageTensors):
         return files
-    if (needed := len(files) * size**2 * 3) > MAX_RESIDENT_BYTES:
-        raise ValueError(
-            f"unlabelled={shown(folder)}: {len(files)} images of {size}x{size} need {needed / 2**30:.1f} GiB, and at "
-            f"most {MAX_RESIDENT_BYTES / 2**30:.0f} are held in memory; choose fewer, or a smaller image_size"
-        )
     options = {"num_workers": num_workers, "progress": progress, "label": "decoding unlabelled"}
-    return ImageTensors(decode(files.paths, SquarePixels(size), **options), files.labels)
+    return ImageTensors(decode(files.paths, SquarePixels(dataset.image_size), **options), files.labels, files.paths)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

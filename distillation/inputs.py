@@ -76,17 +76,24 @@ def own_input(options: Options, role: str, weights: Weights | None = None) -> di
     if mode(options, role) == OF_THE_DATA:
         return given
     if mode(options, role) == OWN:
-        told = told_by(name_of(options, role), weights)
-        if lacking := ", ".join(f"{role}_{FIELDS[key]}=" for key in PREPARATION if key not in told | given):
+        if lacking := untold(options, role, weights):
             raise ValueError(
-                f"{role}_input=own: nothing tells all of what {name_of(options, role)} was trained on; give {lacking}"
+                f"{role}_input=own: nothing tells all of what {name_of(options, role)} was trained on; give "
+                + ", ".join(f"{name}=" for name in lacking)
             )
+        told = told_by(name_of(options, role), weights)
         for name, value in named(role, told).items():
             OPTIONS[name].check(value)
         return told | given
     known = (weights and weights.data) or {}
     images = {key: known[key] for key in PREPARATION if key in known and getattr(options.data, key) is None}
     return images | known.get(RECORD, {}) | given
+
+
+def untold(options: Options, role: str, weights: Weights | None) -> list[str]:
+    """The options of what a network was trained on that neither they, nor its weights or library, say."""
+    known = told_by(name_of(options, role), weights) | said(options, role)
+    return [f"{role}_{FIELDS[key]}" for key in PREPARATION if key not in known]
 
 
 def told_by(name: str, weights: Weights | None) -> dict[str, Any]:

@@ -408,6 +408,10 @@ class TeacherCache:
         )  # fmt: skip
         check_room(needed, self.directory)
 
+    def is_whole(self, epochs: int) -> bool:
+        """Whether the rows of so many epochs, from the first on, are there."""
+        return not by_first(self._missing, range(1, epochs + 1))
+
     def _missing(self, epochs: range) -> int:
         """How many epochs are not there as a whole."""
         files = range(math.ceil(self.steps / self.steps_of_file))

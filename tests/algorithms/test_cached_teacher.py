@@ -16,6 +16,8 @@ from rank_tools import on_ranks
 from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, stop_at
 
 from algorithms import run_config, set_up_console
+from algorithms.jobs import make_algorithm
+from algorithms.prepare import step_seconds
 from distillation import teacher_cache
 from distillation.objective import Teacher
 from engine.checkpoints import load_checkpoint, save_checkpoint
@@ -151,6 +153,32 @@ def test_a_damaged_file_is_said_and_made_again(folder, capsys):
     third = run(folder, "third", **CACHED)
     assert f"warning: {first} is another file that was put in its place" in capsys.readouterr().out
     assert not differences(outcome(wrote), outcome(third))
+
+
+@pytest.mark.parametrize("updates", [{}, {"val_split": 64}])
+def test_the_time_of_a_step_has_the_teacher_in_it_as_long_as_it_runs(updates, folder, monkeypatch):
+    """In as many parts as a batch is used; of a cache that is whole, or lacks a file."""
+    asked = []
+    original = Teacher.__call__
+
+    def watched(teacher: Teacher, images: torch.Tensor) -> Any:
+        asked.append(len(images))
+        return original(teacher, images)
+
+    def parts_of_a_step(**more: Any) -> list[int]:
+        asked.clear()
+        job = make_algorithm(configure("KD", folder, **(TWO_EPOCHS | CACHED | updates | more)))
+        step_seconds(job, job.open_training_data())
+        return asked[:2]
+
+    monkeypatch.setattr(Teacher, "__call__", watched)
+    monkeypatch.setattr("algorithms.prepare.MEASURED_STEPS", 0)
+    assert parts_of_a_step() == [64] and parts_of_a_step(accumulate=2) == [32, 32]
+    run(folder, "writer", **CACHED, **updates)
+    assert parts_of_a_step() == parts_of_a_step(accumulate=2) == []
+    assert parts_of_a_step(view_seed=1) == parts_of_a_step(teacher_cache=None) == [64]
+    (caches(folder)[0] / "epoch_2.pth").unlink()
+    assert parts_of_a_step() == [64]
 
 
 def test_the_size_is_said_beforehand_and_what_has_no_room_is_refused(folder, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Runs whose networks see the images at sizes of their own, from the codebook to predictions of files."""
 
+import copy
 import json
 import re
 import shlex
@@ -16,6 +17,8 @@ from training_tools import differences, outcome
 
 import main_classification
 from algorithms import export, run_config
+from algorithms.jobs import make_algorithm
+from algorithms.run import steps_before
 from algorithms.teaching import open_objective
 from config.options import Options
 from dataloaders import load_dataset, make_eval_loader
@@ -268,6 +271,21 @@ def test_options_that_say_what_is_so_anyway_change_nothing(teacher, tmp_path):
         run_config(config)
         outcomes.append(outcome(folder / DIRECTORY))
     assert differences(*outcomes) == []
+
+
+def test_a_teacher_that_is_yet_to_be_trained_will_have_seen_the_images_of_the_run(tmp_path):
+    """So `teacher_input=own` is known before it is there; and what is prepared of it is found when it is."""
+    config = configure(tmp_path, "digits.RN14_RN8.QuEST", teacher_input="own", image_size=8)
+    run = make_algorithm(config)
+    steps = steps_before(run)
+    assert [step.job.mode for step in steps] == ["train", "kmeans"]
+    for job in (*(step.job for step in steps), run):
+        copy.copy(job).check_images(job.open_training_data)
+    for job in (step.job for step in steps):
+        type(job)(job.options.changed(epochs=1, milestones=[])).run()
+    found = run_config(config)
+    assert found["inputs"]["teacher"]["image_size"] == 8 and found["options"]["teacher_input"] == "own"
+    assert read(tmp_path, Path("digits", "RN8"))["options"]["network_input"] is None
 
 
 def test_the_average_of_the_student_sees_what_it_sees(tmp_path):

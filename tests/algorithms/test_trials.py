@@ -308,3 +308,13 @@ def test_a_trial_is_the_run_with_its_seed(few_digits, tmp_path, capsys):
     results = json.loads((tmp_path / "digits/RN8/seed1" / RESULTS).read_text())
     assert results["evaluations"]["last"]["top1"] == results["top1"]
     assert "digits.RN8, evaluate last" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("updates, is_said", [
+    ({}, True), ({"view_seed": 0}, False), ({"teacher_cache": None}, False), ({"trials": 1}, False),
+])  # fmt: skip
+def test_seeds_that_could_share_a_cache_are_told_how(updates, is_said, tmp_path, caplog):
+    options = {"localpath": str(tmp_path), "trials": 3, "teacher_cache": "logits"} | updates
+    with caplog.at_level("INFO", logger="letKD.run"):
+        run(main_classification.default_config("digits.RN14_RN8.KD") | options, train)
+    assert ("view_seed=0 lets the seeds share one cache" in caplog.text) is is_said

@@ -14,7 +14,9 @@ from training_tools import FAST, THREE_EPOCHS, configure, differences, outcome, 
 
 import main_classification
 from algorithms import run_config
+from algorithms.jobs import make_algorithm
 from algorithms.predict import Prediction
+from algorithms.run import steps_before
 from algorithms.train import Training
 from config.options import Options
 from engine.checkpoints import load_checkpoint
@@ -271,6 +273,26 @@ def test_logits_of_the_teacher_train_the_classifier_without_labels(folder, pictu
     assert found["history"][0]["train"]["ce"] == 0 and "top1" not in found["history"][0]["train"]
 
 
+@pytest.mark.parametrize("options, message", [
+    ({}, r"^words are of labelled images unless unlabelled_share=1; leave out unlabelled=.*, or say unlabelled_s"),
+    ({"unlabelled": "nowhere"}, r"^words are of labelled images unless unlabelled_share=1; leave out .*=nowhere,"),
+    ({"unlabelled": "nowhere", "unlabelled_share": 1.0}, r"^unlabelled=nowhere: there is no such folder"),
+])  # fmt: skip
+def test_pictures_that_words_would_not_be_of_are_refused(options, message, folder, pictures):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        train("QuEST", folder, **{"kmeans": 16, "unlabelled": str(pictures)} | options)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_pictures_beside_labelled_images_leave_the_words_to_these(folder, pictures):
+    """The step that makes them is told of no pictures."""
+    job = make_algorithm(configure("QuEST", folder, unlabelled=str(pictures), unlabelled_share=0.75, num_words=8))
+    (step,) = steps_before(job)
+    assert step.job.mode == "kmeans" and step.job.options.data.unlabelled is None and "unlabelled" not in step.command
+    step.job.check_images(step.job.open_training_data)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -303,3 +325,11 @@ def test_a_damaged_picture_is_named_and_leaves_nothing(folder, pictures, tmp_pat
     with pytest.raises(ValueError, match=r"^cannot read image .*/broken/7\.png: .*; replace or remove it$"):
         train("QuEST", folder, unlabelled=str(broken))
     assert not (folder / "digits/RN14_RN8").exists()
+
+
+def test_pictures_too_large_for_memory_are_refused_before_anything_is_made(folder, pictures, monkeypatch):
+    job = make_algorithm(configure("QuEST", folder, unlabelled=str(pictures)))
+    job.check_images(job.open_training_data)
+    monkeypatch.setattr("dataloaders.unlabelled.MAX_RESIDENT_BYTES", 500)
+    with pytest.raises(ValueError, match=r"^unlabelled=.*: 100 images of 8x8 need 0\.0 GiB, and at most 0 are held in"):
+        job.check_images(job.open_training_data)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataloaders import Dataset, ImageTensors, load_dataset, make_train_loader
+from dataloaders import Dataset, ImageTensors, hold_out, load_dataset, make_train_loader
 from dataloaders import unlabelled as unlabelled_module
 from dataloaders.decoding import ImageError
 from dataloaders.loaders import passes_of
@@ -20,6 +20,7 @@ from dataloaders.unlabelled import (
     numbers_of,
     open_pictures,
     refuse_evaluation,
+    usable_pictures,
 )
 from letkd.processes import Member
 
@@ -239,10 +240,52 @@ def test_training_images_are_pictures_too_unless_some_of_them_evaluate(tmp_path)
         refuse_evaluation(folder, tmp_path / "data", val_split=10)
 
 
+@pytest.fixture
+def kaggle(tmp_path) -> Path:
+    """ImageNet as Kaggle's archive unpacks."""
+    root = tmp_path / "ILSVRC/Data/CLS-LOC"
+    for name in ("train/n01", "train/n02", "val"):
+        painted(root / name, 2)
+    (tmp_path / "LOC_val_solution.csv").write_text("00,n01 1\n01,n02 1\n")
+    for path in root.rglob("*.png"):
+        path.rename(path.with_suffix(".JPEG"))
+    return tmp_path
+
+
+def tiny(root: Path) -> Path:
+    """Tiny-ImageNet, whose images are held in memory, as its archive unpacks."""
+    for name in ("train/n01/images", "train/n02/images", "val/n01", "val/n02"):
+        painted(root / "tiny-imagenet-200" / name, 2)
+    return root
+
+
+def test_evaluation_images_of_any_layout_are_refused(kaggle, tmp_path, monkeypatch):
+    """Streamed or held, behind links, and also where no data_dir is given."""
+    dataset = load_dataset("ImageNet", data_dir=kaggle)
+    with pytest.raises(ValueError, match=r"images that measure .*, 2 of 6, like .*/val/00\.JPEG; choose a folder wi"):
+        usable_pictures(kaggle / "ILSVRC", dataset)
+    assert len(usable_pictures(kaggle / "ILSVRC/Data/CLS-LOC/train", dataset)[0]) == 4
+    links = tmp_path / "links"
+    links.mkdir()
+    (links / "one.jpg").symlink_to(kaggle / "ILSVRC/Data/CLS-LOC/val/deeper/01.JPEG")
+    with pytest.raises(ValueError, match=r"images that measure what is trained, 1 of 1, like .*/links/one\.jpg"):
+        open_pictures(links, dataset)
+
+    monkeypatch.setattr("dataloaders.tiny_imagenet.DEFAULT_DATA_DIR", tiny(tmp_path / "usual"))
+    dataset = load_dataset("TinyImageNet")
+    assert isinstance(dataset.eval, ImageTensors)
+    with pytest.raises(ValueError, match=r"images that measure what is trained, 4 of 4, like .*/val/n01/00\.png"):
+        open_pictures(tmp_path / "usual/tiny-imagenet-200/val", dataset)
+    train = tmp_path / "usual/tiny-imagenet-200/train"
+    assert len(open_pictures(train, dataset)) == 4
+    with pytest.raises(ValueError, match=r"images that measure what is trained, 2 of 4"):
+        open_pictures(train, hold_out(dataset, 2, seed=0))
+
+
 def test_more_pictures_than_memory_is_for_are_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(unlabelled_module, "MAX_RESIDENT_BYTES", 500)
     with pytest.raises(ValueError, match=r"^unlabelled=.*: 3 images of 8x8 need 0\.0 GiB, and at most 0 are held in"):
-        open_pictures(painted(tmp_path, 3), dataset)
+        usable_pictures(painted(tmp_path, 3), dataset)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

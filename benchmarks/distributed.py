@@ -23,7 +23,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -224,9 +224,11 @@ def started(side: Side) -> Iterator[tuple[Callable[[], None], tuple[int, int]]]:
         try:
             yield take, answers()[0]
         finally:
-            for connection, process in zip(connections, processes, strict=True):
-                connection.send(False)
+            for connection in connections:  # all of them, before any is waited for
+                with suppress(OSError):  # it has ended
+                    connection.send(False)
                 connection.close()
+            for process in processes:
                 process.join()
 
 

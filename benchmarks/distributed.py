@@ -23,7 +23,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -225,7 +225,8 @@ def started(side: Side) -> Iterator[tuple[Callable[[], None], tuple[int, int]]]:
             yield take, answers()[0]
         finally:
             for connection, process in zip(connections, processes, strict=True):
-                connection.send(False)
+                with suppress(OSError):  # of a process that has ended, whose error is more than this
+                    connection.send(False)
                 connection.close()
                 process.join()
 

@@ -54,6 +54,7 @@ OF_STUDY = {
 }
 LISTS = ("setup", "teardown", "srun_args")  # of lines or words
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")  # states of Slurm's
+ENDED_BY_SLURM = ("CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "TIMEOUT", "DEADLINE")  # for no fault of a run
 QUEUE_SECONDS = 60  # that `squeue` has for an answer
 POLL_SECONDS = 0.1
 
@@ -126,30 +127,39 @@ class Queue:
         job = self._job(record)
         if job.paths.result_pickle.exists():
             return None
-        state = job.state if record["cluster"] == SLURM else "UNKNOWN"
-        ended = "" if state == "UNKNOWN" else f" as {state}"
+        state = self._ended_as(record)
+        ended = f" as {state}" if state else ""
         if has_begun(output, before):
             return f"job {record['job']} was ended{ended} while its command ran; see {output}"
         return f"job {record['job']} has ended{ended} before its command; see {job.paths.stderr}"
 
+    def _ended_as(self, record: dict[str, Any]) -> str:
+        """The state that Slurm's accounting says; "" where it does not know."""
+        state = self._job(record).state if record["cluster"] == SLURM else "UNKNOWN"
+        return "" if state == "UNKNOWN" else state
+
     def failures(self, key: str) -> int:
-        """How many jobs one behind the other have failed by themselves: their command had begun, and what they needed
-        was there. Without the file of what they printed there are none.
+        """How many jobs one behind the other have failed by themselves: their command had begun, what they needed was
+        there, and Slurm did not end them. Without the file of what they printed there are none.
         """
         record = self.records.get(key)
         if record is None or not (output := Path(record["output"])).is_file():
             return 0
-        before = int(record["failures"])
-        if key in self.states or not has_begun(output, record["output_before"]) or self._lacked(record):
+        before, start = int(record["failures"]), record["output_before"]
+        if key in self.states or not has_begun(output, start) or self._lacked(record):
             return before
-        return before + 1 if self.error(key) else 0
+        if not self.error(key):
+            return 0
+        is_own = last_error(output, start) or not self._ended_as(record).startswith(ENDED_BY_SLURM)
+        return before + 1 if is_own else before
 
     def _lacked(self, record: dict[str, Any]) -> bool:
         """Whether something that a job needed has failed: then another job has made it since, or none."""
-        return any(
-            (self.records[key]["folder"], self.records[key]["job"]) != tuple(job) or self.error(key)
-            for key, job in record["needed"].items()
-        )
+        for key, (folder, job) in record["needed"].items():
+            known = self.records.get(key)
+            if known is None or (known["folder"], known["job"]) != (folder, job) or self.error(key):
+                return True
+        return False
 
     def lines(self) -> Iterator[str]:
         """What waits and what runs."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.base import Results
-from algorithms.cluster import LOCAL, Item, Queue
+from algorithms.cluster import Item, Queue
 from algorithms.jobs import make_algorithm
 from algorithms.prepare import FAILURES, Step, describe, remembering
 from algorithms.run import make_step, steps_before
@@ -275,7 +275,7 @@ class _Submitting(_Doing):
             self.queue.submit([*itertools.chain.from_iterable(items.values()), *found.values()])
 
     def _say_waiting(self) -> None:
-        what = "makes what it shares, or submits" if self.queue.kind == LOCAL else "submits"
+        what = "submits, or with cluster=local makes what it shares"
         log.info("waits for another study below %s, which %s", self.study.directory.parent, what)
 
     def _needed(self, member: Member) -> list[Step]:

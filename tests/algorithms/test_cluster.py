@@ -162,6 +162,20 @@ def test_failures_are_those_of_the_job_itself(slurm, tmp_path):
     assert found.failures("run") == 0 and again(items[1], run="error: nan") == 1
 
 
+def test_what_slurm_ends_is_no_failure_of_the_run(slurm, tmp_path, monkeypatch):
+    import submitit
+
+    found = queue(tmp_path, "slurm")
+    for number, (state, failures) in enumerate([("OUT_OF_MEMORY", 1), ("CANCELLED by 7", 1), ("TIMEOUT", 1)], 1):
+        found.submit([item(tmp_path, "a")])
+        slurm.has()
+        said(found, "a", "$ python a")
+        found.look()
+        monkeypatch.setattr(submitit.SlurmJob, "state", state)
+        assert found.error("a").startswith(f"job {number} was ended as {state} while its command ran; see ")
+        assert found.failures("a") == failures
+
+
 def end_well(found: Queue, slurm: Slurm, given: Item) -> None:
     found.submit([given])
     slurm.has()

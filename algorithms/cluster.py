@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from config.options import Study
-from engine.queued import QueuedCommand, last_error
+from engine.queued import QueuedCommand, has_begun, last_error
 from engine.records import ROOT, log, now
 from results.studies import QUEUED, RUNNING
 from storage.documents import first_line
@@ -44,9 +44,17 @@ LARGEST_ARRAY = 1000  # of Slurm, unless it is set up for more
 OF_ALL_QUEUES = (  # parameters that submitit has for any; the others are Slurm's
     "name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout",
 )  # fmt: skip
-OF_ONE_PROCESS = ("nodes", "tasks_per_node", "ntasks_per_node", "gpus_per_node", "gpus_per_task")
-OF_STUDY = {"array_parallelism": "jobs= says it", "dependency": "the study says it", "array": "the study says it"}
+OF_ONE_PROCESS = ("nodes", "tasks_per_node", "ntasks_per_node", "ntasks")
+GPUS = ("gpus_per_node", "gpus_per_task", "num_gpus", "gpus")
+OF_STUDY = {
+    "array_parallelism": "jobs= says it",
+    "dependency": "the study says it",
+    "array": "the study says it",
+    "time": "timeout_min= says it, in minutes",
+}
+LISTS = ("setup", "teardown", "srun_args")  # of lines or words
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING")  # states of Slurm's
+ENDED_BY_SLURM = ("CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "TIMEOUT", "DEADLINE")  # for no fault of a run
 QUEUE_SECONDS = 60  # that `squeue` has for an answer
 POLL_SECONDS = 0.1
 
@@ -103,7 +111,7 @@ class Queue:
         }
         of_slurm = _of_slurm() if any(record["cluster"] == SLURM for record in left.values()) else {}
         found = {
-            key: of_slurm.get(record["job"]) if record["cluster"] == SLURM else _of_process(record["job"])
+            key: of_slurm.get(record["job"]) if record["cluster"] == SLURM else self._of_process(record)
             for key, record in left.items()
         }
         self.states = {key: state for key, state in found.items() if state}
@@ -113,18 +121,45 @@ class Queue:
         record = self.records.get(key)
         if record is None:
             return None
-        if (error := last_error(Path(record["output"]))) or key in self.states:
+        output, before = Path(record["output"]), record["output_before"]
+        if (error := last_error(output, before)) or key in self.states:
             return error
         job = self._job(record)
         if job.paths.result_pickle.exists():
             return None
-        state = job.state if record["cluster"] == SLURM else "UNKNOWN"
-        ended = "" if state == "UNKNOWN" else f" as {state}"
+        state = self._ended_as(record)
+        ended = f" as {state}" if state else ""
+        if has_begun(output, before):
+            return f"job {record['job']} was ended{ended} while its command ran; see {output}"
         return f"job {record['job']} has ended{ended} before its command; see {job.paths.stderr}"
 
-    def tries(self, key: str) -> int:
-        """How many jobs there were."""
-        return int(self.records[key]["tries"]) if key in self.records else 0
+    def _ended_as(self, record: dict[str, Any]) -> str:
+        """The state that Slurm's accounting says; "" where it does not know."""
+        state = self._job(record).state if record["cluster"] == SLURM else "UNKNOWN"
+        return "" if state == "UNKNOWN" else state
+
+    def failures(self, key: str) -> int:
+        """How many jobs one behind the other have failed by themselves: their command had begun, what they needed was
+        there, and Slurm did not end them. Without the file of what they printed there are none.
+        """
+        record = self.records.get(key)
+        if record is None or not (output := Path(record["output"])).is_file():
+            return 0
+        before, start = int(record["failures"]), record["output_before"]
+        if key in self.states or not has_begun(output, start) or self._lacked(record):
+            return before
+        if not self.error(key):
+            return 0
+        is_own = last_error(output, start) or not self._ended_as(record).startswith(ENDED_BY_SLURM)
+        return before + 1 if is_own else before
+
+    def _lacked(self, record: dict[str, Any]) -> bool:
+        """Whether something that a job needed has failed: then another job has made it since, or none."""
+        for key, (folder, job) in record["needed"].items():
+            known = self.records.get(key)
+            if known is None or (known["folder"], known["job"]) != (folder, job) or self.error(key):
+                return True
+        return False
 
     def lines(self) -> Iterator[str]:
         """What waits and what runs."""
@@ -136,9 +171,12 @@ class Queue:
         """Give jobs to the queue, those first that others need; what is there already stays.
 
         Raises:
-            ValueError: the queue takes none; what it has taken before is known.
+            ValueError: the queue takes none; what it has taken before is known. Or a job of another kind of queue,
+                which this one cannot wait for, makes what one needs.
         """
         left = {item.key: item for item in items if item.key not in self.states}
+        for item in left.values():
+            self._check_kind(item)
         while left:
             groups: dict[frozenset[str], list[Item]] = {}
             for item in left.values():
@@ -148,6 +186,15 @@ class Queue:
                 for start in range(0, len(group), LARGEST_ARRAY):
                     self._submit(group[start : start + LARGEST_ARRAY], after)
             left = {key: item for key, item in left.items() if key not in self.states}
+
+    def _check_kind(self, item: Item) -> None:
+        for key in sorted(item.after.intersection(self.states)):
+            record = self.records[key]
+            if record["cluster"] != self.kind:
+                raise ValueError(
+                    f"cluster={self.kind} cannot wait for job {record['job']} of cluster={record['cluster']}, which "
+                    f"makes what {item.title} needs ({record['title']}); give the command again when it has ended"
+                )
 
     def _submit(self, items: list[Item], after: frozenset[str]) -> None:
         if self.kind == SLURM:
@@ -180,8 +227,21 @@ class Queue:
     def _note(self, items: list[Item], given: tuple[Path, list[str]]) -> None:
         folder, jobs = given
         for item, job in zip(items, jobs, strict=True):
-            about = {"job": job, "cluster": self.kind, "folder": folder.name, "submitted": now(), "title": item.title}
-            self.records[item.key] = about | {"output": str(item.output.absolute()), "tries": self.tries(item.key) + 1}
+            output = item.output.absolute()
+            self.records[item.key] = {
+                "job": job,
+                "cluster": self.kind,
+                "folder": folder.name,
+                "submitted": now(),
+                "title": item.title,
+                "output": str(output),
+                "output_before": output.stat().st_size if output.is_file() else 0,
+                "needed": {
+                    key: (self.records[key]["folder"], self.records[key]["job"])
+                    for key in sorted(item.after & self.records.keys())
+                },
+                "failures": self.failures(item.key),
+            }
             self.states[item.key] = QUEUED if self.kind == SLURM else RUNNING
         save_json(self.folder / JOBS, self.records)
 
@@ -194,7 +254,19 @@ class Queue:
     def _runs(self, key: str) -> bool:
         """Whether a job of this machine goes on."""
         record = self.records[key]
-        return not self._job(record).paths.result_pickle.exists() and _of_process(record["job"]) is not None
+        if record["cluster"] != LOCAL or self._job(record).paths.result_pickle.exists():
+            return False
+        return self._of_process(record) is not None
+
+    def _of_process(self, record: dict[str, Any]) -> str | None:
+        """RUNNING where the number of a job of this machine is still that of its process."""
+        try:
+            command = Path("/proc", record["job"], "cmdline").read_bytes()
+        except OSError:
+            return None
+        folder = os.fsencode((self.folder / FILES / record["folder"]).absolute())
+        is_own = b"submitit.local" in command and command.rstrip(b"\0'").endswith(folder)  # a shell may quote it
+        return RUNNING if is_own else None
 
     def _executor(self, folder: Path | str, after: Iterable[str] = ()) -> "submitit.AutoExecutor":
         given = {"name": "letKD", "timeout_min": DEFAULT_MINUTES} | self.parameters
@@ -245,16 +317,46 @@ def _parameters(texts: list[str]) -> dict[str, Any]:
             value = ast.literal_eval(written)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             value = written
-        own = key.removeprefix("slurm_")
-        if own in OF_ONE_PROCESS and value != 1:
-            raise ValueError(f"cluster_options={text!r}: a run of a study is one process, with one GPU at most")
-        if own in OF_STUDY:
-            raise ValueError(f"cluster_options={text!r}: {OF_STUDY[own]}; leave it out")
+        own = key.removeprefix("slurm_").removeprefix("local_")
+        if own in LISTS:
+            value = [written] if not isinstance(value, list) else value
+        if mistake := _mistake(own, value):
+            raise ValueError(f"cluster_options={text!r}: {mistake}")
         name = key if key in OF_ALL_QUEUES or key.startswith(("slurm_", "local_")) else f"slurm_{key}"
         if name in found:
             raise ValueError(f"cluster_options={texts} has {key} twice; leave out one of them")
         found[name] = value
     return found
+
+
+def _mistake(name: str, value: Any) -> str | None:
+    """Why a job of a study cannot have a parameter; None where it can, as far as it is known here."""
+    if name == "additional_parameters":
+        return _mistake_among(value)
+    if name in OF_STUDY:
+        return f"{OF_STUDY[name]}; leave it out"
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    several = name in OF_ONE_PROCESS and not (is_number and value == 1)
+    if several or (name in GPUS and not (is_number and value in (0, 1))) or (name == "gres" and _num_gpus(value) > 1):
+        return "a run of a study is one process, with one GPU at most"
+    if name == "signal_delay_s" and not (is_number and value > 0):
+        return "it must be a whole number of seconds above 0"
+    if name in LISTS and not all(isinstance(line, str) for line in value):
+        return "it must be a text, or a list of texts"
+    return None
+
+
+def _mistake_among(value: Any) -> str | None:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        return "it must be a dictionary of what sbatch takes, like {'mail-type': 'END'}"
+    found = ((key, _mistake(key.replace("-", "_"), part)) for key, part in value.items())
+    return next((f"{key}: {mistake}" for key, mistake in found if mistake), None)
+
+
+def _num_gpus(gres: Any) -> int:
+    """Of generic resources as Slurm writes them: `gpu`, `gpu:2`, `gpu:a100:2`."""
+    parts = [part.partition("(")[0].split(":") for part in str(gres).split(",")]
+    return sum(int(part[-1]) if part[-1].isdecimal() else 1 for part in parts if part[0].strip() == "gpu")
 
 
 @contextmanager
@@ -277,7 +379,7 @@ def _of_slurm() -> dict[str, str]:
     Raises:
         ValueError: Slurm does not answer.
     """
-    command = ["squeue", "--noheader", "--array", "--me", "--format=%i %T"]
+    command = ["squeue", "--noheader", "--all", "--array", "--me", "--format=%i %T"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=QUEUE_SECONDS).stdout
     except (OSError, subprocess.SubprocessError) as error:
@@ -285,11 +387,3 @@ def _of_slurm() -> dict[str, str]:
         raise ValueError(f"Slurm does not say which jobs are in its queue ({first_line(reason)}); try again") from error
     states = dict(line.split() for line in answer.splitlines())
     return {job: QUEUED if state in WAITING else RUNNING for job, state in states.items()}
-
-
-def _of_process(number: str) -> str | None:
-    """RUNNING where this is a process of submitit's on this machine."""
-    try:
-        return RUNNING if b"submitit.local" in Path("/proc", number, "cmdline").read_bytes() else None
-    except OSError:
-        return None

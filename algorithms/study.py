@@ -34,7 +34,7 @@ from algorithms.teaching import drawn_objective
 from algorithms.train import Training
 from algorithms.trials import check_alike
 from config.command_lines import command_line
-from config.options import Config, Options
+from config.options import Config, Options, names
 from dataloaders import Dataset
 from engine.progress import phase
 from engine.records import exclusive, log, log_file, now, results_to_itself
@@ -42,7 +42,7 @@ from results.studies import DONE, FAILED, NOT_RUN, STUDY, TAUGHT_BY
 from storage.documents import first_line
 from storage.tensor_files import save_json
 
-TRIES = 2  # that a queue makes of a value of a search
+TRIES = 2  # jobs of a value of a search that may fail, one behind the other
 SEARCH_FAILED = "no value of its search has been trained with all seeds"
 FIGURES = ("top1", "best_top1", "average_top1", "seconds", "classifier")  # of a run, as it says them itself
 
@@ -289,18 +289,26 @@ class _Submitting(_Doing):
 
     def carry_out(self, members: list[Member]) -> None:
         """Give to the queue the runs that are left, and what they share."""
-        with results_to_itself(self.study.directory.parent):  # other studies do the same
+        with results_to_itself(self.study.directory.parent, self._say_waiting):  # other studies do the same
             self.queue.look()
             items = self._shared(members)
             found = {run: self._item(run, items) for run in self.study.runs_of(members) if self._is_to_do(run)}
             self.queue.submit([*itertools.chain.from_iterable(items.values()), *found.values()])
 
+    def _say_waiting(self) -> None:
+        what = "submits, or with cluster=local makes what it shares"
+        log.info("waits for another study below %s, which %s", self.study.directory.parent, what)
+
+    def _needed(self, member: Member) -> list[Step]:
+        """What is missing now: a job may have ended since the study was planned."""
+        return self.study.steps_before(member)
+
     def _shared(self, members: list[Member]) -> dict[str, list[Item]]:
         """What is made before the runs of a member, by its name; downloads are done here, where there is a network."""
         found: dict[str, list[Item]] = {}
         for member in members:
-            steps = self._needed(member)
             try:
+                steps = self._needed(member)
                 for step in steps:
                     if step.job is None:
                         make_step(step)
@@ -314,12 +322,11 @@ class _Submitting(_Doing):
 
     def _item_of(self, step: Step) -> Item:
         words = [word for word in shlex.split(step.command) if not word.startswith("checkpoint=")]
-        key = shlex.join(words)
         if isinstance(step.job, Training):
             words.append("checkpoint=-1")
         needed = [self._item_of(before).key for before in steps_before(step.job) if before.job is not None]
         title = f"{step.name}, {describe(step)}"
-        return Item(key, title, shlex.join(words), self._output(title), frozenset(needed))
+        return Item(_product(step), title, shlex.join(words), self._output(title), frozenset(needed))
 
     def _item(self, run: Run, shared: dict[str, list[Item]]) -> Item:
         needed = shared[run.member.name]
@@ -334,13 +341,14 @@ class _Submitting(_Doing):
         return self.study.directory / "output" / file_name(title)
 
     def _is_to_do(self, run: Run) -> bool:
-        """Of a search a value that fails again and again has failed: else its search would never end."""
+        """Of a search a value that fails again and again by itself has failed: else its search would never end."""
         if not run.is_left() or _key(run) in self.errors or _place(run) in self.queue.states:
             return False
         is_candidate = any(run.member in candidates for candidates in self.study.candidates.values())
         error = self.queue.error(_place(run))
-        if is_candidate and error and self.queue.tries(_place(run)) >= TRIES:
-            self._fail(run, error)
+        if is_candidate and error and self.queue.failures(_place(run)) >= TRIES:
+            again = f"to have it tried again, remove {self.queue.records[_place(run)]['output']}"
+            self._fail(run, f"{error}; it has failed {TRIES} times: {again}")
             return False
         return True
 
@@ -361,6 +369,17 @@ class _Submitting(_Doing):
             return super()._lacking(run)
         error = self.last_errors.get(_place(run)) or self.queue.error(_place(run))
         return {"seed": run.seed, "state": state} | ({"error": f"last try: {error}"} if error else {})
+
+
+def _product(step: Step) -> str:
+    """What something shared is called in a queue: where it lies, and what it is made of and how large where one place
+    has several. Options that bear on no result are no part of it: studies that differ in them share it.
+    """
+    place = f"{step.job.mode} {step.job.directory.absolute()}"
+    if isinstance(step.job, Training):
+        return place
+    told = {key: value for key, value in step.requirement.options.items() if key not in names(bears="nothing")}
+    return " ".join([place, *(f"{key}={value}" for key, value in sorted(told.items()))])
 
 
 def _place(run: Run) -> str:

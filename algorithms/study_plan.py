@@ -231,6 +231,10 @@ class Study:
         if said := next((key for key in config if key in SAID_OTHERWISE), None):
             raise ValueError(f"{said}={config[said]} is not for a study: it trains what its pairs and methods say")
         self.options = filled(StudyOptions, own)
+        if self.options.cluster_options and self.options.cluster is None:
+            raise ValueError(
+                "cluster_options= is for the jobs of a queue; give cluster=slurm or cluster=local, or leave it out"
+            )
         self.localpath = config["localpath"]
         self.seeds = _seeds(config)
         self.given = {key: value for key, value in config.items() if key not in OWN}
@@ -316,8 +320,12 @@ class Study:
             yield f"{member.name} with what the search chooses, {len(self.seeds)} seeds: about as long as one of these"
         seconds = [measured[run.member] if time is None else time for run, time in earlier.items()]
         known = [time for time in seconds if time is not None]
-        total = f"about {rough(sum(known) / self.num_jobs)} for {len(known)}" if known else "not measured"
-        yield f"study {self.name}: {len(earlier)} of {len(runs)} runs are left; {total}, with jobs={self.num_jobs}"
+        if self.options.cluster is None:
+            hours, at_once = rough(sum(known) / self.num_jobs), f", with jobs={self.num_jobs}"
+        else:
+            hours, at_once = f"{rough(sum(known))} of jobs in all", ""
+        total = f"about {hours} for {len(known)}" if known else "not measured"
+        yield f"study {self.name}: {len(earlier)} of {len(runs)} runs are left; {total}{at_once}"
 
     # --- from options ------------------------------------------------------------------------------------------------
 

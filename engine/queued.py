@@ -6,13 +6,14 @@ into the queue, where the same command goes on. What it prints is appended to on
 `error: ` says why it has failed. Standard library and submitit only: a job starts without torch.
 """
 
+import io
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -129,15 +130,29 @@ def said_by(status: int, path: Path) -> str | None:
     return f"{ended}; {path} has what it said"
 
 
-def last_error(path: Path) -> str | None:
-    """The last error in a file of output, of the command that began last; None where it has none."""
-    if not path.is_file():
-        return None
+def last_error(path: Path, start: int = 0) -> str | None:
+    """The last error in a file of output, of the command that began last; None where it has none.
+
+    Args:
+        start: so many bytes are of earlier jobs, unless the file has fewer.
+    """
     found = None
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith(BEGIN):
-                found = None
-            elif line.startswith(ERROR):
-                found = line.removeprefix(ERROR).rstrip("\n")
+    for line in _lines(path, start):
+        if line.startswith(BEGIN):
+            found = None
+        elif line.startswith(ERROR):
+            found = line.removeprefix(ERROR).rstrip("\n")
     return found
+
+
+def has_begun(path: Path, start: int = 0) -> bool:
+    """Whether a command has begun that this file has the output of; `start` as in `last_error`."""
+    return any(line.startswith(BEGIN) for line in _lines(path, start))
+
+
+def _lines(path: Path, start: int) -> Iterator[str]:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(start if start <= path.stat().st_size else 0)
+        yield from io.TextIOWrapper(file, encoding="utf-8", errors="replace")

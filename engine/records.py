@@ -240,15 +240,23 @@ def _save_results(directory: Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def results_to_itself(directory: Path) -> Iterator[None]:
+def results_to_itself(directory: Path, waits: Callable[[], None] | None = None) -> Iterator[None]:
     """Wait for whoever else is about to write what is known of runs: evaluations go on beside a training and each
     other, and so do trials.
+
+    Args:
+        waits: called before it waits, if it does.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / RESULTS_LOCK
     with ExitStack() as stack:
         with names_file(path):
-            stack.enter_context(FileLock(path, **KERNEL_ALONE))
+            lock = FileLock(path, **KERNEL_ALONE)
+            try:
+                stack.enter_context(lock.acquire(blocking=waits is None))
+            except Timeout:
+                waits()
+                stack.enter_context(lock)
         yield
 
 

@@ -38,6 +38,7 @@ test ! "$last" || seq 0 "$last" | sed "s/.*/${{number}}_& PENDING/" >> {place}/q
 echo "Submitted batch job $number"
 """
 SQUEUE = """#!/bin/sh
+echo "$@" > {place}/question
 cat {place}/queue
 """
 

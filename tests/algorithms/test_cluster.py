@@ -53,9 +53,7 @@ def test_what_others_need_is_made_first_and_errors_are_kept(tmp_path):
     ended(found)
     assert float((tmp_path / "late").read_text()) < float((tmp_path / "right").read_text())
     again = queue(tmp_path, "local")
-    assert again.states == {} and {key: again.tries(key) for key in ("right", "late", "other")} == {
-        "right": 1, "late": 1, "other": 0
-    }  # fmt: skip
+    assert again.states == {} and [again.failures(key) for key in ("right", "wrong", "other")] == [0, 1, 0]
     assert [again.error(key) for key in ("right", "late", "wrong", "other")] == [None, None, "it is wrong", None]
 
 
@@ -65,7 +63,7 @@ def test_what_is_there_already_is_not_submitted_again(tmp_path):
     (line,) = again.lines()
     assert line.startswith("the late: running, job ") and line.endswith(f"; {tmp_path / 'output/late.txt'}")
     again.submit([item(tmp_path, "late")])
-    assert again.tries("late") == 1
+    assert again.records["late"]["folder"] == "1"
     ended(again)
 
 
@@ -117,6 +115,112 @@ def test_what_is_in_the_queue_is_waited_for_and_what_has_gone_is_not(slurm, tmp_
     )
 
 
+def said(found: Queue, key: str, *lines: str) -> None:
+    """What a job has printed; it has ended then."""
+    path = Path(found.records[key]["output"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as output:
+        output.writelines(f"{line}\n" for line in lines)
+
+
+def test_a_job_that_was_ended_while_its_command_ran_does_not_say_it_has_not_begun(slurm, tmp_path):
+    found = queue(tmp_path, "slurm")
+    found.submit([item(tmp_path, "a")])
+    slurm.has()
+    said(found, "a", "$ python a", "epoch 1")
+    found.look()
+    assert found.error("a") == f"job 1 was ended while its command ran; see {tmp_path / 'output/a.txt'}"
+    found.submit([item(tmp_path, "a")])
+    slurm.has()
+    found.look()
+    assert found.error("a").startswith("job 2 has ended before its command; see ")
+
+
+def test_failures_are_those_of_the_job_itself(slurm, tmp_path):
+    """Those behind a teacher that has failed, and those before the command, are not; a removed output clears them."""
+    found, items = queue(tmp_path, "slurm"), [item(tmp_path, "teacher"), item(tmp_path, "run", "teacher")]
+
+    def again(*given: Item, **printed: str) -> int:
+        found.submit(given)
+        slurm.has()
+        for key, line in printed.items():
+            said(found, key, "$ python", line)
+        found.look()
+        return found.failures("run")
+
+    assert again(*items, teacher="error: a full disk", run="error: no teacher") == 0
+    assert again(*items, teacher="error: a full disk", run="error: no teacher") == 0
+    assert found.failures("teacher") == 2
+    shutil.rmtree(tmp_path / "output")
+    assert again(*items, teacher="error: a full disk", run="error: no teacher") == 0
+    assert again(items[1], run="error: nan") == 0  # the teacher is still missing
+    end_well(found, slurm, items[0])
+    assert again(items[1], run="error: nan") == 1
+    assert again(items[1]) == 1  # ended before its command
+    assert again(items[1], run="error: nan") == 2
+    Path(found.records["run"]["output"]).unlink()
+    assert found.failures("run") == 0 and again(items[1], run="error: nan") == 1
+
+
+def test_what_slurm_ends_is_no_failure_of_the_run(slurm, tmp_path, monkeypatch):
+    import submitit
+
+    found = queue(tmp_path, "slurm")
+    for number, (state, failures) in enumerate([("OUT_OF_MEMORY", 1), ("CANCELLED by 7", 1), ("TIMEOUT", 1)], 1):
+        found.submit([item(tmp_path, "a")])
+        slurm.has()
+        said(found, "a", "$ python a")
+        found.look()
+        monkeypatch.setattr(submitit.SlurmJob, "state", state)
+        assert found.error("a").startswith(f"job {number} was ended as {state} while its command ran; see ")
+        assert found.failures("a") == failures
+
+
+def end_well(found: Queue, slurm: Slurm, given: Item) -> None:
+    found.submit([given])
+    slurm.has()
+    said(found, given.key, "$ python")
+    path = found._job(found.records[given.key]).paths.result_pickle
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    found.look()
+
+
+def test_a_job_of_another_kind_of_queue_cannot_be_waited_for(slurm, tmp_path):
+    queue(tmp_path, "slurm").submit([item(tmp_path, "a")])
+    message = (
+        r"^cluster=local cannot wait for job 1 of cluster=slurm, which makes what the b needs \(the a\); "
+        r"give the command again when it has ended$"
+    )
+    with pytest.raises(ValueError, match=message):
+        queue(tmp_path, "local").submit([item(tmp_path, "b", "a"), item(tmp_path, "c")])
+    assert load_json(tmp_path / "studies" / JOBS).keys() == {"a"}
+
+
+def test_a_process_of_another_folder_is_another_job(tmp_path):
+    found = queue(tmp_path, "local")
+    found.submit([item(tmp_path, "late")])
+    record = found.records["late"]
+    assert found._of_process(record) == "running" and found._of_process(record | {"folder": "11"}) is None
+    ended(found)
+
+
+def test_hidden_partitions_are_asked_too(slurm, tmp_path):
+    found = queue(tmp_path, "slurm")
+    found.submit([item(tmp_path, "a")])
+    found.look()
+    assert "--all" in (slurm.place / "question").read_text().split()
+
+
+def test_what_a_job_may_ask_for(slurm, tmp_path):
+    given = "gpus_per_node=0;setup=module load cuda;gres=gpu:a100:1,shard:4;additional_parameters={'nice': 5}"
+    queue(tmp_path, "slurm", given=f"{given};signal_delay_s=120").submit([item(tmp_path, "a")])
+    (script,) = slurm.asked()
+    asked = flags(script)
+    assert (asked["gpus-per-node"], asked["gres"], asked["nice"]) == ("0", "gpu:a100:1,shard:4", "5")
+    assert asked["signal"] == "USR2@120" and "requeue" in asked and "\nmodule load cuda\n" in script
+
+
 def test_long_arrays_are_several(slurm, tmp_path, monkeypatch):
     monkeypatch.setattr("algorithms.cluster.LARGEST_ARRAY", 2)
     queue(tmp_path, "slurm").submit([item(tmp_path, key) for key in "abc"])
@@ -149,6 +253,17 @@ MISTAKES = {
     "several GPUs": ("gpus_per_node=8", "a run of a study is one process, with one GPU at most"),
     "at once": ("array_parallelism=2", "jobs= says it; leave it out"),
     "needs": ("dependency=singleton", "the study says it; leave it out"),
+    "more GPUs": ("num_gpus=2", "a run of a study is one process, with one GPU at most"),
+    "GPUs as Slurm says it": ("gres=gpu:a100:4", "a run of a study is one process, with one GPU at most"),
+    "tasks here": ("local_tasks_per_node=2", "a run of a study is one process, with one GPU at most"),
+    "Slurm's time": (
+        "time=1-00:00:00",
+        "cluster_options='time=1-00:00:00': timeout_min= says it, in minutes; leave it",
+    ),
+    "a warning": ("signal_delay_s=x", "'signal_delay_s=x': it must be a whole number of seconds above 0"),
+    "lines": ("setup=[1]", "cluster_options='setup=[1]': it must be a text, or a list of texts"),
+    "others": ("additional_parameters=x", "it must be a dictionary of what sbatch takes, like {'mail-type': 'END'}"),
+    "among others": ("additional_parameters={'gres': 'gpu:2'}", "gres: a run of a study is one process, with one GPU"),
     "unknown": ("partitions=gpu", "cluster_options: Unknown argument 'partitions' for executor 'slurm'"),
     "a type": ("timeout_min=long", 'cluster_options: Parameter "timeout_min" expected type'),
 }

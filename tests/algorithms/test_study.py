@@ -1,6 +1,7 @@
 """A study: what is shared is made once, what is left is done, what fails stops no other, and mistakes come first."""
 
 import ast
+import dataclasses
 import importlib
 import itertools
 import re
@@ -21,7 +22,7 @@ from training_tools import STEPS, configure
 
 import config
 import main_classification
-from algorithms import Algorithm, Study
+from algorithms import Algorithm, Study, run_study
 from algorithms.prepare import num_steps
 from algorithms.study import run_study
 from algorithms.study_plan import Run
@@ -271,6 +272,9 @@ def test_the_time_of_a_study_is_shared_by_its_jobs(part, monkeypatch):
     )
     *_, total = study.listing()
     assert total == "study both: 4 of 6 runs are left; about 40 min for 4, with jobs=2"
+    study.options = dataclasses.replace(study.options, cluster="slurm")
+    *_, total = study.listing()
+    assert total == f"study both: 4 of 6 runs are left; about {rough(4800)} of jobs in all for 4"
 
 
 def test_of_what_has_never_run_a_few_steps_are_taken(tmp_path, capsys):
@@ -635,7 +639,7 @@ def test_a_queue_gets_what_is_shared_first_and_then_the_runs_that_are_left(tmp_p
     assert "| seed 0 queued; seed 1 queued |" in table(tmp_path)
     assert "4 runs are in the queue" in capsys.readouterr().out
     records = load_json(tmp_path / "studies/jobs.json")
-    teacher, words = (record["title"] for key, record in records.items() if key.startswith("python "))
+    teacher, words = (record["title"] for key, record in records.items() if key.startswith(("train ", "kmeans ")))
     assert teacher.startswith("digits.RN8, train digits.RN8") and words.startswith("digits.RN8, codebook of digits.RN8")
 
 
@@ -653,14 +657,14 @@ def test_the_same_command_says_how_jobs_are_and_submits_what_is_missing(part, tr
     slurm.has("1_1 RUNNING")
     assert run(part, *STUDY, "cluster=slurm") == 0 and slurm.count() == 2
     assert "| seed 1 queued: last try: loss became nan in epoch 1 |" in table(part)
-    assert load_json(part / "studies/jobs.json")[one]["tries"] == 2
-    assert load_json(part / "studies/jobs.json")[other]["tries"] == 1 and not trained.places
+    records = load_json(part / "studies/jobs.json")
+    assert [records[key]["folder"] for key in (one, other)] == ["2", "1"] and not trained.places
 
 
 def test_runs_of_which_a_teacher_has_failed_say_so(tmp_path, trained, slurm):
     assert run(tmp_path, *STUDY, "cluster=slurm") == 0
     records = load_json(tmp_path / "studies/jobs.json")
-    output = next(Path(record["output"]) for key, record in records.items() if key.startswith("python "))
+    output = next(Path(record["output"]) for key, record in records.items() if key.startswith("train "))
     output.parent.mkdir(parents=True)
     output.write_text("$ python main_classification.py\nerror: a full disk\n")
     slurm.has()
@@ -685,9 +689,36 @@ def test_a_search_in_a_queue_is_decided_when_its_runs_are_there(searched, traine
     assert run(searched, *words) == 0 and slurm.count() == 2
     assert told(searched, "tuning")["search"]["candidates"][1]["runs"][0]["state"] == "queued"
     slurm.has()
+    with output.open("a") as said:
+        said.write("$ python main_classification.py\nerror: loss became nan in epoch 1\n")
     assert run(searched, *words) == 1 and slurm.count() == 3
+    error = told(searched, "tuning")["search"]["candidates"][1]["runs"][0]["error"]
+    again = f"it has failed 2 times: to have it tried again, remove {output}"
+    assert error == f"loss became nan in epoch 1; {again}"
     (member,) = told(searched, "tuning")["members"]
     assert member["values"] == {"kd.temperature": 1} and member["runs"][0]["state"] == "queued"
+
+
+def test_what_has_ended_since_a_study_was_planned_is_not_made_again(part, slurm):
+    words = {"image_size": 8, "cuda": False, "num_workers": 0, "allow_poor_teacher": True, "localpath": str(part)}
+    for folder in ("digits", "VQ"):
+        (part / folder).rename(part / f"later{folder}")
+    study = plan(pairs=[PAIR], methods=list(METHODS), seeds=[0, 1], name="both", cluster="slurm", **words)
+    for folder in ("digits", "VQ"):
+        (part / f"later{folder}").rename(part / folder)
+    assert run_study(study, lambda options: None, lambda found: None) == [] and slurm.count() == 1
+    assert load_json(part / "studies/jobs.json").keys() == {str(place) for place in runs_of(part)[-2:]}
+
+
+def test_studies_share_what_differs_in_options_without_bearing(tmp_path, trained, slurm):
+    assert run(tmp_path, *STUDY, "cluster=slurm") == 0 and slurm.count() == 3
+    other = [word for word in STUDY if not word.startswith("name=")]
+    assert run(tmp_path, *other, "name=other", "deterministic=True", "cluster=slurm") == 0 and slurm.count() == 3
+
+
+def test_parameters_without_a_queue_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^cluster_options= is for the jobs of a queue; give cluster=slurm or "):
+        plan(pairs=[PAIR], methods=["KD"], cluster_options=["partition=gpu"], localpath=str(tmp_path))
 
 
 @pytest.mark.slow
@@ -704,4 +735,4 @@ def test_submitits_local_queue_trains_a_study(part, capsys, monkeypatch):
         time.sleep(1)
         assert run(part, *words) == 0
     assert told(part)["state"] == "finished"
-    assert all(record["tries"] == 1 for record in load_json(part / "studies/jobs.json").values())
+    assert {record["folder"] for record in load_json(part / "studies/jobs.json").values()} == {"1", "2"}

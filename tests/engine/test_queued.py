@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cluster_tools import program
 
-from engine.queued import BEGIN, QUEUE, CommandError, QueuedCommand, last_error, said_by
+from engine.queued import BEGIN, QUEUE, CommandError, QueuedCommand, has_begun, last_error, said_by
 from engine.stopping import Stopped, StopRequest
 
 submitit = pytest.importorskip("submitit")
@@ -62,6 +62,18 @@ def test_an_error_is_that_of_the_command_that_began_last(tmp_path):
     with path.open("a") as output:
         output.write(f"{BEGIN}python a\n")
     assert last_error(path) is None and said_by(1, path) == f"ended with exit status 1; {path} has what it said"
+
+
+def test_what_earlier_jobs_said_is_not_of_this_one(tmp_path):
+    path = tmp_path / "said.txt"
+    path.write_text(f"{BEGIN}python a\nerror: one\n")
+    before = path.stat().st_size
+    assert last_error(path, before) is None and not has_begun(path, before)
+    with path.open("a") as output:
+        output.write(f"{BEGIN}python a\n 99%\rerror: two\n")
+    assert last_error(path, before) == "two" and has_begun(path, before)
+    path.write_text(f"{BEGIN}python a\n")  # anew, behind one that was removed
+    assert has_begun(path, before) and not has_begun(tmp_path / "none.txt")
 
 
 def test_a_job_whose_time_is_up_saves_its_state_and_goes_on_behind_the_others(tmp_path, executor):

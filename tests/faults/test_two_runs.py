@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from fault_tools import TEACHER, end, fork, run_here, start
 
 import main_classification
-from engine.records import exclusive
+from engine.records import exclusive, results_to_itself
 
 ENDLESS = (*TEACHER, "epochs=100000", "milestones=[]")
 NEW = (*TEACHER, "epochs=1", "milestones=[]")
@@ -55,6 +56,24 @@ def test_a_second_run_is_refused_and_a_killed_one_makes_room(running, tmp_path, 
     assert f"process {running}," in (tmp_path / "digits/RN8/.lock").read_text(), "a stale lock is left behind"
     run_here(*NEW, localpath=tmp_path)
     assert (tmp_path / "digits/RN8/replaced/1/last.pth").is_file(), "what the killed run had is set aside"
+
+
+def test_who_waits_for_another_says_so_before(tmp_path):
+    held, waited = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with results_to_itself(tmp_path):
+            held.set()
+            assert waited.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(60)
+    with results_to_itself(tmp_path, waited.set):
+        assert waited.is_set()
+    other.join()
+    with results_to_itself(tmp_path, pytest.fail):  # nobody is there
+        pass
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):

@@ -224,10 +224,11 @@ def started(side: Side) -> Iterator[tuple[Callable[[], None], tuple[int, int]]]:
         try:
             yield take, answers()[0]
         finally:
-            for connection, process in zip(connections, processes, strict=True):
-                with suppress(OSError):  # of a process that has ended, whose error is more than this
+            for connection in connections:  # all of them, before any is waited for
+                with suppress(OSError):  # it has ended
                     connection.send(False)
                 connection.close()
+            for process in processes:
                 process.join()
 
 

@@ -24,7 +24,6 @@ import config
 import main_classification
 from algorithms import Algorithm, Study, run_study
 from algorithms.prepare import num_steps
-from algorithms.study import run_study
 from algorithms.study_plan import Run
 from algorithms.teaching import FINGERPRINTS, drawn_objective, open_objective
 from algorithms.train import Training

@@ -57,6 +57,7 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
 ENDED_BY_SLURM = ("CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "TIMEOUT", "DEADLINE")  # for no fault of a run
 QUEUE_SECONDS = 60  # that `squeue` has for an answer
 POLL_SECONDS = 0.1
+START_SECONDS = 0.5  # in which a process that is being started has its command line
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class Queue:
     def _of_process(self, record: dict[str, Any]) -> str | None:
         """RUNNING where the number of a job of this machine is still that of its process."""
         try:
-            command = Path("/proc", record["job"], "cmdline").read_bytes()
+            command = _command_of(record["job"])
         except OSError:
             return None
         folder = os.fsencode((self.folder / FILES / record["folder"]).absolute())
@@ -387,3 +388,21 @@ def _of_slurm() -> dict[str, str]:
         raise ValueError(f"Slurm does not say which jobs are in its queue ({first_line(reason)}); try again") from error
     states = dict(line.split() for line in answer.splitlines())
     return {job: QUEUED if state in WAITING else RUNNING for job, state in states.items()}
+
+
+def _command_of(job: str) -> bytes:
+    """The command line of a process of this machine; empty where it has none, as one that has ended and is not reaped.
+
+    One that is just being started has none for a moment, which is waited for.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    place = Path("/proc", job)
+    deadline = time.monotonic() + START_SECONDS
+    while not (command := (place / "cmdline").read_bytes()):
+        has_ended = (place / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        if has_ended or time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
+    return command

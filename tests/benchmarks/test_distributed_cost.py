@@ -13,6 +13,7 @@ def _small(monkeypatch):
     monkeypatch.setattr(distributed, "START", "fork")
 
 
+@pytest.mark.slow  # a fork of a process that has run other tests can hang in their threads; alone it does not
 def test_runs_on_little(capfd):
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # a fork cannot use the threads of its parent

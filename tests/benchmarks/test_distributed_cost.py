@@ -1,9 +1,13 @@
 """The benchmark of several processes runs on little, and the bytes of a step are those of its parameters."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from benchmarks import distributed, methods
+from engine.records import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -13,15 +17,23 @@ def _small(monkeypatch):
     monkeypatch.setattr(distributed, "START", "fork")
 
 
-@pytest.mark.slow  # a fork of a process that has run other tests can hang in their threads; alone it does not
-def test_runs_on_little(capfd):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a fork cannot use the threads of its parent
-    try:
-        assert distributed.main(["--quick", "--alternations", "6", "--device", "cpu"]) == 0
-    finally:
-        torch.set_num_threads(before)
-    first, *lines = capfd.readouterr().out.splitlines()
+ON_LITTLE = """
+import sys
+import torch
+from benchmarks import distributed, methods
+torch.set_num_threads(1)  # a fork cannot use the threads of its parent
+methods.PAIR, distributed.START = "digits.RN14_RN8", "fork"
+sys.exit(distributed.main(["--quick", "--alternations", "6", "--device", "cpu"]))
+"""
+
+
+@pytest.mark.slow
+def test_runs_on_little():
+    """In a process of its own: a fork of one that has run other tests can hang in their threads."""
+    words = [sys.executable, "-c", ON_LITTLE]
+    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
     rows = {cells[0]: cells[1:] for line in lines if len(cells := line.strip("| ").split(" | ")) > 1}
     assert "torch" in first and " to " in rows[distributed.WRAPPED][2] and " to " in rows["2 x 1"][3]
     sent, expected, ring = rows[distributed.METHOD]

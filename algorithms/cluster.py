@@ -401,7 +401,7 @@ def _command_of(job: str) -> bytes:
     place = Path("/proc", job)
     deadline = time.monotonic() + START_SECONDS
     while not (command := (place / "cmdline").read_bytes()):
-        has_ended = (place / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+        has_ended = (place / "stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
         if has_ended or time.monotonic() > deadline:
             break
         time.sleep(0.001)

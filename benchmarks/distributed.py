@@ -15,7 +15,6 @@ A step of ResNet-56 to ResNet-20 as in `benchmarks.methods`, by default of letKD
 Ratios are medians over the alternations, with intervals of order statistics.
 """
 
-import argparse
 import copy
 import dataclasses
 import multiprocessing
@@ -33,22 +32,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-from benchmarks.against import git, number_of_alternations
-from benchmarks.methods import (
-    PROTOCOL,
-    QUICK,
-    Size,
-    Turns,
-    median,
-    objective_of,
-    random_batch,
-    ratio,
-    said,
-    say_head,
-    say_row,
-    take_turns,
-)
-from benchmarks.step import describe_machine
+from benchmarks.measuring import Turns, how_much, median, parser_of, ratio, said, say_head, say_row, take_turns, where
+from benchmarks.methods import PROTOCOL, QUICK, Size, objective_of, random_batch
+from benchmarks.step import is_asked
 from distillation.objective import Objective
 from engine.host_memory import keep_freed_memory
 from engine.meter import Meter
@@ -158,18 +144,11 @@ def work(side: Side, rank: int, meeting: Path, connection: Connection) -> None:
         connection.send(count_bytes(side, device) if side.number > 1 else (0, 0))
         objective = objective_of(side.method, side.size, device)
         take = taking(make_step(objective, side.size, device, is_parallel=side.number > 1), side.size, device)
-        while _is_asked(connection):
+        while is_asked(connection):
             take()
             if side.device == "cuda":
                 torch.cuda.synchronize()
             connection.send(None)
-
-
-def _is_asked(connection: Connection) -> bool:
-    try:
-        return bool(connection.recv())
-    except EOFError:
-        return False
 
 
 def count_bytes(side: Side, device: torch.device) -> tuple[int, int]:
@@ -263,22 +242,17 @@ def _time_and_rate(turns: Turns, rates: Turns, name: str) -> tuple[str, str]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__.splitlines()[0])
+    parser = parser_of("distributed", __doc__)
     parser.add_argument("--method", default=METHOD)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--alternations", type=number_of_alternations, default=21)
     parser.add_argument("--processes", type=int, help="so many; 2, or the number of GPUs")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="as little as shows that it works")
     args = parser.parse_args(argv)
     device, size = torch.device(args.device), QUICK if args.quick else Size()
     number = args.processes or (max(2, torch.cuda.device_count()) if device.type == "cuda" else 2)
     if number < 2 or (device.type == "cpu" and size.batch % number):
         parser.error(f"--processes={number} must be 2 or more, and divide a batch of {size.batch}")
     keep_freed_memory(device)  # as training does
-    commit = git("describe", "--always", "--dirty", "--exclude=*")
-    machine = describe_machine(args.device, torch.get_num_threads())
-    print(f"{machine}; commit {commit}; {args.alternations} alternations{', --quick' * args.quick}")
+    print(f"{where(args.device)}; {how_much(args)}")
     if "one" in args.only:
         turns = measure_one(args.method, size, args.alternations, device)
         say_head("a step with", "time", "against none", "95 %")

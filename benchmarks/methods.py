@@ -21,11 +21,7 @@ import argparse
 import functools
 import itertools
 import json
-import math
-import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,9 +34,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import plain_loop
-from benchmarks.against import git, median_interval, number_of_alternations
+from benchmarks.measuring import (
+    how_much,
+    median,
+    parser_of,
+    peak_memory,
+    ratio,
+    said,
+    say_head,
+    say_row,
+    take_turns,
+    where,
+)
 from benchmarks.plain_methods import PLAIN
-from benchmarks.step import PRECISIONS, describe_machine, drawn_codebook, drawn_network, drawn_subclasses
+from benchmarks.step import PRECISIONS, drawn_codebook, drawn_network, drawn_subclasses
 from config.experiments import default_config
 from config.options import Options, Protocol
 from dataloaders import Batch, Dataset, make_train_loader
@@ -68,10 +75,7 @@ NUM_COMPONENTS = 60  # of LDA, as the paper's
 LIMIT = 1.05  # of the plain form
 TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3  # of losses and their plain forms
 SPREAD = 4.0  # of the logits of a sample, as trained networks have it
-MIB = 2**20
 PARTS = ("steps", "losses", "loops")
-
-Turns = list[dict[str, float]]  # seconds by what was measured, an alternation each
 
 
 @dataclass(frozen=True)
@@ -295,59 +299,6 @@ def take(loop: Iterator[Any], steps: int) -> None:
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def seconds_of(function: Callable[[], Any], calls: int, device: torch.device) -> float:
-    """Seconds of a call, over several."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
-
-
-def take_turns(
-    functions: Mapping[str, Callable[[], Any]], alternations: int, device: torch.device, *, at_least: float = 0.0
-) -> Turns:
-    """Seconds of each function in every alternation; one goes before them that is not counted.
-
-    Args:
-        at_least: seconds for which what is shorter is repeated.
-    """
-    seconds_of(lambda: [function() for function in functions.values()], 1, device)
-    fastest = min(seconds_of(function, 1, device) for function in functions.values())
-    calls = max(1, math.ceil(at_least / fastest))
-    turns = []
-    for number in range(alternations):
-        order = list(functions.items())[:: -1 if number % 2 else 1]
-        turns.append({name: seconds_of(function, calls, device) for name, function in order})
-    return turns
-
-
-def peak_memory(function: Callable[[], Any], device: torch.device) -> float:
-    """The most MiB that tensors take which it makes; on a GPU less what it frees of those that were there."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        return (torch.cuda.max_memory_allocated(device) - before) / MIB
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would say on stderr when it starts and ends
-    with torch.autograd.profiler.profile(profile_memory=True) as profile:
-        function()
-    events = (event for event in profile.kineto_results.events() if event.name() == "[memory]")
-    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(itertools.accumulate(sizes, initial=0)) / MIB
-
-
-def median(turns: Turns, name: str) -> float:
-    return statistics.median(turn[name] for turn in turns)
-
-
-def ratio(turns: Turns, one: str, other: str) -> dict[str, Any]:
-    """The median of one / other over the alternations, and its interval; None for fewer than six."""
-    ratios = [turn[one] / turn[other] for turn in turns]
-    return {"ratio": statistics.median(ratios), "interval": median_interval(ratios)}
-
-
 def measure_step(
     method: str, reference: Callable[[], None], size: Size, alternations: int, device: torch.device
 ) -> dict[str, Any]:
@@ -384,22 +335,6 @@ def measure_loss(method: str, size: Size, alternations: int, device: torch.devic
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
-
-
-def say_row(*cells: str) -> None:
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def say_head(*columns: str) -> None:
-    print()
-    say_row(*columns)
-    print("|---" * len(columns) + "|")
-
-
-def said(found: Mapping[str, Any]) -> tuple[str, str]:
-    """A ratio and its interval."""
-    bounds = "{:.2f} to {:.2f}".format(*found["interval"]) if found["interval"] else "needs six alternations"
-    return f"{found['ratio']:.2f}", bounds
 
 
 def say_steps(methods: list[str], size: Size, alternations: int, device: torch.device) -> dict[str, Any]:
@@ -448,9 +383,7 @@ def run(args: argparse.Namespace) -> None:
         *(f"{transform}:{REFERENCE}" for transform in list_transforms()),
     ]
     size = QUICK if args.quick else Size()
-    commit = git("describe", "--always", "--dirty", "--exclude=*")
-    measured = f"{describe_machine(args.device, torch.get_num_threads())}; commit {commit}; "
-    measured += f"{size.batch} images a step, {args.alternations} alternations{', --quick' * args.quick}"
+    measured = f"{where(args.device)}; {size.batch} images a step, {how_much(args)}"
     print(measured)
     if "steps" in args.only:
         rows = say_steps(methods, size, args.alternations, device)
@@ -469,12 +402,9 @@ def write(file: Path, measured: str, rows: Mapping[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__.splitlines()[0])
+    parser = parser_of("methods", __doc__)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="as in the name of an experiment; default: all")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--alternations", type=number_of_alternations, default=21)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="as little as shows that it works")
     parser.add_argument("--write", nargs="?", type=Path, const=FILE, metavar="FILE", help=f"steps, into {FILE.name}")
     try:
         run(parser.parse_args(argv))

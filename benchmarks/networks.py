@@ -27,7 +27,7 @@ import torch
 
 from architectures import Outline, create_model, create_on_meta, outline
 from benchmarks.against import git
-from benchmarks.methods import say_head, say_row
+from benchmarks.measuring import say_head, say_row
 from benchmarks.step import describe_machine
 from config.experiments import default_config
 from config.options import Options, Protocol

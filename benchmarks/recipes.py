@@ -8,7 +8,6 @@ a step, and which begins changes. Ratios are medians over the alternations, with
 done to images is done to those of one batch, as to those of each batch of an epoch; the draws are made before.
 """
 
-import argparse
 import copy
 import statistics
 import sys
@@ -17,22 +16,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.against import git, number_of_alternations
-from benchmarks.methods import (
-    QUICK,
-    Size,
+from benchmarks.measuring import (
+    how_much,
     median,
-    objective_of,
-    random_batch,
-    random_dataset,
+    parser_of,
     ratio,
     said,
     say_head,
     say_row,
     seconds_of,
     take_turns,
+    where,
 )
-from benchmarks.step import describe_machine
+from benchmarks.methods import QUICK, Size, objective_of, random_batch, random_dataset
 from config.options import Augmentation, Protocol
 from config.schema import options_of
 from dataloaders.mixing import draw_mixes, mixed, mixes
@@ -112,16 +108,11 @@ def image_seconds(size: Size, device: torch.device) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__.splitlines()[0])
-    parser.add_argument("--alternations", type=number_of_alternations, default=21)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="as little as shows that it works")
+    parser = parser_of("recipes", __doc__)
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     keep_freed_memory(device)  # as training does
-    commit = git("describe", "--always", "--dirty", "--exclude=*")
-    machine = describe_machine(args.device, torch.get_num_threads())
-    print(f"{machine}; commit {commit}; {args.alternations} alternations{', --quick' * args.quick}")
+    print(f"{where(args.device)}; {how_much(args)}")
     size = QUICK if args.quick else Size()
     turns = take_turns(step_functions(size, device), args.alternations, device)
     say_head("a step with", "time", "against plain", "95 %")

@@ -222,7 +222,7 @@ def work(side: str, case: Case, threads: int, connection: Connection) -> None:
         counted = make(case)  # thrown away afterwards: the timed steps begin where the plain ones do
         connection.send(count_operations(lambda: counted(batch)))
     step = make(case)
-    while _is_asked(connection):
+    while is_asked(connection):
         start = time.perf_counter()
         read = step(batch)
         if case.device == "cuda":
@@ -231,7 +231,7 @@ def work(side: str, case: Case, threads: int, connection: Connection) -> None:
         connection.send((seconds, read()))
 
 
-def _is_asked(connection: Connection) -> bool:
+def is_asked(connection: Connection) -> bool:
     """Wait for the next question; False when nobody is there any more to ask."""
     try:
         return bool(connection.recv())

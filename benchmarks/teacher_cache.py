@@ -9,7 +9,6 @@ read and written more often than in a training. Ratios are medians over the alte
 statistics.
 """
 
-import argparse
 import functools
 import itertools
 import sys
@@ -20,24 +19,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.against import git, number_of_alternations
-from benchmarks.methods import (
-    PROTOCOL,
-    QUICK,
-    REFERENCE,
-    Size,
-    median,
-    objective_of,
-    our_loop,
-    random_dataset,
-    ratio,
-    said,
-    say_head,
-    say_row,
-    take,
-    take_turns,
-)
-from benchmarks.step import describe_machine
+from benchmarks.measuring import how_much, median, parser_of, ratio, said, say_head, say_row, take_turns, where
+from benchmarks.methods import PROTOCOL, QUICK, REFERENCE, Size, objective_of, our_loop, random_dataset, take
 from dataloaders import make_train_loader
 from distillation.teacher_cache import TeacherCache, bytes_of_row, in_bytes
 from engine.host_memory import keep_freed_memory
@@ -88,17 +71,12 @@ def step_functions(folder: Path, size: Size, device: torch.device) -> dict[str, 
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.teacher_cache", description=__doc__.splitlines()[0])
-    parser.add_argument("--alternations", type=number_of_alternations, default=21)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="as little as shows that it works")
+    parser = parser_of("teacher_cache", __doc__)
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     keep_freed_memory(device)  # as training does
     size = QUICK if args.quick else replace(Size(), images=STEPS * Size.batch)
-    commit = git("describe", "--always", "--dirty", "--exclude=*")
-    machine = describe_machine(args.device, torch.get_num_threads())
-    print(f"{machine}; commit {commit}; {args.alternations} alternations{', --quick' * args.quick}")
+    print(f"{where(args.device)}; {how_much(args)}")
     with tempfile.TemporaryDirectory() as folder:
         turns = take_turns(step_functions(Path(folder), size, device), args.alternations, device)
     say_head("a step of KD", "time", "against one that runs the teacher", "95 %")

@@ -7,7 +7,7 @@ import torch
 from objective_tools import IMAGE_SIZE, NUM_CLASSES, batch_of, objective_of_method
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import methods
+from benchmarks import measuring, methods
 from distillation.expressions import list_methods
 from distillation.losses import list_transforms
 from docs import make_methods
@@ -64,17 +64,17 @@ def test_a_sum_has_plain_forms_where_all_of_it_has():
 
 def test_memory_is_the_most_that_is_there_at_once():
     def function():
-        kept = torch.ones(2 * methods.MIB, dtype=torch.uint8)
+        kept = torch.ones(2 * measuring.MIB, dtype=torch.uint8)
         for _ in range(3):
             kept.repeat(3)
 
-    assert methods.peak_memory(function, CPU) == pytest.approx(8, abs=0.01)
+    assert measuring.peak_memory(function, CPU) == pytest.approx(8, abs=0.01)
 
 
 def test_turns_begin_with_either_and_repeat_what_is_short(monkeypatch):
     called, clock = [], iter(range(100))
-    monkeypatch.setattr(methods.time, "perf_counter", lambda: next(clock))
-    turns = methods.take_turns({name: lambda name=name: called.append(name) for name in "ab"}, 2, CPU, at_least=3)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    turns = measuring.take_turns({name: lambda name=name: called.append(name) for name in "ab"}, 2, CPU, at_least=3)
     assert "".join(called) == "ab" + "ab" + "aaabbb" + "bbbaaa"
     assert turns == [{"a": 1 / 3, "b": 1 / 3}] * 2
 

@@ -51,8 +51,8 @@ from config.options import Study as StudyOptions
 from config.schema import filled, options_of
 from config.updates import check_updates, known_as
 from dataloaders import Dataset
+from distillation.cache_options import reads_logits_alone
 from distillation.labels import learns_without_labels
-from distillation.teacher_cache import reads_logits_alone
 from engine.checkpoints import NEWEST, find_state
 from engine.progress import rough, tracked
 from engine.records import RESULTS

@@ -40,11 +40,12 @@ from dataloaders.facts import data_facts, image_facts
 from dataloaders.mixing import check_pairs, with_mixing
 from dataloaders.unlabelled import check_parts, numbers_of
 from distillation.build import build_copy, check_names, check_networks
+from distillation.cache_options import check_cache
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.inputs import RECORD, TEACHER, images_of_data, mention, network_input, own_input, role_of
 from distillation.mixing import check_losses
 from distillation.objective import Teacher
-from distillation.teacher_cache import TeacherCache, check_cache, check_size, open_cache
+from distillation.teacher_cache import TeacherCache, check_size, open_cache
 from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
 from engine.batch_norm import average_statistics, synchronise_

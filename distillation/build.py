@@ -15,6 +15,7 @@ from architectures.classifier import classifier_of
 from config.options import EMA, Options
 from dataloaders import Dataset, refuse_other_classes
 from dataloaders.unlabelled import find_pictures
+from distillation.cache_options import refuse_other_readers
 from distillation.expressions import (
     ALONE,
     INTERMEDIATE,
@@ -33,7 +34,6 @@ from distillation.losses.base import Part
 from distillation.objective import Objective, Teacher, union
 from distillation.prepared import PREPARED
 from distillation.signals import Network, measured
-from distillation.teacher_cache import refuse_other_readers
 from letkd import Student, kd_layer
 from letkd.reach import check_layers
 from storage.documents import log

@@ -17,23 +17,18 @@ from config.schema import options_of
 from dataloaders import make_train_loader
 from distillation import teacher_cache
 from distillation.build import check_networks
-from distillation.losses import find_loss, list_losses
-from distillation.losses.logits import LogitLoss
-from distillation.teacher_cache import (
+from distillation.cache_options import (
     BEARING,
     NOT_OF_VIEWS,
     OF_NO_VIEWS,
-    TeacherCache,
-    bytes_of_row,
     check_cache,
-    check_size,
     fingerprint_of,
     identity_of,
-    in_bytes,
-    restore,
-    shorten,
     view_options,
 )
+from distillation.losses import find_loss, list_losses
+from distillation.losses.logits import LogitLoss
+from distillation.teacher_cache import TeacherCache, bytes_of_row, check_size, in_bytes, restore, shorten
 from engine.optimization import make_optimizer
 from engine.step import WARM_UP_STEPS, TrainStep
 

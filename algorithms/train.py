@@ -33,7 +33,7 @@ from algorithms.teaching import (
 )
 from algorithms.unlabelled import check_unlabelled, open_unlabelled, steps_of_epoch
 from config.options import EMA
-from dataloaders import Dataset, check_shares, make_train_loader
+from dataloaders import Dataset, TrainLoader, check_shares, make_train_loader
 from dataloaders.augmentation import derive_seed
 from dataloaders.batch import noise
 from dataloaders.facts import data_facts, image_facts
@@ -289,12 +289,19 @@ class Training(Algorithm):
         self.optimizer = make_optimizer(self.objective, protocol, recorded=is_recorded)
         kind = GraphedStep if is_recorded else TrainStep
         self.step = kind(self._on_all_processes(), self.optimizer, self.autocast, protocol.accumulate)
+        self.train_loader = self._make_train_loader()
+        check_warm_up(protocol, len(self.train_loader))
+        self.eval_loader = self.loader(self.dataset, "eval", member=member())
+        self._say_what_is_built()
+
+    def _make_train_loader(self) -> TrainLoader:
+        options = self.options
         make_loader = make_train_loader
         if self.unlabelled:
-            make_loader = partial(self.unlabelled.make_train_loader, accumulate=protocol.accumulate)
+            make_loader = partial(self.unlabelled.make_train_loader, accumulate=options.protocol.accumulate)
         loader = make_loader(
             self.dataset,
-            batch_size=protocol.batch_size,
+            batch_size=options.protocol.batch_size,
             device=self.device,
             seed=options.run.seed_of_views,
             num_workers=options.run.num_workers,
@@ -302,9 +309,11 @@ class Training(Algorithm):
             augmentation=options.augmentation,
             member=member(),
         )
-        self.train_loader = with_mixing(loader, protocol, seed=options.run.seed_of_views)
-        check_warm_up(protocol, len(self.train_loader))
-        self.eval_loader = self.loader(self.dataset, "eval", member=member())
+        return with_mixing(loader, options.protocol, seed=options.run.seed_of_views)
+
+    def _say_what_is_built(self) -> None:
+        """What is about to be trained, behind what may be otherwise than it was meant."""
+        options, protocol = self.options, self.options.protocol
         if options.run.precision == "bf16" and not computes_bfloat16(self.device):
             log.info("note: this device has no bfloat16 units; precision=fp32 is much faster here")
         beyond = [milestone for milestone in protocol.milestones if milestone >= protocol.epochs]

@@ -7,7 +7,7 @@ for batch in loader: ...    # Batch: pixels (B, 3, H, W) uint8 channels_last, la
 """
 
 from dataloaders import cifar, digits, image_folder, imagenet, numbers, tiny_imagenet  # noqa: F401  importing registers
-from dataloaders.batch import Batch
+from dataloaders.batch import Batch, TrainLoader
 from dataloaders.dataset import Dataset, ImageFiles, ImageTensors
 from dataloaders.holdout import hold_out
 from dataloaders.loaders import check_shares, check_train_batch, make_eval_loader, make_train_loader
@@ -26,6 +26,7 @@ __all__ = [
     "ImageFiles",
     "ImageTensors",
     "LoadRequest",
+    "TrainLoader",
     "check_shares",
     "check_train_batch",
     "hold_out",

@@ -1,6 +1,7 @@
-"""What a loader yields, and the same of noise."""
+"""What a loader yields, what all loaders of training images have in common, and a batch of noise."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +30,17 @@ class Batch(NamedTuple):
     share: Tensor | None = None
     labelled: Tensor | None = None
     taught: Tensor | None = None
+
+
+class TrainLoader(Protocol):
+    """What yields the batches of an epoch of training images."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
+        """Iterate over this epoch from now on, without its first `skip` batches."""
 
 
 def noise(size: int, dataset: Dataset, device: torch.device) -> Batch:

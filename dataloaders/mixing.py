@@ -31,12 +31,9 @@ from torch import Tensor
 
 from config.options import Protocol
 from dataloaders.augmentation import derive_seed
-from dataloaders.batch import Batch
-from dataloaders.loaders import ResidentTrainLoader, StreamedTrainLoader
+from dataloaders.batch import Batch, TrainLoader
 
 OWN = -0x6D69780A  # sets these random numbers apart from those of images and ranks, which are counted from 0
-
-TrainLoader = ResidentTrainLoader | StreamedTrainLoader
 
 
 class Mix(NamedTuple):
@@ -54,7 +51,7 @@ class Mix(NamedTuple):
     left: float = 0.0
 
 
-def with_mixing(loader: TrainLoader, protocol: Protocol, *, seed: int) -> "TrainLoader | MixedLoader":
+def with_mixing(loader: TrainLoader, protocol: Protocol, *, seed: int) -> TrainLoader:
     """The batches of a training loader, mixed as the options say; the loader itself where they mix nothing.
 
     Args:

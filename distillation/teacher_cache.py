@@ -28,14 +28,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from filelock import FileLock
 from torch import Tensor
 
 from config.options import Options
-from dataloaders import Batch, Dataset
+from dataloaders import Batch, Dataset, TrainLoader
 from distillation.cache_options import FORMAT, fingerprint_of, identity_of
 from distillation.objective import Teacher
 from letkd.processes import by_first, gathered, member
@@ -49,16 +49,6 @@ BYTES_AROUND = 4096  # of a file beside its rows, at most
 SMALL_CLASSES = 2**15  # whose numbers fit into 16 bits
 
 Rows = dict[str, Tensor]
-
-
-class TrainLoader(Protocol):
-    """What yields the batches of an epoch."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def set_epoch(self, epoch: int, *, skip: int = 0) -> None: ...
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ Either is first found as `{class: paths}`; `label_files` numbers the classes, `l
 
 import difflib
 import hashlib
-import logging
 import os
 import re
 from pathlib import Path
@@ -19,8 +18,7 @@ from dataloaders.dataset import ImageFiles, ImageTensors, Split
 from dataloaders.decoding import MAX_RESIDENT_BYTES, MAX_RESIDENT_SIZE, SquarePixels, decode
 from dataloaders.image_files import count_unused, counted, images_below, is_hidden, shown, visible, why_unused
 from dataloaders.registry import LoadRequest
-
-log = logging.getLogger("letKD.run")  # the run's, for notices
+from storage.documents import log
 
 FilesByClass = dict[str, list[str]]  # paths in sorted order
 MOST_NAMED = 10  # classes in a notice

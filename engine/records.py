@@ -46,10 +46,8 @@ from tqdm import tqdm
 from engine.ranks import by_first_alone
 from letkd.processes import member
 from results.settings import MEASUREMENTS
-from storage.documents import names_file
+from storage.documents import log, names_file
 from storage.tensor_files import load_json, save_json
-
-log = logging.getLogger("letKD.run")
 
 RESULTS = "results.json"
 PROGRESS = "progress.json"

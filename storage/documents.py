@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-log = logging.getLogger("letKD.run")  # the run's, for notices
+log = logging.getLogger("letKD.run")  # the run's: `engine.records` gives it a console and a file
 SEAL = "sha256"
 
 

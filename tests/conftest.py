@@ -5,6 +5,7 @@ Torch is not loaded here: the process that hands tests out to others needs none 
 
 import gc
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -68,6 +69,14 @@ def no_power_failure() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What a run says, which otherwise goes no further than to its own console and file."""
+    monkeypatch.setattr(logging.getLogger("letKD.run"), "propagate", True)
+    caplog.set_level("INFO")
+    return caplog
 
 
 @pytest.fixture(scope="session")

@@ -72,14 +72,18 @@ def state(path: Path) -> dict[str, Any]:
     return same | ({"average": content["average"]} if "average" in content else {})
 
 
+def results_of(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "results.json").read_text())
+
+
 def accuracies(directory: Path) -> dict[str, Any]:
-    results = json.loads((directory / "results.json").read_text())
+    results = results_of(directory)
     return {key: results[key] for key in ("epochs", "top1", "top5", "best_top1", "best_epoch")}
 
 
 def outcome(directory: Path) -> dict[str, Any]:
     """Everything that equal runs have in common, in the form that `differences` compares."""
-    results = json.loads((directory / "results.json").read_text())
+    results = results_of(directory)
     curves = {name: points for name, points in read_curves(directory).items() if name.split("/")[1] not in TIMED}
     history = [{key: value for key, value in done.items() if key not in TIMED} for done in results["history"]]
     checkpoints = {name: state(directory / name) for name in ("last.pth", "best.pth")}

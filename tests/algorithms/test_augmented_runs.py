@@ -1,11 +1,10 @@
 """Trainings with augmentation beyond crop and flip: stopped, recorded, compared, and refused."""
 
-import json
 import signal
 
 import pytest
 import torch
-from training_tools import STEPS, configure, differences, outcome, stop_at, train
+from training_tools import STEPS, configure, differences, outcome, results_of, stop_at, train
 
 from algorithms import run_config
 from config.options import Augmentation
@@ -39,7 +38,7 @@ def test_each_option_makes_another_training_and_is_recorded(tmp_path):
     for key in ("crop", "auto_augment", "color_jitter", "random_erasing"):
         directory = train("classification", tmp_path, epochs=1, **{key: EVERYTHING[key]})
         assert differences(plain, outcome(directory)) != [], key
-        recorded = json.loads((directory / "results.json").read_text())["options"]
+        recorded = results_of(directory)["options"]
         assert recorded[key] == EVERYTHING[key]
         assert set(options_of(Augmentation)) <= set(recorded)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from digits_tools import fewer_digits
 from rank_tools import on_ranks
-from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, stop_at
+from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, results_of, stop_at
 
 from algorithms import run_config, set_up_console
 from algorithms.jobs import make_algorithm
@@ -47,7 +47,7 @@ def files(folder: Path) -> list[str]:
 
 
 def recorded(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())["teacher_cache"]
+    return results_of(directory)["teacher_cache"]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_runs_that_read_train_as_the_one_that_wrote(method, updates, folder, no_
     known, own = recorded(wrote), recorded(read)
     assert (known.pop("epochs_read"), own.pop("epochs_read")) == (0, 2) and known == own
     assert own["directory"] == str(caches(folder)[0])
-    seen = [json.loads((each / "results.json").read_text())["inputs"]["teacher"] for each in (wrote, read)]
+    seen = [results_of(each)["inputs"]["teacher"] for each in (wrote, read)]
     assert seen[0] == seen[1] and seen[0]["image_size"] == 8
     about = json.loads((caches(folder)[0] / "about.json").read_text())
     assert about["fingerprint"] == own["fingerprint"] and about["view_seed"] == 0

@@ -357,7 +357,7 @@ def odd_checkpoints() -> Iterator[Any]:
         yield pytest.param(entry, odd, job, marks=[pytest.mark.slow] * is_long)
 
 
-@pytest.mark.parametrize(("entry", "odd", "job"), odd_checkpoints())
+@pytest.mark.parametrize(("entry", "odd", "job"), list(odd_checkpoints()))
 def test_odd_content_of_a_checkpoint_is_one_line(entry, odd, job, folder):
     path = folder / "last.pth"
     content = dict(load_checkpoint(path))

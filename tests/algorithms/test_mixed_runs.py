@@ -1,6 +1,5 @@
 """Trainings with mixed images: they repeat and go on exactly, say what they did, and refuse what cannot be."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from device_tools import Replaying
 from digits_tools import fewer_digits
 from objective_tools import objective_of_method
 from rank_tools import on_ranks
-from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, stop_at, train
+from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, results_of, stop_at, train
 
 import main_classification
 from algorithms import Study, check_options
@@ -31,10 +30,6 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 
 BOTH = {"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.8}
 SHORT = {"epochs": 2, "milestones": [1], "disp_step": 2}
-
-
-def results_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())
 
 
 # --- the same run ----------------------------------------------------------------------------------------------------

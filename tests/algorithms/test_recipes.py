@@ -1,13 +1,11 @@
 """Trainings with other optimizers, schedules, frozen parameters, parts of batches and noise in the network."""
 
-import json
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, state, stop_at, train
+from training_tools import STEPS, PowerFailure, configure, differences, fail, outcome, results_of, state, stop_at, train
 
 from algorithms.train import Training
 from config.options import Options
@@ -26,10 +24,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "timm": {"optimizer": "timm/lamb", "learning_rate": 2e-3, "schedule": "linear", "warmup_steps": 2},
 }  # fmt: skip
 SHORT = {"epochs": 2, "disp_step": 2}
-
-
-def results_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())
 
 
 # --- a run that was stopped ------------------------------------------------------------------------------------------

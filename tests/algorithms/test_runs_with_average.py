@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from training_tools import STEPS, PowerFailure, differences, fail, outcome, read_curves, stop_at
+from training_tools import STEPS, PowerFailure, differences, fail, outcome, read_curves, results_of, stop_at
 
 import main_classification
 from algorithms import export, run_config
@@ -34,10 +34,6 @@ def train(name: str, localpath: Path, **updates: Any) -> Path:
     config |= {"teacher": "ema"} if name == KD else {}
     run_config(config)
     return Path(localpath, *name.split("."))
-
-
-def results_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")

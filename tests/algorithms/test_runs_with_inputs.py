@@ -24,7 +24,6 @@ from config.options import Options
 from dataloaders import load_dataset, make_eval_loader
 from distillation.build import build_student
 from engine.checkpoints import load_checkpoint
-from engine.records import log
 
 pytestmark = pytest.mark.usefixtures("few_digits")
 
@@ -48,13 +47,6 @@ def read(folder: Path, directory: Path = DIRECTORY) -> dict[str, Any]:
 
 def main(*words: str) -> int:
     return main_classification.main(["main.py", *words])
-
-
-@pytest.fixture
-def logged(caplog, monkeypatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO")
-    return caplog
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from config.options import Options
 from dataloaders import Dataset, load_dataset
 from distillation.build import numbered_otherwise
 from engine.checkpoints import load_checkpoint
-from engine.records import log
 from storage.state_dicts import Weights, fingerprint
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -33,13 +32,6 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 def network_of(name: str = "resnet8", num_classes: int = 10, seed: int = 9) -> nn.Module:
     torch.manual_seed(seed)
     return create_model(name, num_classes=num_classes)
-
-
-@pytest.fixture
-def logged(caplog, monkeypatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO")
-    return caplog
 
 
 def begun(config: dict[str, Any]) -> nn.Module:

@@ -10,12 +10,21 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from training_tools import STEPS, THREE_EPOCHS, PowerFailure, configure, differences, outcome, stop_at, train
+from training_tools import (
+    STEPS,
+    THREE_EPOCHS,
+    PowerFailure,
+    configure,
+    differences,
+    outcome,
+    results_of,
+    stop_at,
+    train,
+)
 
 from algorithms import train as training
 from algorithms.train import Training
 from config.options import Options
-from engine import checkpoints
 from engine.checkpoints import load_checkpoint
 from engine.stopping import Stopped, StopRequest
 
@@ -190,12 +199,11 @@ def test_a_state_older_than_the_last_epoch_is_not_gone_back_to(whole, folder, mo
     assert not (directory / "stopped.pth").exists()
 
 
-def test_a_damaged_state_falls_back_to_the_last_whole_epoch(whole, folder, monkeypatch, caplog):
-    monkeypatch.setattr(checkpoints.log, "propagate", True)
+def test_a_damaged_state_falls_back_to_the_last_whole_epoch(whole, folder, monkeypatch, logged):
     directory = stopped("letKD-2", folder, STOPS["within epoch 2"], monkeypatch)
     (directory / "stopped.pth").write_bytes(b"PK torn")
     train("letKD-2", folder, checkpoint=-1, **THREE_EPOCHS)
-    assert "stopped.pth is damaged" in caplog.text and "going on from the last whole epoch" in caplog.text
+    assert "stopped.pth is damaged" in logged.text and "going on from the last whole epoch" in logged.text
     assert differences(outcome(directory), whole["letKD-2"]) == []
 
 
@@ -244,7 +252,7 @@ def test_a_state_within_an_epoch_outlives_damage_to_the_last_whole_one(whole, fo
 def test_an_unfinished_epoch_is_not_evaluated_and_no_teacher(folder, monkeypatch):
     directory = stopped("classification", folder, STOPS["within epoch 2"], monkeypatch)
     train("classification", folder, evaluate=True)
-    evaluations = json.loads((directory / "results.json").read_text())["evaluations"]
+    evaluations = results_of(directory)["evaluations"]
     assert (evaluations["last"]["epoch"], evaluations["last"]["weights"]) == (1, str(directory / "last.pth"))
     with pytest.raises(
         FileNotFoundError, match=r"stands at epoch 1 of 3; make it: .*config=digits.RN8 .*checkpoint=-1"

@@ -22,6 +22,7 @@ from training_tools import (
     differences,
     outcome,
     read_curves,
+    results_of,
     state,
     stop_at,
     train,
@@ -84,9 +85,9 @@ def test_how_often_losses_are_looked_at_does_not_change_the_run(folder):
 
 
 def test_results_say_whose_weights_taught(folder):
-    teacher = json.loads((folder / "digits" / "RN8" / "results.json").read_text())
+    teacher = results_of(folder / "digits" / "RN8")
     student = train("letKD-1", folder, epochs=1)
-    results = json.loads((student / "results.json").read_text())
+    results = results_of(student)
     assert teacher["teacher_fingerprint"] is None
     assert results["teacher_fingerprint"] == teacher["fingerprint"] != results["fingerprint"]
     assert results["fingerprint"] == fingerprint(load_tensors(student / "last.pth")["model"])
@@ -104,7 +105,7 @@ def test_going_on_under_another_teacher_is_noted(taught_by, folder, capsys):
     train("letKD-1", folder, epochs=2, checkpoint=-1)
     noted = "epochs, the teacher's weights" if taught_by else "epochs"
     assert f"note: changed since that epoch: {noted}\n" in capsys.readouterr().out
-    assert json.loads((directory / "results.json").read_text())["teacher_fingerprint"] == taught_by
+    assert results_of(directory)["teacher_fingerprint"] == taught_by
     assert load_checkpoint(directory / "last.pth")["teacher_fingerprint"] == taught_by
 
 
@@ -187,7 +188,7 @@ def test_a_continued_run_trains_with_the_options_it_is_given(folder):
     directory = train("classification", folder, epochs=2, milestones=[1], checkpoint=-1, **changed)
     group = load_tensors(directory / "last.pth")["optimizer"]["param_groups"][0]
     assert {key: group[key] for key in changed} == changed
-    options = json.loads((directory / "results.json").read_text())["options"]
+    options = results_of(directory)["options"]
     assert {key: options[key] for key in changed} == changed
 
 
@@ -200,7 +201,7 @@ def test_measurements_stay_as_long_as_what_they_were_made_on(folder, scripted):
         train("classification", folder, evaluate=True, **taken)
 
     def evaluated() -> dict[str, int]:
-        evaluations = json.loads((directory / "results.json").read_text())["evaluations"]
+        evaluations = results_of(directory)["evaluations"]
         return {name: measured["epoch"] for name, measured in evaluations.items()}
 
     assert evaluated() == {"last": 3, "best": 2, "epoch_1": 1, "epoch_3": 3}
@@ -312,15 +313,14 @@ def test_the_best_epoch_is_saved_though_the_run_was_killed_before(folder, script
     assert load_tensors(directory / "best.pth")["epoch"] == accuracies(directory)["best_epoch"] == 3
 
 
-def test_what_is_called_the_best_has_its_weights(folder, scripted, caplog, monkeypatch):
+def test_what_is_called_the_best_has_its_weights(folder, scripted, logged):
     """The last epoch was the best and is damaged: the best one before it was overwritten by it."""
-    monkeypatch.setattr(training.log, "propagate", True)
     scripted(50.0, 40.0, 60.0, 60.0)
     directory = train("classification", folder, epochs=3, milestones=[])
     (directory / "last.pth").write_bytes(b"PK torn")
     scripted(30.0, 30.0)
     train("classification", folder, epochs=3, milestones=[], checkpoint=-1, learning_rate=0.01)
-    assert "no file has the best epoch, 1, any more" in caplog.text
+    assert "no file has the best epoch, 1, any more" in logged.text
     found = accuracies(directory)
     assert (found["best_top1"], found["best_epoch"]) == (40.0, 2)
     assert load_tensors(directory / "best.pth")["epoch"] == 2
@@ -491,7 +491,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(name, coefficient, term, buil
 
 def test_held_out_images_choose_the_epoch_and_the_test_is_reported_once(few_digits, tmp_path):
     directory = train("classification", tmp_path, epochs=3, milestones=[2], val_split=40)
-    results = json.loads((directory / "results.json").read_text())
+    results = results_of(directory)
     best = load_checkpoint(directory / "best.pth")
     dataset = hold_out(load_dataset("digits", image_size=8), 40, seed=HOLD_OUT_SEED)
     network = create_model("resnet8", num_classes=10)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from device_tools import OnMeta
-from PIL import Image
 
 from config.options import Protocol
 from dataloaders import Batch, Dataset, ImageTensors, load_dataset, make_train_loader
@@ -170,16 +169,8 @@ def resident() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def streamed(tmp_path_factory) -> Dataset:
-    """13 photographs of 120 x 110 at image size 100: more than what is kept resident."""
-    root = tmp_path_factory.mktemp("photos")
-    for index in range(13):
-        folder = root / "train" / "ab"[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        coarse = np.random.default_rng(index).integers(0, 256, (11, 12, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((120, 110)).save(folder / f"{index:02}.png")
-    (root / "val").symlink_to(root / "train")
-    return load_dataset("ImageFolder", data_dir=root, image_size=100, mean=(0.5,) * 3, std=(0.25,) * 3)
+def streamed(photos) -> Dataset:
+    return load_dataset("ImageFolder", data_dir=photos, image_size=100, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
 def loader_of(dataset: Dataset, protocol: Protocol, batch_size: int = 4, member: Member = ALONE):

@@ -3,7 +3,6 @@
 `Mine` has one of everything that a loss may have. No other file names it.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from sacred.arg_parser import get_config_updates
 from torch import Tensor, nn
-from training_tools import STEPS, differences, outcome, stop_at
+from training_tools import STEPS, differences, outcome, results_of, stop_at
 
 import main_classification
 from algorithms import export
@@ -142,7 +141,7 @@ def directory(folder: Path, method: str = "letKD-2+Mine") -> Path:
 
 def test_a_loss_of_ones_own_is_trained_and_recorded(mine, whole):
     assert list_losses() == ["ce", "words", "decisions", "mine"]
-    results = json.loads((directory(whole) / "results.json").read_text())
+    results = results_of(directory(whole))
     weights = {"ce": 1.0, "words": 1.0, "decisions": 1.0, "mine": 0.5, "mine.memory": 0.3}
     assert results["objective"]["weights"] == weights
     assert results["objective"]["places"]["mine"]["student"]["before stage3"]["channels"] == 64
@@ -207,7 +206,7 @@ def test_the_student_needs_neither_teacher_nor_loss_afterwards(mine, whole, tmp_
     assert command("letKD-2+Mine", tmp_path, *WORDS, *MINE, "evaluate=True") == 0
     assert command("letKD-2+Mine", tmp_path, *WORDS, *MINE, "export=pt2") == 0
     assert run("report", "with", localpath=tmp_path) == 0
-    results = json.loads((directory(tmp_path) / "results.json").read_text())
+    results = results_of(directory(tmp_path))
     (measured,) = results["evaluations"].values()
     assert measured["top1"] == results["top1"]
     (file,) = (directory(tmp_path) / "export").glob("*.pt2")

@@ -26,7 +26,6 @@ from distillation.inputs import (
     told_by,
 )
 from distillation.places import pooling, table
-from storage.documents import log
 from storage.state_dicts import Weights
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
@@ -142,16 +141,12 @@ def test_own_of_what_nobody_tells_is_refused_with_the_options_that_say_it():
         (Weights({}, Path("last.pth"), trained_with={"image_size": 16, "mean": list(MEAN)}), {}, False),
     ],
 )
-def test_a_teacher_that_sees_something_else_than_it_was_trained_on_is_mentioned(
-    weights, updates, is_said, caplog, monkeypatch
-):
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO")
+def test_a_teacher_that_sees_something_else_than_it_was_trained_on_is_mentioned(weights, updates, is_said, logged):
     options = options_of(**updates)
     seen = network_input(options, "teacher", images_of_data(dataset()), weights)
     mention_other(options, "teacher", seen, weights)
-    assert ("; teacher_input=own shows it what it was trained on" in caplog.text) == is_said
-    assert ("note: last.pth was trained on images of" in caplog.text) == is_said
+    assert ("; teacher_input=own shows it what it was trained on" in logged.text) == is_said
+    assert ("note: last.pth was trained on images of" in logged.text) == is_said
 
 
 @pytest.mark.parametrize(
@@ -172,11 +167,9 @@ def test_a_teacher_that_sees_something_else_than_it_was_trained_on_is_mentioned(
         ),
     ],
 )
-def test_a_network_that_sees_something_else_than_the_images_is_mentioned(seen, lines, caplog, monkeypatch):
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO")
+def test_a_network_that_sees_something_else_than_the_images_is_mentioned(seen, lines, logged):
     mention("teacher", seen, IMAGES)
-    assert list(dict.fromkeys(record.getMessage() for record in caplog.records)) == lines
+    assert list(dict.fromkeys(record.getMessage() for record in logged.records)) == lines
 
 
 def test_a_job_on_the_teacher_alone_is_told():

@@ -1,6 +1,5 @@
 """Transforms in front of losses on logits: their names, options and directories, and runs that learn a temperature."""
 
-import json
 import re
 import shutil
 import signal
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from objective_tools import IMAGE_SIZE, objective_of_method
-from training_tools import STEPS, differences, outcome, stop_at
+from training_tools import STEPS, differences, outcome, results_of, stop_at
 
 import main_classification
 from algorithms import check_options
@@ -196,7 +195,7 @@ def test_a_learnt_temperature_is_saved_and_goes_on(folder, tmp_path_factory, mon
     assert set(losses) == {"kd.transforms.ctkd.raw", "kd.transforms.ctkd.reversal"}
     raw = losses["kd.transforms.ctkd.raw"]
     assert raw.shape == () and raw != 1 and losses["kd.transforms.ctkd.reversal"] == -1
-    results = json.loads((directory / "results.json").read_text())
+    results = results_of(directory)
     assert results["method"] == "ctkd:lskd:KD" and results["config"] == NAME
     (found,) = (run for run in collect(folder, default_config).runs if run.experiment == NAME)
     assert found.branch == Path() and found.has_own_name

@@ -15,14 +15,6 @@ C, K = 5, 7
 FEATURES = torch.randn(6, C, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(params=["many patches", "few patches"])
-def _passes(request, monkeypatch):
-    """Both ways to the statistics of a batch, whatever the sizes."""
-    monkeypatch.setattr(
-        letkd_values, "SQUARED_CHANNELS_A_PATCH", {"many patches": 10**6, "few patches": 0}[request.param]
-    )
-
-
 def layer_with(norm: nn.Module) -> KDLayer:
     torch.manual_seed(0)
     layer = KDLayer(C, K, alpha=0.5).double()

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from letkd import KDLayer, chunks
-from letkd import values as letkd_values
 from letkd.values import Statistics, score_statistics, values_alone, values_and_scores
 
 P, C, K = 11, 5, 7
@@ -46,14 +45,6 @@ def fused(*operands, running=None):
 def _chunks(request, monkeypatch):
     elements = {"one chunk": 2**20, "unequal chunks": 4 * K, "single rows": 1}[request.param]
     monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", elements)
-
-
-@pytest.fixture(params=["many patches", "few patches"])
-def _passes(request, monkeypatch):
-    """Both ways to the statistics of a batch, whatever the sizes."""
-    monkeypatch.setattr(
-        letkd_values, "SQUARED_CHANNELS_A_PATCH", {"many patches": 10**6, "few patches": 0}[request.param]
-    )
 
 
 @pytest.mark.usefixtures("_chunks", "_passes")

@@ -20,7 +20,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine import checkpoints
 from engine.checkpoints import (
     NEWEST,
     find_checkpoint,
@@ -112,20 +111,16 @@ def test_damage_to_a_json_document_is_noticed_or_changes_nothing(results):
     assert noticed > 2 * NUM_DAMAGES - 10
 
 
-def test_an_edited_number_is_noticed_and_a_document_that_never_had_a_checksum_is_mentioned(
-    results, caplog, monkeypatch
-):
-    monkeypatch.setattr(checkpoints.log, "propagate", True)
-    caplog.set_level("INFO")
+def test_an_edited_number_is_noticed_and_a_document_that_never_had_a_checksum_is_mentioned(results, logged):
     content = json.loads(results.read_text())
     results.write_text(json.dumps(content | {"top1": 99.0}))
     with pytest.raises(ValueError, match="its checksum does not fit"):
         load_json(results)
-    assert not caplog.text
+    assert not logged.text
     del content["sha256"]
     results.write_text(json.dumps(content))
     assert load_json(results) == content
-    assert "results.json has no checksum" in caplog.text
+    assert "results.json has no checksum" in logged.text
 
 
 def test_a_file_without_checksum_is_read_if_it_is_not_ours(tmp_path):
@@ -186,14 +181,13 @@ def test_names_are_flushed_too_where_the_file_system_knows_how_to(tmp_path, monk
         save_json(tmp_path / "file.json", {"epoch": 5})
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(checkpoints.log, "propagate", True)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, logged):
     for epoch in (1, 2, 3):
         save_last(tmp_path, {"epoch": epoch})
     assert load_checkpoint(find_checkpoint(tmp_path, NEWEST))["epoch"] == 3
     (tmp_path / "last.pth").write_bytes(b"PK torn")
     assert load_checkpoint(find_checkpoint(tmp_path, NEWEST))["epoch"] == 2
-    assert "last.pth is damaged" in caplog.text and "previous.pth" in caplog.text
+    assert "last.pth is damaged" in logged.text and "previous.pth" in logged.text
 
 
 @pytest.mark.parametrize(

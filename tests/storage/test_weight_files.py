@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel
 from architectures import create_model
 from architectures.classifier import classifier_of, num_classes_in
 from engine import weights as engine_weights
-from engine.records import log
 from engine.weights import read_published
 from storage.state_dicts import load_strictly
 from storage.weight_files import WRAPPERS, fitted, name_of_weights
@@ -129,16 +128,14 @@ def checkpoint_of_timm(network, tmp_path) -> tuple[Path, nn.Module]:
     return tmp_path / "checkpoint-3.pth.tar", averaged.module
 
 
-def test_an_average_of_weights_is_taken_where_it_is_asked_for(checkpoint_of_timm, network, caplog, monkeypatch):
+def test_an_average_of_weights_is_taken_where_it_is_asked_for(checkpoint_of_timm, network, logged):
     engine_weights._say.cache_clear()
-    monkeypatch.setattr(log, "propagate", True)
-    caplog.set_level("INFO")
     path, averaged = checkpoint_of_timm
     check_same(path, network)
-    assert f"{path} also holds state_dict_ema, which {path}#state_dict_ema takes" in caplog.text
-    caplog.clear()
+    assert f"{path} also holds state_dict_ema, which {path}#state_dict_ema takes" in logged.text
+    logged.clear()
     check_same(f"{path}#state_dict_ema", averaged)
-    assert "also holds" not in caplog.text
+    assert "also holds" not in logged.text
     with pytest.raises(ValueError, match=r"no entry 'ema' with a state dict; it has state_dict, state_dict_ema"):
         read_published(f"{path}#ema", NETWORK)
 

@@ -19,7 +19,6 @@ config=A.B.C is the module config/A/B/C.py; a pair with any sum of methods needs
 config=CIFAR100.resnetv1.RN56_RN20.letKD-2+DKD. Every key that print_config shows can be set on the command line.
 """
 
-import ast
 import contextlib
 import difflib
 import errno
@@ -66,7 +65,7 @@ from sacred.config import ConfigDict
 from sacred.observers import FileStorageObserver
 from sacred.utils import apply_backspaces_and_linefeeds, set_by_dotted_path
 
-from config.command_lines import command_line, options_for
+from config.command_lines import command_line, options_for, read_value
 from config.experiments import (
     ENTRY_OPTIONS,
     canonical_name,
@@ -145,10 +144,7 @@ def _check_literal(word: str) -> None:
         ValueError: names the option.
     """
     key, _, text = word.partition("=")
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # sacred takes it for a text, or is never asked
-        return
+    value = read_value(text.strip())
     if not is_option_value(value):
         raise ValueError(f"{key.strip()}={reprlib.repr(value)} {OPTION_VALUES}")
 

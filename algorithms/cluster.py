@@ -10,7 +10,6 @@ Whether a job waits or runs, `squeue` says, which knows of a job from the moment
 With `cluster=local` jobs are processes of this machine; what they need is waited for before they are started.
 """
 
-import ast
 import io
 import logging
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from config.command_lines import read_value
 from config.options import Study
 from engine.queued import QueuedCommand, has_begun, last_error
 from engine.records import ROOT, log, now
@@ -314,10 +314,7 @@ def _parameters(texts: list[str]) -> dict[str, Any]:
             raise ValueError(
                 f"cluster_options={text!r} must be parameters with values, like partition=gpu timeout_min=240"
             )
-        try:
-            value = ast.literal_eval(written)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            value = written
+        value = read_value(written)
         own = key.removeprefix("slurm_").removeprefix("local_")
         if own in LISTS:
             value = [written] if not isinstance(value, list) else value

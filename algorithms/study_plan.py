@@ -7,7 +7,6 @@ With `search=` each method first trains with every value of one or two options, 
 training images and lie below the study's own directory, as do teachers and words that have not seen these images.
 """
 
-import ast
 import hashlib
 import itertools
 import json
@@ -37,6 +36,7 @@ from algorithms.prepare import (
 from algorithms.run import steps_before
 from algorithms.train import Training
 from algorithms.trials import check_alike, finished_training
+from config.command_lines import read_value
 from config.experiments import (
     ENTRY_OPTIONS,
     changed_networks,
@@ -487,10 +487,7 @@ def _searched(texts: list[str]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for text in texts:
         key, _, written = (part.strip() for part in text.partition("="))
-        try:
-            values = ast.literal_eval(written)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            values = None
+        values = read_value(written)
         if not isinstance(values, list) or len(values) < 2 or not all(map(is_option_value, values)):
             raise ValueError(f"search={text!r} must be an option with several values, like kd.temperature=[2,4,8]")
         if key in found:

@@ -8,16 +8,15 @@ share of patches whose nearest word or sub-class is another one, and the mean to
 distributions, half of sum_k |p_k - q_k|: 0 where they agree, 1 where they share nothing.
 """
 
-import ast
 import datetime
 import sys
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from algorithms import check_options
 from algorithms.teaching import open_objective
+from config.command_lines import read_value
 from config.options import Options
 from dataloaders import Batch, load_dataset, make_eval_loader
 from distillation.losses.decisions import Decisions
@@ -85,18 +84,11 @@ def measure(options: Options) -> Sums:
 
 def read_options(words: list[str]) -> Options:
     """The checked options of an experiment with `key=value`, as the entry reads them."""
-    updates = {key: _value(text) for key, text in (word.split("=", 1) for word in words)}
+    updates = {key: read_value(text) for key, text in (word.split("=", 1) for word in words)}
     config = default_config(updates["config"])
     updates = check_updates(updates, config)
     check_options(config | updates)
     return Options.of(config | updates)
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def main(words: list[str]) -> None:

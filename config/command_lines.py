@@ -39,10 +39,14 @@ def typed(value: Any) -> str:
     return str(value).replace(" ", "") if is_of_numbers else str(value)
 
 
+def read_value(text: str) -> Any:
+    """What sacred reads the value of an option as: one of Python's literals, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return text
+
+
 def _is_read_as_text(text: str) -> bool:
     """Whether this is the text that is read where it stands without quotes; 5 is a number, and None nothing."""
-    try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text == text.strip()
-    return False
+    return read_value(text) is text and text == text.strip()

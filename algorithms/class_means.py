@@ -14,8 +14,8 @@ from torch import Tensor
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from architectures import outline
-from distillation.prepared import means_path, save_means
 from distillation.signals import Network, Wanted
+from distillation.supervision_files import means_path, save_means
 from engine.progress import phase
 from engine.records import duration, log, save_results
 from letkd.processes import all_sum, by_first

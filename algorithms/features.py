@@ -22,7 +22,7 @@ from architectures import Input, InputConfig, Place, create_model, create_on_met
 from dataloaders import Batch, Dataset, outline_dataset
 from distillation.build import load_trained
 from distillation.inputs import handed_on, images_of_data, input_of_student, mention, mention_other, role_of
-from distillation.prepared import save_supervision
+from distillation.supervision_files import save_supervision
 from engine.progress import Line, phase
 from engine.records import log
 from engine.weights import UnfinishedError, find_weights

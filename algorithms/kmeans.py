@@ -16,7 +16,8 @@ from architectures import Place
 from dataloaders import Dataset
 from dataloaders.unlabelled import digest_of_pictures
 from distillation.expressions import PENULTIMATE
-from distillation.prepared import codebook_path, pooled_apart
+from distillation.prepared import pooled_apart
+from distillation.supervision_files import codebook_path
 from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
 from letkd.parts import summed

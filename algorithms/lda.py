@@ -9,7 +9,8 @@ from torch import Tensor
 from algorithms.base import Results
 from algorithms.features import OfflineAlgorithm
 from architectures import Place, TappedNetwork
-from distillation.prepared import decisions_path, pooled_apart
+from distillation.prepared import pooled_apart
+from distillation.supervision_files import decisions_path
 from engine.records import duration, log, save_results
 from letkd.fit import fit_maps
 from letkd.processes import member

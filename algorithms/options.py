@@ -11,7 +11,7 @@ from config.options import OFFLINE, OPTIONS, PATCHES, Protocol
 from config.schema import filled, like
 from dataloaders.mixing import check_pairs
 from distillation.expressions import described
-from distillation.prepared import codebook_path
+from distillation.supervision_files import codebook_path
 from engine.checkpoints import BEST, LAST, PREVIOUS, REPLACED, STOPPED
 from engine.optimization import TIMM
 from engine.records import CURVES, LOCK, LOG, PROGRESS, RESULTS, RESULTS_LOCK

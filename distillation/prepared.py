@@ -1,25 +1,13 @@
-"""What was made from a teacher: finding the files, reading ours and the authors', and naming the jobs that make them.
+"""What was made from a teacher: finding the files, comparing what they say with a run, and the jobs that make them.
 
-Files, below <localpath>, for a supervision experiment A.B.C:
+What the files are called, and how they are read, is in `distillation/supervision_files.py`. A pair whose student has a
+coarser grid needs averaged maps. `pooled2` in a name says so, where `downscale` of the supervision experiment itself is
+another one. For a teacher that is given by its weights alone this experiment is weights.<data set>.<their fingerprint>.
 
-    VQ/A/B/C/codebook_K4096.pth                                 ours, of the penultimate map
-    VQ/A/B/C/codebook_<tap>_K4096.pth                           ours, of another one
-    VQ/A/B/C/codebook_pooled2_K4096.pth                         ours, of maps averaged over 2 x 2
-    VQ/A/B/C/codebook_unlabelled_K4096.pth                      ours, of pictures without labels (`unlabelled_share=1`)
-    VQ/A/B/C/vector_quantizer_kmeansK4096_net_epoch*            the authors'
-    LDA/A/B/C/decisions_<tap>_S8_L60.pth                        ours
-    LDA/A/B/C/{lda_model_scalings, lda_model_xbar, centers_subclass_8[_60], final_scores_8[_60]}.npy    the authors'
-    class_means/A/B/C/class_means.pth                           ours, of the pooled vectors, of the teacher
-
-A pair whose student has a coarser grid needs averaged maps. `pooled2` says so, in names of decisions likewise, where
-`downscale` of A.B.C itself is another one. For a teacher that is given by its weights alone A.B.C is
-weights.<data set>.<their fingerprint>.
-
-Ours are supervision as `letkd.load_supervision` reads it, and a file that `Supervision.save` wrote can be chosen in
-their place: of its maps the teacher's is taken. Of what the map is that it was made from, a file must say what the run
-has: teacher, tap, pooling, grid, images and their preparation; and the LDA components that were asked for. What chose
-among equals, like the seed, and how exactly it was computed it says as well, and any is taken. What it does not say is
-not compared: make_supervision knows no data set. The authors' files have no record and are taken as they are.
+Of what the map is that it was made from, a file must say what the run has: teacher, tap, pooling, grid, images and
+their preparation; and the LDA components that were asked for. What chose among equals, like the seed, and how exactly
+it was computed it says as well, and any is taken. What it does not say is not compared: make_supervision knows no data
+set. The authors' files have no record and are taken as they are.
 """
 
 import math
@@ -28,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,25 +29,23 @@ from distillation.losses import find_loss
 from distillation.objective import Teacher
 from distillation.places import image_size, pooling, stage_of, teacher_path
 from distillation.signals import Network
-from letkd import Codebook, MapSupervision, SubclassTargets, Supervision
-from letkd.supervision import (
-    CODEBOOK_TENSORS,
-    DECISION_TENSORS,
-    EARLIER_FORMAT,
-    FORMAT,
-    check_decisions,
-    check_dense,
-    check_finite,
-    earlier_fingerprint,
-    read_supervision,
+from distillation.supervision_files import (
+    SupervisionFile,
+    codebook_path,
+    decisions_path,
+    means_path,
+    read_codebook,
+    read_decisions,
+    read_means,
+    read_ours,
 )
+from letkd import Codebook, SubclassTargets
+from letkd.supervision import CODEBOOK_TENSORS, DECISION_TENSORS, check_decisions, check_finite, earlier_fingerprint
 from results.places import OutdatedError, Requirement, output_directory
 from results.settings import PREPARATION
 from storage.documents import log
-from storage.tensor_files import first_line, load_tensors, save_tensors
+from storage.tensor_files import load_tensors
 
-EARLIER_CODEBOOK, EARLIER_DECISIONS = "letkd-codebook-1", "letkd-decisions-1"  # one map each, and less of what it is
-MEANS_FORMAT = "letkd-class-means-1"
 PUBLISHED_COMPONENTS = 60  # of the authors' LDA files
 BY_WEIGHTS = "weights"  # the first part of what supervision is called whose teacher has no experiment
 # What tells the job on a pair which supervision is wanted.
@@ -157,16 +142,6 @@ def pooled_apart(supervision: str, side: int) -> int | None:
     return None if side == usual else side
 
 
-@dataclass(frozen=True)
-class _File:
-    """What a file has for a map of the teacher: tensors, and what it says of their making; the authors' say nothing."""
-
-    path: Path
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any] | None = None
-    made_from: MapSupervision | None = None
-
-
 def open_codebook(options: Options, student: Network, teacher: Teacher) -> Codebook:
     """The teacher's words, for a student with these maps."""
     name, words = options.pair.teacher, options.words
@@ -244,112 +219,26 @@ def _draw_means(options: Options, student: Network, teacher: Teacher) -> Tensor:
     return torch.rand(student.outline.num_classes, teacher.network.outline.num_features)
 
 
-def _read_codebook(options: Options) -> _File:
-    """The teacher's words."""
+def _read_codebook(options: Options) -> SupervisionFile:
     path = _find_codebook(options)
     if path is None:
         raise FileNotFoundError(_codebook_job(options).what)
-    content = load_tensors(path)
-    if "format" not in content and "network" in content:
-        return _File(path, {"centroids": _authors_centroids(path, content)})
-    return _read_ours(path, content, teacher_path(options, "words"), CODEBOOK_TENSORS)
+    return read_codebook(path, teacher_path(options, "words"))
 
 
-def _read_decisions(options: Options) -> _File:
-    """The teacher's decisions."""
+def _read_decisions(options: Options) -> SupervisionFile:
     path = _find_decisions(options)
     if path is None:
         raise FileNotFoundError(_decisions_job(options).what)
-    if path.suffix == ".npy":
-        return _File(path, _authors_decisions(path))
-    return _read_ours(path, load_tensors(path), teacher_path(options, "decisions"), DECISION_TENSORS)
+    return read_decisions(path, teacher_path(options, "decisions"))
 
 
 def _read_means(options: Options) -> tuple[Path, Tensor, dict[str, Any]]:
-    """The teacher's class means, and what their file says of their making."""
+    """The file, the means in it, and what it says of their making."""
     path = _find_means(options)
     if path is None:
         raise FileNotFoundError(_means_job(options).what)
-    content = load_tensors(path)
-    if content.get("format") != MEANS_FORMAT:
-        raise ValueError(f"{path} holds no class means ({MEANS_FORMAT})")
-    if not isinstance(content.get("record"), dict):
-        raise ValueError(f"{path} is damaged: it has no record of what made it")
-    check_dense(content, ("means",), path)
-    return path, content["means"], content["record"]
-
-
-def _read_ours(path: Path, content: dict[str, Any], place: str, names: tuple[str, ...]) -> _File:
-    """The tensors `names` of the map at module path `place`; where there is none, those of another map.
-
-    Raises:
-        ValueError: the file has no such tensors, or no record.
-    """
-    earlier, what = {
-        CODEBOOK_TENSORS: (EARLIER_CODEBOOK, "codebook"),
-        DECISION_TENSORS: (EARLIER_DECISIONS, "decision scores"),
-    }[names]
-    if content.get("format") == earlier:
-        if not isinstance(content.get("record"), dict):
-            raise ValueError(f"{path} is damaged: it has no record of what made it")
-        check_dense(content, names, path)
-        return _File(path, {name: content[name] for name in names}, content["record"])
-    if content.get("format") not in (FORMAT, EARLIER_FORMAT):
-        also = " nor the authors' format" if names == CODEBOOK_TENSORS else ""
-        raise ValueError(f"{path} holds no {what}: neither {FORMAT}, {earlier}{also}")
-    supervision = read_supervision(content, path)
-    found = {at: made for at, made in supervision.items() if (made.num_subclasses is None) == (what == "codebook")}
-    if not found:
-        other = "a codebook" if names == DECISION_TENSORS else "decision scores"
-        raise ValueError(f"{path} holds no {what}; it holds {other} of {', '.join(supervision)}")
-    made = found.get(place) or next(iter(found.values()))
-    side = set(made.image_shape[1:])
-    said = {
-        "teacher": made.teacher,
-        "tap": place if place in found else ", ".join(found),
-        "downscale": made.pooling,
-        "grid": list(made.grid),
-        "image_size": side.pop() if len(side) == 1 else list(made.image_shape[1:]),
-    }
-    return _File(path, {name: made.tensors[name] for name in names}, made.record | said, made)
-
-
-def codebook_path(
-    directory: Path, num_words: int, *, tap: str | None = None, pooled: int | None = None, label_free: bool = False
-) -> Path:
-    """The file of a codebook.
-
-    Args:
-        tap: module path of its map; None for the penultimate one.
-        pooled: as `pooled_apart`.
-        label_free: whether it is of pictures without labels.
-    """
-    return directory / _file_name("codebook_unlabelled" if label_free else "codebook", tap, pooled, f"K{num_words}")
-
-
-def decisions_path(
-    directory: Path, tap: str, *, num_subclasses: int, num_components: int, pooled: int | None = None
-) -> Path:
-    """The file of decision scores; arguments as of a codebook."""
-    return directory / _file_name("decisions", tap, pooled, f"S{num_subclasses}_L{num_components}")
-
-
-def _file_name(what: str, tap: str | None, pooled: int | None, numbers: str) -> str:
-    return "_".join(filter(None, (what, tap, pooled and f"pooled{pooled}", numbers))) + ".pth"
-
-
-def save_supervision(path: Path, *made: MapSupervision) -> None:
-    """Write a file of the teacher's maps, for the jobs and for `letkd.load_supervision`."""
-    save_tensors(path, Supervision({found.path: found for found in made}).content())
-
-
-def means_path(directory: Path) -> Path:
-    return directory / "class_means.pth"
-
-
-def save_means(path: Path, means_NC: Tensor, record: dict[str, Any]) -> None:
-    """Write class means; `record` says of which teacher and images they are."""
-    save_tensors(path, {"format": MEANS_FORMAT, "means": means_NC, "record": record})
+    return path, *read_means(path)
 
 
 def _find_codebook(options: Options) -> Path | None:
@@ -388,7 +277,7 @@ def _averaged_over(side: int, path: Path, tap: str, names: tuple[str, ...]) -> P
     """A file of an earlier version, whose name does not say what maps were averaged over, where its content says it."""
     if not path.is_file():
         return None
-    return path if _read_ours(path, load_tensors(path), tap, names).facts.get("downscale") == side else None
+    return path if read_ours(path, load_tensors(path), tap, names).facts.get("downscale") == side else None
 
 
 def _find_means(options: Options) -> Path | None:
@@ -423,7 +312,7 @@ def _expected_of_teacher(options: Options, teacher: Teacher) -> dict[str, Any]:
     return own | images | (teacher.seen.facts() if teacher.seen else {})
 
 
-def _check_made_from(file: _File, options: Options, student: Network, teacher: Teacher, key: str) -> None:
+def _check_made_from(file: SupervisionFile, options: Options, student: Network, teacher: Teacher, key: str) -> None:
     """Compare what a file says of its making with this run, whose teacher is not folded yet.
 
     Raises:
@@ -492,39 +381,6 @@ def _agree(found: Any, wanted: Any) -> bool:
 
 def _shortened(fact: Any) -> str:
     return f"{fact[:12]}..." if isinstance(fact, str) and len(fact) == DIGEST_LENGTH else str(fact)
-
-
-def _authors_centroids(path: Path, content: dict[str, Any]) -> Tensor:
-    network = content["network"]
-    if not isinstance(network, dict) or "_embedding.weight" not in network:
-        raise ValueError(f"{path} holds no codebook: neither {FORMAT} nor the authors' format")
-    check_dense(network, ["_embedding.weight"], path)
-    return network["_embedding.weight"]
-
-
-def _authors_decisions(scores_path: Path) -> dict[str, Tensor]:
-    names = {
-        "scalings": "lda_model_scalings.npy",
-        "xbar": "lda_model_xbar.npy",
-        "centers": scores_path.name.replace("final_scores", "centers_subclass"),
-        "decisions": scores_path.name,
-    }
-    return {key: _read_array(scores_path.with_name(name)) for key, name in names.items()}
-
-
-def _read_array(path: Path) -> Tensor:
-    """The numbers of a .npy file as float64. It is mapped first: a header that claims more than the file has fails."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}, which belongs to the decision scores beside it")
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header can fail in any way
-        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
-    if mapped.dtype.kind != "f":
-        raise ValueError(f"{path} holds {mapped.dtype} values, not floating-point numbers")
-    array = torch.from_numpy(mapped.astype(np.float64))
-    check_finite({path.name: array}, path)
-    return array
 
 
 @dataclass(frozen=True)

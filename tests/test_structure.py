@@ -22,7 +22,7 @@ from config import recipes
 from config.experiments import ENTRY_OPTIONS, list_experiments, load_experiment
 from config.options import Options
 from dataloaders import Dataset, ImageTensors, list_datasets
-from distillation import prepared
+from distillation import supervision_files
 from engine.optimization import make_optimizer
 from engine.step import descend
 from results.places import output_directory
@@ -407,14 +407,14 @@ def with_supervision(tmp_path, monkeypatch):
                 tap.path, tensors, IDENTITY, grid=(side, side), image_size=MADE_UP.image_size, pooling=pooling,
                 num_subclasses=num_subclasses, dataset=config["dataset"], val_split=config["val_split"],
             )  # fmt: skip
-            prepared.save_supervision(path, made)
+            supervision_files.save_supervision(path, made)
 
         tap = network.penultimate
-        path = prepared.codebook_path(places["kmeans"], NUM_WORDS)
+        path = supervision_files.codebook_path(places["kmeans"], NUM_WORDS)
         save(path, tap, {"centroids": torch.zeros(NUM_WORDS, tap.channels)})
         if "subclasses_per_class" in config:
             tap, rows = network.intermediate, NUM_CLASSES * NUM_SUBCLASSES
-            path = prepared.decisions_path(
+            path = supervision_files.decisions_path(
                 places["LDA"], tap.path, num_subclasses=NUM_SUBCLASSES, num_components=config["lda_components"]
             )
             shapes = {

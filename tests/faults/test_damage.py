@@ -34,12 +34,13 @@ from architectures import create_model
 from config.options import Options
 from dataloaders import load_dataset
 from distillation.objective import Teacher
-from distillation.prepared import DECISION_TENSORS, open_codebook, open_means, open_subclasses
+from distillation.prepared import open_codebook, open_means, open_subclasses
 from distillation.signals import Network
 from engine.checkpoints import BEST, LAST, STOPPED, load_checkpoint, save_checkpoint
 from engine.records import PROGRESS, RESULTS
 from engine.weights import read_published
 from letkd.files import OUR_FORMATS
+from letkd.supervision import DECISION_TENSORS
 from storage.tensor_files import (
     checksum_path,
     load_json,

@@ -23,8 +23,8 @@ from dataloaders import Batch, Dataset, ImageTensors
 from distillation.build import build_student
 from distillation.losses.fitnet import FitNet
 from distillation.objective import Objective
-from distillation.prepared import save_supervision
 from distillation.signals import Signals
+from distillation.supervision_files import save_supervision
 from engine.optimization import make_optimizer
 from engine.step import descend
 from letkd import Student, pool_map

@@ -143,7 +143,6 @@ def test_autocast_leaves_images_in_float32(size):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("size", [None, 16])
 def test_a_gpu_computes_the_same_and_nobody_waits_for_it(size):
     pixels, on_cpu = pixels_of(4, 32, 32, 3), Input(MEAN, STD, image_size=size)

@@ -100,7 +100,6 @@ def test_seeds_of_neighbouring_runs_and_epochs_never_meet():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_augments_as_the_cpu_does():
     images = random_images(256)
     draws = draw_epoch(256, padding=PADDING, flip=True, seed=0, epoch=0)

@@ -145,7 +145,6 @@ def test_a_resident_step_reads_nothing_back(resident):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("augmentation", [EVERYTHING, RESIZED])
 def test_a_step_never_waits_for_the_gpu_and_equals_the_cpu(augmentation, resident):
     batches = iter(train_loader(resident, augmentation, device="cuda"))

@@ -336,7 +336,6 @@ def test_batch_sizes_that_cannot_work_are_refused(resident):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_resident_step_never_waits_for_the_gpu_and_equals_the_cpu(resident):
     loader = train_loader(resident, device="cuda")
     batches = iter(loader)

@@ -41,10 +41,11 @@ from storage.documents import load_json
 DOCS = ROOT / "docs"
 OWN_METHOD = DOCS / "own-method.md"
 # The long ones repeat jobs of the short ones and draw pictures; `test_docs` asks the entry about their commands, too.
-SHORT = ["own-images.md", "own-network.md", "weights.md", "options.md", "commands.md", "runs.md", "recipes.md"]
-SHORT += ["teacher-cache.md"]
+SHORT = [
+    "own-images.md", "own-network.md", "weights.md", "options.md", "commands.md", "runs.md", "recipes.md",
+    "teacher-cache.md", "networks.md",
+]  # fmt: skip
 LONG = ["demo.md", "how-it-works.md", "reproduce.md", "studies.md", "watch.md"]
-SHORT += ["networks.md"]
 APART = ["export.md", OWN_METHOD.name]  # have a test of their own
 HERE = ("digits.", "numbers.", "ImageFolder.", "mine.")  # experiments whose images are here
 NUM_TRAIN, NUM_EVAL = 128, 64  # digits, also those of two-digit numbers: two steps an epoch

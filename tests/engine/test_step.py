@@ -60,8 +60,6 @@ def train(kind: type[TrainStep], objective: TinyObjective, device: str) -> tuple
     ("kind", "device"), [(Replaying, "cpu"), pytest.param(GraphedStep, "cuda", marks=pytest.mark.gpu)]
 )
 def test_recorded_steps_train_as_plain_ones(kind, device):
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     torch.manual_seed(0)
     objective = TinyObjective()
     losses, trained, _ = train(TrainStep, objective, device)
@@ -102,8 +100,6 @@ def test_a_rate_that_is_a_tensor_may_change_without_another_recording():
 @pytest.mark.gpu
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_recorded_steps_of_a_cosine_train_as_plain_ones(optimizer):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     torch.manual_seed(0)
     protocol = Protocol(optimizer=optimizer, schedule="cosine", clip_gradients=1.0)
     objective = TinyObjective().cuda()

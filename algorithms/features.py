@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.base import Algorithm
-from algorithms.teaching import missing_weights
+from algorithms.teaching import for_new_network, missing_weights
 from architectures import Input, InputConfig, Place, create_model, create_on_meta, outline
 from dataloaders import Batch, Dataset, outline_dataset
 from distillation.build import load_trained
@@ -45,7 +45,8 @@ class OfflineAlgorithm(Algorithm):
 
     def missing_requirements(self) -> Iterator[Requirement]:
         name, chosen = self.network_name, self.options.network.weights
-        sees = handed_on(self.options, role_of(self.options))
+        role = role_of(self.options)
+        sees = handed_on(for_new_network(self.options, role), role)
         yield from missing_weights(self.options, network=name, experiment=self.trained_as, chosen=chosen, sees=sees)
 
     def check_images(self, open_images: Callable[[dict[str, Any] | None], Dataset]) -> None:
@@ -68,7 +69,8 @@ class OfflineAlgorithm(Algorithm):
         if known is not None and dataset.classes != tuple(known["classes"]):
             log.info("note: %s was trained on other classes than those of %s", self.weights.source, dataset.name)
             dataset = open_images(None)
-        self.seen = input_of_student(self.options, dataset, self.weights)
+        options = self.options if self.weights.state else for_new_network(self.options, role_of(self.options))
+        self.seen = input_of_student(options, dataset, self.weights)
         return dataset
 
     def check_network(self) -> None:

@@ -68,10 +68,15 @@ def for_new_teacher(options: Options) -> Options:
     """
     pair = options.pair
     is_asked = pair is not None and mode(options, TEACHER) == OWN and needs_weights(options)
-    if not is_asked or pair.teacher_weights or not pair.teacher_experiment or options.experiment.published_weights:
+    if not is_asked or pair.teacher_weights or not pair.teacher_experiment:
         return options
-    is_there = weights_so_far(options) is not None
-    return options if is_there or not untold(options, TEACHER, None) else options.changed(teacher_input=None)
+    return options if weights_so_far(options) is not None else for_new_network(options, TEACHER)
+
+
+def for_new_network(options: Options, role: str) -> Options:
+    """The options of a job on a network that is yet to be trained here: as `for_new_teacher`."""
+    is_untold = mode(options, role) == OWN and not options.experiment.published_weights and untold(options, role, None)
+    return options.changed(**{f"{role}_input": None}) if is_untold else options
 
 
 def with_supervision(options: Options) -> Options:

@@ -25,7 +25,7 @@ from engine.progress import within
 from engine.records import RESULTS, complete_results, log, read_results, results_to_itself
 from engine.weights import load_own
 from results.places import output_directory, run_directory
-from results.settings import MEASUREMENTS, TOP_K, changed_settings, seed_of
+from results.settings import MEASUREMENTS, TOP_K, UNTRAINED, changed_settings, seed_of
 from storage.tensor_files import save_json
 
 TRIALS = "trials.json"
@@ -34,6 +34,8 @@ AVERAGE_FIGURES = ("average_top1", "best_average_top1")  # of runs that keep an 
 STARTED_FROM = "init_fingerprint"
 # What a run records of the numbers that made it, and what that is.
 MADE_BY = FINGERPRINTS | {STARTED_FROM: "the weights that it started from"}
+
+NO_CLASSIFIER = "note: nothing has trained the classifiers, so their accuracy says nothing"
 
 Figures = dict[str, float]
 
@@ -199,6 +201,8 @@ def _summarized(directory: Path, seeds: list[int]) -> Results:
     content["summaries"] = {
         name: _summary({seed: found[name] for seed, found in figures.items() if name in found}) for name in names
     }
+    for name in {name for results in alike.values() for name in _of_untrained(results)}:
+        content["summaries"][name]["classifier"] = UNTRAINED
     return complete_results(content)
 
 
@@ -212,7 +216,9 @@ def format_summary(summary: Results, *, num_classes: int | None = None) -> str:
     rows = [["seed", *columns]]
     rows += [[name, *(f"{line[key]:.2f}" if key in line else "-" for key in columns)] for name, line in lines.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    untrained = [NO_CLASSIFIER] if summary.get("classifier") == UNTRAINED else []
+    return "\n".join(table + untrained)
 
 
 def _job(job: Job) -> str:
@@ -272,6 +278,16 @@ def _figures(results: Results) -> Iterator[tuple[str, Figures]]:
         measurements: dict[str, dict[str, Any]] = results.get(part, {})
         for name, measured in measurements.items():
             yield f"{job} {name}", {key: value for key, value in measured.items() if isinstance(value, float)}
+
+
+def _of_untrained(results: Results) -> Iterator[str]:
+    """Of the names of `_figures` those of a classifier that nothing has trained."""
+    if results.get("classifier") == UNTRAINED:
+        yield "train"
+    for job, part in MEASUREMENTS.items():
+        for name, measured in results.get(part, {}).items():
+            if measured.get("classifier") == UNTRAINED:
+                yield f"{job} {name}"
 
 
 def _summary(figures: dict[int, Figures]) -> Results:

@@ -24,8 +24,7 @@ def check_unlabelled(options: Options) -> None:
     """
     data, protocol = options.data, options.protocol
     if data.unlabelled is None:
-        if data.unlabelled_share != OPTIONS["unlabelled_share"].default:
-            raise ValueError(f"unlabelled_share={data.unlabelled_share:g} is of pictures: unlabelled= their folder")
+        _refuse_share_of_none(options)
         return
     if mixes(protocol):
         raise ValueError(f"{named(protocol)} mixes labels too, and unlabelled= brings images without; leave out one")
@@ -45,6 +44,7 @@ def check_pictures_of_words(options: Options) -> None:
     """
     data = options.data
     if data.unlabelled is None:
+        _refuse_share_of_none(options)
         return
     if not data.is_label_free:
         raise ValueError(
@@ -53,6 +53,12 @@ def check_pictures_of_words(options: Options) -> None:
         )
     refuse_evaluation(data.unlabelled, options.run.data_dir, val_split=data.val_split)
     find_pictures(data.unlabelled)
+
+
+def _refuse_share_of_none(options: Options) -> None:
+    share = options.data.unlabelled_share
+    if share != OPTIONS["unlabelled_share"].default:
+        raise ValueError(f"unlabelled_share={share:g} is of pictures: unlabelled= their folder")
 
 
 def open_unlabelled(options: Options, dataset: Dataset) -> Unlabelled | None:

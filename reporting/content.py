@@ -28,7 +28,7 @@ from reporting.tables import (
     shown,
 )
 from results.collect import SUPERVISION, Config, Run
-from results.settings import MEASUREMENTS, SEEDS
+from results.settings import MEASUREMENTS, SEEDS, UNTRAINED
 
 JOBS = {
     "train": "training", "evaluate": "evaluation", "probe": "linear probe", "export": "export",
@@ -221,7 +221,7 @@ def _cell(key: str, cell: Cell | None) -> list[Entry]:
 
 
 def _measured(cell: Cell, group: Group) -> Entry:
-    notes = [text.num_runs(group)]
+    notes = [text.num_runs(group), *([text.NO_CLASSIFIER] if group.is_untrained else [])]
     published = cell.published_for(group)
     if published and published.top5 is not None:
         notes.append(f"top-5 {text.percent(group.statistic('top5'))}")
@@ -382,7 +382,8 @@ def _experiment(anchor: str, runs: list[Run], part: Part) -> Experiment:
 def _headline(group: Group) -> str:
     """The last epoch, and the best one of a training."""
     last, best = text.percent(group.statistic("top1")), group.statistic("best_top1")
-    return f"{last} % (best {text.percent(best)} %)" if group.is_trained and best else f"{last} %"
+    told = f"{last} % (best {text.percent(best)} %)" if group.is_trained and best else f"{last} %"
+    return f"{told}, {text.NO_CLASSIFIER}" if group.is_untrained else told
 
 
 def _runs(runs: list[Run], groups: list[Group]) -> Table | None:
@@ -392,7 +393,7 @@ def _runs(runs: list[Run], groups: list[Group]) -> Table | None:
         facts = run.facts
         status = text.state(run)
         status += "; not counted: its seed is among the trials" if run.place in repeated else ""
-        status += "; nothing has trained its classifier" if facts.get("classifier") == "untrained" else ""
+        status += "; nothing has trained its classifier" if facts.get("classifier") == UNTRAINED else ""
         best, notes = NONE, ([], [])  # of the average of the weights, below the student's figures
         if run.mode == "train" and facts.get("best_top1") is not None:
             best = f"{facts['best_top1']:.2f} ({facts.get('best_epoch')})"

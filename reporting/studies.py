@@ -11,7 +11,6 @@ from results.studies import CONFIDENCE, DONE, FEWEST_SEEDS, TAUGHT_BY, Paired, i
 NONE = "-"
 NOISE = "within the noise of seeds"
 AVERAGE = "average_top1"
-NO_CLASSIFIER = "untrained classifier"
 
 
 class StudyTable(NamedTuple):
@@ -77,7 +76,7 @@ def _compared(member: Config, study: Config, figure: str = "top1") -> tuple[Pair
     is_compared = base is not None and member["method"] != against
     untrained = is_untrained(member) or (is_compared and is_untrained(base))
     found = paired(top1, top1_of(base, figure)) if is_compared and not untrained else None
-    difference = [NONE, NONE, NO_CLASSIFIER if untrained else ""]
+    difference = [NONE, NONE, text.NO_CLASSIFIER if untrained else ""]
     if found is not None:
         difference = [text.difference(found.mean), _interval(found.interval), _verdict(found, len(top1))]
     is_average = figure == AVERAGE

@@ -17,7 +17,7 @@ from config.command_lines import command_line, typed
 from config.experiments import ALONE, NETWORKS, defaults_for, trains_alone
 from results.collect import NOT_RECORDED, SUPERVISION, Collection, Config, Run
 from results.places import folders_of
-from results.settings import FOLDER_DATASETS, bearing, changed_settings
+from results.settings import FOLDER_DATASETS, UNTRAINED, bearing, changed_settings
 
 TEACHER, STUDENT = "teacher", "student"
 METHODS = ("QuEST", "letKD-1", "letKD-2")
@@ -102,6 +102,11 @@ class Group:
     @property
     def is_trained(self) -> bool:
         return self.runs[0].mode == "train"
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether nothing has trained the classifiers, so that their accuracy says nothing."""
+        return any(run.facts.get("classifier") == UNTRAINED for run in self.runs)
 
     @property
     def marks(self) -> list[str]:

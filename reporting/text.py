@@ -11,6 +11,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 MARK = "◇"  # before settings that are not the defaults
 DEFAULTS = "defaults"
 NUM_LEAST = 3  # classes that are named
+NO_CLASSIFIER = "untrained classifier"  # beside an accuracy that says nothing
 
 
 def marked(marks: list[str]) -> str:

@@ -280,6 +280,19 @@ def test_a_teacher_that_is_yet_to_be_trained_will_have_seen_the_images_of_the_ru
     assert read(tmp_path, Path("digits", "RN8"))["options"]["network_input"] is None
 
 
+@pytest.mark.parametrize("job", [{"kmeans": 16}, {"class_means": True}])
+def test_a_network_alone_that_is_yet_to_be_trained_will_have_seen_the_images_of_the_run_too(tmp_path, job):
+    config = configure(tmp_path, "digits.RN8", network_input="own", image_size=8) | job
+    run = make_algorithm(config)
+    steps = steps_before(run)
+    assert [step.job.mode for step in steps] == ["train"]
+    for made in (steps[0].job, run):
+        copy.copy(made).check_images(made.open_training_data)
+    type(steps[0].job)(steps[0].job.options.changed(epochs=1, milestones=[])).run()
+    run.run()
+    assert run.seen.image_size == 8 and steps_before(make_algorithm(config)) == []
+
+
 def test_the_average_of_the_student_sees_what_it_sees(tmp_path):
     config = main_classification.default_config("digits.RN8.KD") | FAST | {"teacher": "ema", "image_size": 16}
     config |= {"localpath": str(tmp_path), "student_size": 8, "average": True}

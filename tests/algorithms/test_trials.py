@@ -92,6 +92,21 @@ def test_top5_stands_in_the_table_where_it_says_something(num_classes, is_shown,
     assert ("top5" in heading) == is_shown and "top1" in heading
 
 
+def test_figures_of_classifiers_that_nothing_has_trained_say_so(config, folder):
+    def blind(trial: dict) -> dict:
+        results = train(trial)
+        untrained = {"top1": results["top1"], "classifier": "untrained"}
+        measured = {"evaluations": {"last": untrained}, "linear_probe": {"last": {"top1": 80.0}}}
+        return save_results(directory_of(trial), results | measured | {"classifier": "untrained"})
+
+    summaries = run(config, Runs(blind))["summaries"]
+    assert load_json(folder / TRIALS)["summaries"] == summaries
+    told = {name: format_summary(summary).splitlines()[-1] for name, summary in summaries.items()}
+    said = "note: nothing has trained the classifiers, so their accuracy says nothing"
+    assert told["train"] == told["evaluate last"] == said and told["probe last"].split()[0] == "std"
+    assert "classifier" not in run(config | {"localpath": str(folder)}, Runs())["summaries"]["train"]
+
+
 def test_one_seed_has_no_deviation(config):
     summary = run(config | {"trials": 0, "seeds": [4]}, Runs())["summaries"]["train"]
     assert summary["mean"]["top1"] == 94 and summary["std"] is None

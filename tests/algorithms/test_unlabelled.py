@@ -237,7 +237,7 @@ def test_an_untrained_classifier_is_said_by_all_that_read_it(tmp_path, own_image
     usage.open()
     assert usage.is_untrained
     labelled = label_free(tmp_path, own_images)
-    run_config(labelled | {"kmeans": 16})
+    run_config(labelled | {"kmeans": 16, "unlabelled_share": 0.5})
     without = PICTURES["usage"](Options.of(labelled), "")
     with pytest.raises(
         ValueError,
@@ -277,6 +277,7 @@ def test_logits_of_the_teacher_train_the_classifier_without_labels(folder, pictu
     ({}, r"^words are of labelled images unless unlabelled_share=1; leave out unlabelled=.*, or say unlabelled_s"),
     ({"unlabelled": "nowhere"}, r"^words are of labelled images unless unlabelled_share=1; leave out .*=nowhere,"),
     ({"unlabelled": "nowhere", "unlabelled_share": 1.0}, r"^unlabelled=nowhere: there is no such folder"),
+    ({"unlabelled": None, "unlabelled_share": 1.0}, r"^unlabelled_share=1 is of pictures: unlabelled= their folder$"),
 ])  # fmt: skip
 def test_pictures_that_words_would_not_be_of_are_refused(options, message, folder, pictures):
     before = sorted(folder.rglob("*"))

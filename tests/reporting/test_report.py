@@ -326,6 +326,14 @@ def test_a_run_whose_classifier_nothing_has_trained_says_so(tree):
     assert tree.write().page.count("nothing has trained its classifier") == 1
 
 
+def test_means_and_headlines_of_untrained_classifiers_say_so(tree):
+    tree.trials(f"{PAIR}.QuEST", [9.0, 11.0], classifier="untrained")
+    tree.trials(f"{PAIR}.KD", [71.0, 72.0])
+    written = tree.write()
+    assert written.markdown.count("untrained classifier") == 1  # in the table
+    assert " %), untrained classifier" in written.page
+
+
 def test_last_and_best_epoch_are_told_apart(tree):
     tree.put("digits.RN8", 96.5, best_top1=97.25, best_epoch=6)
     tree.write().says("best 97.25 (epoch 6)")

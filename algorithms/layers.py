@@ -92,28 +92,25 @@ class LayerFigures(Evaluation):
         dataset = self._open_images(weights, split)
         network, objective = self._open_layers(weights, dataset)
         seen = self._seen(weights, dataset).module().to(self.device)
-        layers, number = network.layers, iter(range(1, 1000))
-        begin = partial(phase, total=len(dataset.split(split)), count=3 + len(layers))
+        number, passes = len(dataset.split(split)), 3 + len(network.layers)
+        with phase("figures of the KD layers", passes * number) as line:
 
-        def top1(what: str) -> float:
-            deployed = nn.Sequential(seen, network.module)
-            with begin(what, number=next(number)) as line:
-                loader = line.over(self.loader(dataset, split))
-                return evaluate(deployed, loader, autocast=self.autocast())["top1"]
+            def batches() -> Iterator[Batch]:
+                return line.over(self.loader(dataset, split))
 
-        with begin("figures of the KD layers", number=next(number)) as line:
+            def top1() -> float:
+                return evaluate(nn.Sequential(seen, network.module), batches(), autocast=self.autocast())["top1"]
+
             look = _Look(network, objective, weights_of(self.options), self.autocast)
-            found = look.over(line.over(self.loader(dataset, split)), seen)
-        measured = {"top1": top1("top-1")}
-        for place, layer in layers.items():
-            with _changed_alpha(plain_kd_layer(layer), 0.0):
-                found[place]["top1_without"] = top1(f"top-1 without the {place} output")
-        for place, layer in layers.items():
-            look.put_statistics(place, plain_kd_layer(layer).bn)
-        measured["top1_own_statistics"] = top1("top-1 with BatchNorm of these images")
+            found = look.over(batches(), seen)
+            measured = {"top1": top1()}
+            for place, layer in network.layers.items():
+                with _without_output(plain_kd_layer(layer)):
+                    found[place]["top1_without"] = top1()
+            look.put_statistics()
+            measured["top1_own_statistics"] = top1()
         measured |= {"layers": {place: found[place] for place in LOSSES if place in found}}
-        shown = f"{weights.source}, {len(dataset.split(split))} {split} images of {dataset.name}"
-        log.info("%s\n%s", shown, table(measured))
+        log.info("%s, %d %s images of %s\n%s", weights.source, number, split, dataset.name, table(measured))
         measured |= self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
         return self._merge(measured)
 
@@ -236,11 +233,12 @@ class _Look:
         mean_K = sums["scores_K"] / sums["patches"]
         return mean_K, (sums["squares_K"] / sums["patches"] - mean_K.square()).clamp_min(EPS)
 
-    def put_statistics(self, place: str, bn: nn.BatchNorm1d) -> None:
-        """Those in the place of what a layer has kept in training."""
-        mean_K, var_K = self.statistics(place)
-        bn.running_mean.copy_(mean_K)
-        bn.running_var.copy_(var_K)
+    def put_statistics(self) -> None:
+        """Those in the place of what the layers have kept in training."""
+        for place, layer in self.network.layers.items():
+            bn = plain_kd_layer(layer).bn
+            for kept_K, own_K in zip((bn.running_mean, bn.running_var), self.statistics(place), strict=True):
+                kept_K.copy_(own_K)
 
     def _figures(self, place: str) -> dict[str, Any]:
         layer, sums = plain_kd_layer(self.network.layers[place]), self.sums[place]
@@ -249,8 +247,8 @@ class _Look:
         figures = {
             "templates": layer.num_templates,
             "alpha": layer.alpha,
-            "template_scale": float(layer.scores.scale),
-            "semantic_scale": float(layer.scale),
+            "template_scale": layer.scores.scale.item(),
+            "semantic_scale": layer.scale.item(),
             "output_share": float((sums["output"] / sums["map"].clamp_min(EPS)).sqrt()),
             "active": 100 * float(sums["active_K"].sum()) / patches / layer.num_templates,
             "never_active": int((sums["active_K"] == 0).sum()),
@@ -260,13 +258,12 @@ class _Look:
             "perplexity": float((sums["entropy"] / patches).exp()),
             "output_error": self.errors[place]["output"],
         }
-        return (
-            figures
-            | (self._figures_of_supervision(sums, patches) if place in self.losses else {})
-            | ({"divergence_error": self.errors[place]["divergence"]} if place in self.losses else {})
-        )
+        if place not in self.losses:
+            return figures
+        return figures | self._figures_of_supervision(sums) | {"divergence_error": self.errors[place]["divergence"]}
 
-    def _figures_of_supervision(self, sums: Mapping[str, Any], patches: float) -> dict[str, Any]:
+    def _figures_of_supervision(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        patches = sums["patches"]
         own, other, both = (float(sums[f"gradient_{name}"]) for name in ("own", "other", "both"))
         mean_K = sums["targets_K"] / patches
         target_entropy = float(sums["target_entropy"]) / patches
@@ -310,8 +307,8 @@ def _recorded(layers: Mapping[str, nn.Module], maps: dict[str, tuple[Tensor, Ten
 
 
 @contextmanager
-def _changed_alpha(layer: nn.Module, alpha: float) -> Iterator[None]:
-    before, layer.alpha = layer.alpha, alpha
+def _without_output(layer: nn.Module) -> Iterator[None]:
+    before, layer.alpha = layer.alpha, 0.0
     try:
         yield
     finally:
@@ -321,7 +318,7 @@ def _changed_alpha(layer: nn.Module, alpha: float) -> Iterator[None]:
 def _targets(loss: nn.Module, taught: Any, batch: Batch) -> Tensor:
     """t (P, K), as training compares them."""
     map_BCHW = loss.teacher_map(taught)
-    if hasattr(loss, "codebook"):
+    if loss.key == "words":
         return loss.codebook.soft_assignment(map_BCHW)
     return loss.subclasses.decisions[loss.subclasses.assign(map_BCHW, batch.labels)]
 
@@ -353,7 +350,7 @@ def exact_output(layer: nn.Module, map_BCHW: Tensor) -> Tensor:
 def exact_divergence(loss: nn.Module, taught: Any, batch: Batch, scores_PK: Tensor) -> Tensor:
     """Mean over patches of KL(t || softmax(s)), a scalar."""
     taught_PC = _rows(loss.teacher_map(taught).double())
-    if hasattr(loss, "codebook"):
+    if loss.key == "words":
         codebook = loss.codebook
         squares_PK = (
             torch.cdist(taught_PC, codebook.centroids.double(), compute_mode="donot_use_mm_for_euclid_dist") ** 2

@@ -165,9 +165,9 @@ def test_layers_without_a_teacher_have_the_figures_of_their_output(copied):
     name = "CIFAR100.resnetv1.RN110_RN32.FitNet-letKD"
     config = main_classification.default_config(name) | {
         "dataset": "digits", "teacher": "resnet8", "student": "resnet8", "teacher_experiment": "digits.RN8",
-        "supervision": "digits.RN8", "published_weights": None, "localpath": str(copied), "cuda": False, "image_size": 8, "epochs": 1,
-        "milestones": [], "allow_poor_teacher": True, "batch_size": 64, "num_words": 16, "subclasses_per_class": 2,
-        "num_workers": 0,
+        "supervised": False, "published_weights": None, "localpath": str(copied), "cuda": False, "image_size": 8,
+        "epochs": 1, "milestones": [], "allow_poor_teacher": True, "batch_size": 64, "num_words": 16,
+        "subclasses_per_class": 2, "num_workers": 0,
     }  # fmt: skip
     run_config(config)
     (copied / "digits/RN8/last.pth").unlink()  # nobody asks for the teacher

@@ -92,7 +92,7 @@ class LayerFigures(Evaluation):
         dataset = self._open_images(weights, split)
         network, objective = self._open_layers(weights, dataset)
         seen = self._seen(weights, dataset).module().to(self.device)
-        number, passes = len(dataset.split(split)), 3 + len(network.layers)
+        number, passes = len(dataset.split(split)), 2 + len(network.layers)
         with phase("figures of the KD layers", passes * number) as line:
 
             def batches() -> Iterator[Batch]:
@@ -103,7 +103,7 @@ class LayerFigures(Evaluation):
 
             look = _Look(network, objective, weights_of(self.options), self.autocast)
             found = look.over(batches(), seen)
-            measured = {"top1": top1()}
+            measured = {"top1": 100 * float(look.right) / number}
             for place, layer in network.layers.items():
                 with _without_output(plain_kd_layer(layer)):
                     found[place]["top1_without"] = top1()
@@ -157,6 +157,7 @@ class _Look:
         self.losses = {place: objective.losses[key] for place, key in LOSSES.items() if key in _losses_of(objective)}
         self.sums: dict[str, dict[str, Tensor | float]] = {place: defaultdict(float) for place in network.layers}
         self.errors: dict[str, dict[str, float]] = {place: {} for place in network.layers}
+        self.right: Tensor | float = 0.0  # images whose class the network says
 
     def over(self, batches: Iterator[Batch], student_input: nn.Module) -> dict[str, dict[str, Any]]:
         """The figures by place."""
@@ -169,6 +170,7 @@ class _Look:
         with torch.enable_grad(), _recorded(self.network.layers, maps), self.autocast():
             student = self.network(images)
         student = student.in_float32()
+        self.right += (student.logits.argmax(dim=1) == batch.labels).sum()
         cross_entropy = F.cross_entropy(student.logits, batch.labels) if self.losses else None
         taught = (
             self.objective.teacher(self.objective.teacher.input(batch.images)).in_float32() if self.losses else None

@@ -6,6 +6,7 @@
     python main_classification.py with config=CIFAR100.resnetv1.RN56 LDA=5                       make decision scores
     python main_classification.py with config=CIFAR100.resnetv1.RN56 class_means=True            make class means
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 probe=True     probe (table 4)
+    python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 layers=True    what its layers do
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 trials=5       seeds 0 to 4
     python main_classification.py with config=CIFAR100.resnetv1.RN56_RN20.letKD-2 export=onnx   take the student away
     python main_classification.py predict with config=digits.RN14_RN8.letKD-2 images=FOLDER      classes of image files

@@ -8,6 +8,7 @@ from algorithms.evaluate import Evaluation
 from algorithms.export import Export
 from algorithms.jobs import check_method, check_run, make_algorithm
 from algorithms.kmeans import KMeansCodebook
+from algorithms.layers import LayerFigures
 from algorithms.lda import LDAScores
 from algorithms.options import check_options
 from algorithms.predict import Prediction, prediction_table
@@ -28,6 +29,7 @@ __all__ = [
     "Export",
     "KMeansCodebook",
     "LDAScores",
+    "LayerFigures",
     "LinearProbe",
     "OutdatedError",
     "Prediction",

@@ -9,6 +9,7 @@ from algorithms.evaluate import Evaluation
 from algorithms.export import Export
 from algorithms.features import OfflineAlgorithm
 from algorithms.kmeans import KMeansCodebook
+from algorithms.layers import LayerFigures
 from algorithms.lda import LDAScores
 from algorithms.options import check_options
 from algorithms.probe import LinearProbe
@@ -25,8 +26,8 @@ from distillation.prepared import BY_WEIGHTS, images_for_teacher, means_home
 
 # By the option that asks for it; where none is set it is Training.
 JOBS = {
-    "evaluate": Evaluation, "export": Export, "probe": LinearProbe, "kmeans": KMeansCodebook, "LDA": LDAScores,
-    "class_means": ClassMeans,
+    "evaluate": Evaluation, "export": Export, "probe": LinearProbe, "layers": LayerFigures, "kmeans": KMeansCodebook,
+    "LDA": LDAScores, "class_means": ClassMeans,
 }  # fmt: skip
 
 

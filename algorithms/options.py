@@ -147,7 +147,7 @@ def _check_trials(config: dict[str, Any]) -> None:
     for job in OFFLINE:
         if config[job]:
             raise ValueError(f"{job} is shared by all trials; leave out {option}")
-    if config["checkpoint"] > 0 and not any(config[job] for job in ("evaluate", "export", "probe")):
+    if config["checkpoint"] > 0 and not any(config[job] for job in ("evaluate", "export", "probe", "layers")):
         raise ValueError(
             f"{option} goes on where each trial was broken off; leave out checkpoint={config['checkpoint']}"
         )

@@ -18,10 +18,11 @@ Config = dict[str, Any]
 TRAIN = ("train",)
 PATCHES = ("kmeans", "LDA")  # jobs on the patches of a map
 OFFLINE = (*PATCHES, "class_means")  # jobs on the training images of a trained network
-TRAINED = ("export", "probe", "predict", "pictures")  # jobs on a trained network, beside its evaluation
+TRAINED = ("export", "probe", "layers", "predict", "pictures")  # jobs on a trained network, beside its evaluation
 COMPUTE = tuple(job for job in EVERY_JOB if job != "export")
-TEACHES = ("train", "pictures")  # jobs that read a teacher and what was made from it
-OF_TEACHER = ("train", *OFFLINE, "pictures")  # jobs that read the teacher of a pair
+TEACHES = ("train", "layers", "pictures")  # jobs that read a teacher and what was made from it
+OF_TEACHER = ("train", *OFFLINE, "layers", "pictures")  # jobs that read the teacher of a pair
+WEIGHED = ("train", "layers")  # jobs that sum the terms of letKD
 OF_STUDENT = ("train", "evaluate", *TRAINED)  # jobs that read its student
 ON_WEIGHTS = tuple(job for job in EVERY_JOB if job != "train")
 STUDY = ("study",)
@@ -110,7 +111,7 @@ class Job:
     testset: bool = option(
         False,
         "measure on the data set's third split",
-        jobs=("evaluate", "probe", "pictures"),
+        jobs=("evaluate", "probe", "layers", "pictures"),
         refused=True,
         bears="measured",
     )
@@ -119,6 +120,9 @@ class Job:
     )
     probe: bool = option(
         False, "measure a linear classifier on the intermediate map", jobs=("probe",), refused=True, bears="job"
+    )
+    layers: bool = option(
+        False, "measure what the KD layers of a trained student do", jobs=("layers",), refused=True, bears="job"
     )
     kmeans: int = option(
         0,
@@ -145,7 +149,7 @@ class Job:
     prepare: bool = option(
         False,
         "first make the teacher and supervision that are missing",
-        jobs=("train", *OFFLINE, "pictures"),
+        jobs=("train", *OFFLINE, "layers", "pictures"),
         bears="nothing",
     )
     allow_poor_teacher: bool = option(
@@ -167,7 +171,7 @@ class Job:
         "so many runs, with seeds 0, 1, ...",
         at_least=0,
         at_most=10_000,
-        jobs=("train", "evaluate", "export", "probe", "study"),
+        jobs=("train", "evaluate", "export", "probe", "layers", "study"),
         refused=True,
         bears="seed",
     )
@@ -231,7 +235,7 @@ class Run:
     mongo: str | None = option(
         None,
         "also record it in host:port/database or mongodb://...",
-        jobs=("train", "evaluate", "export", "probe", *OFFLINE),
+        jobs=("train", "evaluate", "export", "probe", "layers", *OFFLINE),
         bears="nothing",
     )
 
@@ -414,7 +418,7 @@ class Data:
     unlabelled: str | None = option(
         None,
         "a folder of pictures without classes, from which losses that need no labels learn too",
-        jobs=("train", "kmeans", "pictures"),
+        jobs=("train", "kmeans", "layers", "pictures"),
         bears="training",
     )
     unlabelled_share: float = option(
@@ -422,7 +426,7 @@ class Data:
         "share of these pictures in every batch; 1: all, so that no label is read, and words are of these pictures",
         above=0,
         at_most=1,
-        jobs=("train", "kmeans", "pictures"),
+        jobs=("train", "kmeans", "layers", "pictures"),
         bears="training",
     )
     val_split: int = option(
@@ -767,13 +771,13 @@ class Words:
         1.0, "tau, which multiplies squared distances to the words", above=0, jobs=TEACHES, bears="training"
     )
     cls_loss_coef: float = option(
-        1.0, "weight of the cross-entropy", at_least=0, jobs=TRAIN, bears="training", of_loss="ce.weight"
+        1.0, "weight of the cross-entropy", at_least=0, jobs=WEIGHED, bears="training", of_loss="ce.weight"
     )
     quest_loss_coef: float = option(
         1.0,
         "weight of the divergence from the teacher's words",
         at_least=0,
-        jobs=TRAIN,
+        jobs=WEIGHED,
         bears="training",
         of_loss="words.weight",
     )
@@ -786,7 +790,7 @@ class WordsMap:
     words_teacher_place: str = option(
         "penultimate",
         "the teacher's map that the words are of: a name or a module path",
-        jobs=("train", "kmeans", "pictures"),
+        jobs=("train", "kmeans", "layers", "pictures"),
         bears="training",
         of_loss="words.teacher_place",
     )
@@ -816,7 +820,7 @@ class Decisions:
     decisions_teacher_place: str = option(
         "intermediate",
         "the teacher's map that the decisions are of: a name or a module path",
-        jobs=("train", "LDA", "pictures"),
+        jobs=("train", "LDA", "layers", "pictures"),
         bears="training",
         of_loss="decisions.teacher_place",
     )
@@ -825,7 +829,7 @@ class Decisions:
         1.0,
         "weight of the divergence from the teacher's decisions",
         at_least=0,
-        jobs=TRAIN,
+        jobs=WEIGHED,
         bears="training",
         of_loss="decisions.weight",
     )

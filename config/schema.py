@@ -17,7 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal
 
 EVERY_JOB = (  # on one experiment
-    "train", "evaluate", "export", "probe", "kmeans", "LDA", "class_means", "predict", "pictures",
+    "train", "evaluate", "export", "probe", "layers", "kmeans", "LDA", "class_means", "predict", "pictures",
 )  # fmt: skip
 JOBS = (*EVERY_JOB, "report", "study")
 LARGEST = 2**32 - 1  # of all numbers: more can only be a mistake, and torch takes no larger seed

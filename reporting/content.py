@@ -31,7 +31,8 @@ from results.collect import SUPERVISION, Config, Run
 from results.settings import MEASUREMENTS, SEEDS, UNTRAINED
 
 JOBS = {
-    "train": "training", "evaluate": "evaluation", "probe": "linear probe", "export": "export",
+    "train": "training", "evaluate": "evaluation", "probe": "linear probe", "layers": "KD layers",
+    "export": "export",
     "kmeans": "codebook (k-means)", "LDA": "decision scores (LDA)", "class_means": "class means",
 }  # fmt: skip
 KINDS = {"kmeans": "codebook", "LDA": "decision scores", "class_means": "class means"}

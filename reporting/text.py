@@ -102,7 +102,7 @@ def average(group: Group) -> str:
 
 def state(run: Run) -> str:
     """What has become of a run."""
-    done = {"evaluate": "evaluated", "probe": "probed", "export": "exported"}
+    done = {"evaluate": "evaluated", "probe": "probed", "layers": "measured", "export": "exported"}
     return done.get(run.mode, "finished") if run.finished else progress(run)
 
 
@@ -178,6 +178,7 @@ def measured(figures: Config) -> str:
         "changed": lambda changed: f"changed settings: {', '.join(changed)}",
         "macro_f1": lambda found: f"macro-F1 {value(found)}",
         "class_accuracies": _least_accurate,
+        "layers": lambda found: f"KD layers: {', '.join(found)}",
     }
     return ", ".join(
         forms[key](found) if key in forms and found is not None else f"{key.replace('_', ' ')} {value(found)}"

@@ -26,7 +26,7 @@ Config = dict[str, Any]
 RESULTS, PROGRESS, TRIALS, PICTURES = "results.json", "progress.json", "trials.json", "pictures"
 NOT_RUNS = frozenset({"sacred", "report", "replaced", "tensorboard", STUDIES, PICTURES})
 SUPERVISION = {"kmeans": "VQ", "LDA": "LDA", "class_means": "class_means"}  # the folders of jobs that make it
-MODES = frozenset({"train", "evaluate", "probe", "export", *SUPERVISION})
+MODES = frozenset({"train", "evaluate", "probe", "layers", "export", *SUPERVISION})
 # What the report reads of a file, by what it must be where it is there.
 TEXTS = (
     "method", "dataset", "device", "precision", "command", "finished", "updated", "state", "fingerprint",

@@ -9,7 +9,8 @@ from storage.documents import load_json
 
 # Where a job on experiment A.B.C puts its outputs: <localpath>/<this>/A/B/C.
 OUTPUT_FOLDERS = {
-    "train": "", "evaluate": "", "probe": "", "export": "", "kmeans": "VQ", "LDA": "LDA", "class_means": "class_means",
+    "train": "", "evaluate": "", "probe": "", "layers": "", "export": "", "kmeans": "VQ", "LDA": "LDA",
+    "class_means": "class_means",
 }  # fmt: skip
 RECORDS = ("progress.json", "results.json")  # while a run goes on, and of a finished one
 

@@ -24,7 +24,7 @@ UNTRAINED = "untrained"  # what checkpoints and results say of a `classifier` th
 FOLDER_DATASETS = frozenset({"ImageFolder"})
 
 # Where results.json keeps what a job on a trained network measures: a dictionary of figures for each of the weights.
-MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "export": "exports"}
+MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "layers": "kd_layers", "export": "exports"}
 SEEDS = names(bears="seed")  # what sets runs apart that are averaged
 JOBS = names(bears="job")  # a result says which made it
 PREPARATION = tuple(key for key in OPTIONS if key in names(bears="images"))

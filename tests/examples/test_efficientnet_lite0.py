@@ -146,6 +146,15 @@ def test_any_folder_of_pictures_is_laid_out(program, pictures, tmp_path):
     }  # fmt: skip
 
 
+def test_pictures_are_read_as_large_as_they_are(program, pictures, tmp_path):
+    program.link_pictures(pictures, tmp_path / "links", None, None)
+    assert program.shorter_side(tmp_path / "links") == 20
+    (tmp_path / "links/train/grey/00000-1.png").unlink()
+    (tmp_path / "links/train/grey/00000-1.png").write_bytes(b"odd")
+    with pytest.raises(SystemExit, match=r"^error: no picture that Pillow can read, so give --size: [^\n]*$"):
+        program.shorter_side(tmp_path / "links")
+
+
 def answer(**probabilities: float) -> str:
     guesses = [{"class": name, "probability": value} for name, value in probabilities.items()]
     return json.dumps({"images": [{"image": "a/1.png", "predictions": guesses}], "top1": 100.0})
@@ -159,8 +168,8 @@ def test_a_file_that_answers_otherwise_is_an_error(program):
 
 
 OPTIONS = [
-    "--size", 64, "--epochs", 1, "--teacher-epochs", 1, "--batch-size", 4, "--words", 4, "--methods", "KD", "--options",
-    "cuda=False", "num_workers=0", "allow_poor_teacher=True",
+    "--teacher-size", 64, "--student-size", 16, "--epochs", 1, "--teacher-epochs", 1, "--batch-size", 4, "--words", 4,
+    "--methods", "KD", "--options", "cuda=False", "num_workers=0", "allow_poor_teacher=True",
 ]  # fmt: skip
 
 
@@ -190,8 +199,11 @@ def test_its_commands_are_those_of_the_project(program, pictures, wheel, tmp_pat
     words = ["--pictures", pictures, "--weights", wheel, "--output", tmp_path / "out", "--jobs", 1]
     words += ["--options", "precision=bf16"]
     program.main([str(word) for word in words])
-    jobs = [("name=lite0.teacher", "epochs=5"), ("name=lite0.letKD-2", "kmeans=256"), ("LDA=intermediate",)]
-    jobs += [(f"name=lite0.{name}", "epochs=30", "seeds=[0]") for name in ("alone", "KD", "ReviewKD", "letKD-2")]
+    jobs = [("name=lite0.teacher", "epochs=2", "network_size=128", "image_size=20")]
+    jobs += [("name=lite0.letKD-2", "kmeans=256"), ("LDA=blocks.4.0", "decisions_teacher_place=blocks.4.0")]
+    jobs += [("name=lite0.alone", "network=resnet20", "network_size=32", "epochs=10", "seeds=[0]")]
+    pair = ("student=resnet20", "teacher_size=128", "student_size=32", "image_size=20", "epochs=10", "seeds=[0]")
+    jobs += [(f"name=lite0.{name}", *pair) for name in ("KD", "DIST", "letKD-2")]
     jobs += [("export=onnx", "seeds=[0]"), ("predict", "seeds=[0]"), ("predict",)]
     assert all(set(job) <= set(words) for job, words in zip(jobs, done, strict=True))
     assert all("precision=bf16" in words for words in done[:-1])
@@ -207,7 +219,8 @@ def test_the_whole_as_it_is_called(pictures, wheel, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     place = tmp_path / "out/lite0/letKD-2/seed0"
     taught = json.loads((place / "results.json").read_text())
-    assert taught["options"]["student"] == "timm/lcnet_035"
+    assert taught["options"]["student"] == "resnet20"
+    assert {name: seen["image_size"] for name, seen in taught["inputs"].items()} == {"teacher": 64, "student": 16}
     assert list(taught["objective"]["weights"]) == ["ce", "words", "decisions"]
     assert (place / "export/lite0.letKD-2-seed0-last.onnx").is_file()
     (header,) = [line for line in done.stdout.splitlines() if "top-1 %" in line and "parameters" in line]

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 
+from algorithms.teaching import largest_size
 from config.options import Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from dataloaders.facts import data_facts
+from dataloaders.image_folder import UnknownSizeError
 from dataloaders.loaders import images_of
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.progress import tracked
@@ -133,15 +135,21 @@ class Algorithm:
         options, known = self.options, data or {}
 
         def load(preparation: dict[str, Any]) -> Dataset:
-            return load_dataset(
-                options.data.dataset,
-                splits=splits,
-                data_dir=options.run.data_dir,
-                **{key: getattr(options.data, key) or preparation.get(key) for key in PREPARATION},
-                classes=known.get("classes"),
-                num_workers=options.run.num_workers,
-                progress=tracked,
-            )
+            try:
+                return load_dataset(
+                    options.data.dataset,
+                    splits=splits,
+                    data_dir=options.run.data_dir,
+                    **{key: getattr(options.data, key) or preparation.get(key) for key in PREPARATION},
+                    classes=known.get("classes"),
+                    num_workers=options.run.num_workers,
+                    progress=tracked,
+                )
+            except UnknownSizeError as error:
+                if (found := largest_size(options)) is None:
+                    raise
+                size, name = found
+                raise ValueError(f"{error.why}: pass image_size={size}, the size of {name}") from error
 
         if member().size == 1:
             return load(known)

@@ -18,10 +18,13 @@ from distillation.inputs import (
     handed_on,
     images_of_data,
     mode,
+    name_of,
     named,
     network_input,
     own_input,
     role_of,
+    said,
+    told_by,
     untold,
 )
 from distillation.objective import Objective
@@ -77,6 +80,18 @@ def for_new_network(options: Options, role: str) -> Options:
     """The options of a job on a network that is yet to be trained here: as `for_new_teacher`."""
     is_untold = mode(options, role) == OWN and not options.experiment.published_weights and untold(options, role, None)
     return options.changed(**{f"{role}_input": None}) if is_untold else options
+
+
+def largest_size(options: Options) -> tuple[int, str] | None:
+    """The largest size of what a network of a run sees, or was trained on as its library tells, and its name.
+
+    Raises:
+        FileNotFoundError, ValueError: as `with_inputs`.
+    """
+    options = with_inputs(options)
+    roles = [role_of(options), *([TEACHER] if needs_weights(options) else [])]
+    told = [(name_of(options, role), told_by(name_of(options, role), None) | said(options, role)) for role in roles]
+    return max(((known["image_size"], name) for name, known in told if "image_size" in known), default=None)
 
 
 def with_supervision(options: Options) -> Options:

@@ -32,6 +32,7 @@ from algorithms.teaching import (
     with_inputs,
 )
 from algorithms.unlabelled import check_unlabelled, open_unlabelled, steps_of_epoch
+from algorithms.unread import unread_options
 from config.options import EMA
 from dataloaders import Dataset, TrainLoader, check_shares, make_train_loader
 from dataloaders.augmentation import derive_seed
@@ -319,6 +320,8 @@ class Training(Algorithm):
         beyond = [milestone for milestone in protocol.milestones if milestone >= protocol.epochs]
         if beyond and protocol.schedule == "step":
             log.info("note: milestones %s are not reached in %d epochs", beyond, protocol.epochs)
+        for unread in unread_options(options):
+            log.info("note: %s", unread)
         apart = [key for key, loss in self.objective.losses.items() if loss.needs.whole_batch]
         if apart and protocol.accumulate > 1:
             size = protocol.batch_size // protocol.accumulate

@@ -32,6 +32,18 @@ MAX_ASPECT = 1.125  # a common size this close to square becomes the image size
 MEASURED_IMAGES = 5000  # of a streamed training split, evenly spaced, for its mean and std
 
 
+class UnknownSizeError(ValueError):
+    """Nothing says how large images shall be, and their files do not either.
+
+    Args:
+        why: the files do not.
+    """
+
+    def __init__(self, why: str):
+        super().__init__(f"{why}: pass image_size, like image_size=64")
+        self.why = why
+
+
 def outline(data_dir: Path | None) -> dict[str, Any]:
     """A digest of the training images, and the size that they would measure."""
     if data_dir is None or not (data_dir / "train").is_dir():
@@ -109,10 +121,10 @@ def _measure_size(paths: tuple[str, ...], request: LoadRequest) -> int:
             row = int(differs[0])
             other = f"{shown(paths[position + row])} {widths[row]}x{heights[row]}"
             known = f"{shown(paths[0])} is {first[0]}x{first[1]}"
-            raise ValueError(f"image sizes differ ({known}, {other}): pass image_size")
+            raise UnknownSizeError(f"image sizes differ ({known}, {other})")
         position += len(widths)
     if max(first) > MAX_ASPECT * min(first):
-        raise ValueError(f"the images ({shown(paths[0])}) are {first[0]}x{first[1]}, not square: pass image_size")
+        raise UnknownSizeError(f"the images ({shown(paths[0])}) are {first[0]}x{first[1]}, not square")
     return min(first)
 
 

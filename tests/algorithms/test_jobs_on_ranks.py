@@ -89,7 +89,7 @@ def alone(tmp_path_factory, supervision) -> dict[str, Any]:
     return do_all(with_images(tmp_path_factory.mktemp("alone"), supervision))
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def ranks(request, tmp_path_factory, supervision) -> list[dict[str, Any]]:
     folder = with_images(tmp_path_factory.mktemp("together"), supervision)
     return on_ranks(request.param, on_a_rank, tmp_path_factory.mktemp("ranks"), folder)

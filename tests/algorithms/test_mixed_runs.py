@@ -21,7 +21,7 @@ from dataloaders.mixing import with_mixing
 from distillation.objective import Step
 from engine.meter import Meter
 from engine.optimization import make_optimizer
-from engine.records import set_up_console
+from engine.records import log, set_up_console
 from engine.step import WARM_UP_STEPS, TrainStep
 from letkd.processes import Member
 from results.settings import changed_settings
@@ -48,10 +48,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(method, folder, monkeypatch
         assert differences(whole, outcome(train(method, folder, checkpoint=-1, **options))) == []
 
 
-def test_options_that_mix_nothing_change_no_bit(folder):
+def test_options_that_mix_nothing_change_no_bit_and_a_note_says_so(folder, caplog, monkeypatch):
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level("INFO")
     plain = outcome(train("letKD-2", folder, **SHORT))
+    assert "changes nothing" not in caplog.text
     unused = {"mix_switch": 0.1, "mix_probability": 0.3, "mix_off_epoch": 1}
     assert differences(plain, outcome(train("letKD-2", folder, **SHORT, **unused))) == []
+    assert "note: mix_probability=0.3 changes nothing without mixup= or cutmix=" in caplog.text
 
 
 def test_mixing_changes_the_run_and_neither_its_order_nor_what_is_drawn(folder):

@@ -19,7 +19,7 @@ import main_classification
 from algorithms import export, run_config
 from algorithms.jobs import make_algorithm
 from algorithms.run import steps_before
-from algorithms.teaching import open_objective
+from algorithms.teaching import largest_size, open_objective
 from config.options import Options
 from dataloaders import load_dataset, make_eval_loader
 from distillation.build import build_student
@@ -278,6 +278,20 @@ def test_a_teacher_that_is_yet_to_be_trained_will_have_seen_the_images_of_the_ru
     found = run_config(config)
     assert found["inputs"]["teacher"]["image_size"] == 8 and found["options"]["teacher_input"] == "own"
     assert read(tmp_path, Path("digits", "RN8"))["options"]["network_input"] is None
+
+
+@pytest.mark.parametrize("options, expected", [
+    ({"teacher_input": "own", "student_input": "own"}, (224, "timm/mobilenetv3_small_050")),
+    ({}, (224, "timm/mobilenetv3_small_050")),
+    ({"teacher_size": 300}, (300, "timm/resnet10t")),
+    ({"student_size": 96}, (176, "timm/resnet10t")),
+    ({"teacher": "resnet20", "student": "resnet8"}, None),
+    ({"teacher": "resnet20", "student": "resnet8", "student_size": 64}, (64, "resnet8")),
+    ({"teacher": "resnet8", "student": "resnet8", "teacher_size": 96, "student_size": 64}, (96, "resnet8")),
+])  # fmt: skip
+def test_the_size_that_images_of_no_common_size_want_is_the_largest_of_a_network(options, expected, tmp_path):
+    networks = {"teacher": "timm/resnet10t", "student": "timm/mobilenetv3_small_050"}
+    assert largest_size(Options.of(configure(tmp_path, **networks | options))) == expected
 
 
 @pytest.mark.parametrize("job", [{"kmeans": 16}, {"class_means": True}])

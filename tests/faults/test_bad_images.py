@@ -132,8 +132,16 @@ def test_a_class_that_only_the_third_split_has_is_named(tree, train, tmp_path, c
 def test_images_of_different_sizes_ask_for_one(tree, train):
     Image.fromarray(pixels(1, (20, 12))).save(tree / "train" / "cat" / "0.png")
     status, error = train()
-    assert status == 1 and re.search(r"image sizes differ .* pass image_size", error)
+    assert status == 1 and re.search(r"image sizes differ .* pass image_size, like image_size=64$", error.strip())
     assert train("image_size=16") == (0, "")
+    for words, said in [
+        (("network_size=48",), r"pass image_size=48, the size of resnet8$"),
+        (("network=timm/resnet10t",), r"pass image_size=176, the size of timm/resnet10t$"),
+        (("network=timm/mobilenetv3_small_050", "network_input=own"), r"pass image_size=224, the size of timm/mobilen"),
+        (("network=timm/resnet10t", "network_size=32"), r"pass image_size=32, the size of timm/resnet10t$"),
+    ]:
+        status, error = train(*words, "name=mine.sizes")
+        assert status == 1 and re.search(said, error.strip())
 
 
 # --- files of CIFAR, the only ones that hold labels as numbers, and pickles -------------------------------------------

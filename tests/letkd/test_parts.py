@@ -176,7 +176,7 @@ def alone():
         return fit_everything(ALONE)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def ranks(request, tmp_path_factory):
     return on_ranks(request.param, on_a_rank, tmp_path_factory.mktemp("ranks"))
 

@@ -36,7 +36,7 @@ from algorithms.unread import unread_options
 from config.options import EMA
 from dataloaders import Dataset, TrainLoader, check_shares, make_train_loader
 from dataloaders.augmentation import derive_seed
-from dataloaders.batch import noise
+from dataloaders.batch import first_images, noise
 from dataloaders.facts import data_facts, image_facts
 from dataloaders.mixing import check_pairs, with_mixing
 from dataloaders.unlabelled import check_parts, numbers_of
@@ -66,7 +66,7 @@ from engine.checkpoints import (
 )
 from engine.host_memory import keep_freed_memory
 from engine.meter import Meter, Step
-from engine.numerics import computes_bfloat16
+from engine.numerics import computes_bfloat16, first_non_finite
 from engine.optimization import check_optimizer, load_optimizer, make_optimizer
 from engine.parallel import parallel
 from engine.parameters import freeze, parameter_groups
@@ -83,12 +83,11 @@ from engine.records import (
     save_progress,
     update_results,
 )
+from engine.recovery import NO_BEST, forget_measurements, recover_files, valid_measurements
 from engine.resume import check_classes, check_method, check_optimizer_state, check_options, check_version
 from engine.schedule import check_warm_up, learning_rate, set_learning_rate
-from engine.settling import NO_BEST, forget_measurements, settle_files, valid_measurements
 from engine.step import GraphedStep, TrainStep
 from engine.stopping import Stopped, StopRequest
-from engine.watching import first_non_finite, input_images
 from engine.weights import forget_weights, load_own
 from letkd.processes import by_first, member, of_all, wait_for_all
 from results.places import Requirement
@@ -464,7 +463,7 @@ class Training(Algorithm):
         if source.name == STOPPED:
             with names_entry(source, "unfinished"):
                 self.meter.restore(checkpoint["unfinished"])
-        self.best = by_first(settle_files, self.directory, source, checkpoint)
+        self.best = by_first(recover_files, self.directory, source, checkpoint)
         if member().is_first:
             forget_measurements(self.directory, epoch=self.epoch, best_epoch=self.best["epoch"])
         log.info("continuing after %s of %d", self._position(), self.options.protocol.epochs)
@@ -610,7 +609,7 @@ class Training(Algorithm):
         self.curves.add(step, "scales", done["scales"])
         if done["epoch"] == 1:
             self.train_loader.set_epoch(1)
-            self.curves.add_images(step, "input/augmented", input_images(self.train_loader))
+            self.curves.add_images(step, "input/augmented", first_images(self.train_loader))
         self.curves.flush()
 
     def _state(self) -> dict[str, Any]:

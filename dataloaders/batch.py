@@ -1,6 +1,6 @@
-"""What a loader yields, what all loaders of training images have in common, and a batch of noise."""
+"""What a loader yields, what loaders of training images have in common, and a batch of noise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -41,6 +41,11 @@ class TrainLoader(Protocol):
 
     def set_epoch(self, epoch: int, *, skip: int = 0) -> None:
         """Iterate over this epoch from now on, without its first `skip` batches."""
+
+
+def first_images(loader: Iterable[Batch], number: int = 64) -> Tensor:
+    """Pixels of the first images that a loader yields, rounded: (B, 3, H, W) uint8 on the CPU, B <= `number`."""
+    return next(iter(loader)).images[:number].float().round().to(torch.uint8).cpu()
 
 
 def noise(size: int, dataset: Dataset, device: torch.device) -> Batch:

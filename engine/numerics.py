@@ -1,12 +1,14 @@
-"""Where tensors are, and how float32 is computed there."""
+"""Where tensors are, how float32 is computed there, and which numbers are not finite."""
 
 import functools
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from storage.documents import log
 
@@ -84,6 +86,17 @@ def _deterministic_algorithms() -> Iterator[None]:
             del os.environ[CUBLAS_VARIABLE]
         else:
             os.environ[CUBLAS_VARIABLE] = variable
+
+
+def first_non_finite(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, float] | None:
+    """Name of the first tensor with a value that is not finite, and that value; one read where all are finite."""
+    floating = {name: tensor for name, tensor in tensors if tensor.is_floating_point()}
+    largest = torch.nn.utils.get_total_norm(floating.values(), norm_type=math.inf)
+    if largest.isfinite():
+        return None
+    name = next(name for name, tensor in floating.items() if not tensor.isfinite().all())
+    values = floating[name].flatten()
+    return name, values[~values.isfinite()][0].item()
 
 
 def device_name(device: torch.device) -> str:

@@ -313,14 +313,15 @@ def test_the_best_epoch_is_saved_though_the_run_was_killed_before(folder, script
     assert load_tensors(directory / "best.pth")["epoch"] == accuracies(directory)["best_epoch"] == 3
 
 
-def test_what_is_called_the_best_has_its_weights(folder, scripted, logged):
+def test_what_is_called_the_best_has_its_weights(folder, scripted, caplog, monkeypatch):
     """The last epoch was the best and is damaged: the best one before it was overwritten by it."""
+    monkeypatch.setattr(training.log, "propagate", True)
     scripted(50.0, 40.0, 60.0, 60.0)
     directory = train("classification", folder, epochs=3, milestones=[])
     (directory / "last.pth").write_bytes(b"PK torn")
     scripted(30.0, 30.0)
     train("classification", folder, epochs=3, milestones=[], checkpoint=-1, learning_rate=0.01)
-    assert "no file has the best epoch, 1, any more" in logged.text
+    assert "no file has the best epoch, 1, any more" in caplog.text
     found = accuracies(directory)
     assert (found["best_top1"], found["best_epoch"]) == (40.0, 2)
     assert load_tensors(directory / "best.pth")["epoch"] == 2

@@ -27,7 +27,7 @@ Results = dict[str, Any]
 NO_BEST = {"top1": -1.0, "epoch": 0}  # before the first epoch is done
 
 
-def settle_files(directory: Path, source: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+def recover_files(directory: Path, source: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Leave the checkpoints of the epochs up to that of `source`, and as the best one the best of them.
 
     Args:

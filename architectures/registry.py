@@ -135,7 +135,8 @@ def _create(name: str, num_classes: int, image_size: int | None, **options: Any)
     if ":" in name:
         return _network_of_a_function(name, num_classes=num_classes, **options)
     others = [*(f"{library}/NAME" for library in _LIBRARIES), "my.module:function"]
-    elsewhere = [f"{library}/{name}" for library, names in _LISTS.items() if name in names()]
+    bare = rest or name  # behind another word for the library
+    elsewhere = [f"{library}/{bare}" for library, names in _LISTS.items() if bare in names()]
     raise ValueError(f"{unknown_name(name, list_models(), also=elsewhere)}, {', '.join(others)}")
 
 

@@ -6,11 +6,24 @@ from typing import Any
 from config.command_lines import command_line, options_for
 from config.experiments import default_config, unknown, with_spelled_networks
 from config.former_names import FORMER_NAMES, say_renamed
-from config.options import OPTIONS, PUBLISHED_NAMES, Config, Options
-from config.schema import EVERY_JOB, Option, like
+from config.options import GROUPS, OPTIONS, PUBLISHED_NAMES, Config, Options
+from config.schema import EVERY_JOB, Option, like, options_of
 
 # Weights of losses that have two names, each with the other.
 OTHER_NAMES = PUBLISHED_NAMES | {name: key for key, name in PUBLISHED_NAMES.items()}
+
+
+# Whose options are those of a group that not every experiment has.
+WHOSE = {
+    "network": "a network alone",
+    "pair": "a student and its teacher, like config=digits.RN14_RN8.KD",
+    "words": "methods with words, letKD and QuEST",
+    "words_map": "networks alone, and methods with words, letKD and QuEST",
+    "layers": "methods with KD layers, like letKD",
+    "decisions": "methods with decisions, letKD-2",
+    "subclasses": "networks alone, and methods with decisions, letKD-2",
+    "control": "FitNet with KD layers",
+}
 
 
 def check_updates(updates: Config, defaults: Config) -> Config:
@@ -70,6 +83,8 @@ def flat(options: Mapping[str, Any]) -> Config:
 
 def _unknown_option(key: str, defaults: Config) -> str:
     prefix, dot, _ = key.partition(".")
+    if whose := next((said for group, said in WHOSE.items() if key in options_of(GROUPS[group])), None):
+        return f"{defaults['config']} ({defaults['method']}) has no option {key}: it is one of {whose}"
     if not dot or not prefix:
         return unknown("option", key, sorted(defaults))
     if prefix in defaults:

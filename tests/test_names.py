@@ -230,7 +230,7 @@ def test_options_of_losses_have_the_bounds_that_the_losses_say(updates, error):
         ("fitnet.regressor=layer9", "fitnet.regressor='layer9' must be resizing or pointwise"),
         ("method=Tiny", f"method=Tiny does not fit {PAIR}.FitNet+Tiny; choose its experiment"),
         ("evaluate=True export=pt2", "evaluate and export are different jobs"),
-        ("testset=True", "testset=True concerns evaluate and probe and pictures only"),
+        ("testset=True", "testset=True concerns evaluate and probe and layers and pictures only"),
     ],
 )  # fmt: skip
 def test_an_option_that_cannot_work_is_one_line_and_leaves_nothing(words, error, command, tmp_path):

@@ -124,7 +124,7 @@ def test_the_report_reads_a_place_alone(updates):
     [
         (
             ["predict", "with", "images=nowhere", "testset=True"],
-            "testset=True concerns evaluate and probe and pictures",
+            "testset=True concerns evaluate and probe and layers and pictures",
         ),
         (["predict", "with", "images=nowhere", "kmeans=8"], "kmeans=8 concerns kmeans only"),
         (["picture_usage", "with", "max_patches=8"], "max_patches=8 concerns kmeans and LDA only"),

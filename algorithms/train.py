@@ -94,7 +94,6 @@ from results.places import Requirement
 from results.settings import PREPARATION, UNTRAINED
 from storage.state_dicts import fingerprint, load_strictly
 
-PHASES = 2  # the epochs, and an evaluation behind them
 FIGURES = ("loss", "top1", "top5")  # of an evaluation
 
 
@@ -200,6 +199,8 @@ class Training(Algorithm):
             log.info("nothing is left to train: %d epochs are done, %s stays", self.epoch, self.directory / RESULTS)
             remove_progress(self.directory)  # a run that was killed behind its results leaves it
             return results
+        # The epochs, and an evaluation behind them where that of the last epoch is not the result.
+        self.num_phases = 2 if self.options.data.val_split or self.epoch == self.options.protocol.epochs else 1
         self._save_progress("running")
         first_step = self.epoch * len(self.train_loader) + 1
         curves = Curves if member().is_first else NoCurves
@@ -228,7 +229,7 @@ class Training(Algorithm):
         num_images = len(self.train_loader) * batch_size + len(self.dataset.eval) * len(self.evaluated)
         done = self.epoch * num_images + self.meter.num_steps * batch_size
         what = f"{epochs} epoch{'s' * (epochs != 1)}"
-        return phase(what, epochs * num_images, number=1, count=PHASES, initial=done)
+        return phase(what, epochs * num_images, number=1, count=self.num_phases, initial=done)
 
     def _find_source(self) -> Path | None:
         """The file that the run goes on from; None where it begins."""
@@ -515,7 +516,8 @@ class Training(Algorithm):
         steps = len(self.train_loader)
         num_images = steps * self.options.protocol.batch_size
         self.images_per_second = num_images / (time.perf_counter() - self.epoch_started)
-        tested = {name: self._evaluate(network, epoch) for name, network in self.evaluated.items()}
+        self.measured = {name: self._evaluate(network, epoch) for name, network in self.evaluated.items()}
+        tested = {name: {key: found[key] for key in FIGURES} for name, found in self.measured.items()}
         self.epoch = epoch
         improved = tested["eval"]["top1"] > self.best["top1"] or not self.trains_classifier
         if improved:
@@ -542,13 +544,13 @@ class Training(Algorithm):
         """Let all processes have the same running statistics, before they are evaluated or saved."""
         average_statistics(self.model, self.objective.losses, *([self.average.module] if self.average else []))
 
-    def _evaluate(self, network: nn.Module, epoch: int) -> dict[str, float]:
-        """The figures of a network behind an epoch."""
+    def _evaluate(self, network: nn.Module, epoch: int) -> dict[str, Any]:
+        """What a network reaches behind an epoch."""
         images = self.line.over(self.stop.between(self.eval_loader))
         tested = evaluate(network, images, autocast=self.autocast())
         if not math.isfinite(tested["loss"]):
             raise self._diverged("the loss of the evaluation", tested["loss"], f"epoch {epoch}")
-        return {key: tested[key] for key in FIGURES}
+        return tested
 
     def _train(self, epoch: int) -> dict[str, float]:
         """What is left of a pass over the training images; mean losses and accuracy in percent of the whole of it."""
@@ -693,7 +695,7 @@ class Training(Algorithm):
             self.model.load_state_dict(best["model"])
             if self.average:
                 self.average.module.load_state_dict(best["average"])
-        measured = self._measure(split)
+        measured = self.measured if self.num_phases == 1 else self._measure(split)
         tested = measured["eval"]
         results = self.facts() | {
             "epochs": self.epoch,
@@ -730,11 +732,11 @@ class Training(Algorithm):
         remove_progress(self.directory)
         return complete
 
-    def _measure(self, split: str) -> dict[str, dict[str, float]]:
-        """What the student, and the average where there is one, reach on a split at the end."""
+    def _measure(self, split: str) -> dict[str, dict[str, Any]]:
+        """What the student, and the average where there is one, reach on a split, where no epoch has measured it."""
         num_images = len(self.dataset.split(split))
         total = num_images * len(self.evaluated)
-        with phase(f"evaluation of {num_images} images", total, number=PHASES, count=PHASES) as line:
+        with phase(f"evaluation of {num_images} images", total, number=self.num_phases, count=self.num_phases) as line:
             loader = self.loader(self.dataset, split, member=member())
             return {
                 name: evaluate(network, line.over(loader), autocast=self.autocast())

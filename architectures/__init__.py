@@ -5,8 +5,8 @@
     outline(model, image_size=32).place("penultimate")    # maps inside it by name or module path, with their sizes
     nn.Sequential(Input(mean, std), model)                # takes pixels
 
-Every module of this package is imported here, so a family joins by adding one file that calls `register_model`. Other
-libraries are imported when a network of theirs is made.
+Every module of this package but `LATE` is imported here, so a family joins by adding one file that calls
+`register_model`. Other libraries are imported when a network of theirs is made.
 """
 
 import importlib
@@ -35,5 +35,8 @@ __all__ = [
     "register_model",
 ]
 
+LATE = {"torchvision_resnet"}  # what itself imports another library
+
 for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+    if _module.name not in LATE:
+        importlib.import_module(f"{__name__}.{_module.name}")

@@ -1,57 +1,39 @@
 """Networks of torchvision, `torchvision/NAME`, with its state-dict names; no weights are downloaded.
 
-The residual networks of the paper name their places themselves; those of all others are found.
+The residual networks of the paper name their places themselves; those of all others are found. torchvision takes two
+seconds to import, with what it imports: it is imported when a network of its is made.
 """
 
 from functools import partial
 from typing import Any
 
 from torch import nn
-from torchvision import models
-from torchvision.models import resnet
 
 from architectures.published import Published, in_torch_hub, register_published
 from architectures.registry import NEAREST, register_library, register_model, renamed, unknown_name
-from architectures.tapped import Tap, TappedNetwork, ends_of_blocks
 
 # Networks that are built for one image size, by the beginnings of their names, and what they call it.
 IMAGE_SIZE = {"vit_": lambda size: {"image_size": size}, "maxvit_": lambda size: {"input_size": (size, size)}}
 WITHOUT_AUXILIARY = ("googlenet", "inception_v3")  # in training they return more than logits otherwise
 RATES = {"drop_path": "stochastic_depth_prob"}  # as torchvision calls them
-STEM_REDUCTION = 4  # strided convolution and max pooling
 
 
-class TorchvisionResNet(TappedNetwork, resnet.ResNet):
-    """torchvision's modules called in the order of `feature_children`, max pooling counted: layer4 is child 7."""
+def residual(block: str, num_blocks: tuple[int, int, int, int], **options: Any) -> nn.Module:
+    """A residual network of torchvision that names its places."""
+    from architectures.torchvision_resnet import TorchvisionResNet, resnet
 
-    feature_children = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    head_path = "fc"
-
-    def __init__(
-        self,
-        block: type[resnet.BasicBlock] | type[resnet.Bottleneck],
-        num_blocks: tuple[int, int, int, int],
-        *,
-        num_classes: int,
-        dropout: float = 0.0,
-    ):
-        super().__init__(block, list(num_blocks), num_classes=num_classes)
-        self.dropout = dropout
-        self.first_blocks = tuple(
-            Tap(f"layer{1 + index}.0", width * block.expansion, STEM_REDUCTION * 2**index)
-            for index, width in enumerate((64, 128, 256, 512))
-        )
-        # A block calls its `relu` two or three times; the last call is the one that ends it.
-        self.stage_ends = ends_of_blocks(num_blocks, norm="bn2" if block is resnet.BasicBlock else "bn3")
+    return TorchvisionResNet(getattr(resnet, block), num_blocks, **options)
 
 
-register_model(partial(TorchvisionResNet, resnet.BasicBlock, (2, 2, 2, 2)), name="torchvision/resnet18")
-register_model(partial(TorchvisionResNet, resnet.BasicBlock, (3, 4, 6, 3)), name="torchvision/resnet34")
-register_model(partial(TorchvisionResNet, resnet.Bottleneck, (3, 4, 6, 3)), name="torchvision/resnet50")
+register_model(partial(residual, "BasicBlock", (2, 2, 2, 2)), name="torchvision/resnet18")
+register_model(partial(residual, "BasicBlock", (3, 4, 6, 3)), name="torchvision/resnet34")
+register_model(partial(residual, "Bottleneck", (3, 4, 6, 3)), name="torchvision/resnet50")
 
 
 def names() -> list[str]:
     """Of all classifiers."""
+    from torchvision import models
+
     return models.list_models(module=models)
 
 
@@ -62,6 +44,8 @@ def create(name: str, *, num_classes: int, image_size: int | None = None, **opti
     Raises:
         ValueError: torchvision has no such network.
     """
+    from torchvision import models
+
     _check_name(name)
     for beginning, sized in IMAGE_SIZE.items():
         if image_size is not None and name.startswith(beginning):
@@ -78,6 +62,8 @@ def published(name: str) -> Published:
     Raises:
         ValueError: as `create`, or there is no such tag.
     """
+    from torchvision import models
+
     network, _, tag = name.partition(".")
     _check_name(network)
     known = models.get_model_weights(network)

@@ -28,12 +28,10 @@ import os
 import pickle
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-import torchvision.datasets
-from torchvision.datasets.utils import check_integrity, download_url, extract_archive
 
 from dataloaders.dataset import Dataset, ImageTensors, Triple
 from dataloaders.decoding import SquarePixels, decode
@@ -46,6 +44,9 @@ from dataloaders.folders import (
 )
 from dataloaders.image_files import shown
 from dataloaders.registry import DEFAULT_DATA_DIR, LoadRequest, Outliner, always, refuse_test_split, register_dataset
+
+if TYPE_CHECKING:  # torchvision and what it imports take two seconds: only who reads its images should wait for it
+    from torchvision.datasets import CIFAR10
 
 IMAGE_SIZE = 32
 NUM_TRAIN = 50_000
@@ -76,17 +77,24 @@ CIFAR100_CLASSES = tuple(
     """.split()  # noqa: SIM905  a literal would be a line for each
 )
 
-Source = type[torchvision.datasets.CIFAR10]  # CIFAR100 is a subclass
+Source: TypeAlias = "type[CIFAR10]"  # CIFAR100 is a subclass
 Splits = dict[str, ImageTensors]
 
 
-def _outline(source: Source, mean: Triple, std: Triple) -> Outliner:
+def _published(name: str) -> Source:
+    """What torchvision knows of a data set."""
+    from torchvision import datasets
+
+    return getattr(datasets, name)
+
+
+def _outline(name: str, mean: Triple, std: Triple) -> Outliner:
     """The name says which images a data set has, but not those of a tree that lacks some of them."""
     known = always(IMAGE_SIZE, mean, std)
 
     def outline(data_dir: Path | None) -> dict[str, Any]:
         facts = known(data_dir)
-        if _is_tree(source, data_dir) and (data_dir / "train").is_dir():
+        if data_dir and _is_tree(_published(name), data_dir) and (data_dir / "train").is_dir():
             found, _ = search_class_folders(data_dir / "train")
             if sum(map(len, found.values())) != NUM_TRAIN:
                 facts["images"] = digest_of_files(data_dir / "train", found)
@@ -95,23 +103,21 @@ def _outline(source: Source, mean: Triple, std: Triple) -> Outliner:
     return outline
 
 
-@register_dataset("CIFAR100", _outline(torchvision.datasets.CIFAR100, CIFAR100_MEAN, CIFAR100_STD))
+@register_dataset("CIFAR100", _outline("CIFAR100", CIFAR100_MEAN, CIFAR100_STD))
 def cifar100(request: LoadRequest) -> Dataset:
-    source = torchvision.datasets.CIFAR100
-    return _load(source, "fine_labels", CIFAR100_CLASSES, request, CIFAR100_MEAN, CIFAR100_STD)
+    return _load(_published("CIFAR100"), "fine_labels", CIFAR100_CLASSES, request, CIFAR100_MEAN, CIFAR100_STD)
 
 
-@register_dataset("CIFAR100_10k", _outline(torchvision.datasets.CIFAR100, CIFAR100_MEAN, CIFAR100_STD))
+@register_dataset("CIFAR100_10k", _outline("CIFAR100", CIFAR100_MEAN, CIFAR100_STD))
 def cifar100_10k(request: LoadRequest) -> Dataset:
     whole = cifar100(request)
     train = whole.train and _smallest_digests(whole.train, PER_CLASS)
     return dataclasses.replace(whole, name="CIFAR100_10k", train=train)
 
 
-@register_dataset("CIFAR10", _outline(torchvision.datasets.CIFAR10, CIFAR10_MEAN, CIFAR10_STD))
+@register_dataset("CIFAR10", _outline("CIFAR10", CIFAR10_MEAN, CIFAR10_STD))
 def cifar10(request: LoadRequest) -> Dataset:
-    source = torchvision.datasets.CIFAR10
-    return _load(source, "labels", CIFAR10_CLASSES, request, CIFAR10_MEAN, CIFAR10_STD)
+    return _load(_published("CIFAR10"), "labels", CIFAR10_CLASSES, request, CIFAR10_MEAN, CIFAR10_STD)
 
 
 def _load(
@@ -210,6 +216,8 @@ def _ensure_files(source: Source, data_dir: Path, files: list[str]) -> Path:
 
 def _unpack(source: Source, data_dir: Path, files: list[str]) -> None:
     """Put `files` into `data_dir`, each one whole or absent, whenever the process ends."""
+    from torchvision.datasets.utils import check_integrity, download_url, extract_archive
+
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{source.filename}.", suffix=".part", dir=data_dir) as place:
         archive = data_dir / source.filename

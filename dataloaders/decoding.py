@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as TF
 from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -130,6 +129,8 @@ def fit_square(image: Image.Image, image_size: int) -> Image.Image:
 
     Small images keep their border. Large ones follow the ImageNet convention, 256 pixels for a crop of 224.
     """
+    import torchvision.transforms.functional as TF  # takes two seconds, and pictures that are embedded need none
+
     shorter = image_size if image_size <= MAX_RESIDENT_SIZE else int(image_size * 256 / 224)
     if min(image.size) != shorter:
         image = TF.resize(image, [shorter], antialias=True)

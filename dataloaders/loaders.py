@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms as T
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -456,6 +455,8 @@ class TrainSample:
     """Callable: (epoch, index) to the sample of one augmented image."""
 
     def __init__(self, files: ImageFiles, image_size: int, flip: bool, seed: int, augmentation: Augmentation):
+        import torchvision.transforms as T  # takes two seconds, and resident images need none
+
         self.files, self.seed = files, seed
         crop = T.RandomResizedCrop(image_size, tuple(augmentation.crop_scale), tuple(augmentation.crop_ratio))
         self.transform = T.Compose([crop, T.RandomHorizontalFlip(0.5 if flip else 0.0)])

@@ -165,18 +165,15 @@ def test_every_phase_says_where_in_the_chain_it_is(prepare, short_teacher):
     assert status == 0, error
     done = [line.rpartition(", done in ")[0] for line in out.splitlines() if ", done in " in line]
     assert done == [
-        "step 1 of 4, part 1 of 2: 1 epoch",
-        "step 1 of 4, part 2 of 2: evaluation of 8 images",
+        "step 1 of 4: 1 epoch",
         "step 2 of 4, part 1 of 2: reading patches",
         "step 2 of 4, part 2 of 2: k-means of 16 words",
         "step 3 of 4, part 1 of 4: reading patches",
         "step 3 of 4, part 2 of 4: LDA",
         "step 3 of 4, part 3 of 4: sub-classes",
         "step 3 of 4, part 4 of 4: decisions",
-        "step 4 of 4, trial 1 of 2, part 1 of 2: 1 epoch",
-        "step 4 of 4, trial 1 of 2, part 2 of 2: evaluation of 8 images",
-        "step 4 of 4, trial 2 of 2, part 1 of 2: 1 epoch",
-        "step 4 of 4, trial 2 of 2, part 2 of 2: evaluation of 8 images",
+        "step 4 of 4, trial 1 of 2: 1 epoch",
+        "step 4 of 4, trial 2 of 2: 1 epoch",
     ]
 
 

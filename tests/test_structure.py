@@ -149,6 +149,19 @@ def test_results_and_options_are_read_with_the_standard_library_alone(module):
     assert all(name in OF_STANDARD_LIBRARY or name.rpartition(".")[0] in OF_STANDARD_LIBRARY for name in others)
 
 
+# What takes a second and more to import, torchvision two with what it imports itself.
+SLOW = {"torchvision", "sklearn", "scipy", "matplotlib", "timm"}
+IMPORT_TORCHVISION = {"torchvision_resnet.py"}  # itself imported where it is needed
+
+
+def test_what_takes_seconds_to_import_is_imported_where_it_is_needed():
+    """Every command waits for what modules import as they are imported."""
+    for path in (path for folder in MAY_IMPORT.keys() - {"examples"} for path in source_files(folder)):
+        at_once = [node for node in parsed(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {getattr(node, "module", None) or node.names[0].name for node in at_once}
+        assert path.name in IMPORT_TORCHVISION or not {name.partition(".")[0] for name in names} & SLOW, path
+
+
 def test_only_the_entry_knows_sacred():
     places = [path for folder in MAY_IMPORT for path in source_files(folder)] + sorted(ROOT.glob("*.py"))
     assert [path.name for path in places if "sacred" in set(imported(path))] == ["main_classification.py"]

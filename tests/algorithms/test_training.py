@@ -194,7 +194,7 @@ def test_a_continued_run_trains_with_the_options_it_is_given(folder):
 
 def test_measurements_stay_as_long_as_what_they_were_made_on(folder, scripted):
     """Of the last epoch as long as it is the last, of the best as long as it is the best, of epoch n always."""
-    scripted(20.0, 60.0, 40.0, 40.0)
+    scripted(20.0, 60.0, 40.0)
     options = {"milestones": [], "keep_every": 1}
     directory = train("classification", folder, epochs=3, **options)
     for taken in ({}, {"best": True}, {"checkpoint": 1}, {"checkpoint": 3}):
@@ -205,10 +205,10 @@ def test_measurements_stay_as_long_as_what_they_were_made_on(folder, scripted):
         return {name: measured["epoch"] for name, measured in evaluations.items()}
 
     assert evaluated() == {"last": 3, "best": 2, "epoch_1": 1, "epoch_3": 3}
-    scripted(50.0, 50.0)
+    scripted(50.0)
     train("classification", folder, epochs=4, checkpoint=-1, **options)
     assert evaluated() == {"best": 2, "epoch_1": 1, "epoch_3": 3}
-    scripted(70.0, 70.0)
+    scripted(70.0)
     train("classification", folder, epochs=3, checkpoint=2, **options)  # another third epoch, and the best
     assert evaluated() == {"epoch_1": 1}
 
@@ -260,7 +260,7 @@ def test_an_epoch_that_was_not_kept_is_refused_with_those_that_were(folder):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Lets the evaluations of a run report accuracies that a test chooses: one an epoch, and one at the end."""
+    """Lets the evaluations of a run report accuracies that a test chooses, one an epoch."""
 
     def script(*accuracies: float) -> None:
         reported = iter(accuracies)
@@ -275,7 +275,7 @@ def scripted(monkeypatch):
 
 
 def test_the_best_file_is_the_best_epoch(folder, scripted):
-    scripted(20.0, 60.0, 60.0, 40.0, 40.0)
+    scripted(20.0, 60.0, 60.0, 40.0)
     directory = train("classification", folder, epochs=4, keep_every=1)
     found = accuracies(directory)
     assert (found["top1"], found["best_top1"], found["best_epoch"]) == (40.0, 60.0, 2)
@@ -283,9 +283,9 @@ def test_the_best_file_is_the_best_epoch(folder, scripted):
 
 
 def test_going_back_forgets_the_best_of_the_epochs_left_behind(folder, scripted):
-    scripted(50.0, 60.0, 70.0, 70.0)
+    scripted(50.0, 60.0, 70.0)
     directory = train("classification", folder, epochs=3, keep_every=1)
-    scripted(40.0, 40.0)
+    scripted(40.0)
     train("classification", folder, epochs=2, checkpoint=1, learning_rate=0.01)
     found = accuracies(directory)
     assert (found["best_top1"], found["best_epoch"]) == (50.0, 1)
@@ -308,7 +308,7 @@ def test_the_best_epoch_is_saved_though_the_run_was_killed_before(folder, script
     assert load_tensors(directory / "best.pth")["epoch"] == 1
     with pytest.raises(ValueError, match=r"best.pth holds epoch 1, and the best of .*last.pth is 3: .*checkpoint=-1\Z"):
         train("classification", folder, evaluate=True, best=True)
-    scripted(10.0, 10.0)
+    scripted(10.0)
     train("classification", folder, epochs=4, milestones=[], checkpoint=-1)
     assert load_tensors(directory / "best.pth")["epoch"] == accuracies(directory)["best_epoch"] == 3
 
@@ -316,10 +316,10 @@ def test_the_best_epoch_is_saved_though_the_run_was_killed_before(folder, script
 def test_what_is_called_the_best_has_its_weights(folder, scripted, caplog, monkeypatch):
     """The last epoch was the best and is damaged: the best one before it was overwritten by it."""
     monkeypatch.setattr(training.log, "propagate", True)
-    scripted(50.0, 40.0, 60.0, 60.0)
+    scripted(50.0, 40.0, 60.0)
     directory = train("classification", folder, epochs=3, milestones=[])
     (directory / "last.pth").write_bytes(b"PK torn")
-    scripted(30.0, 30.0)
+    scripted(30.0)
     train("classification", folder, epochs=3, milestones=[], checkpoint=-1, learning_rate=0.01)
     assert "no file has the best epoch, 1, any more" in caplog.text
     found = accuracies(directory)

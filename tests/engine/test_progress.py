@@ -253,28 +253,27 @@ def test_a_training_in_a_terminal_is_one_line_at_a_time(folder, monkeypatch):
     screen(written)
     shown = re.split("[\r\n]+", written)
     for epoch in (1, 2):
-        assert any(line.startswith(f"step 1 of 2: epoch {epoch} of 2 ") and "left, loss=" in line for line in shown)
-    assert any(line.startswith("step 2 of 2: evaluation of 128 images") for line in shown)
+        assert any(line.startswith(f"epoch {epoch} of 2 ") and "left, loss=" in line for line in shown)
 
 
 # --- the jobs --------------------------------------------------------------------------------------------------------
 
-EPOCHS = ["1 epoch", "evaluation of 128 images"]
 LDA_PHASES = ["reading patches", "LDA", "sub-classes", "decisions"]
 
 
 @pytest.mark.parametrize(
     ("method", "options", "phases"),
     [
-        ("classification", {"epochs": 1}, EPOCHS),
-        ("letKD-1", {"epochs": 1}, EPOCHS),
+        ("classification", {"epochs": 1}, ["1 epoch"]),
+        ("classification", {"epochs": 1, "val_split": 64}, ["1 epoch", "evaluation of 128 images"]),
+        ("letKD-1", {"epochs": 1}, ["1 epoch"]),
         ("classification", {"kmeans": 16}, ["reading patches", "k-means of 16 words"]),
         ("classification", {"LDA": 5}, LDA_PHASES),
         ("classification", {"LDA": 5, "incremental": True}, [LDA_PHASES[1], LDA_PHASES[0], *LDA_PHASES[2:]]),
         ("classification", {"probe": True}, ["maps of train images", "maps of eval images"]),
         ("classification", {"evaluate": True}, ["evaluation of 128 images"]),
     ],
-    ids=["training", "distillation", "k-means", "LDA", "incremental LDA", "probe", "evaluation"],
+    ids=["training", "held-out images", "distillation", "k-means", "LDA", "incremental LDA", "probe", "evaluation"],
 )
 def test_every_job_tells_its_phases(method, options, phases, folder, lines):
     train(method, folder, **options)

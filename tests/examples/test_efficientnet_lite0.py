@@ -173,6 +173,12 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+PHOTOGRAPHS = [
+    "--teacher-size", "224", "--student-size", "224", "--student", "timm/lcnet_035",
+    "--places", "penultimate", "intermediate", "--methods", "KD", "ReviewKD",
+]  # fmt: skip
+
+
 RESULTS = {"top1": 50.0, "parameters": 1000, "multiply_adds": 2000}
 
 
@@ -197,18 +203,24 @@ def test_its_commands_are_those_of_the_project(program, pictures, wheel, tmp_pat
 
     monkeypatch.setattr(program, "run", run)
     words = ["--pictures", pictures, "--weights", wheel, "--output", tmp_path / "out", "--jobs", 1]
-    words += ["--options", "precision=bf16"]
-    program.main([str(word) for word in words])
+    words = [str(word) for word in words]
+    program.main([*words, "--options", "precision=bf16"])
     jobs = [("name=lite0.teacher", "epochs=2", "network_size=128", "image_size=20")]
     jobs += [("name=lite0.letKD-2", "kmeans=256"), ("LDA=blocks.4.0", "decisions_teacher_place=blocks.4.0")]
-    jobs += [("name=lite0.alone", "network=resnet20", "network_size=32", "epochs=10", "seeds=[0]")]
     pair = ("student=resnet20", "teacher_size=128", "student_size=32", "image_size=20", "epochs=10", "seeds=[0]")
-    jobs += [(f"name=lite0.{name}", *pair) for name in ("KD", "DIST", "letKD-2")]
+    jobs += [(f"name=lite0.{name}", *pair) for name in ("letKD-2", "DIST", "KD")]
+    jobs += [("name=lite0.alone", "network=resnet20", "network_size=32", "epochs=10", "seeds=[0]")]
     jobs += [("export=onnx", "seeds=[0]"), ("predict", "seeds=[0]"), ("predict",)]
     assert all(set(job) <= set(words) for job, words in zip(jobs, done, strict=True))
     assert all("precision=bf16" in words for words in done[:-1])
     assert any(word.startswith("export_file=") for word in done[-1])
     assert "1 pictures, 100.0 % of them" in capsys.readouterr().out
+
+    done.clear()
+    program.main([*words, *PHOTOGRAPHS])
+    taught = {"teacher_size=224", "student_size=224", "student=timm/lcnet_035"}
+    assert {"LDA=intermediate", "words_teacher_place=penultimate", "image_size=20", *taught} <= set(done[2])
+    assert sum({"name=lite0.ReviewKD", *taught} <= set(words) for words in done) == 1
 
 
 @pytest.mark.slow  # ten processes, and an export

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from reporting.tables import STUDENT, TEACHER, Group, Published, Statistic, marks_of
+from reporting.tables import STUDENT, TEACHER, Group, Published, Statistic, marks_of, shown
 from results.collect import Config, Run
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -152,7 +152,9 @@ def commit(run: Run) -> str:
 
 
 def settings(run: Run) -> str:
-    return marked(marks_of(run)) or DEFAULTS
+    own = [f"{key}={shown(now)}" for key, (_, now) in run.beside.items()]
+    made_of = f"{run.options['config']} with {', '.join(own)}" if own else ""
+    return "; ".join(part for part in (made_of, marked(marks_of(run))) if part) or DEFAULTS
 
 
 def value(found: Any, form: str = ",.2f") -> str:

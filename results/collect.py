@@ -62,7 +62,8 @@ class Run:
 
     `facts` is its `results.json`, or where it has not finished its `progress.json`. `changed` are the options with
     another value than the experiment's own, as (own, this run's). `apart` says why it cannot be compared with the
-    experiment at all, where it cannot.
+    experiment at all, where it cannot. Of a run with a name of its own, whose settings are its own, `beside` are those
+    with another value than in the experiment of config/ that it was made of.
     """
 
     place: Path  # below the root
@@ -74,6 +75,7 @@ class Run:
     changed: dict[str, tuple[Any, Any]]
     apart: str | None = None
     pictures: tuple[Picture, ...] = ()
+    beside: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def mode(self) -> str:
@@ -261,10 +263,12 @@ def _run(
         parts.pop()
     options = facts.get("options") or {}
     # A run with a name of its own has no settings but its own.
-    own = options if options.get("config", experiment) != experiment else own_config(experiment)
+    made_of = options.get("config", experiment)
+    own = options if made_of != experiment else own_config(experiment)
     apart = GONE if own is None else None if options else NOT_RECORDED
     changed = {} if apart else changed_settings(own, options) | _taken(facts)
-    return Run(place, experiment, Path(*parts), trial, finished, facts, changed, apart, pictures)
+    beside = changed_settings(own_config(made_of) or {}, options) if made_of != experiment else {}
+    return Run(place, experiment, Path(*parts), trial, finished, facts, changed, apart, pictures, beside)
 
 
 def _with_teachers(runs: list[Run]) -> list[Run]:

@@ -258,6 +258,15 @@ def test_a_run_with_a_name_of_its_own_and_other_settings_has_no_figure(other, tr
     assert written.cell("KD", row="pair").published is None
 
 
+def test_a_run_with_a_name_of_its_own_says_its_networks_and_what_else_is_its_own(tree):
+    student = "timm/vit_tiny_patch16_224(depth=2,patch_size=8)"
+    put_method(tree, "KD", 60.0, options={"name": "mine.pair.KD", "student": student, "epochs": 3})
+    put_method(tree, "KD", 68.0)
+    written = tree.write(composed=composed_config)
+    written.says(f"{PAIR}.KD with student={student}, epochs=3")
+    assert written.markdown.count("| defaults |") == 1
+
+
 def test_a_student_that_is_larger_than_the_plain_one_is_marked(tree):
     tree.put(f"{PAIR}.letKD-2", 73.0, parameters=1200, parameters_without_kd_layers=1000)
     tree.put(f"{PAIR}.QuEST", 72.0, parameters=1000, parameters_without_kd_layers=1000)

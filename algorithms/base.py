@@ -9,20 +9,17 @@ from typing import Any, ClassVar
 import torch
 
 from algorithms.teaching import largest_size
-from architectures import Input
 from config.options import Options
 from dataloaders import Batch, Dataset, hold_out, load_dataset, make_eval_loader
 from dataloaders.facts import data_facts
 from dataloaders.image_folder import UnknownSizeError
 from dataloaders.loaders import images_of
-from distillation.inputs import input_of_student
 from engine.numerics import choose_device, device_name, set_numerics
 from engine.progress import tracked
 from engine.records import exclusive, log, log_file, missing_traces, removed_after_mistakes
 from letkd.processes import ALONE, Member, by_first, member
 from results.places import Requirement, output_directory, run_directory
 from results.settings import PREPARATION
-from storage.state_dicts import Weights
 
 Results = dict[str, Any]
 
@@ -175,14 +172,6 @@ class Algorithm:
     def share(self, dataset: Dataset, split: str) -> range:
         """The images of a split that are this process's: all, or those of its range of batches."""
         return images_of(member(), len(dataset.split(split)), self.options.protocol.test_batch_size)[0]
-
-    def input_of(self, dataset: Dataset, weights: Weights | None = None) -> Input:
-        """What stands in front of the experiment's network, on the device.
-
-        Args:
-            weights: where it is trained.
-        """
-        return input_of_student(self.options, dataset, weights).module().to(self.device)
 
 
 def say_other_images(known: dict[str, Any], present: dict[str, Any]) -> None:

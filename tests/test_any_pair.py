@@ -239,7 +239,7 @@ def test_the_jobs_read_what_training_reads(
     of = job.teacher_map(job.place(path))
     rows, _ = next(job.source(of).batches([path]))[path]
 
-    images = job.input_of(digits)(next(iter(job.loader(digits, "train"))).images)
+    images = job.seen.module()(next(iter(job.loader(digits, "train"))).images)
     teacher = open_teacher(name, digits, weights, ["words"])
     teacher.network = teacher.network.reading(Wanted(maps=(path,)))
     fold_teacher_(teacher)

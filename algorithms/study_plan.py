@@ -362,7 +362,11 @@ class Study:
         alike = {name: own for name, own in default_configs()[0].items() if own["dataset"] == taught["dataset"]}
         found = trains_alone(taught["student"], alike, folder=pair.rpartition(".")[0])
         if found is None:
-            raise ValueError(f"no module of config/ trains {taught['student']} alone on {taught['dataset']}")
+            raise ValueError(
+                f"no module of config/ trains {taught['student']} alone on {taught['dataset']}; write one, "
+                f"config/mine/NAME.py with classification(dataset={taught['dataset']!r}, network=...), as "
+                f"docs/own-network.md shows, or leave out {ALONE}"
+            )
         return found
 
     def _against(self) -> str:

@@ -46,11 +46,13 @@ pair |= {"dataset": "digits", "epochs": 1, "milestones": (), "batch_size": %s}
 
 @pytest.fixture(scope="module", autouse=True)
 def small(few_digits, tmp_path_factory) -> Iterator[None]:
-    """Two pairs of a teacher that trains for an epoch."""
+    """Two pairs of a teacher that trains for an epoch, and one whose student no module trains alone."""
     folder = tmp_path_factory.mktemp("config")
-    for name, batch_size in (("one", 64), ("two", 128)):
+    modules = {"one": MODULE % 64, "two": MODULE % 128}
+    modules["other"] = modules["one"].replace('"student": "resnet8"', '"student": "resnet20"')
+    for name, module in modules.items():
         (folder / "small" / name).mkdir(parents=True)
-        (folder / "small" / name / "__init__.py").write_text(MODULE % batch_size)
+        (folder / "small" / name / "__init__.py").write_text(module)
     own = importlib.import_module("config.digits.RN8").config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "__path__", [*config.__path__, str(folder)])
@@ -400,6 +402,11 @@ PAIR_OF_DIGITS = "pairs=digits.RN14_RN8"
         (("pairs=digits.RN14_RN8,digits.RN8", "methods=KD"), "KD needs a teacher, and digits.RN8.KD has none"),
         ((PAIR_OF_DIGITS, "methods=KD,DKDD"), "unknown method 'DKDD'; did you mean config='digits.RN14_RN8.DKD'"),
         ((PAIR_OF_DIGITS, "methods=KD,DKD,KD"), "digits.RN14_RN8.KD is asked for twice"),
+        (
+            ("pairs=small.other", "methods=KD,alone"),
+            "no module of config/ trains resnet20 alone on digits; write one, config/mine/NAME.py with "
+            "classification(dataset='digits', network=...), as docs/own-network.md shows, or leave out alone",
+        ),
         (("methods=KD",), "a study needs pairs=, a list of names of pairs, like digits.RN14_RN8"),
         (("pairs=digits.RN14_RN8",), "a study needs methods="),
         (("pairs=5", "methods=KD"), "pairs=5 must be a list of names of pairs"),

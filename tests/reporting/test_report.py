@@ -678,7 +678,10 @@ def test_damaged_trials_are_listed(tree):
         ({"options": {"dataset": 5}}, "dataset is 5, not a text"),
         ({"options": {"teacher_experiment": ["a"]}}, "teacher_experiment is ['a'], not a text"),
         ({"exports": {"last.onnx": {"bytes": "many"}}}, "bytes is 'many'"),
-        ({"exports": {"last.onnx": 5}}, "history, evaluations, linear_probe, exports do not hold dictionaries"),
+        (
+            {"exports": {"last.onnx": 5}},
+            "history, evaluations, linear_probe, kd_layers, exports do not hold dictionaries",
+        ),
     ],
 )
 def test_facts_of_another_kind_are_damage(tree, facts, error):

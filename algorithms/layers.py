@@ -172,9 +172,8 @@ class _Look:
         student = student.in_float32()
         self.right += (student.logits.argmax(dim=1) == batch.labels).sum()
         cross_entropy = F.cross_entropy(student.logits, batch.labels) if self.losses else None
-        taught = (
-            self.objective.teacher(self.objective.teacher.input(batch.images)).in_float32() if self.losses else None
-        )
+        teacher = self.objective.teacher if self.losses else None
+        taught = teacher(teacher.input(batch.images)).in_float32() if teacher else None
         for place, layer in self.network.layers.items():
             map_BCHW, output_BCHW = (map_at(layer, each).detach().float() for each in maps[place])
             scores_PK = student.inner[place].float()
@@ -214,18 +213,15 @@ class _Look:
         sums["agreeing"] += (targets_PK.argmax(dim=1) == scores_PK.argmax(dim=1)).sum()
         if LOSSES[place] == "decisions":
             own_P = labels_B.repeat_interleave(len(scores_PK) // len(labels_B))
+            num_classes = len(self.losses[place].subclasses.centers)
             for name, shares_PK in (("teacher", targets_PK), ("student", scores_PK.softmax(dim=1))):
-                of_classes_PN = shares_PK.view(len(own_P), self.losses[place].subclasses.centers.shape[0], -1).sum(
-                    dim=2
-                )
+                of_classes_PN = shares_PK.view(len(own_P), num_classes, -1).sum(dim=2)
                 sums[f"{name}_right"] += (of_classes_PN.argmax(dim=1) == own_P).sum()
 
     def _add_gradients(self, place: str, features: Tensor, term: Tensor, cross_entropy: Tensor) -> None:
         sums = self.sums[place]
-        own, other = (
-            torch.autograd.grad(each, features, retain_graph=True)[0].double() for each in (term, cross_entropy)
-        )
-        own, other = self.weights[LOSSES[place]] * own, self.weights.get("ce", 0) * other
+        weighted = self.weights[LOSSES[place]] * term, self.weights.get("ce", 0) * cross_entropy
+        own, other = (torch.autograd.grad(each, features, retain_graph=True)[0].double() for each in weighted)
         for name, product in (("own", own * own), ("other", other * other), ("both", own * other)):
             sums[f"gradient_{name}"] += product.sum()
 
@@ -279,10 +275,9 @@ class _Look:
             "gradient_share": (own / other) ** 0.5 if other else None,
             "gradient_cosine": both / (own * other) ** 0.5 if own * other else None,
         }
-        rights = {
-            name: 100 * float(sums[name]) / patches for name in ("teacher_right", "student_right") if name in sums
+        return found | {
+            key: 100 * float(sums[key]) / patches for key in ("teacher_right", "student_right") if key in sums
         }
-        return found | rights
 
 
 def _losses_of(objective: Objective | None) -> nn.ModuleDict | tuple[()]:

@@ -22,22 +22,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.base import Results
-from algorithms.evaluate import Evaluation, result_name
+from algorithms.evaluate import Evaluation, result_name, said_of_untrained
 from algorithms.teaching import missing_supervision
 from config.options import Options
 from dataloaders import Batch, Dataset
 from distillation.build import build_network, load_trained, network_name
 from distillation.expressions import INTERMEDIATE, PENULTIMATE, alphas_of, supervises, weights_of
 from distillation.objective import Objective
-from distillation.signals import Network, Wanted, map_at, plain_kd_layer
+from distillation.signals import Network, Signals, Wanted, map_at, plain_kd_layer
 from engine.accuracy import evaluate
 from engine.progress import phase
 from engine.records import log, update_results
 from results.places import Requirement
-from results.settings import MEASUREMENTS
+from results.settings import MEASUREMENTS, UNTRAINED, changed_settings
 from storage.state_dicts import Weights
 
 LOSSES = {INTERMEDIATE: "decisions", PENULTIMATE: "words"}  # by place, in the order in which an image meets them
+OF_FIGURES = ("temperature", "cls_loss_coef", "quest_loss_coef", "sub_loss_coef")  # of a training, read here again
 EPS = 1e-12
 # Of the table: a figure, what it is called there, and how it is written.
 ROWS = (
@@ -111,6 +112,9 @@ class LayerFigures(Evaluation):
             measured["top1_own_statistics"] = top1()
         measured |= {"layers": {place: found[place] for place in LOSSES if place in found}}
         log.info("%s, %d %s images of %s\n%s", weights.source, number, split, dataset.name, table(measured))
+        if said := said_of_untrained(weights):
+            log.info("note: %s", said)
+            measured["classifier"] = UNTRAINED
         measured |= self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
         return self._merge(measured)
 
@@ -126,6 +130,10 @@ class LayerFigures(Evaluation):
             load_trained(network.module, network_name(self.options), weights, what=what)
             network.module.to(self.device, memory_format=torch.channels_last).eval()
         return network.reading(Wanted(logits=True, inner=tuple(network.layers))), objective
+
+    def _changed(self, weights: Weights) -> dict[str, tuple[Any, Any]]:
+        told = changed_settings(weights.config or {}, self.options.flat)
+        return super()._changed(weights) | {key: told[key] for key in OF_FIGURES if key in told}
 
     def _merge(self, measured: Results) -> Results:
         """Beside what `results.json` holds already, by the name of the weights."""
@@ -172,8 +180,7 @@ class _Look:
         student = student.in_float32()
         self.right += (student.logits.argmax(dim=1) == batch.labels).sum()
         cross_entropy = F.cross_entropy(student.logits, batch.labels) if self.losses else None
-        teacher = self.objective.teacher if self.losses else None
-        taught = teacher(teacher.input(batch.images)).in_float32() if teacher else None
+        taught = self._taught(batch) if self.losses else None
         for place, layer in self.network.layers.items():
             map_BCHW, output_BCHW = (map_at(layer, each).detach().float() for each in maps[place])
             scores_PK = student.inner[place].float()
@@ -187,6 +194,12 @@ class _Look:
             if "divergence" not in self.errors[place]:
                 exact = exact_divergence(self.losses[place], taught, batch, scores_PK.detach())
                 self.errors[place]["divergence"] = abs(float(term.detach()) / float(exact) - 1)
+
+    def _taught(self, batch: Batch) -> Signals:
+        """What the teacher says, in the precision of training."""
+        teacher = self.objective.teacher
+        with self.autocast():
+            return teacher(teacher.input(batch.images)).in_float32()
 
     def _add_output(self, place: str, map_BCHW: Tensor, output_BCHW: Tensor, scores_PK: Tensor) -> None:
         layer, sums = plain_kd_layer(self.network.layers[place]), self.sums[place]
@@ -219,9 +232,11 @@ class _Look:
                 sums[f"{name}_right"] += (of_classes_PN.argmax(dim=1) == own_P).sum()
 
     def _add_gradients(self, place: str, features: Tensor, term: Tensor, cross_entropy: Tensor) -> None:
-        sums = self.sums[place]
+        layer, sums = self.network.layers[place], self.sums[place]
         weighted = self.weights[LOSSES[place]] * term, self.weights.get("ce", 0) * cross_entropy
-        own, other = (torch.autograd.grad(each, features, retain_graph=True)[0].double() for each in weighted)
+        own, other = (
+            map_at(layer, torch.autograd.grad(each, features, retain_graph=True)[0]).double() for each in weighted
+        )
         for name, product in (("own", own * own), ("other", other * other), ("both", own * other)):
             sums[f"gradient_{name}"] += product.sum()
 

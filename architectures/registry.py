@@ -165,8 +165,8 @@ def unknown_name(
         listed: where the known ones are listed, if they are too many to be named.
     """
     known = list(known)
-    meant = [repr(other) for other in (*difflib.get_close_matches(name, known, n=nearest), *also)]
-    hint = f" did you mean {' or '.join(meant)}?" if meant else ""
+    meant = dict.fromkeys((*difflib.get_close_matches(name, known, n=nearest), *also))
+    hint = f" did you mean {' or '.join(map(repr, meant))}?" if meant else ""
     return f"unknown architecture {name!r};{hint} known: {listed or ', '.join(known)}"
 
 

@@ -3,7 +3,9 @@
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ from training_tools import configure, train
 
 import main_classification
 from algorithms import run_config
-from algorithms.layers import LOSSES, exact_output
+from algorithms.layers import LOSSES, _Look, exact_output
 from config.options import Options
+from distillation.objective import Teacher
 from letkd import KDLayer
+from letkd.layer import TokenKDLayer
 from reporting.pictures import PICTURES
 from storage.tensor_files import load_tensors, save_tensors
 
@@ -101,14 +105,46 @@ def test_divergences_are_those_of_the_losses(copied):
 
 def test_weights_scale_the_gradients_and_turn_none(copied):
     (one,) = figures(copied).values()
-    (three,) = figures(copied, quest_loss_coef=3.0, sub_loss_coef=0.5).values()
+    *_, three = figures(copied, quest_loss_coef=3.0, sub_loss_coef=0.5).values()
     for place, factor in (("penultimate", 3), ("intermediate", 0.5)):
         before, now = one["layers"][place], three["layers"][place]
         assert now["gradient_share"] == pytest.approx(factor * before["gradient_share"])
         assert now["gradient_cosine"] == pytest.approx(before["gradient_cosine"])
         assert -1 <= before["gradient_cosine"] <= 1
-    (alone,) = figures(copied, cls_loss_coef=0.0).values()
+    *_, alone = every = figures(copied, cls_loss_coef=0.0).values()
     assert alone["layers"]["penultimate"]["gradient_share"] is None
+    assert three["changed"] == {"quest_loss_coef": [1.0, 3.0], "sub_loss_coef": [1.0, 0.5]}
+    assert list(every) == [one, three, alone], "those with the training's own weights stay"
+
+
+def test_gradients_of_tokens_that_are_no_patches_are_left_out():
+    layer = TokenKDLayer(KDLayer(4, 3), prefix=1)
+    look = _Look(SimpleNamespace(layers={"penultimate": layer}), None, {"words": 1.0, "ce": 1.0}, nullcontext)
+    tokens_BNC = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    look._add_gradients("penultimate", tokens_BNC, tokens_BNC[:, 1:].square().sum(), tokens_BNC.square().sum())
+    sums = look.sums["penultimate"]
+    assert sums["gradient_own"] == sums["gradient_other"] == sums["gradient_both"] > 0
+
+
+def test_the_teacher_computes_in_the_precision_of_training(copied, monkeypatch):
+    seen, call = [], Teacher.__call__
+
+    def spied(teacher: Teacher, images: torch.Tensor) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return call(teacher, images)
+
+    monkeypatch.setattr(Teacher, "__call__", spied)
+    (measured,) = figures(copied, precision="bf16").values()
+    assert seen and all(seen)
+    assert all(found["output_error"] > 1e-4 for found in measured["layers"].values()), "it was computed in bfloat16"
+
+
+def test_a_classifier_that_nothing_has_trained_is_marked(copied):
+    last = copied / "digits/RN14_RN8/letKD-2/last.pth"
+    save_tensors(last, load_tensors(last) | {"classifier": "untrained"})
+    last.with_name("results.json").unlink()  # which knows these weights by their numbers
+    (measured,) = figures(copied).values()
+    assert measured["classifier"] == "untrained"
 
 
 def test_the_arithmetic_is_compared_with_the_formula(copied, monkeypatch):

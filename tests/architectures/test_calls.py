@@ -131,6 +131,8 @@ def test_names_of_the_libraries_are_named_where_they_are_meant() -> None:
         create_model("resnet18d")
     with pytest.raises(ValueError, match=r"^unknown architecture 'tim/resnet18d'; did you mean .*'timm/resnet18d'\? "):
         create_model("tim/resnet18d")
+    with pytest.raises(ValueError, match=r"did you mean 'torchvision/resnet18' or 'timm/resnet18'\? "):
+        create_model("torchvisio/resnet18")
     with pytest.raises(
         ValueError, match=r"did you mean 'torchvision/resnet5\d' or 'torchvision/resnet\d+' or 'torchvision/"
     ):

@@ -226,19 +226,17 @@ class _Look:
         sums["agreeing"] += (targets_PK.argmax(dim=1) == scores_PK.argmax(dim=1)).sum()
         if LOSSES[place] == "decisions":
             own_P = labels_B.repeat_interleave(len(scores_PK) // len(labels_B))
+            num_classes = len(self.losses[place].subclasses.centers)
             for name, shares_PK in (("teacher", targets_PK), ("student", scores_PK.softmax(dim=1))):
-                of_classes_PN = shares_PK.view(len(own_P), self.losses[place].subclasses.centers.shape[0], -1).sum(
-                    dim=2
-                )
+                of_classes_PN = shares_PK.view(len(own_P), num_classes, -1).sum(dim=2)
                 sums[f"{name}_right"] += (of_classes_PN.argmax(dim=1) == own_P).sum()
 
     def _add_gradients(self, place: str, features: Tensor, term: Tensor, cross_entropy: Tensor) -> None:
         layer, sums = self.network.layers[place], self.sums[place]
+        weighted = self.weights[LOSSES[place]] * term, self.weights.get("ce", 0) * cross_entropy
         own, other = (
-            map_at(layer, torch.autograd.grad(each, features, retain_graph=True)[0]).double()
-            for each in (term, cross_entropy)
+            map_at(layer, torch.autograd.grad(each, features, retain_graph=True)[0]).double() for each in weighted
         )
-        own, other = self.weights[LOSSES[place]] * own, self.weights.get("ce", 0) * other
         for name, product in (("own", own * own), ("other", other * other), ("both", own * other)):
             sums[f"gradient_{name}"] += product.sum()
 
@@ -292,10 +290,9 @@ class _Look:
             "gradient_share": (own / other) ** 0.5 if other else None,
             "gradient_cosine": both / (own * other) ** 0.5 if own * other else None,
         }
-        rights = {
-            name: 100 * float(sums[name]) / patches for name in ("teacher_right", "student_right") if name in sums
+        return found | {
+            key: 100 * float(sums[key]) / patches for key in ("teacher_right", "student_right") if key in sums
         }
-        return found | rights
 
 
 def _losses_of(objective: Objective | None) -> nn.ModuleDict | tuple[()]:

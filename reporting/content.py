@@ -422,7 +422,7 @@ def _number(value: Any) -> float | None:
 
 
 def _measurements(runs: list[Run]) -> Table | None:
-    """What evaluations, linear probes and exports measured."""
+    """What evaluations, linear probes, figures of KD layers and exports measured."""
     rows = [
         _row(JOBS[job].capitalize(), name, Entry(str(run.place), is_code=True), text.measured(measured))
         for job, part in MEASUREMENTS.items()
@@ -430,7 +430,11 @@ def _measurements(runs: list[Run]) -> Table | None:
         for name, measured in (run.facts.get(part) or {}).items()
     ]
     columns = ("Job", "Weights", "Directory", "Results")
-    return Table("Evaluations, linear probes and exports", columns, rows, kind="texts results") if rows else None
+    return (
+        Table("Evaluations, linear probes, KD layers and exports", columns, rows, kind="texts results")
+        if rows
+        else None
+    )
 
 
 def _every_run(anchor: str, runs: list[Run]) -> Chart | None:

@@ -177,6 +177,7 @@ READS_IT = {
     "algorithms/base.py option": "a message names an option as the user gave it",
     "algorithms/base.py facts": "results.json records it",
     "algorithms/evaluate.py _changed": "it is compared with what the training has recorded",
+    "algorithms/layers.py _changed": "it is compared with what the training has recorded",
     "algorithms/prepare.py earlier_seconds": "it is compared with the record of an earlier run",
     "algorithms/train.py run": "the entry compares it with what it was told",
     "algorithms/train.py _say_changes": "it is compared with the checkpoint's",

@@ -121,7 +121,7 @@ def test_after_ctrl_c_the_same_command_does_the_rest(broken_off, tmp_path, capsy
     assert sorted(number for number, _ in began) == [str(number) for number in range(1, 10)]
     *phases, whole = [line for line in out.splitlines() if ", done in " in line]
     assert whole.startswith("9 steps, done in ")
-    assert all(re.match(r"\[(\d)\] step \1 of 9, ", line) for line in phases), phases
+    assert all(re.match(r"\[(\d)\] step \1 of 9[,:] ", line) for line in phases), phases
     assert any(line.startswith("[4] step 4 of 9, part 1 of 2: reading patches, ") for line in phases)
     for name in ("RN8", *(f"RN14_RN8/{method}" for method in METHODS)):
         seeds = [load_json(root / "numbers" / name / f"seed{seed}" / "results.json") for seed in (0, 1)]

@@ -134,7 +134,7 @@ def test_unknown_key_names_the_nearest(word, nearest, command, tmp_path):
 
 
 def test_a_key_of_another_method_is_unknown(command):
-    assert "'num_words'" in command(*TEACHER, "num_words=16").error
+    assert "no option num_words: it is one of methods with words" in command(*TEACHER, "num_words=16").error
 
 
 def test_a_word_without_a_value_is_named(command, tmp_path):

@@ -29,7 +29,7 @@ from dataloaders import Dataset, ImageFiles
 from dataloaders.batch import noise
 from dataloaders.facts import split_facts
 from distillation.build import build_objective
-from distillation.teacher_cache import open_cache
+from distillation.teacher_cache import TeacherCache, open_cache
 from engine.numerics import device_name, set_numerics
 from engine.optimization import make_optimizer
 from engine.progress import within
@@ -279,10 +279,9 @@ def step_seconds(job: Training, dataset: Dataset) -> float:
         objective = drawn_objective(options, dataset).to(job.device, memory_format=torch.channels_last).train()
         optimizer = make_optimizer(objective, options.protocol)
         batch = noise(options.protocol.batch_size, dataset, job.device)
-        if _is_cached(job, dataset):
+        if (cache := _whole_cache(job, dataset)) is not None:
             objective.without_teacher()
-            blank = torch.zeros(len(batch.labels), dataset.num_classes, device=job.device)
-            batch = batch._replace(taught=blank)
+            batch = batch._replace(taught=cache.blank(len(batch.labels)))
         step = TrainStep(objective, optimizer, job.autocast, options.protocol.accumulate)
         for _ in range(1 + MEASURED_STEPS):  # the first also allocates and chooses kernels
             start = time.perf_counter()
@@ -293,21 +292,21 @@ def step_seconds(job: Training, dataset: Dataset) -> float:
     return seconds
 
 
-def _is_cached(job: Training, dataset: Dataset) -> bool:
-    """Whether all that the teacher would say in a training is in files."""
+def _whole_cache(job: Training, dataset: Dataset) -> TeacherCache | None:
+    """What the teacher would say in a training, where all of it is in files."""
     options = job.options
     if options.pair is None or options.pair.teacher_cache is None:
-        return False
+        return None
     weights = weights_so_far(options)
     if weights is None:
-        return False
+        return None
     whole = job.open_dataset("train") if options.data.val_split else dataset
     cache = open_cache(
         options,
-        build_objective(with_inputs(options), dataset, weights).without_teacher(),
+        build_objective(with_inputs(options), dataset, weights, drawn=True).without_teacher(),
         dataset,
         split_facts(whole.split("train")),
         device=job.device,
         autocast=job.autocast,
     )
-    return cache.is_whole(options.protocol.epochs)
+    return cache if cache.is_whole(options.protocol.epochs) else None

@@ -51,7 +51,7 @@ from config.options import Study as StudyOptions
 from config.schema import filled, options_of
 from config.updates import check_updates, known_as
 from dataloaders import Dataset
-from distillation.cache_options import reads_logits_alone
+from distillation.cache_options import can_read_cache
 from distillation.labels import learns_without_labels
 from engine.checkpoints import NEWEST, find_state
 from engine.progress import rough, tracked
@@ -338,7 +338,7 @@ class Study:
                     if members.setdefault((pair, member.options["config"]), member) is not member:
                         raise ValueError(f"{member.options['config']} is asked for twice; leave out one of them")
         found = _able(list(members.values()), self.given, OF_PICTURES, learns_without_labels)
-        found = _able(found, self.given, OF_CACHE, reads_logits_alone)
+        found = _able(found, self.given, OF_CACHE, can_read_cache)
         with Mistakes() as mistakes:
             for key, value in (self.given | self.search).items():
                 with mistakes.noted():

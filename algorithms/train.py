@@ -348,7 +348,7 @@ class Training(Algorithm):
             )
 
     def _open_cache(self, checkpoint: dict[str, Any] | None) -> TeacherCache | None:
-        """Where the teacher's logits come from in place of the teacher, where that is asked for."""
+        """Where what the teacher says comes from in place of the teacher, where that is asked for."""
         if self.options.pair is None or self.options.pair.teacher_cache is None:
             return None
         cache = open_cache(

@@ -720,8 +720,9 @@ class Pair:
     )
     teacher_cache: str | None = option(
         None,
-        "what the teacher says is kept in files, in 16 bits, which runs with the same views read: logits",
-        choices=("logits",),
+        "what the teacher says is kept in files, which runs with the same views read: `logits` alone, in 16 bits; "
+        "`all` that the losses read, as it is",
+        choices=("logits", "all"),
         jobs=TRAIN,
         bears="training",
     )

@@ -1,6 +1,6 @@
 """What a loader yields, what loaders of training images have in common, and a batch of noise."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -20,7 +20,8 @@ class Batch(NamedTuple):
         other_labels: (B,) int64, of the images that are mixed into these (mixup, CutMix); None where none are.
         share: (B,) float32, the weight of `labels`; `other_labels` weigh the rest. None where nothing is mixed.
         labelled: (B,) bool, which images have a label. None where all have.
-        taught: (B, N), the teacher's logits, in float32 or shorter; None where the teacher itself is asked.
+        taught: (B, ...) each, what the teacher says, by the names of `distillation.signals.Signals.flat`: its logits
+            (B, N), maps (B, C, H, W), ...; None where the teacher itself is asked.
     """
 
     images: Tensor
@@ -29,7 +30,7 @@ class Batch(NamedTuple):
     other_labels: Tensor | None = None
     share: Tensor | None = None
     labelled: Tensor | None = None
-    taught: Tensor | None = None
+    taught: Mapping[str, Tensor] | None = None
 
 
 class TrainLoader(Protocol):

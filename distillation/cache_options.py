@@ -1,23 +1,24 @@
-"""What the options of a run say of a cache of its teacher's logits: whether there can be one, and what it follows from.
+"""What the options of a run say of a cache of its teacher: whether there can be one, and what it follows from.
 
-Losses that read more of a teacher than its logits need the teacher itself. What the rows of a cache follow from is its
-identity: the teacher, its input, the images, and the options that shape views (`distillation/teacher_cache.py`).
+A cache of logits serves the losses that read nothing else of a teacher, one of all signals every loss. What the rows of
+a signal follow from is their identity: the teacher, its input, the images, and the options that shape views
+(`distillation/teacher_cache.py`).
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from config.options import EMA, GROUPS, OPTIONS, Options
 from dataloaders import Dataset
 from distillation.expressions import brought_by, losses_of, needs_teacher, transforms_of
-from distillation.losses import LogitLoss, Loss, find_loss, find_transform, list_losses
+from distillation.losses import Loss, find_loss, find_transform
 from distillation.objective import Teacher
 from distillation.signals import Wanted
 
-FORMAT = "letkd-teacher-logits-1"
+LOGITS = "logits"
+FORMAT_OF_LOGITS, FORMAT = "letkd-teacher-logits-1", "letkd-teacher-signal-1"
 
 # Groups of options that say what is done, and which networks and losses; their fingerprints tell what bears on logits.
 OF_NO_VIEWS = frozenset(
@@ -59,32 +60,43 @@ def check_cache(options: Options) -> None:
                     f"{key}={value} is of a cache, and there is none; leave it out, or teacher_cache=logits"
                 )
         return
+    if pair.teacher_cache_top is not None and pair.teacher_cache != LOGITS:
+        raise ValueError(
+            f"teacher_cache_top={pair.teacher_cache_top} is of a cache of logits alone, and "
+            f"teacher_cache={pair.teacher_cache} keeps all as it is; leave it out, or teacher_cache=logits"
+        )
     if not needs_teacher(options):
         raise ValueError(f"{options.experiment.method} reads no teacher: leave out teacher_cache={pair.teacher_cache}")
     if options.data.unlabelled is not None:
         raise ValueError(
-            f"teacher_cache={pair.teacher_cache} keeps logits of labelled images alone; leave it out, or unlabelled="
+            f"teacher_cache={pair.teacher_cache} keeps what is said of labelled images alone; leave it out, or "
+            "unlabelled="
         )
     if pair.teacher == EMA:
         raise ValueError(
             "teacher=ema changes in every step, and nothing that it says can be kept; leave out "
             f"teacher_cache={pair.teacher_cache}"
         )
-    if made := {key: "more" for key in losses_of(options) if find_loss(key).prepared}:
+    if pair.teacher_cache == LOGITS and (
+        made := {key: "more" for key in losses_of(options) if find_loss(key).prepared}
+    ):
         _refuse(options, made)
 
 
-def reads_logits_alone(options: Options) -> bool:
-    """Whether a run reads a teacher, and of it what a cache keeps, as far as its losses say before they are built."""
+def can_read_cache(options: Options) -> bool:
+    """Whether a run reads a teacher, and of it what its cache keeps, as far as its losses say before they are built."""
     losses = [loss for key in losses_of(options) if (loss := find_loss(key)).needs_teacher]
+    if not losses or options.pair.teacher == EMA:
+        return False
+    if options.pair.teacher_cache != LOGITS:
+        return True
     transforms = [find_transform(name) for names in transforms_of(options.experiment.method).values() for name in names]
     is_kept = all(loss.kind == "logits" for loss in losses)
-    is_kept &= not any(_beside_logits(transform.needs.teacher) for transform in transforms)
-    return bool(losses) and is_kept and options.pair.teacher != EMA
+    return is_kept and not any(_beside_logits(transform.needs.teacher) for transform in transforms)
 
 
 def refuse_other_readers(options: Options, losses: Mapping[str, Loss]) -> None:
-    """Refuse a cache where a loss reads more of the teacher than its logits.
+    """Refuse a cache of logits where a loss reads more of the teacher.
 
     Args:
         losses: by key.
@@ -92,7 +104,7 @@ def refuse_other_readers(options: Options, losses: Mapping[str, Loss]) -> None:
     Raises:
         ValueError: names the losses and what they read.
     """
-    if options.pair is not None and options.pair.teacher_cache is not None:
+    if options.pair is not None and options.pair.teacher_cache == LOGITS:
         read = {key: _beside_logits(loss.needs.teacher) for key, loss in losses.items()}
         if more := {key: what for key, what in read.items() if what}:
             _refuse(options, more)
@@ -103,10 +115,9 @@ def _refuse(options: Options, more: Mapping[str, str]) -> None:
     summed = options.experiment.method.split("+")
     called = {key: next((name for name in summed if key in brought_by(name)), key) for key in more}
     reading = dict.fromkeys(f"{called[key]} reads {what}" for key, what in more.items())
-    known = (loss.method for key in list_losses() if issubclass(loss := find_loss(key), LogitLoss) and loss.method)
     raise ValueError(
-        f"teacher_cache={options.pair.teacher_cache} keeps the logits of the teacher alone, and {', '.join(reading)} "
-        f"of it; leave it out, or choose from {', '.join(known)}"
+        f"teacher_cache=logits keeps the logits of the teacher alone, and {', '.join(reading)} of it; leave it out, or "
+        "teacher_cache=all"
     )
 
 
@@ -128,15 +139,22 @@ def _beside_logits(wanted: Wanted) -> str:
 # --- what tells a cache from others ----------------------------------------------------------------------------------
 
 
-def identity_of(options: Options, teacher: Teacher, dataset: Dataset, images: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the rows follow from, as plain values.
+def identity_of(
+    options: Options, teacher: Teacher, dataset: Dataset, images: Mapping[str, Any], *, signal: str
+) -> dict[str, Any]:
+    """All that the rows of a signal follow from, as plain values.
 
     Args:
         dataset: as it trains, without held-out images.
         images: what tells the training images from others, before any are held out (`dataloaders.facts.image_facts`).
+        signal: its name in `Signals.flat`.
     """
-    known = {
-        "format": FORMAT,
+    if options.pair.teacher_cache == LOGITS:
+        kept = {"format": FORMAT_OF_LOGITS, "top": options.pair.teacher_cache_top}
+    else:
+        place = teacher.network.places_read().get(signal)
+        kept = {"format": FORMAT, "signal": signal, "place": place and asdict(place)}
+    known = kept | {
         "teacher": options.pair.teacher,
         "teacher_fingerprint": teacher.identity,
         "input": teacher.input.key,
@@ -150,7 +168,6 @@ def identity_of(options: Options, teacher: Teacher, dataset: Dataset, images: Ma
         "flip": dataset.flip,
         "view_seed": options.run.seed_of_views,
         "options": view_options(options),
-        "top": options.pair.teacher_cache_top,
     }
     return json.loads(json.dumps(known, default=str))
 
@@ -176,8 +193,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of what `identity_of` returns."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

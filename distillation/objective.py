@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from architectures import Input, InputConfig
 from dataloaders import Batch
 from distillation.losses.base import Loss, Part, loss_precision, weighs_mixed
-from distillation.signals import Network, Signals, Wanted
+from distillation.signals import Head, Network, Signals, Wanted
 from letkd import KDLayer, TemplateScores
 from letkd.processes import gathered, member
 
@@ -106,29 +106,29 @@ class Objective(nn.Module):
         self.input = input
         self.network = student.reading(union(need.student for need in needs) | Wanted(logits=True))
         self.__dict__["teacher"] = teacher
+        self.taught_head: Head | None = None
         self.shares_input = teacher is not None and teacher.input.key == input.key
+        self.places = self._places_of_losses()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Objective":
         """Device, layout and type of the teacher follow."""
         if self.teacher is not None:
             self.teacher.network.module._apply(fn)
             self.teacher.input._apply(fn)
+        if self.taught_head is not None:
+            self.taught_head = self.taught_head.map(fn)
         return super()._apply(fn, recurse)
 
     def without_teacher(self) -> Teacher:
-        """Take the teacher out, and return it: batches bring its logits, `Batch.taught`, and no loss reads more."""
+        """Take the teacher out, and return it: batches bring its signals, `Batch.taught`; its classifier stays."""
         teacher, self.__dict__["teacher"] = self.teacher, None
+        if teacher.network.wanted.head:
+            self.taught_head = teacher.network.head().map(torch.clone)
         return teacher
 
     def describe(self) -> dict[str, Any]:
         """What is summed, as plain values: the weight of every term, and where every loss reads which maps."""
-        places = {}
-        for key, loss in self.losses.items():
-            sides = {"student": (self.network, loss.needs.student)}
-            if self.teacher is not None:
-                sides["teacher"] = (self.teacher.network, loss.needs.teacher)
-            places[key] = {side: found for side, pair in sides.items() if (found := _places(*pair))}
-        return {"weights": self.weights, "places": {key: found for key, found in places.items() if found}}
+        return {"weights": self.weights, "places": self.places}
 
     def scales(self) -> dict[str, float]:
         """The learnt scales by the name of their layer: `<name>_templates`, `<name>_semantic` of a KD layer."""
@@ -157,7 +157,7 @@ class Objective(nn.Module):
         if batch.labelled is not None:
             self._check_unlabelled(batch)
         images = self.input(batch.images)
-        taught = None if batch.taught is None else Signals(logits=batch.taught).in_float32()
+        taught = batch.taught and Signals.of_flat(batch.taught, self.taught_head).in_float32()
         if self.teacher is not None:
             taught = self.teacher(images if self.shares_input else self.teacher.input(batch.images)).in_float32()
         student = self.network(images).in_float32()
@@ -188,6 +188,15 @@ class Objective(nn.Module):
             loss for loss in self.losses.values() if any(self.weights[loss.term_name(term)] for term in loss.terms)
         )
         return any(loss.needs.student.logits or loss.needs.student.head for loss in weighed)
+
+    def _places_of_losses(self) -> dict[str, Any]:
+        places = {}
+        for key, loss in self.losses.items():
+            sides = {"student": (self.network, loss.needs.student)}
+            if self.teacher is not None:
+                sides["teacher"] = (self.teacher.network, loss.needs.teacher)
+            places[key] = {side: found for side, pair in sides.items() if (found := _places(*pair))}
+        return {key: found for key, found in places.items() if found}
 
     def _whole(self, student: Signals, taught: Signals | None, batch: Batch) -> tuple[Signals, Signals | None, Batch]:
         """What losses of the whole batch read, of the parts of all processes; images stay as they are."""

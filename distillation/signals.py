@@ -20,6 +20,8 @@ from letkd.maps import as_map, evaluating
 from letkd.processes import gathered
 from letkd.taps import submodule
 
+BY_PLACE = ("maps", "preact")  # signals that a network has by the name of a place
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -58,6 +60,10 @@ class Head:
     def __call__(self, pooled_BC: Tensor) -> Tensor:
         return F.linear(pooled_BC, self.weight, self.bias)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Head":
+        """The classifier of other tensors."""
+        return Head(function(self.weight), None if self.bias is None else function(self.bias))
+
 
 @dataclass(frozen=True)
 class Signals:
@@ -87,6 +93,22 @@ class Signals:
             if (value := getattr(self, name)) is not None and value.dtype in (torch.bfloat16, torch.float16)
         }
         return replace(self, **wide) if wide else self
+
+    def flat(self) -> dict[str, Tensor]:
+        """Its tensors of a batch, by one name each: `logits`, `pooled`, `maps/<place>`, `preact/<place>`; no scores."""
+        whole = {name: value for name in ("logits", "pooled") if (value := getattr(self, name)) is not None}
+        by_place = ((kind, name, value) for kind in BY_PLACE for name, value in (getattr(self, kind) or {}).items())
+        return whole | {f"{kind}/{name}": value for kind, name, value in by_place}
+
+    @classmethod
+    def of_flat(cls, tensors: Mapping[str, Tensor], head: Head | None = None) -> "Signals":
+        """What `flat` has taken apart, with a classifier beside it."""
+        by_kind: dict[str, dict[str, Tensor]] = {kind: {} for kind in BY_PLACE}
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if name:
+                by_kind[kind][name] = value
+        return cls(logits=tensors.get("logits"), pooled=tensors.get("pooled"), head=head, **by_kind)
 
     def gathered(self, wanted: Wanted) -> "Signals":
         """Of these what is wanted, of the images of all processes of a run."""
@@ -155,6 +177,15 @@ class Network:
         """The same network, of which other signals are read."""
         return Network(self.module, self.outline, wanted)
 
+    def places_read(self) -> dict[str, Place]:
+        """Where the signals that have places are read, by their names in `Signals.flat`."""
+        return {f"{kind}/{name}": place for kind in BY_PLACE for name, place in getattr(self, kind).items()}
+
+    def head(self) -> Head:
+        """The classifier of a network that has one, as every network has where it is wanted."""
+        linear = submodule(self.backbone, self.outline.head)
+        return Head(linear.weight, linear.bias)
+
     def __call__(self, images: Tensor) -> Signals:
         wanted = self.wanted
         places = {("maps", name): place for name, place in self.maps.items()}
@@ -172,7 +203,7 @@ class Network:
             maps=by_kind["maps"],
             preact=by_kind["preact"],
             inner=inner,
-            head=self._head() if wanted.head else None,
+            head=self.head() if wanted.head else None,
         )
 
     def _run(self, images: Tensor) -> tuple[Tensor | None, Mapping[str, Tensor]]:
@@ -195,10 +226,6 @@ class Network:
                 register = module.register_forward_pre_hook if place.is_input else module.register_forward_hook
                 stack.enter_context(register(_keep(found, key, place)))
             yield found
-
-    def _head(self) -> Head:
-        linear = submodule(self.backbone, self.outline.head)
-        return Head(linear.weight, linear.bias)
 
 
 def pooling_between(student: Outline, teacher: Outline, place: str, teacher_place: str) -> int:

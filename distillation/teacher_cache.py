@@ -1,99 +1,37 @@
-"""The teacher's logits of the views of a run, kept in files: another run with the same views reads them.
+"""What a teacher says of the views of a run, kept in files: another run with the same views reads it.
 
 What a training image looks like in an epoch, beside which others it stands and with which it is mixed, follows from the
-seed of the views, the epoch and the options that shape views, and not from what trains. So a row of logits belongs to
-an epoch and a place in it, place = step * batch_size + position in the batch, and a run that has the same views, the
-same teacher and the same input in front of it needs no teacher: its batches bring the rows (`Batch.taught`).
+seed of the views, the epoch and the options that shape views, and not from what trains. So what the teacher says of it
+belongs to an epoch and a place in it, place = step * batch_size + position in the batch, and a run that has the same
+views, the same teacher and the same input in front of it needs no teacher: its batches bring the rows (`Batch.taught`).
 
-Logits are kept in 16 bits: as they are where the teacher computes in bfloat16, else rounded to float16 (11 bits of
-precision; beyond +-65504 they are that). With `top` = k of N classes a row has its k largest logits and one number, the
-mean that all others would have if they shared their probability equally:
-
-    rest = log(sum over the others of exp(z)) - log(N - k)
-
-and reads z_c for the k and `rest` for the others, so that the softmax of the k is what it was. A run that writes trains
-with what it writes: all runs with one cache see the same numbers.
+Each signal has files of its own (`distillation/cached_signals.py`), and a run reads those that its losses want: the
+maps that one method has had written serve another. Where one of them is not there, the teacher runs, and what was not
+there is written. A run that writes trains with what it writes: all runs with one cache see the same numbers.
 
     <localpath>/teacher_cache/<dataset>/<first digits of the fingerprint>/about.json, epoch_1.pth, epoch_2.pth, ...
-
-A file is whole or absent and carries a checksum. One epoch is one file, or several of about `FILE_BYTES`. A file that
-is there is not written again: of two runs that have made the same one, the first that is ready leaves it.
-
-Shapes: B images of a batch, N classes, k = `top`.
 """
 
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from config.options import Options
 from dataloaders import Batch, Dataset, TrainLoader
-from distillation.cache_options import FORMAT, fingerprint_of, identity_of
+from distillation.cache_options import LOGITS, identity_of
+from distillation.cached_signals import BYTES_AROUND, FileRows, Form, Shortened, SignalFiles, Whole, fingerprint_of
 from distillation.objective import Teacher
-from letkd.processes import by_first, gathered, member
-from storage.documents import log, names_file, save_json
-from storage.tensor_files import load_tensors, save_tensors
+from distillation.signals import Network
+from letkd.processes import by_first, member
+from storage.documents import log
 
-FOLDER, ABOUT, LOCK = "teacher_cache", "about.json", ".lock"
-SHOWN_DIGITS = 16  # of the fingerprint that a folder is called by
-FILE_BYTES = 2**28  # of the rows in a file, so that none takes much memory
-BYTES_AROUND = 4096  # of a file beside its rows, at most
-SMALL_CLASSES = 2**15  # whose numbers fit into 16 bits
-
-Rows = dict[str, Tensor]
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def shorten(logits_BN: Tensor, top: int | None) -> Rows:
-    """What is kept of logits, on their device.
-
-    Returns:
-        `logits` (B, N); or `values` (B, k), `classes` (B, k) and `rest` (B,) float32. Logits are float16 or bfloat16.
-    """
-    if top is None:
-        return {"logits": _in_16_bits(logits_BN)}
-    num_classes = logits_BN.shape[1]
-    largest = logits_BN.topk(top, dim=1)
-    others_BN = logits_BN.float().scatter(1, largest.indices, -math.inf)
-    return {
-        "values": _in_16_bits(largest.values),
-        "classes": largest.indices.to(_type_of_classes(num_classes)),
-        "rest": others_BN.logsumexp(dim=1) - math.log(num_classes - top),
-    }
-
-
-def restore(kept: Rows, num_classes: int) -> Tensor:
-    """Logits (B, N) of what `shorten` has kept: in 16 bits as they are, or float32 of those that were left out."""
-    if "logits" in kept:
-        return kept["logits"]
-    rest_BN = kept["rest"].unsqueeze(1).repeat(1, num_classes)
-    return rest_BN.scatter(1, kept["classes"].long(), kept["values"].float())
-
-
-def bytes_of_row(num_classes: int, top: int | None) -> int:
-    """What is kept of an image."""
-    return 2 * num_classes if top is None else top * (2 + _type_of_classes(num_classes).itemsize) + 4
-
-
-def _in_16_bits(values: Tensor) -> Tensor:
-    if values.dtype in (torch.bfloat16, torch.float16):
-        return values
-    largest = torch.finfo(torch.float16).max
-    return values.clamp(-largest, largest).half()
-
-
-def _type_of_classes(num_classes: int) -> torch.dtype:
-    return torch.int16 if num_classes <= SMALL_CLASSES else torch.int32
+FOLDER = "teacher_cache"
 
 
 # --- room for it -----------------------------------------------------------------------------------------------------
@@ -111,9 +49,9 @@ def check_size(options: Options, dataset: Dataset, *, is_new: bool) -> None:
     if options.pair is None or options.pair.teacher_cache is None:
         return
     check_top(options, dataset.num_classes)
-    if is_new:
+    if is_new and options.pair.teacher_cache == LOGITS:  # the size of others follows from the network
         rows = len(dataset.split("train")) // options.protocol.batch_size * options.protocol.batch_size
-        row = bytes_of_row(dataset.num_classes, options.pair.teacher_cache_top)
+        row = Shortened(dataset.num_classes, options.pair.teacher_cache_top).bytes_of_row
         check_room(options.protocol.epochs * (rows * row + BYTES_AROUND), _folder(options))
 
 
@@ -140,13 +78,13 @@ def check_room(needed: int, folder: Path) -> None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if by_first(lambda: not os.access(there, os.W_OK)):
         raise ValueError(
-            f"{there} cannot be written, and teacher_cache=logits writes there; choose another, teacher_cache_dir="
+            f"{there} cannot be written, and teacher_cache= writes there; choose another, teacher_cache_dir="
         )
     room = by_first(lambda: shutil.disk_usage(there).free)
     if needed > room:
         raise ValueError(
-            f"teacher_cache=logits needs {in_bytes(needed)} in {folder}, and its disk has {in_bytes(room)} left; "
-            "choose another, teacher_cache_dir=, fewer epochs, or fewer logits of an image, teacher_cache_top="
+            f"teacher_cache= needs {in_bytes(needed)} in {folder}, and its disk has {in_bytes(room)} left; choose "
+            "another, teacher_cache_dir=, fewer epochs, or, of logits, fewer of an image, teacher_cache_top="
         )
 
 
@@ -159,27 +97,28 @@ def _folder(options: Options) -> Path:
 
 
 class TeacherCache:
-    """The rows of a run's views, from files or, where they are not there, from its teacher, which then writes them.
+    """The signals of a run's views, from files or, where they are not there, from its teacher, which then writes them.
 
     Args:
         teacher: on the CPU; it goes to the device for the epochs that are missing.
         dataset: as it trains.
-        identity: as `identity_of` returns it.
+        forms: of the signals that are read, by the names that `Signals.flat` gives them.
+        identities: of each, as `identity_of` returns it.
         folder: in which the caches of all data sets are.
         batch_size: of all processes together.
         parts: in so many the teacher takes the images of a step, as a training without a cache does.
         autocast: makes the context in which it runs.
 
     Attributes:
-        fingerprint: of all that the rows follow from.
-        epochs_read: so many epochs of this run had their rows from files.
+        epochs_read: so many epochs of this run had all their rows from files.
     """
 
     def __init__(
         self,
         teacher: Teacher,
         dataset: Dataset,
-        identity: Mapping[str, Any],
+        forms: Mapping[str, Form],
+        identities: Mapping[str, Mapping[str, Any]],
         *,
         folder: Path,
         batch_size: int,
@@ -188,23 +127,41 @@ class TeacherCache:
         autocast: Callable[[], AbstractContextManager[Any]],
     ):
         self.teacher, self.device, self.autocast, self.parts = teacher, device, autocast, parts
-        self.identity, self.fingerprint = dict(identity), fingerprint_of(identity)
-        self.directory = folder / dataset.name / self.fingerprint[:SHOWN_DIGITS]
-        self.num_classes, self.top = dataset.num_classes, identity["top"]
-        self.batch_size, self.part = batch_size, member().share(batch_size)
+        self.folder = folder / dataset.name
+        self.images = batch_size // member().size
         self.steps = len(dataset.split("train")) // batch_size
-        step_bytes = batch_size * bytes_of_row(self.num_classes, self.top)
-        self.steps_of_file = min(self.steps, max(1, FILE_BYTES // step_bytes))
+        self.num_images = self.steps * batch_size
+        known = {"folder": self.folder, "batch_size": batch_size, "steps": self.steps, "device": device}
+        self.signals = {name: SignalFiles(form, identities[name], **known) for name, form in forms.items()}
         self.epochs_read = 0
+
+    @property
+    def num_logits(self) -> str:
+        """In words how many are kept of an image, where logits alone are, and shortened; else nothing."""
+        form = self.signals[LOGITS].form if LOGITS in self.signals else None
+        if not isinstance(form, Shortened):
+            return ""
+        return f"{form.top} of {form.num_classes}" if form.top else f"{form.num_classes}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that the rows follow from."""
+        prints = {name: signal.fingerprint for name, signal in self.signals.items()}
+        return next(iter(prints.values())) if len(prints) == 1 else fingerprint_of(prints)
+
+    @property
+    def directory(self) -> Path:
+        """Of the only signal, or of all."""
+        return next(iter(self.signals.values())).directory if len(self.signals) == 1 else self.folder
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a run records."""
         return {"fingerprint": self.fingerprint, "directory": str(self.directory), "epochs_read": self.epochs_read}
 
-    def blank(self, size: int) -> Tensor:
-        """Logits (`size`, N) that say nothing."""
-        return torch.zeros(size, self.num_classes, device=self.device)
+    def blank(self, size: int) -> dict[str, Tensor]:
+        """Signals of `size` images that say nothing."""
+        return {name: signal.form.blank(size).to(self.device) for name, signal in self.signals.items()}
 
     def announce(self, first: int, last: int) -> None:
         """Say how large it is, or that it is there, and refuse what does not fit on the disk.
@@ -218,31 +175,32 @@ class TeacherCache:
         epochs = range(first, last + 1)
         if not epochs:
             return
-        missing = by_first(self._missing, epochs)
-        if not missing:
-            said = "teacher cache: the logits of %s are in %s; the teacher does not run"
-            log.info(said, _epochs(len(epochs)), self.directory)
+        missing = self._missing(epochs)
+        lacking = set().union(*missing.values())
+        if not lacking:
+            what = "the logits" if self.num_logits else f"the signals {', '.join(self.signals)}"
+            said = "teacher cache: %s of %s are in %s; the teacher does not run"
+            log.info(said, what, _epochs(len(epochs)), self.directory)
             return
-        there = f"; {len(epochs) - missing} more are there" if missing < len(epochs) else ""
-        needed = missing * (self.steps * self.batch_size * bytes_of_row(self.num_classes, self.top) + BYTES_AROUND)
-        kept = f"{self.top} of {self.num_classes}" if self.top else str(self.num_classes)
+        there = f"; {len(epochs) - len(lacking)} more are there" if len(lacking) < len(epochs) else ""
+        needed = sum(len(missing[name]) * signal.bytes_of_epoch for name, signal in self.signals.items())
+        what = f"{self.num_logits} classes" if self.num_logits else ", ".join(name for name in missing if missing[name])
         log.info(
-            "teacher cache: %s for %s of %s images, %s classes, in %s%s",
-            in_bytes(needed), _epochs(missing), f"{self.steps * self.batch_size:,}", kept, self.directory, there,
+            "teacher cache: %s for %s of %s images, %s, in %s%s",
+            in_bytes(needed), _epochs(len(lacking)), f"{self.num_images:,}", what, self.directory, there,
         )  # fmt: skip
         check_room(needed, self.directory)
 
     def is_whole(self, epochs: int) -> bool:
-        """Whether the rows of so many epochs, from the first on, are there."""
-        return not by_first(self._missing, range(1, epochs + 1))
+        """Whether all signals of so many epochs, from the first on, are there."""
+        return not any(self._missing(range(1, epochs + 1)).values())
 
-    def _missing(self, epochs: range) -> int:
-        """How many epochs are not there as a whole."""
-        files = range(math.ceil(self.steps / self.steps_of_file))
-        return sum(not all(self._path(epoch, file).is_file() for file in files) for epoch in epochs)
+    def _missing(self, epochs: range) -> dict[str, set[int]]:
+        """By signal the epochs that are not there as a whole."""
+        return by_first(lambda: {name: signal.missing(epochs) for name, signal in self.signals.items()})
 
     def over(self, loader: TrainLoader, epoch: int, *, skip: int) -> Iterator[Batch]:
-        """The batches of an epoch with the teacher's logits, without the first `skip`.
+        """The batches of an epoch with what the teacher says, without the first `skip`.
 
         Where the file of the first of them is not there, the teacher also looks at those before it that belong into
         that file. A step waits for nothing; a file is read before its first step, and written before its last.
@@ -253,147 +211,42 @@ class TeacherCache:
         assert len(loader) == self.steps, "batches of others"
         if skip == self.steps:
             return
-        rows = self._open(epoch, skip // self.steps_of_file)
-        first = skip if rows.are_whole else skip // self.steps_of_file * self.steps_of_file
+        rows = {name: signal.open(epoch, skip) for name, signal in self.signals.items()}
+        first = min(skip if each.are_whole else each.steps.start for each in rows.values())
         loader.set_epoch(epoch, skip=first)
-        all_read = rows.are_whole
+        all_read, was_lacking = True, None
         for step, batch in enumerate(loader, first):
-            file, place = divmod(step, self.steps_of_file)
-            if place == 0 and step > first:
-                rows = self._open(epoch, file)
-                all_read &= rows.are_whole
-            if rows.are_whole:
-                kept = rows.at(place)
-            else:
-                kept = self._run(batch)
-                rows.put(place, kept)
-                if place == rows.steps - 1:
-                    self._write(epoch, file, rows)
+            for name, signal in self.signals.items():
+                if step not in rows[name].steps:
+                    rows[name] = signal.open(epoch, step)
+            is_lacking = not all(each.are_whole for each in rows.values())
+            if is_lacking is not was_lacking:
+                self.teacher.to(self.device if is_lacking else torch.device("cpu"))
+            all_read, was_lacking = all_read and not is_lacking, is_lacking
+            said = self._run(batch) if is_lacking else {}
+            taught = {name: self._at(step, name, rows[name], said.get(name), epoch) for name in self.signals}
             if step == self.steps - 1:
                 self.epochs_read += all_read
             if step >= skip:
-                yield batch._replace(taught=restore(kept, self.num_classes))
+                yield batch._replace(taught=taught)
+
+    def _at(self, step: int, name: str, rows: FileRows, said: Tensor | None, epoch: int) -> Tensor:
+        """A signal of a step, from a file or from what the teacher said, which is then kept."""
+        signal = self.signals[name]
+        if rows.are_whole:
+            return signal.form.restore(rows.at(step))
+        kept = signal.form.shorten(said)
+        if rows.put(step, kept):
+            signal.write(epoch, rows)
+        return signal.form.restore(kept)
 
     @torch.no_grad()
-    def _run(self, batch: Batch) -> Rows:
-        """What the teacher says of a batch, shortened; computed as an objective does."""
-        assert len(batch.images) == len(self.part), "a batch of another size"
+    def _run(self, batch: Batch) -> dict[str, Tensor]:
+        """What the teacher says of a batch, computed as an objective does."""
+        assert len(batch.images) == self.images, "a batch of another size"
         with self.autocast():
-            said = [self.teacher(self.teacher.input(part)).logits for part in batch.images.chunk(self.parts)]
-        return shorten(torch.cat(said), self.top)
-
-    def _path(self, epoch: int, file: int) -> Path:
-        number = f"_{file + 1}" if self.steps_of_file < self.steps else ""
-        return self.directory / f"epoch_{epoch}{number}.pth"
-
-    def _open(self, epoch: int, file: int) -> "_EpochRows":
-        """The rows of a file, of this process; or none yet, and the teacher on the device."""
-        content = self._load(epoch, file) if member().is_first else None
-        is_there = by_first(lambda: content is not None)
-        self.teacher.to(torch.device("cpu") if is_there else self.device)
-        rows = _EpochRows(self._steps_in(file), self.device)
-        if is_there:
-            for name, values in (content or self._checked(epoch, file)).items():
-                by_step = values.view(rows.steps, self.batch_size, *values.shape[1:])
-                rows.read(name, by_step[:, self.part.start : self.part.stop])
-        return rows
-
-    def _steps_in(self, file: int) -> int:
-        return min(self.steps_of_file, self.steps - file * self.steps_of_file)
-
-    def _load(self, epoch: int, file: int) -> Rows | None:
-        """The rows of all processes in a file; None where it is not there, or is damaged, which is said."""
-        path = self._path(epoch, file)
-        if not path.is_file():
-            return None
-        try:
-            return self._checked(epoch, file)
-        except ValueError as error:
-            log.warning("warning: %s; the teacher makes it again", error)
-            path.unlink(missing_ok=True)
-            return None
-
-    def _checked(self, epoch: int, file: int) -> Rows:
-        """As `_load`.
-
-        Raises:
-            FileNotFoundError: it is not there.
-            ValueError: it is damaged, or of other rows.
-        """
-        path = self._path(epoch, file)
-        content = load_tensors(path)
-        if {key: content.get(key) for key in ("format", "cache", "epoch", "part")} != self._header(epoch, file):
-            raise ValueError(f"{path} is another file that was put in its place")
-        rows = content.get("rows")
-        expected = shorten(torch.zeros(1, self.num_classes), self.top)
-        if not isinstance(rows, dict) or rows.keys() != expected.keys():
-            raise ValueError(f"{path} is damaged: it has no rows")
-        for name, values in rows.items():
-            shape = (self._steps_in(file) * self.batch_size, *expected[name].shape[1:])
-            if not isinstance(values, Tensor) or values.shape != shape:
-                raise ValueError(f"{path} is damaged: its {name} are not {' x '.join(map(str, shape))} numbers")
-        return rows
-
-    def _header(self, epoch: int, file: int) -> dict[str, Any]:
-        """What a file says of its rows."""
-        return {"format": FORMAT, "cache": self.fingerprint, "epoch": epoch, "part": file}
-
-    def _write(self, epoch: int, file: int, rows: "_EpochRows") -> None:
-        """Leave a file that is filled, of the rows of all processes; the first that has it writes it."""
-        found = {name: _of_all_processes(values).flatten(0, 1) for name, values in rows.filled().items()}
-        if not member().is_first:
-            return
-        path = self._path(epoch, file)
-        lock = self.directory / LOCK
-        with ExitStack() as stack:
-            with names_file(lock):
-                self.directory.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(lock, fallback_to_soft=False))
-            for piece in self.directory.glob(".*.part"):  # of a process that was killed: nobody else writes now
-                piece.unlink()
-            if not (about := self.directory / ABOUT).is_file():
-                save_json(about, {"fingerprint": self.fingerprint, **self.identity})
-            if not path.is_file():
-                save_tensors(path, self._header(epoch, file) | {"rows": found})
-
-
-class _EpochRows:
-    """The rows of a file that are this process's, in memory that a GPU reads and writes without the host waiting."""
-
-    def __init__(self, steps: int, device: torch.device):
-        self.steps, self.device = steps, device
-        self.are_whole = False
-        self.held: Rows = {}  # (steps, B, ...)
-
-    def read(self, name: str, values: Tensor) -> None:
-        self.are_whole = True
-        self.held[name] = values.pin_memory() if self.device.type == "cuda" else values.contiguous()
-
-    def at(self, place: int) -> Rows:
-        """Those of a step, on the device."""
-        return {name: values[place].to(self.device, non_blocking=True) for name, values in self.held.items()}
-
-    def put(self, place: int, kept: Rows) -> None:
-        for name, values in kept.items():
-            if name not in self.held:
-                shape = (self.steps, *values.shape)
-                self.held[name] = torch.empty(shape, dtype=values.dtype, pin_memory=self.device.type == "cuda")
-            self.held[name][place].copy_(values, non_blocking=True)
-
-    def filled(self) -> Rows:
-        """All of them, when what is on its way from the device has come."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
-        return self.held
-
-
-def _of_all_processes(values: Tensor) -> Tensor:
-    """The rows (steps, B, ...) of all processes, of whose batches each has a part."""
-    size = member().size
-    if size == 1:
-        return values
-    found = gathered(values.contiguous().view(torch.uint8)).view(values.dtype)
-    return torch.cat(found.chunk(size), dim=1)
+            parts = [self.teacher(self.teacher.input(part)).flat() for part in batch.images.chunk(self.parts)]
+        return {name: torch.cat([part[name] for part in parts]) for name in self.signals}
 
 
 def open_cache(
@@ -418,16 +271,31 @@ def open_cache(
     if pair is None or pair.teacher_cache is None:
         return None
     check_top(options, dataset.num_classes)
+    if pair.teacher_cache == LOGITS:
+        forms: dict[str, Form] = {LOGITS: Shortened(dataset.num_classes, pair.teacher_cache_top)}
+    else:
+        forms = whole_forms(teacher.network, dataset.num_classes, itemsize=2 if options.run.precision == "bf16" else 4)
     return TeacherCache(
         teacher,
         dataset,
-        identity_of(options, teacher, dataset, images),
+        forms,
+        {name: identity_of(options, teacher, dataset, images, signal=name) for name in forms},
         folder=_folder(options),
         batch_size=protocol.batch_size,
         parts=protocol.accumulate,
         device=device,
         autocast=autocast,
     )
+
+
+def whole_forms(network: Network, num_classes: int, itemsize: int) -> dict[str, Form]:
+    """Of every signal that is read of a network with so many classes, as it is."""
+    shapes = {name: (place.channels, *place.grid) for name, place in network.places_read().items()}
+    if network.wanted.logits:
+        shapes[LOGITS] = (num_classes,)
+    if network.wanted.pooled:
+        shapes["pooled"] = (network.outline.num_features,)
+    return {name: Whole(shape, itemsize) for name, shape in sorted(shapes.items())}
 
 
 def _epochs(number: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from engine.meter import Step
 
@@ -50,7 +50,7 @@ class TrainStep:
         """What the step computed, on the device and without its autograd graph.
 
         Args:
-            batch: a named tuple of tensors, or None where it has none.
+            batch: a named tuple of tensors, dictionaries of tensors, or None where it has none.
         """
         if self.accumulate == 1:
             result = self._forward(batch, with_statistics)
@@ -136,7 +136,7 @@ class GraphedStep(TrainStep):
             return self._beside(lambda: super(GraphedStep, self).__call__(batch, with_statistics=with_statistics))
         if with_statistics:
             return super().__call__(batch, with_statistics=True)
-        inputs = [(value.shape, value.dtype) if isinstance(value, Tensor) else value for value in batch]
+        inputs = [(value.shape, value.dtype) if isinstance(value, Tensor) else value for value in tree_leaves(batch)]
         rates = (group["lr"] for group in self.optimizer.param_groups)
         situation = (*inputs, *(rate for rate in rates if not isinstance(rate, Tensor)))
         if situation != self.recorded_for:
@@ -144,7 +144,7 @@ class GraphedStep(TrainStep):
             self.optimizer.zero_grad(set_to_none=True)  # the graph's gradients live in its own memory
             self.replay = self._record(lambda: super(GraphedStep, self).__call__(self.batch))
             self.recorded_for = situation
-        for own, value in zip(self.batch, batch, strict=True):
+        for own, value in zip(tree_leaves(self.batch), tree_leaves(batch), strict=True):
             if isinstance(value, Tensor):
                 own.copy_(value)
         return self.replay()

@@ -18,7 +18,7 @@ from training_tools import STEPS, PowerFailure, configure, differences, fail, ou
 from algorithms import run_config, set_up_console
 from algorithms.jobs import make_algorithm
 from algorithms.prepare import step_seconds
-from distillation import teacher_cache
+from distillation import cached_signals, teacher_cache
 from distillation.objective import Teacher
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from storage.tensor_files import load_tensors
@@ -64,15 +64,17 @@ def no_teacher(monkeypatch):
     ("KD", {}),
     ("lskd:DKD", {"teacher_cache_top": 3, "accumulate": 2}),
     ("KD", {"mixup": 0.4, "cutmix": 1.0}),
+    ("KD", {"teacher_cache": "all"}),
 ])  # fmt: skip
 def test_runs_that_read_train_as_the_one_that_wrote(method, updates, folder, no_teacher):
     """Also with another student, another seed and another method: the first alone has run the teacher."""
-    wrote = run(folder, "writer", method, **CACHED, **updates)
+    updates = CACHED | updates
+    wrote = run(folder, "writer", method, **updates)
     assert files(folder) == ["epoch_1.pth", "epoch_2.pth"]
     no_teacher()
-    read = run(folder, "reader", method, **CACHED, **updates)
+    read = run(folder, "reader", method, **updates)
     assert not differences(outcome(wrote), outcome(read))
-    run(folder, "other", "DIST", **CACHED, **updates, seed=3)
+    run(folder, "other", "DIST", **updates, seed=3)
     assert len(caches(folder)) == 1
     known, own = recorded(wrote), recorded(read)
     assert (known.pop("epochs_read"), own.pop("epochs_read")) == (0, 2) and known == own
@@ -93,6 +95,63 @@ def test_where_nothing_is_shortened_runs_train_as_without_a_cache(updates, folde
     assert not differences(outcome(plain), outcome(wrote)) and not differences(outcome(plain), outcome(read))
     content = load_tensors(caches(folder)[0] / "epoch_1.pth")
     assert content["rows"]["logits"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("method", "updates"),
+    [("letKD-2", {}), ("SRRL+KD", {"accumulate": 2}), ("sdd:KD", {"precision": "bf16"}), ("ReviewKD", {"mixup": 0.4})],
+)
+def test_a_cache_of_all_trains_bit_for_bit_as_the_teacher_does(method, updates, folder, no_teacher):
+    updates = updates | {"epochs": 1, "milestones": []}
+    plain = run(folder, "plain", method, **updates)
+    wrote = run(folder, "writer", method, **updates, teacher_cache="all")
+    no_teacher()
+    read = run(folder, "reader", method, **updates, teacher_cache="all")
+    assert not differences(outcome(plain), outcome(wrote)) and not differences(outcome(plain), outcome(read))
+    assert results_of(plain)["objective"] == results_of(read)["objective"]
+    signals = [json.loads((cache / "about.json").read_text())["signal"] for cache in caches(folder)]
+    assert len({*signals}) == len(signals)
+    known = recorded(read)
+    assert known["epochs_read"] == 1 and len(known["fingerprint"]) == 64
+    assert Path(known["directory"]) == (caches(folder)[0] if len(signals) == 1 else folder / "teacher_cache/digits")
+
+
+def test_methods_share_the_signals_that_both_read(folder, no_teacher, capsys):
+    """letKD-1 and QuEST read one of the two maps of letKD-2; KD then has only its logits to be written."""
+    set_up_console()
+    options = {"teacher_cache": "all", "epochs": 1, "milestones": []}
+    run(folder, "two", "letKD-2", **options)
+    assert len(caches(folder)) == 2
+    run(folder, "logits", "letKD-2+KD", **options, subclasses_per_class=2)
+    assert len(caches(folder)) == 3
+    no_teacher()
+    for method in ("letKD-1", "QuEST", "letKD-1+KD", "KD"):
+        assert recorded(run(folder, method.replace("+", ""), method, **options))["epochs_read"] == 1
+    assert len(caches(folder)) == 3
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher cache")]
+    assert "of 256 images, maps/" in lines[0] and lines[0].count("maps/") == 2
+    assert "of 256 images, logits, in" in lines[1] and "the signals maps/" in lines[2]
+
+
+def test_what_only_some_signals_lack_is_made_and_the_others_are_read(folder, monkeypatch):
+    """Files of other lengths, one of which is gone and one damaged; the run stops in between, and nothing is lost."""
+    monkeypatch.setattr(cached_signals, "FILE_BYTES", 3 * 64 * 40)  # of logits three steps, of a map one
+    options = {"teacher_cache": "all", "view_seed": 0, "subclasses_per_class": 2}
+    plain = run(folder, "plain", "letKD-2+KD", **options | {"teacher_cache": None})
+    run(folder, "whole", "letKD-2+KD", **options)
+    expected = {path: load_tensors(path) for path in (folder / "teacher_cache").rglob("epoch_*")}
+    logits, *maps = sorted({path.parent for path in expected}, key=lambda cache: len(list(cache.iterdir())))
+    assert [len(list(cache.glob("epoch_1_*"))) for cache in (logits, *maps)] == [2, STEPS, STEPS]
+    (maps[0] / "epoch_1_2.pth").unlink()
+    (maps[1] / "epoch_1_4.pth").write_bytes(b"none")
+    (logits / "epoch_1_1.pth").unlink()
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, "broken", "letKD-2+KD", **options)
+    broken = run(folder, "broken", "letKD-2+KD", **options, checkpoint=-1)
+    assert not differences(outcome(plain), outcome(broken)) and recorded(broken)["epochs_read"] == 1
+    assert not differences(expected, {path: load_tensors(path) for path in (folder / "teacher_cache").rglob("epoch_*")})
 
 
 def test_the_seed_of_views_is_apart_from_that_of_the_rest(folder):
@@ -123,7 +182,7 @@ def test_within_an_epoch_the_seed_of_views_stays(folder, monkeypatch):
     ],
 )
 def test_a_run_that_is_broken_off_leaves_and_ends_as_the_one_that_was_not(how, bytes_of_file, folder, monkeypatch):
-    monkeypatch.setattr(teacher_cache, "FILE_BYTES", bytes_of_file)
+    monkeypatch.setattr(cached_signals, "FILE_BYTES", bytes_of_file)
     whole = run(folder, "whole", **CACHED, teacher_cache_dir=str(folder / "others"))
     expected = {path.name: load_tensors(path) for path in (folder / "others").rglob("epoch_*")}
     step = {"killed": STEPS + 4, "stopped": STEPS + 2, "stopped in the last step": STEPS}[how]

@@ -19,16 +19,18 @@ from distillation import teacher_cache
 from distillation.build import check_networks
 from distillation.cache_options import (
     BEARING,
+    LOGITS,
     NOT_OF_VIEWS,
     OF_NO_VIEWS,
+    can_read_cache,
     check_cache,
-    fingerprint_of,
     identity_of,
     view_options,
 )
+from distillation.cached_signals import Form, Shortened, Whole, fingerprint_of
 from distillation.losses import find_loss, list_losses
 from distillation.losses.logits import LogitLoss
-from distillation.teacher_cache import TeacherCache, bytes_of_row, check_size, in_bytes, restore, shorten
+from distillation.teacher_cache import TeacherCache, check_size, in_bytes, whole_forms
 from engine.optimization import make_optimizer
 from engine.step import WARM_UP_STEPS, TrainStep
 
@@ -46,18 +48,21 @@ def logits(dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return (5 * torch.randn(7, 10, generator=torch.Generator().manual_seed(0))).to(dtype)
 
 
+def restored(form: Form, signal: torch.Tensor) -> torch.Tensor:
+    return form.restore(form.shorten(signal))
+
+
 # --- rows ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_logits_of_16_bits_are_kept_as_they_are(dtype):
-    kept = shorten(logits(dtype), None)
-    assert kept["logits"].dtype == dtype and torch.equal(restore(kept, 10), logits(dtype))
+    assert torch.equal(restored(Shortened(10), logits(dtype)), logits(dtype))
 
 
 def test_logits_of_32_bits_are_rounded_and_never_become_infinite():
     values = torch.cat([logits(), torch.tensor([[1e6, -1e6] + [0.0] * 8])])
-    found = restore(shorten(values, None), 10)
+    found = restored(Shortened(10), values)
     assert found.dtype == torch.float16 and found.isfinite().all() and found[-1, :2].tolist() == [65504, -65504]
     torch.testing.assert_close(found[:-1].float(), values[:-1], rtol=2**-11, atol=0)
 
@@ -65,8 +70,9 @@ def test_logits_of_32_bits_are_rounded_and_never_become_infinite():
 @pytest.mark.parametrize("top", [1, 3, 9])
 def test_the_largest_logits_stay_and_the_others_share_what_is_left_of_the_probability(top):
     values = logits()
-    kept = shorten(values, top)
-    found = restore(kept, 10)
+    form = Shortened(10, top)
+    kept = form.shorten(values)
+    found = form.restore(kept)
     assert kept["classes"].dtype == torch.int16 and found.dtype == torch.float32
     largest = values.topk(top, dim=1).indices
     torch.testing.assert_close(found.gather(1, largest), values.gather(1, largest), rtol=2**-11, atol=0)
@@ -81,12 +87,28 @@ def test_the_largest_logits_stay_and_the_others_share_what_is_left_of_the_probab
 
 @pytest.mark.parametrize(("num_classes", "top"), [(10, None), (10, 3), (40_000, 3)])
 def test_a_row_is_as_large_as_is_said(num_classes, top):
-    kept = shorten(torch.randn(2, num_classes), top)
-    assert sum(values.nbytes for values in kept.values()) == 2 * bytes_of_row(num_classes, top)
-    restored = restore(kept, num_classes)
-    assert restored.shape == (2, num_classes) and (
-        top is None or restored.argmax(1).tolist() == kept["classes"][:, 0].tolist()
-    )
+    form = Shortened(num_classes, top)
+    kept = form.shorten(torch.randn(2, num_classes))
+    assert sum(values.nbytes for values in kept.values()) == 2 * form.bytes_of_row
+    found = form.restore(kept)
+    assert found.shape == form.blank(2).shape == (2, num_classes)
+    assert top is None or found.argmax(1).tolist() == kept["classes"][:, 0].tolist()
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_a_map_is_kept_as_it_is_with_its_channels_last(layout):
+    values = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout)
+    form = Whole((3, 4, 5), 4)
+    kept, found = form.shorten(values), restored(form, values)
+    assert kept["values"].shape == (2, 4, 5, 3) and kept["values"].is_contiguous()
+    assert torch.equal(found, values) and found.is_contiguous(memory_format=torch.channels_last)
+    assert kept["values"].nbytes == 2 * form.bytes_of_row and form.blank(2).stride() == found.stride()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_vectors_are_kept_as_they_are(dtype):
+    values = torch.randn(2, 7).to(dtype)
+    assert torch.equal(restored(Whole((7,), 4), values), values)
 
 
 @pytest.mark.parametrize(("number", "said"), [(2_400_000_000, "2.4 GB"), (10_000_000, "10.0 MB"), (5_000, "5 kB")])
@@ -97,22 +119,26 @@ def test_sizes_are_said_in_the_units_of_disks(number, said):
 # --- a step ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["KD", "DIST", "ctkd:lskd:DKD"])
-def test_a_batch_that_brings_the_logits_needs_no_teacher(method):
+@pytest.mark.parametrize(
+    "method", ["KD", "ctkd:lskd:DKD", "FitNet", "OFD", "SRRL", "CAT-KD", "sdd:KD", "ReviewKD", "KD+RKD+AT"]
+)
+def test_a_batch_that_brings_what_is_read_needs_no_teacher(method):
     torch.manual_seed(0)
     objective = objective_of_method(method).eval()
     pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     batch = batch_of(pixels, torch.arange(4))
     own = objective(batch)
-    with torch.no_grad():
-        taught = objective.teacher(objective.input(pixels)).logits
+    taught = objective.teacher(objective.input(pixels)).flat()
+    places = objective.describe()["places"]
     teacher = objective.without_teacher()
-    assert objective.teacher is None and teacher.network.wanted.logits
+    assert objective.teacher is None and taught.keys() == whole_forms(teacher.network, 10, 4).keys()
     told = objective(batch._replace(taught=taught))
     assert torch.equal(told.loss, own.loss) and all(
         torch.equal(told.terms[name], own.terms[name]) for name in own.terms
     )
-    assert "teacher" not in str(objective.describe()["places"])
+    assert objective.describe()["places"] == places
+    head = objective.to(torch.float64).taught_head
+    assert (head is None) is not teacher.network.wanted.head and (head is None or head.weight.dtype == torch.float64)
 
 
 @pytest.mark.parametrize("kind", [TrainStep, Replaying])
@@ -127,7 +153,8 @@ def test_a_step_that_reads_waits_for_nothing(kind, tmp_path):
     for _ in ("writes", "reads"):
         own = copy.deepcopy(objective)
         step = kind(own, make_optimizer(own, PROTOCOL), lambda: torch.autocast("cpu", enabled=False))
-        batches = TeacherCache(teacher, dataset, {"top": 3}, **arguments).over(loader, 1, skip=0)
+        cache = TeacherCache(teacher, dataset, {LOGITS: Shortened(10, 3)}, {LOGITS: {"format": "a"}}, **arguments)
+        batches = cache.over(loader, 1, skip=0)
         for _ in range(WARM_UP_STEPS + 1):
             step(next(batches))
         with never_waiting("cpu"):
@@ -157,24 +184,35 @@ def test_losses_on_logits_can_read_a_cache(method):
         ("FitNet", "FitNet reads maps"),
         ("KD+SRRL", "SRRL reads the pooled vector and the classifier"),
         ("sdd:KD", "sdd:KD reads the classifier and maps"),
-        ("letKD-2+KD", "alone, and letKD-2 reads more of it"),
+        ("letKD-2+KD", "alone, and letKD-2 reads more of it; leave it out, or teacher_cache=all"),
         ("KDPP", "KDPP reads more"),
     ],
 )
 def test_a_loss_that_reads_more_is_refused_by_name(method, said):
     options = options_for(method)
-    with pytest.raises(ValueError, match=r"^teacher_cache=logits keeps the logits .* choose from KD, DKD") as caught:
+    with pytest.raises(ValueError, match=r"^teacher_cache=logits keeps the logits .* or teacher_cache=all$") as caught:
         check_cache(options)
         check_networks(options, small_digits())
     assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not can_read_cache(options)
+
+
+@pytest.mark.parametrize("method", ["KD", "FitNet", "KD+SRRL", "sdd:KD", "KD+RKD"])
+def test_any_loss_can_read_a_cache_of_all(method):
+    options = options_for(method, teacher_cache="all")
+    check_cache(options)
+    check_networks(options, small_digits())
+    assert can_read_cache(options)
 
 
 @pytest.mark.parametrize(
     ("method", "updates", "said"),
     [
         ("KD", {"teacher": "ema"}, "teacher=ema changes in every step"),
-        ("KD", {"unlabelled": "a"}, "keeps logits of labelled images alone; leave it out, or unlabelled="),
+        ("KD", {"unlabelled": "a"}, "keeps what is said of labelled images alone; leave it out, or unlabelled="),
         ("LS", {}, "LS reads no teacher: leave out teacher_cache=logits"),
+        ("LS", {"teacher_cache": "all"}, "LS reads no teacher: leave out teacher_cache=all"),
+        ("KD", {"teacher_cache": "all", "teacher_cache_top": 3}, "teacher_cache_top=3 is of a cache of logits alone"),
         ("KD", {"teacher_cache": None, "teacher_cache_top": 3}, "teacher_cache_top=3 is of a cache, and there is none"),
         ("KD", {"teacher_cache": None, "teacher_cache_dir": "a"}, "teacher_cache_dir=a is of a cache"),
     ],
@@ -199,7 +237,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_a_teacher_is_trained(mo
         check_size(options, small_digits(), is_new=True)
     check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
     monkeypatch.setattr(teacher_cache.os, "access", lambda place, mode: False)
-    with pytest.raises(ValueError, match=r"cannot be written, and teacher_cache=logits writes there"):
+    with pytest.raises(ValueError, match=r"cannot be written, and teacher_cache= writes there"):
         check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
 
 
@@ -208,7 +246,8 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_a_teacher_is_trained(mo
 
 def identity(input_: Input | None = None, fingerprint: str = "weights", number: int = 7, **updates: object) -> str:
     teacher = SimpleNamespace(identity=fingerprint, input=input_ or Input((0.5,) * 3, (0.5,) * 3))
-    return fingerprint_of(identity_of(options_for("KD", **updates), teacher, small_digits(), {"number": number}))
+    options = options_for("KD", **updates)
+    return fingerprint_of(identity_of(options, teacher, small_digits(), {"number": number}, signal=LOGITS))
 
 
 def test_another_teacher_or_other_images_are_another_cache():

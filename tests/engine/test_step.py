@@ -165,13 +165,14 @@ def test_a_step_with_every_option_reads_nothing_back():
 
 def test_parts_are_of_equal_size_and_in_order():
     batch = batch_of(torch.randn(6, 3, 2, 2), torch.arange(6))
-    mixed = batch._replace(
-        other_labels=torch.arange(6) + 1, share=torch.rand(6), labelled=torch.arange(6) < 3, taught=torch.rand(6, 4)
-    )
+    mixed = batch._replace(other_labels=torch.arange(6) + 1, share=torch.rand(6), labelled=torch.arange(6) < 3)
     parts = split_batch(mixed, 3)
     assert [part.labels.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
     assert all(torch.equal(torch.cat([getattr(part, name) for part in parts]), value)
-               for name, value in mixed._asdict().items())  # fmt: skip
+               for name, value in mixed._asdict().items() if value is not None)  # fmt: skip
+    taught = {"logits": torch.rand(6, 4), "maps/stage1": torch.rand(6, 4, 2, 2)}
+    parts = split_batch(batch._replace(taught=taught), 2)
+    assert all(torch.equal(torch.cat([part.taught[name] for part in parts]), taught[name]) for name in taught)
     assert [part.share for part in split_batch(batch, 2)] == [None, None]
 
 

@@ -21,7 +21,7 @@ and of the run:
     codebook_fingerprint, decisions_fingerprint     likewise of what was made from it
     init_fingerprint        of the weights that the first epoch began with, where these were not drawn; else None
     classifier      "untrained" of a run in which nothing trains it, else not there: what it says means nothing
-    teacher_cache   of a run with a cache of the teacher's logits: its fingerprint and folder, epochs that were read
+    teacher_cache   of a run with a cache of what its teacher says: its fingerprint and folder, epochs that were read
     data        class names, image size and normalisation; `images`, the number and a digest of those of each split
     unfinished  `stopped.pth` alone: what the epoch behind `epoch` has measured so far, its `num_steps` first of all
 

@@ -72,8 +72,8 @@ OF_PICTURES = ("unlabelled", "unlabelled_share")
 OF_CACHE = ("teacher_cache", "teacher_cache_top", "teacher_cache_dir")
 NOT_USED = {  # why a method is compared without options that others have, by these; the first is of what they are
     OF_PICTURES: "as all that it minimises reads labels; its batches are labelled images alone",
-    OF_CACHE: "as it reads not the logits alone of a teacher; a cache changes results by its rounding only, and by "
-    "what teacher_cache_top leaves out",
+    OF_CACHE: "as it reads nothing of a teacher, or more than is kept; a cache of logits changes results by its "
+    "rounding only, and by what teacher_cache_top leaves out",
 }
 BETWEEN_OPTIONS = re.compile(r"\s+(?=[\w.]+=)")
 SEARCH, TUNED = "search", "tuned"  # the first part of the names of runs with values that a search tries, and takes

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         other_labels: (B,) int64, of the images that are mixed into these (mixup, CutMix); None where none are.
         share: (B,) float32, the weight of `labels`; `other_labels` weigh the rest. None where nothing is mixed.
         labelled: (B,) bool, which images have a label. None where all have.
-        taught: (B, ...) each, what the teacher says, by the names of `distillation.signals.Signals.flat`: its logits
+        taught: (B, ...) each, what the teacher says, by the names of `distillation.signals.Signals.tensors`: its logits
             (B, N), maps (B, C, H, W), ...; None where the teacher itself is asked.
     """
 

@@ -147,7 +147,7 @@ def identity_of(
     Args:
         dataset: as it trains, without held-out images.
         images: what tells the training images from others, before any are held out (`dataloaders.facts.image_facts`).
-        signal: its name in `Signals.flat`.
+        signal: its name in `Signals.tensors`.
     """
     if options.pair.teacher_cache == LOGITS:
         kept = {"format": FORMAT_OF_LOGITS, "top": options.pair.teacher_cache_top}

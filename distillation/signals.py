@@ -94,15 +94,15 @@ class Signals:
         }
         return replace(self, **wide) if wide else self
 
-    def flat(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Its tensors of a batch, by one name each: `logits`, `pooled`, `maps/<place>`, `preact/<place>`; no scores."""
         whole = {name: value for name in ("logits", "pooled") if (value := getattr(self, name)) is not None}
         by_place = ((kind, name, value) for kind in BY_PLACE for name, value in (getattr(self, kind) or {}).items())
         return whole | {f"{kind}/{name}": value for kind, name, value in by_place}
 
     @classmethod
-    def of_flat(cls, tensors: Mapping[str, Tensor], head: Head | None = None) -> "Signals":
-        """What `flat` has taken apart, with a classifier beside it."""
+    def of_tensors(cls, tensors: Mapping[str, Tensor], head: Head | None = None) -> "Signals":
+        """What `tensors` has taken apart, with a classifier beside it."""
         by_kind: dict[str, dict[str, Tensor]] = {kind: {} for kind in BY_PLACE}
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
@@ -178,7 +178,7 @@ class Network:
         return Network(self.module, self.outline, wanted)
 
     def places_read(self) -> dict[str, Place]:
-        """Where the signals that have places are read, by their names in `Signals.flat`."""
+        """Where the signals that have places are read, by their names in `Signals.tensors`."""
         return {f"{kind}/{name}": place for kind in BY_PLACE for name, place in getattr(self, kind).items()}
 
     def head(self) -> Head:

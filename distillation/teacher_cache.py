@@ -102,7 +102,7 @@ class TeacherCache:
     Args:
         teacher: on the CPU; it goes to the device for the epochs that are missing.
         dataset: as it trains.
-        forms: of the signals that are read, by the names that `Signals.flat` gives them.
+        forms: of the signals that are read, by the names that `Signals.tensors` gives them.
         identities: of each, as `identity_of` returns it.
         folder: in which the caches of all data sets are.
         batch_size: of all processes together.
@@ -245,7 +245,7 @@ class TeacherCache:
         """What the teacher says of a batch, computed as an objective does."""
         assert len(batch.images) == self.images, "a batch of another size"
         with self.autocast():
-            parts = [self.teacher(self.teacher.input(part)).flat() for part in batch.images.chunk(self.parts)]
+            parts = [self.teacher(self.teacher.input(part)).tensors() for part in batch.images.chunk(self.parts)]
         return {name: torch.cat([part[name] for part in parts]) for name in self.signals}
 
 

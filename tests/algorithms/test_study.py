@@ -533,13 +533,15 @@ def test_a_method_goes_without_what_others_alone_can_use(pictures):
     assert ["teacher_cache" in one.options for one in cached.members] == [True, True, False, False, False]
     assert ["teacher_cache_top" in one.options for one in cached.members] == [True, True, False, False, False]
     (note,) = cached.notes()
-    assert note.startswith("sdd:KD, letKD-1, LS: without teacher_cache=logits, as it reads not the logits alone")
+    assert note.startswith("sdd:KD, letKD-1, LS: without teacher_cache=logits, as it reads nothing of a")
     assert "by its rounding only" in note
+    whole = plan(methods=["KD", "sdd:KD", "letKD-1", "LS"], teacher_cache="all")
+    assert ["teacher_cache" in one.options for one in whole.members] == [True, True, True, False]
     with pytest.raises(ValueError, match="all that this run minimises reads labels"):
         plan(methods=["alone", "DKD"], unlabelled=pictures)
     with pytest.raises(ValueError, match="keeps the logits of the teacher alone"):
         plan(methods=["letKD-1"], teacher_cache="logits")
-    with pytest.raises(ValueError, match="keeps logits of labelled images alone"):
+    with pytest.raises(ValueError, match="keeps what is said of labelled images alone"):
         plan(methods=["alone", "KD"], teacher_cache="logits", unlabelled=pictures)
 
 

@@ -128,7 +128,7 @@ def test_a_batch_that_brings_what_is_read_needs_no_teacher(method):
     pixels = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     batch = batch_of(pixels, torch.arange(4))
     own = objective(batch)
-    taught = objective.teacher(objective.input(pixels)).flat()
+    taught = objective.teacher(objective.input(pixels)).tensors()
     places = objective.describe()["places"]
     teacher = objective.without_teacher()
     assert objective.teacher is None and taught.keys() == whole_forms(teacher.network, 10, 4).keys()

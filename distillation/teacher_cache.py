@@ -178,9 +178,8 @@ class TeacherCache:
         missing = self._missing(epochs)
         lacking = set().union(*missing.values())
         if not lacking:
-            what = "the logits" if self.num_logits else f"the signals {', '.join(self.signals)}"
-            said = "teacher cache: %s of %s are in %s; the teacher does not run"
-            log.info(said, what, _epochs(len(epochs)), self.directory)
+            said = "teacher cache: %s of %s, read from %s; the teacher does not run"
+            log.info(said, ", ".join(self.signals), _epochs(len(epochs)), self.directory)
             return
         there = f"; {len(epochs) - len(lacking)} more are there" if len(lacking) < len(epochs) else ""
         needed = sum(len(missing[name]) * signal.bytes_of_epoch for name, signal in self.signals.items())

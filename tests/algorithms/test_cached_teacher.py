@@ -130,7 +130,7 @@ def test_methods_share_the_signals_that_both_read(folder, no_teacher, capsys):
     assert len(caches(folder)) == 3
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher cache")]
     assert "of 256 images, maps/" in lines[0] and lines[0].count("maps/") == 2
-    assert "of 256 images, logits, in" in lines[1] and "the signals maps/" in lines[2]
+    assert "of 256 images, logits, in" in lines[1] and "teacher cache: maps/penultimate of 1 epoch, read from" in lines[2]
 
 
 def test_what_only_some_signals_lack_is_made_and_the_others_are_read(folder, monkeypatch):
@@ -255,7 +255,7 @@ def test_the_size_is_said_beforehand_and_what_has_no_room_is_refused(folder, mon
     assert line == f"teacher cache: 18 kB for 2 epochs of 256 images, 10 classes, in {caches(folder)[0]}"
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
     run(folder, "reader", **CACHED)
-    assert "teacher cache: the logits of 2 epochs are in" in capsys.readouterr().out
+    assert "teacher cache: logits of 2 epochs, read from" in capsys.readouterr().out
 
 
 def test_a_disk_that_becomes_full_stops_a_run_that_goes_on_when_there_is_room(folder, monkeypatch):

@@ -45,7 +45,7 @@ from distillation.cache_options import check_cache
 from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.inputs import RECORD, TEACHER, images_of_data, mention, network_input, own_input, role_of
 from distillation.mixing import check_losses
-from distillation.objective import Teacher
+from distillation.objective import Objective, Teacher
 from distillation.teacher_cache import TeacherCache, check_size, open_cache
 from engine.accuracy import accuracies, by_class, evaluate
 from engine.average import Average
@@ -140,14 +140,20 @@ class Training(Algorithm):
         check_warm_up(protocol, steps_of_epoch(self.options, dataset))
         weights = weights_so_far(self.options)
         check_networks(with_inputs(self.options), dataset, weights)
-        check_size(self.options, dataset, is_new=weights is None)
+        is_cached = self.options.pair is not None and self.options.pair.teacher_cache is not None
+        is_new = is_cached and weights is None
+        check_size(self.options, dataset, untrained=self._drawn(dataset).without_teacher() if is_new else None)
         if protocol.freeze or protocol.learning_rates:
             self._check_patterns(dataset)
 
+    def _drawn(self, dataset: Dataset) -> Objective:
+        """The objective with random numbers for what is not there yet; none of the run's are drawn."""
+        with torch.random.fork_rng(devices=[]):
+            return drawn_objective(self.options, dataset)
+
     def _check_patterns(self, dataset: Dataset) -> None:
         """Refuse patterns of parameters that name nothing; the names are those of an objective of random numbers."""
-        with torch.random.fork_rng(devices=[]):
-            objective = drawn_objective(self.options, dataset)
+        objective = self._drawn(dataset)
         freeze(objective, self.options.protocol.freeze)
         parameter_groups(objective, self.options.protocol)
 

@@ -83,7 +83,7 @@ def _say_caches(options: Options, seeds: list[int]) -> None:
     is_cached = options.pair is not None and options.pair.teacher_cache is not None
     if is_cached and len(seeds) > 1 and options.run.view_seed is None:
         log.info(
-            "note: the %d seeds have images in other orders and crops, so each keeps the teacher's logits for itself; "
+            "note: the %d seeds have images in other orders and crops, so each keeps for itself what the teacher says; "
             "view_seed=0 lets the seeds share one cache",
             len(seeds),
         )

@@ -7,7 +7,7 @@ a signal follow from is their identity: the teacher, its input, the images, and 
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from config.options import EMA, GROUPS, OPTIONS, Options
@@ -20,7 +20,7 @@ from distillation.signals import Wanted
 LOGITS = "logits"
 FORMAT_OF_LOGITS, FORMAT = "letkd-teacher-logits-1", "letkd-teacher-signal-1"
 
-# Groups of options that say what is done, and which networks and losses; their fingerprints tell what bears on logits.
+# Groups of options that say what is done, and which networks and losses; their fingerprints tell what bears on it.
 OF_NO_VIEWS = frozenset(
     {
         "job", "offline", "prediction", "report", "study", "experiment", "network", "pair", "words", "words_map",
@@ -57,7 +57,7 @@ def check_cache(options: Options) -> None:
         for key in ("teacher_cache_top", "teacher_cache_dir"):
             if (value := getattr(pair, key)) is not None:
                 raise ValueError(
-                    f"{key}={value} is of a cache, and there is none; leave it out, or teacher_cache=logits"
+                    f"{key}={value} is of a cache, and there is none; leave it out, or teacher_cache=logits or all"
                 )
         return
     if pair.teacher_cache_top is not None and pair.teacher_cache != LOGITS:
@@ -153,7 +153,8 @@ def identity_of(
         kept = {"format": FORMAT_OF_LOGITS, "top": options.pair.teacher_cache_top}
     else:
         place = teacher.network.places_read().get(signal)
-        kept = {"format": FORMAT, "signal": signal, "place": place and asdict(place)}
+        where = place and {"path": place.path, "is_input": place.is_input, "shape": [place.channels, *place.grid]}
+        kept = {"format": FORMAT, "signal": where or signal}  # of a place one name is as good as another
     known = kept | {
         "teacher": options.pair.teacher,
         "teacher_fingerprint": teacher.identity,

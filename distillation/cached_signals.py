@@ -77,6 +77,11 @@ class Shortened:
         self.type_of_classes = torch.int16 if num_classes <= SMALL_CLASSES else torch.int32
         self.bytes_of_row = 2 * num_classes if top is None else top * (2 + self.type_of_classes.itemsize) + 4
 
+    @property
+    def said(self) -> str:
+        """What is kept, in words."""
+        return f"{self.top} of {self.num_classes} classes" if self.top else f"{self.num_classes} classes"
+
     def shorten(self, signal: Tensor) -> Rows:
         if self.top is None:
             return {"logits": _in_16_bits(signal)}
@@ -173,13 +178,18 @@ class SignalFiles:
 
     @property
     def bytes_of_epoch(self) -> int:
-        """At most, beside what a type other than expected makes of it."""
-        return self.steps * self.batch_size * self.form.bytes_of_row + BYTES_AROUND
+        """Of its files, as far as all is of the type that `form` expects."""
+        return self.steps * self.batch_size * self.form.bytes_of_row + BYTES_AROUND * self.num_files
+
+    @property
+    def num_files(self) -> int:
+        """Of an epoch."""
+        return math.ceil(self.steps / self.steps_of_file)
 
     def missing(self, epochs: range) -> set[int]:
         """Epochs that are not there as a whole, as this process sees it."""
-        files = range(math.ceil(self.steps / self.steps_of_file))
-        return {epoch for epoch in epochs if not all(self._path(epoch, file).is_file() for file in files)}
+        numbers = range(self.num_files)
+        return {epoch for epoch in epochs if not all(self._path(epoch, number).is_file() for number in numbers)}
 
     def open(self, epoch: int, step: int) -> "FileRows":
         """The rows of the file to which a step belongs, of this process; or room for them, where it is not there."""
@@ -272,7 +282,6 @@ class FileRows:
         self.steps, self.device = steps, device
         self.are_whole = False
         self.held: Rows = {}  # (steps, B, ...)
-        self.num_put = 0
 
     def read(self, name: str, values: Tensor) -> None:
         self.are_whole = True
@@ -283,15 +292,13 @@ class FileRows:
         place = step - self.steps.start
         return {name: values[place].to(self.device, non_blocking=True) for name, values in self.held.items()}
 
-    def put(self, step: int, kept: Rows) -> bool:
-        """Hold those of a step; whether all steps have theirs."""
+    def put(self, step: int, kept: Rows) -> None:
+        """Hold those of a step; every step, in order, has to have them."""
         for name, values in kept.items():
             if name not in self.held:
                 shape = (len(self.steps), *values.shape)
                 self.held[name] = torch.empty(shape, dtype=values.dtype, pin_memory=self.device.type == "cuda")
             self.held[name][step - self.steps.start].copy_(values, non_blocking=True)
-        self.num_put += 1
-        return self.num_put == len(self.steps)
 
     def filled(self) -> Rows:
         """All of them, when what is on its way from the device has come."""

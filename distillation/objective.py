@@ -157,7 +157,7 @@ class Objective(nn.Module):
         if batch.labelled is not None:
             self._check_unlabelled(batch)
         images = self.input(batch.images)
-        taught = batch.taught and Signals.of_tensors(batch.taught, self.taught_head).in_float32()
+        taught = None if batch.taught is None else Signals.of_tensors(batch.taught, self.taught_head).in_float32()
         if self.teacher is not None:
             taught = self.teacher(images if self.shares_input else self.teacher.input(batch.images)).in_float32()
         student = self.network(images).in_float32()

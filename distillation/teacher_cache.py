@@ -25,7 +25,16 @@ from torch import Tensor
 from config.options import Options
 from dataloaders import Batch, Dataset, TrainLoader
 from distillation.cache_options import LOGITS, identity_of
-from distillation.cached_signals import BYTES_AROUND, FileRows, Form, Shortened, SignalFiles, Whole, fingerprint_of
+from distillation.cached_signals import (
+    BYTES_AROUND,
+    FileRows,
+    Form,
+    Rows,
+    Shortened,
+    SignalFiles,
+    Whole,
+    fingerprint_of,
+)
 from distillation.objective import Teacher
 from distillation.signals import Network
 from letkd.processes import by_first, member
@@ -37,22 +46,24 @@ FOLDER = "teacher_cache"
 # --- room for it -----------------------------------------------------------------------------------------------------
 
 
-def check_size(options: Options, dataset: Dataset, *, is_new: bool) -> None:
+def check_size(options: Options, dataset: Dataset, *, untrained: Teacher | None) -> None:
     """Refuse a cache that cannot be or does not fit on its disk, before anything that the run needs is made.
 
     Args:
-        is_new: whether nothing of it can be there, because the teacher is still to be trained.
+        untrained: the teacher, where it is still to be trained, so that nothing of the cache can be there.
 
     Raises:
-        ValueError: as `check_top` and `check_room`.
+        ValueError: as `forms_of` and `check_room`.
     """
     if options.pair is None or options.pair.teacher_cache is None:
         return
     check_top(options, dataset.num_classes)
-    if is_new and options.pair.teacher_cache == LOGITS:  # the size of others follows from the network
-        rows = len(dataset.split("train")) // options.protocol.batch_size * options.protocol.batch_size
-        row = Shortened(dataset.num_classes, options.pair.teacher_cache_top).bytes_of_row
-        check_room(options.protocol.epochs * (rows * row + BYTES_AROUND), _folder(options))
+    if untrained is not None:
+        steps = len(dataset.split("train")) // options.protocol.batch_size
+        forms = forms_of(options, untrained.network, dataset.num_classes)
+        row = sum(form.bytes_of_row for form in forms.values())
+        needed = steps * options.protocol.batch_size * row + BYTES_AROUND * len(forms)
+        check_room(options.protocol.epochs * needed, _folder(options), is_whole=options.pair.teacher_cache != LOGITS)
 
 
 def check_top(options: Options, num_classes: int) -> None:
@@ -66,11 +77,12 @@ def check_top(options: Options, num_classes: int) -> None:
         raise ValueError(f"teacher_cache_top={top} must be below the {num_classes} classes; leave it out to keep all")
 
 
-def check_room(needed: int, folder: Path) -> None:
+def check_room(needed: int, folder: Path, *, is_whole: bool) -> None:
     """Refuse to begin with what a folder cannot take, or its disk has no room for.
 
     Args:
         needed: bytes.
+        is_whole: whether all signals are kept as they are, and not logits alone.
 
     Raises:
         ValueError: says that it cannot be written; or how much is needed, and how much room there is.
@@ -82,9 +94,10 @@ def check_room(needed: int, folder: Path) -> None:
         )
     room = by_first(lambda: shutil.disk_usage(there).free)
     if needed > room:
+        fewer = "" if is_whole else ", or fewer logits of an image, teacher_cache_top="
         raise ValueError(
             f"teacher_cache= needs {in_bytes(needed)} in {folder}, and its disk has {in_bytes(room)} left; choose "
-            "another, teacher_cache_dir=, fewer epochs, or, of logits, fewer of an image, teacher_cache_top="
+            f"fewer epochs, another disk, teacher_cache_dir={fewer}"
         )
 
 
@@ -132,27 +145,20 @@ class TeacherCache:
         self.steps = len(dataset.split("train")) // batch_size
         self.num_images = self.steps * batch_size
         known = {"folder": self.folder, "batch_size": batch_size, "steps": self.steps, "device": device}
-        self.signals = {name: SignalFiles(form, identities[name], **known) for name, form in forms.items()}
+        found = {name: SignalFiles(form, identities[name], **known) for name, form in forms.items()}
+        self.names = {name: files.fingerprint for name, files in found.items()}
+        self.files = {files.fingerprint: files for files in found.values()}  # one place may have several names
         self.epochs_read = 0
-
-    @property
-    def num_logits(self) -> str:
-        """In words how many are kept of an image, where logits alone are, and shortened; else nothing."""
-        form = self.signals[LOGITS].form if LOGITS in self.signals else None
-        if not isinstance(form, Shortened):
-            return ""
-        return f"{form.top} of {form.num_classes}" if form.top else f"{form.num_classes}"
 
     @property
     def fingerprint(self) -> str:
         """Of all that the rows follow from."""
-        prints = {name: signal.fingerprint for name, signal in self.signals.items()}
-        return next(iter(prints.values())) if len(prints) == 1 else fingerprint_of(prints)
+        return next(iter(self.files)) if len(self.files) == 1 else fingerprint_of(self.names)
 
     @property
     def directory(self) -> Path:
         """Of the only signal, or of all."""
-        return next(iter(self.signals.values())).directory if len(self.signals) == 1 else self.folder
+        return next(iter(self.files.values())).directory if len(self.files) == 1 else self.folder
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -161,7 +167,7 @@ class TeacherCache:
 
     def blank(self, size: int) -> dict[str, Tensor]:
         """Signals of `size` images that say nothing."""
-        return {name: signal.form.blank(size).to(self.device) for name, signal in self.signals.items()}
+        return {name: self.files[key].form.blank(size).to(self.device) for name, key in self.names.items()}
 
     def announce(self, first: int, last: int) -> None:
         """Say how large it is, or that it is there, and refuse what does not fit on the disk.
@@ -179,24 +185,26 @@ class TeacherCache:
         lacking = set().union(*missing.values())
         if not lacking:
             said = "teacher cache: %s of %s, read from %s; the teacher does not run"
-            log.info(said, ", ".join(self.signals), _epochs(len(epochs)), self.directory)
+            log.info(said, ", ".join(self.names), _epochs(len(epochs)), self.directory)
             return
         there = f"; {len(epochs) - len(lacking)} more are there" if len(lacking) < len(epochs) else ""
-        needed = sum(len(missing[name]) * signal.bytes_of_epoch for name, signal in self.signals.items())
-        what = f"{self.num_logits} classes" if self.num_logits else ", ".join(name for name in missing if missing[name])
+        needed = sum(len(missing[key]) * files.bytes_of_epoch for key, files in self.files.items())
+        form = next(iter(self.files.values())).form
+        is_whole = isinstance(form, Whole)
+        what = ", ".join(name for name, key in self.names.items() if missing[key]) if is_whole else form.said
         log.info(
             "teacher cache: %s for %s of %s images, %s, in %s%s",
             in_bytes(needed), _epochs(len(lacking)), f"{self.num_images:,}", what, self.directory, there,
         )  # fmt: skip
-        check_room(needed, self.directory)
+        check_room(needed, self.directory, is_whole=is_whole)
 
     def is_whole(self, epochs: int) -> bool:
         """Whether all signals of so many epochs, from the first on, are there."""
         return not any(self._missing(range(1, epochs + 1)).values())
 
     def _missing(self, epochs: range) -> dict[str, set[int]]:
-        """By signal the epochs that are not there as a whole."""
-        return by_first(lambda: {name: signal.missing(epochs) for name, signal in self.signals.items()})
+        """By files the epochs that are not there as a whole."""
+        return by_first(lambda: {key: files.missing(epochs) for key, files in self.files.items()})
 
     def over(self, loader: TrainLoader, epoch: int, *, skip: int) -> Iterator[Batch]:
         """The batches of an epoch with what the teacher says, without the first `skip`.
@@ -210,42 +218,46 @@ class TeacherCache:
         assert len(loader) == self.steps, "batches of others"
         if skip == self.steps:
             return
-        rows = {name: signal.open(epoch, skip) for name, signal in self.signals.items()}
+        rows = {key: files.open(epoch, skip) for key, files in self.files.items()}
         first = min(skip if each.are_whole else each.steps.start for each in rows.values())
         loader.set_epoch(epoch, skip=first)
-        all_read, was_lacking = True, None
+        all_read, did_lack = True, None
         for step, batch in enumerate(loader, first):
-            for name, signal in self.signals.items():
-                if step not in rows[name].steps:
-                    rows[name] = signal.open(epoch, step)
-            is_lacking = not all(each.are_whole for each in rows.values())
-            if is_lacking is not was_lacking:
-                self.teacher.to(self.device if is_lacking else torch.device("cpu"))
-            all_read, was_lacking = all_read and not is_lacking, is_lacking
-            said = self._run(batch) if is_lacking else {}
-            taught = {name: self._at(step, name, rows[name], said.get(name), epoch) for name in self.signals}
+            for key, files in self.files.items():
+                if step == rows[key].steps.stop:
+                    del rows[key]  # two are not held at a time
+                    rows[key] = files.open(epoch, step)
+            lacking = [key for key, each in rows.items() if not each.are_whole and step in each.steps]
+            if bool(lacking) is not did_lack:
+                self.teacher.to(self.device if lacking else torch.device("cpu"))
+            did_lack = bool(lacking)
+            all_read &= not lacking
+            kept = self._keep(epoch, step, batch, {key: rows[key] for key in lacking}) if lacking else {}
             if step == self.steps - 1:
                 self.epochs_read += all_read
             if step >= skip:
-                yield batch._replace(taught=taught)
-
-    def _at(self, step: int, name: str, rows: FileRows, said: Tensor | None, epoch: int) -> Tensor:
-        """A signal of a step, from a file or from what the teacher said, which is then kept."""
-        signal = self.signals[name]
-        if rows.are_whole:
-            return signal.form.restore(rows.at(step))
-        kept = signal.form.shorten(said)
-        if rows.put(step, kept):
-            signal.write(epoch, rows)
-        return signal.form.restore(kept)
+                kept |= {key: each.at(step) for key, each in rows.items() if each.are_whole}
+                taught = {key: files.form.restore(kept[key]) for key, files in self.files.items()}
+                yield batch._replace(taught={name: taught[key] for name, key in self.names.items()})
 
     @torch.no_grad()
-    def _run(self, batch: Batch) -> dict[str, Tensor]:
-        """What the teacher says of a batch, computed as an objective does."""
+    def _keep(self, epoch: int, step: int, batch: Batch, lacking: Mapping[str, FileRows]) -> dict[str, Rows]:
+        """The rows of a step that no file has, of what the teacher says of its batch; a file that is filled is written.
+
+        The teacher computes as it does in an objective.
+        """
         assert len(batch.images) == self.images, "a batch of another size"
         with self.autocast():
             parts = [self.teacher(self.teacher.input(part)).tensors() for part in batch.images.chunk(self.parts)]
-        return {name: torch.cat([part[name] for part in parts]) for name in self.signals}
+        kept = {}
+        for name, key in self.names.items():
+            if key in lacking and key not in kept:
+                said = parts[0][name] if len(parts) == 1 else torch.cat([part[name] for part in parts])
+                kept[key] = self.files[key].form.shorten(said)
+                lacking[key].put(step, kept[key])
+                if step == lacking[key].steps[-1]:
+                    self.files[key].write(epoch, lacking[key])
+        return kept
 
 
 def open_cache(
@@ -264,16 +276,13 @@ def open_cache(
         autocast: the context of the networks.
 
     Raises:
-        ValueError: as `check_top`.
+        ValueError: as `check_top` and `forms_of`.
     """
     pair, protocol = options.pair, options.protocol
     if pair is None or pair.teacher_cache is None:
         return None
     check_top(options, dataset.num_classes)
-    if pair.teacher_cache == LOGITS:
-        forms: dict[str, Form] = {LOGITS: Shortened(dataset.num_classes, pair.teacher_cache_top)}
-    else:
-        forms = whole_forms(teacher.network, dataset.num_classes, itemsize=2 if options.run.precision == "bf16" else 4)
+    forms = forms_of(options, teacher.network, dataset.num_classes)
     return TeacherCache(
         teacher,
         dataset,
@@ -285,6 +294,24 @@ def open_cache(
         device=device,
         autocast=autocast,
     )
+
+
+def forms_of(options: Options, network: Network, num_classes: int) -> dict[str, Form]:
+    """Of the signals that a cache keeps of a teacher, in what form.
+
+    Raises:
+        ValueError: nothing that is read of the teacher differs from image to image.
+    """
+    pair = options.pair
+    if pair.teacher_cache == LOGITS:
+        return {LOGITS: Shortened(num_classes, pair.teacher_cache_top)}
+    forms = whole_forms(network, num_classes, itemsize=2 if options.run.precision == "bf16" else 4)
+    if not forms:
+        raise ValueError(
+            f"{options.experiment.method} reads nothing that the teacher says of an image: leave out "
+            f"teacher_cache={pair.teacher_cache}"
+        )
+    return forms
 
 
 def whole_forms(network: Network, num_classes: int, itemsize: int) -> dict[str, Form]:

@@ -1,7 +1,8 @@
-"""Runs whose teacher's logits are kept in files: those that read train as the one that wrote, bit for bit."""
+"""Runs that keep what their teacher says in files: those that read train as the one that wrote, bit for bit."""
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -109,7 +110,7 @@ def test_a_cache_of_all_trains_bit_for_bit_as_the_teacher_does(method, updates, 
     read = run(folder, "reader", method, **updates, teacher_cache="all")
     assert not differences(outcome(plain), outcome(wrote)) and not differences(outcome(plain), outcome(read))
     assert results_of(plain)["objective"] == results_of(read)["objective"]
-    signals = [json.loads((cache / "about.json").read_text())["signal"] for cache in caches(folder)]
+    signals = [str(json.loads((cache / "about.json").read_text())["signal"]) for cache in caches(folder)]
     assert len({*signals}) == len(signals)
     known = recorded(read)
     assert known["epochs_read"] == 1 and len(known["fingerprint"]) == 64
@@ -130,21 +131,43 @@ def test_methods_share_the_signals_that_both_read(folder, no_teacher, capsys):
     assert len(caches(folder)) == 3
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("teacher cache")]
     assert "of 256 images, maps/" in lines[0] and lines[0].count("maps/") == 2
-    assert "of 256 images, logits, in" in lines[1] and "teacher cache: maps/penultimate of 1 epoch, read from" in lines[2]
+    assert (
+        "of 256 images, logits, in" in lines[1] and "teacher cache: maps/penultimate of 1 epoch, read from" in lines[2]
+    )
 
 
-def test_what_only_some_signals_lack_is_made_and_the_others_are_read(folder, monkeypatch):
-    """Files of other lengths, one of which is gone and one damaged; the run stops in between, and nothing is lost."""
-    monkeypatch.setattr(cached_signals, "FILE_BYTES", 3 * 64 * 40)  # of logits three steps, of a map one
+def test_names_of_one_place_are_one_signal(folder, no_teacher):
+    """Of a ResNet the penultimate map, which letKD-1 reads, is that of its last stage, which AT reads too."""
+    options = {"teacher_cache": "all", "epochs": 1, "milestones": []}
+    plain = run(folder, "plain", "letKD-1+AT", **options | {"teacher_cache": None})
+    wrote = run(folder, "wrote", "letKD-1+AT", **options)
+    assert not differences(outcome(plain), outcome(wrote)) and len(caches(folder)) == 3
+    no_teacher()
+    for method in ("letKD-1+AT", "letKD-1", "AT"):
+        assert recorded(run(folder, f"reads{method}".replace("+", ""), method, **options))["epochs_read"] == 1
+
+
+@pytest.mark.parametrize(("logits_in_file", "maps_in_file"), [(3, 1), (3, 2), (2, 3)])
+def test_what_only_some_signals_lack_is_made_and_the_others_are_read(logits_in_file, maps_in_file, folder, monkeypatch):
+    """Files of other lengths, some of which are gone and one damaged; the run stops in between, and nothing is lost."""
+    whole_file = cached_signals.SignalFiles.__init__
+
+    def with_lengths(files: cached_signals.SignalFiles, form: Any, *args: Any, **known: Any) -> None:
+        whole_file(files, form, *args, **known)
+        files.steps_of_file = logits_in_file if len(form.shape) == 1 else maps_in_file
+
+    monkeypatch.setattr(cached_signals.SignalFiles, "__init__", with_lengths)
     options = {"teacher_cache": "all", "view_seed": 0, "subclasses_per_class": 2}
     plain = run(folder, "plain", "letKD-2+KD", **options | {"teacher_cache": None})
     run(folder, "whole", "letKD-2+KD", **options)
     expected = {path: load_tensors(path) for path in (folder / "teacher_cache").rglob("epoch_*")}
-    logits, *maps = sorted({path.parent for path in expected}, key=lambda cache: len(list(cache.iterdir())))
-    assert [len(list(cache.glob("epoch_1_*"))) for cache in (logits, *maps)] == [2, STEPS, STEPS]
-    (maps[0] / "epoch_1_2.pth").unlink()
-    (maps[1] / "epoch_1_4.pth").write_bytes(b"none")
-    (logits / "epoch_1_1.pth").unlink()
+    by_cache = {cache: sorted(cache.glob("epoch_1_*")) for cache in caches(folder)}
+    logits, *maps = sorted(by_cache, key=lambda cache: "logits" not in (cache / "about.json").read_text())
+    lengths = logits_in_file, maps_in_file, maps_in_file
+    assert [len(by_cache[cache]) for cache in (logits, *maps)] == [math.ceil(STEPS / length) for length in lengths]
+    by_cache[logits][0].unlink()
+    by_cache[maps[0]][-1].unlink()
+    by_cache[maps[1]][0].write_bytes(b"none")
     with monkeypatch.context() as patch:
         stop_at(patch, 3, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
@@ -224,9 +247,9 @@ def test_the_time_of_a_step_has_the_teacher_in_it_as_long_as_it_runs(updates, fo
         asked.append(len(images))
         return original(teacher, images)
 
-    def parts_of_a_step(**more: Any) -> list[int]:
+    def parts_of_a_step(method: str = "KD", **more: Any) -> list[int]:
         asked.clear()
-        job = make_algorithm(configure("KD", folder, **(TWO_EPOCHS | CACHED | updates | more)))
+        job = make_algorithm(configure(method, folder, **(TWO_EPOCHS | CACHED | updates | more)))
         step_seconds(job, job.open_training_data())
         return asked[:2]
 
@@ -236,15 +259,19 @@ def test_the_time_of_a_step_has_the_teacher_in_it_as_long_as_it_runs(updates, fo
     run(folder, "writer", **CACHED, **updates)
     assert parts_of_a_step() == parts_of_a_step(accumulate=2) == []
     assert parts_of_a_step(view_seed=1) == parts_of_a_step(teacher_cache=None) == [64]
-    (caches(folder)[0] / "epoch_2.pth").unlink()
-    assert parts_of_a_step() == [64]
+    assert parts_of_a_step("AT", teacher_cache="all") == [64]
+    run(folder, "maps", "AT", **CACHED | updates | {"teacher_cache": "all"})
+    assert parts_of_a_step("AT", teacher_cache="all") == []
+    for path in (folder / "teacher_cache").rglob("epoch_2.pth"):
+        path.unlink()
+    assert parts_of_a_step() == parts_of_a_step("AT", teacher_cache="all") == [64]
 
 
 def test_the_size_is_said_beforehand_and_what_has_no_room_is_refused(folder, monkeypatch, capsys):
     set_up_console()
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=20_000))
     with pytest.raises(
-        ValueError, match=r"needs 19 kB|needs \d+ kB in .*, and its disk has 20 kB left; choose another"
+        ValueError, match=r"needs 28 kB in .*, and its disk has 20 kB left; choose fewer epochs, .*teacher_cache_top=$"
     ):
         run(folder, "writer", **CACHED, epochs=3)
     assert not (folder / "mine").exists() and not (folder / "teacher_cache").exists()
@@ -316,18 +343,22 @@ def test_two_runs_at_once_share_a_cache(folder):
     assert not differences(one["model"], two["model"])  # forks have random states of Python of their own
 
 
-def train_on_a_rank(rank: int, folder: Path) -> None:
+def train_on_a_rank(rank: int, folder: Path, method: str, options: dict[str, Any]) -> None:
     with fewer_digits():
-        run(folder, "ranks", **CACHED)
+        run(folder, "ranks", method, **options)
 
 
-def test_ranks_write_what_one_process_reads(folder, tmp_path_factory, no_teacher):
-    alone = run(folder, "alone", **CACHED, teacher_cache_dir=str(folder / "others"))
-    on_ranks(2, train_on_a_rank, tmp_path_factory.mktemp("ranks"), folder)
-    for path in (folder / "others").rglob("epoch_*"):
-        found = load_tensors(caches(folder)[0] / path.name)["rows"]["logits"]
-        torch.testing.assert_close(found, load_tensors(path)["rows"]["logits"], rtol=2**-10, atol=1e-4)
+@pytest.mark.parametrize(("method", "kept", "name"), [("KD", "logits", "logits"), ("letKD-1+SRRL", "all", "values")])
+def test_ranks_write_what_one_process_reads(method, kept, name, folder, tmp_path_factory, no_teacher):
+    options = CACHED | {"teacher_cache": kept}
+    alone = run(folder, "alone", method, **options, teacher_cache_dir=str(folder / "others"))
+    on_ranks(2, train_on_a_rank, tmp_path_factory.mktemp("ranks"), folder, method, options)
+    whole = sorted((folder / "others").rglob("epoch_*"))
+    assert len(whole) == 2 * len(caches(folder)) and len(caches(folder)) == (1 if kept == "logits" else 3)
+    for path in whole:
+        found = load_tensors(folder / "teacher_cache/digits" / path.parent.name / path.name)["rows"][name]
+        torch.testing.assert_close(found, load_tensors(path)["rows"][name], rtol=2**-10, atol=1e-4)
     no_teacher()
-    run(folder, "reader", **CACHED)
-    on_ranks(2, train_on_a_rank, tmp_path_factory.mktemp("again"), folder)
+    run(folder, "reader", method, **options)
+    on_ranks(2, train_on_a_rank, tmp_path_factory.mktemp("again"), folder, method, options)
     assert alone.is_dir()

@@ -1,16 +1,18 @@
-"""What a cache of logits keeps, by what it is told from others, and which losses can read it."""
+"""What a cache of a teacher keeps, by what it is told from others, and which losses can read it."""
 
 import copy
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
-from types import SimpleNamespace
+from dataclasses import replace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
 from device_tools import Replaying, never_waiting
 from objective_tools import batch_of, objective_of_method, small_digits
 
-from architectures import Input
+from architectures import Input, Place, create_model
 from config.experiments import default_config
 from config.options import GROUPS, OPTIONS, Options, Protocol
 from config.schema import options_of
@@ -30,11 +32,13 @@ from distillation.cache_options import (
 from distillation.cached_signals import Form, Shortened, Whole, fingerprint_of
 from distillation.losses import find_loss, list_losses
 from distillation.losses.logits import LogitLoss
-from distillation.teacher_cache import TeacherCache, check_size, in_bytes, whole_forms
+from distillation.signals import Wanted, measured
+from distillation.teacher_cache import TeacherCache, check_size, forms_of, in_bytes, whole_forms
 from engine.optimization import make_optimizer
 from engine.step import WARM_UP_STEPS, TrainStep
 
 PROTOCOL = Protocol()
+UNTRAINED = SimpleNamespace(network=SimpleNamespace())  # of its logits nothing is asked
 CACHED = {"teacher": "resnet8", "teacher_cache": "logits", "image_size": 8}
 
 
@@ -116,6 +120,20 @@ def test_sizes_are_said_in_the_units_of_disks(number, said):
     assert in_bytes(number) == said
 
 
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_convnext", "test_any_pair:swin"])
+def test_what_networks_of_tokens_and_of_maps_with_channels_last_say_comes_back(name):
+    network = measured(create_model(name, num_classes=10, image_size=32), 32, name)
+    wanted = Wanted(logits=True, pooled=True, maps=("penultimate", "stage2"))
+    network.module.eval()
+    with torch.no_grad():
+        said = network.reading(wanted)(torch.randn(2, 3, 32, 32)).tensors()
+    forms = whole_forms(network.reading(wanted), 10, 4)
+    assert forms.keys() == said.keys() == {"logits", "pooled", "maps/penultimate", "maps/stage2"}
+    for key, form in forms.items():
+        assert torch.equal(restored(form, said[key]), said[key]) and said[key].shape[1:] == form.blank(2).shape[1:]
+        assert sum(values.nbytes for values in form.shorten(said[key]).values()) == 2 * form.bytes_of_row
+
+
 # --- a step ----------------------------------------------------------------------------------------------------------
 
 
@@ -137,15 +155,19 @@ def test_a_batch_that_brings_what_is_read_needs_no_teacher(method):
         torch.equal(told.terms[name], own.terms[name]) for name in own.terms
     )
     assert objective.describe()["places"] == places
-    head = objective.to(torch.float64).taught_head
+    copied = copy.deepcopy(objective)
+    assert torch.equal(copied(batch._replace(taught=taught)).loss, own.loss)
+    head = copied.to(torch.float64).taught_head
     assert (head is None) is not teacher.network.wanted.head and (head is None or head.weight.dtype == torch.float64)
 
 
-@pytest.mark.parametrize("kind", [TrainStep, Replaying])
-def test_a_step_that_reads_waits_for_nothing(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "method"), [(TrainStep, "KD"), (Replaying, "KD"), (TrainStep, "KD+OFD"), (Replaying, "KD+OFD")]
+)
+def test_a_step_that_reads_waits_for_nothing(kind, method, tmp_path):
     """Nor does one that writes, but for the last of a file; a recorded step has the logits of its own batch."""
     dataset, device = small_digits(), torch.device("cpu")
-    objective = objective_of_method("KD").train()
+    objective = objective_of_method(method).train()
     loader = make_train_loader(dataset, batch_size=128, device=device, seed=0)
     arguments = {"folder": tmp_path, "batch_size": 128, "parts": 1, "device": device, "autocast": nullcontext}
     teacher = objective.without_teacher()
@@ -153,7 +175,8 @@ def test_a_step_that_reads_waits_for_nothing(kind, tmp_path):
     for _ in ("writes", "reads"):
         own = copy.deepcopy(objective)
         step = kind(own, make_optimizer(own, PROTOCOL), lambda: torch.autocast("cpu", enabled=False))
-        cache = TeacherCache(teacher, dataset, {LOGITS: Shortened(10, 3)}, {LOGITS: {"format": "a"}}, **arguments)
+        forms = {LOGITS: Shortened(10, 3)} if method == "KD" else whole_forms(teacher.network, 10, 4)
+        cache = TeacherCache(teacher, dataset, forms, {name: {"format": name} for name in forms}, **arguments)
         batches = cache.over(loader, 1, skip=0)
         for _ in range(WARM_UP_STEPS + 1):
             step(next(batches))
@@ -224,30 +247,54 @@ def test_a_cache_of_nothing_is_refused(method, updates, said):
 
 def test_as_many_logits_as_classes_are_refused():
     with pytest.raises(ValueError, match=r"teacher_cache_top=10 must be below the 10 classes"):
-        check_size(options_for("KD", teacher_cache_top=10), small_digits(), is_new=False)
+        check_size(options_for("KD", teacher_cache_top=10), small_digits(), untrained=None)
 
 
 def test_what_does_not_fit_on_the_disk_is_refused_before_a_teacher_is_trained(monkeypatch):
     monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=2_000_000))
     options = options_for("KD", epochs=100)
-    check_size(options, small_digits(), is_new=False)
+    check_size(options, small_digits(), untrained=None)
     with pytest.raises(
         ValueError, match=r"needs [\d.]+ MB in experiments/teacher_cache, and its disk has 2\.0 MB left"
     ):
-        check_size(options, small_digits(), is_new=True)
-    check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
+        check_size(options, small_digits(), untrained=UNTRAINED)
+    check_size(options_for("KD", epochs=1), small_digits(), untrained=UNTRAINED)
     monkeypatch.setattr(teacher_cache.os, "access", lambda place, mode: False)
     with pytest.raises(ValueError, match=r"cannot be written, and teacher_cache= writes there"):
-        check_size(options_for("KD", epochs=1), small_digits(), is_new=True)
+        check_size(options_for("KD", epochs=1), small_digits(), untrained=UNTRAINED)
+
+
+def test_room_for_maps_is_asked_for_before_a_teacher_is_trained(monkeypatch):
+    monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda place: SimpleNamespace(free=2_000_000))
+    network = objective_of_method("OFD").teacher.network
+    row = sum(form.bytes_of_row for form in whole_forms(network, 10, 4).values())
+    options = options_for("OFD", teacher_cache="all", epochs=100)
+    with pytest.raises(ValueError, match=r"needs [\d.]+ MB in .*; choose fewer epochs, another disk, .*_dir=$"):
+        check_size(options, small_digits(), untrained=SimpleNamespace(network=network))
+    assert 100 * 64 * row > 2_000_000
+
+
+def test_a_loss_that_asks_nothing_of_an_image_has_nothing_to_be_kept():
+    network = objective_of_method("SRRL").teacher.network.reading(Wanted(head=True))
+    with pytest.raises(ValueError, match=r"KD reads nothing that the teacher says of an image: leave out .*=all"):
+        forms_of(options_for("KD", teacher_cache="all"), network, 10)
 
 
 # --- what tells a cache from others ----------------------------------------------------------------------------------
 
 
-def identity(input_: Input | None = None, fingerprint: str = "weights", number: int = 7, **updates: object) -> str:
-    teacher = SimpleNamespace(identity=fingerprint, input=input_ or Input((0.5,) * 3, (0.5,) * 3))
+def identity(
+    input_: Input | None = None,
+    fingerprint: str = "weights",
+    number: int = 7,
+    signal: str = LOGITS,
+    places: Mapping[str, Place] = MappingProxyType({}),
+    **updates: object,
+) -> str:
+    network = SimpleNamespace(places_read=lambda: places)
+    teacher = SimpleNamespace(identity=fingerprint, input=input_ or Input((0.5,) * 3, (0.5,) * 3), network=network)
     options = options_for("KD", **updates)
-    return fingerprint_of(identity_of(options, teacher, small_digits(), {"number": number}, signal=LOGITS))
+    return fingerprint_of(identity_of(options, teacher, small_digits(), {"number": number}, signal=signal))
 
 
 def test_another_teacher_or_other_images_are_another_cache():
@@ -260,6 +307,22 @@ def test_another_teacher_or_other_images_are_another_cache():
         identity(teacher="resnet14"),
     ]
     assert len({same, *others}) == len(others) + 1
+
+
+def test_a_signal_is_another_cache_unless_it_is_of_the_same_place():
+    place = Place("layer3", 64, (4, 4))
+    places = {
+        "maps/penultimate": place,
+        "maps/stage3": replace(place, norm="bn"),
+        "preact/stage3": replace(place, is_input=True),
+    }
+    places |= {"maps/stage2": replace(place, path="layer2"), "maps/wide": replace(place, channels=128)}
+    whole = {"places": places, "teacher_cache": "all"}
+    found = {name: identity(signal=name, **whole) for name in (*places, LOGITS, "pooled")}
+    assert found["maps/penultimate"] == found["maps/stage3"]
+    assert len({*found.values(), identity()}) == len(found)  # logits alone are in 16 bits
+    others = identity(signal="maps/stage2", **whole, view_seed=1), identity(signal="maps/stage2", **whole, number=8)
+    assert len({found["maps/stage2"], *others}) == 3
 
 
 OF_VIEWS = {

@@ -225,7 +225,7 @@ class TeacherCache:
         for step, batch in enumerate(loader, first):
             for key, files in self.files.items():
                 if step == rows[key].steps.stop:
-                    del rows[key]  # two are not held at a time
+                    del rows[key]  # so that its memory is free where no batch has a part of it
                     rows[key] = files.open(epoch, step)
             lacking = [key for key, each in rows.items() if not each.are_whole and step in each.steps]
             if bool(lacking) is not did_lack:

@@ -51,6 +51,7 @@ OF_THE_NETWORK = {
     "student": INPUTS["student"],
     "network": ("trained_as", "published_weights", "published_top1", *INPUTS["network"]),
 }
+DEFAULT_RATE = values_of(Protocol)["learning_rate"]
 NAME = re.compile(r"[\w+:-]+(\.[\w+:-]+)+")  # every part a folder
 NO_FOLDERS = re.compile(
     r"vq|lda|class_means|sacred|report|replaced|studies|tensorboard|pictures|export|variants|weights|seed\d+"
@@ -134,23 +135,39 @@ def canonical_name(name: str) -> str:
 def defaults_for(defaults: Config, updates: Config) -> Config:
     """The options of an experiment as they are before the rest is set: some of them decide others.
 
-    Nothing is known of what has trained another teacher: its weights or its experiment are to be given. A published
-    protocol brings optimisation, images, and the coefficients of the method for the pair.
+    Nothing is known of what has trained another teacher: its weights or its experiment are to be given. What is
+    published for a pair or a student, coefficients and the learning rate, is that of the networks of the run; values
+    that the experiment's module gives itself stay. A published protocol brings optimisation, images, and the
+    coefficients of the method for the pair.
 
     Raises:
         ValueError: `protocol=published` is not known for this method, pair and data set.
     """
     found = dict(defaults)
-    for key, others in OF_THE_NETWORK.items():
-        if key in defaults and updates.get(key, defaults[key]) != defaults[key]:
-            found |= {other: None for other in others if other in defaults}
+    changed = {key for key in defaults if updates.get(key, defaults[key]) != defaults[key]}
+    for key in changed & set(OF_THE_NETWORK):
+        found |= {other: None for other in OF_THE_NETWORK[key] if other in defaults}
+    others = {key: updates[key] for key in NETWORKS if key in changed}
+    if others:
+        found |= _published_for(others, defaults)
     if updates.get("protocol", defaults.get("protocol")) == "published":
-        given = {key: updates.get(key, defaults[key]) for key in (*NETWORKS, "dataset") if key in defaults}
+        given = others | {"dataset": updates.get("dataset", defaults["dataset"])}
         published = published_options(defaults | given)
         if defaults["method"] != ALONE:
             found |= _loss_options(defaults["method"].split("+"), defaults | given)
         found |= published
     return found
+
+
+def _published_for(networks: Config, defaults: Config) -> Config:
+    """Coefficients and learning rate of other networks, where an experiment has those published for its own."""
+
+    def published(config: Config) -> Config:
+        rate = {"learning_rate": DEFAULT_RATE} | recipes.learning_rate(config.get("student") or config.get("network"))
+        return rate if config["method"] == ALONE else rate | _loss_options(config["method"].split("+"), config)
+
+    own = published(defaults)
+    return {key: value for key, value in published(defaults | networks).items() if defaults.get(key) == own[key]}
 
 
 def trains_alone(network: str | None, configs: Mapping[str, Config], *, folder: str) -> str | None:

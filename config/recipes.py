@@ -101,7 +101,7 @@ def classification(*, network: str, dataset: str, **options: Any) -> Config:
     known = {
         "published_weights": _published_weights(network, dataset),
         "published_top1": _published_top1(network, dataset),
-        **_learning_rate(network),
+        **learning_rate(network),
     }
     groups = (Experiment, Network, WordsMap, Subclasses, Data, Augmentation, Protocol)
     return values_of(*groups, method=ALONE, network=network, dataset=dataset, **known | options)
@@ -175,7 +175,7 @@ def _pair(
     """The options of a pair, and those of `groups`."""
     if teacher_experiment is None and teacher in TEACHERS and options.get("teacher_weights") is None:
         teacher_experiment = f"{dataset}.{TEACHERS[teacher].experiment}"
-    known = {"published_weights": _published_weights(teacher, dataset), **_learning_rate(student)}
+    known = {"published_weights": _published_weights(teacher, dataset), **learning_rate(student)}
     if Words in groups and (supervision or teacher_experiment):
         pooled = "_downscale" if student in CROSS_ARCHITECTURE_STUDENTS else ""
         known["supervision"] = supervision or teacher_experiment + pooled
@@ -190,8 +190,8 @@ def _pair(
     )
 
 
-def _learning_rate(network: str) -> Config:
-    """The published one, where it is not the protocol's."""
+def learning_rate(network: str | None) -> Config:
+    """The published one of a network that trains, where it is not the protocol's."""
     return {"learning_rate": CROSS_ARCHITECTURE_LEARNING_RATE} if network in CROSS_ARCHITECTURE_STUDENTS else {}
 
 

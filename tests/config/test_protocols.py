@@ -58,6 +58,37 @@ def test_a_method_has_the_published_values_of_its_pair(wanted):
     assert {key: found[key] for key in EXPECTED[wanted]} == EXPECTED[wanted]
 
 
+# By the options that have the values: experiment, networks given, what follows. Typed like `EXPECTED`.
+OTHER_NETWORKS = [
+    (f"{PREFIX}.CAT-KD", {"teacher": "resnet32x4", "student": "shufflenetv2"},
+     {"cat-kd.weight": 600.0, "cat-kd.normalize": True, "learning_rate": 0.01}),
+    (f"{PREFIX}.CAT-KD", {"teacher": "timm/resnet18d"}, {"cat-kd.weight": 400.0, "cat-kd.normalize": True}),
+    (f"{PREFIX}.ReviewKD", {"teacher": "resnet32x4", "student": "shufflenetv2"}, {"reviewkd.weight": 8.0}),
+    (f"{PREFIX}.letKD-2+DKD", {"student": "resnet8"}, {"dkd.nckd": 8.0, "dkd.tckd": 1.0, "learning_rate": 0.05}),
+    (f"{PREFIX}.lskd:KD", {"teacher": "resnet50", "student": "mobilenetv2"}, {"kd.weight": 1.0, "learning_rate": 0.01}),
+    (f"{PREFIX}.letKD-2", {"student": "shufflenetv1"}, {"learning_rate": 0.01, "cls_loss_coef": 1.0}),
+    ("CIFAR100.resnetv1.RN20", {"network": "mobilenetv2"}, {"learning_rate": 0.01}),
+    ("CIFAR100.cross_model.MNv2", {"network": "resnet20"}, {"learning_rate": 0.05}),
+    ("ImageNet.RN34_RN18.KD", {"student": "shufflenetv2"}, {"learning_rate": 0.1}),  # the protocol of ImageNet says it
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("experiment", "networks", "expected"), OTHER_NETWORKS, ids=str)
+def test_other_networks_have_what_is_published_for_them(experiment, networks, expected):
+    """Without `protocol=published` too: its coefficients are the same."""
+    found = resolved(experiment, **networks)
+    assert {key: found[key] for key in expected} == expected
+    assert own_options(found) == networks
+    given = dict.fromkeys(expected, 7.0)
+    assert {key: resolved(experiment, **networks, **given)[key] for key in expected} == given
+
+
+def test_what_an_experiment_says_itself_stays_with_other_networks():
+    defaults = default_config(f"{PREFIX}.CAT-KD") | {"cat-kd.weight": 3.0, "learning_rate": 0.02}
+    found = defaults_for(defaults, {"teacher": "resnet32x4", "student": "shufflenetv2"})
+    assert (found["cat-kd.weight"], found["learning_rate"], found["cat-kd.normalize"]) == (3.0, 0.02, True)
+
+
 def test_the_protocol_of_the_paper_is_the_default_and_letkds_own():
     default = default_config(f"{PREFIX}.letKD-2")
     assert default["protocol"] == "paper"

@@ -2,7 +2,8 @@
 
 from config.options import Options
 from dataloaders.mixing import mixes, named
-from distillation.expressions import losses_of
+from distillation.expressions import losses_of, transforms_of
+from distillation.labels import labels_read
 from distillation.losses import Loss, find_loss, weighs_mixed
 
 REFUSED = "refused: it needs one class an image"
@@ -25,7 +26,13 @@ def check_losses(options: Options) -> None:
     """
     if not mixes(options.protocol):
         return
-    if refused := [key for key in losses_of(options) if not weighs_mixed(find_loss(key))]:
+    transforms = transforms_of(options.experiment.method)
+    losses = {key: find_loss(key) for key in losses_of(options)}
+    if refused := [
+        key
+        for key, loss in losses.items()
+        if not weighs_mixed(loss) or labels_read(loss, transforms.get(key, ())) == "all"
+    ]:
         raise ValueError(
             f"{options.experiment.method} cannot learn from mixed images: {', '.join(refused)} needs one class an "
             f"image; leave out {named(options.protocol)}, or choose another method"

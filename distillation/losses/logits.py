@@ -5,7 +5,7 @@ learnt temperature, of regions of the image. Any transform stands in front of an
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataloaders import Batch
-from distillation.losses.base import Data, Loss, Needs, Part, known_labels, list_losses, mean_of_labelled
+from distillation.losses.base import Data, Labels, Loss, Needs, Part, known_labels, list_losses, mean_of_labelled
 from distillation.signals import Network, Signals, Wanted
 
 # beta of DKD by pair as published, 8 for all others; methods that are published with DKD's coefficients read it too.
@@ -71,7 +71,7 @@ class LogitLoss(Loss):
 
     def __init_subclass__(cls, **others: Any) -> None:
         super().__init_subclass__(**others)
-        cls.labels = "none" if not cls.reads_labels else "any" if cls.per_sample else "all"
+        cls.labels = cls.labels_behind(())
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
@@ -85,6 +85,13 @@ class LogitLoss(Loss):
         check_classes(cls.method or cls.key, student, teacher)
         return cls(**options)
 
+    @classmethod
+    def labels_behind(cls, transforms: Iterable["Transform | type[Transform]"]) -> Labels:
+        """What it reads of labels, with transforms in front of it."""
+        if not any(part.reads_labels for part in (cls, *transforms)):
+            return "none"
+        return "any" if cls.per_sample else "all"
+
     def behind(self, transforms: Mapping[str, "Transform"]) -> "LogitLoss":
         """This loss, with transforms in front of it.
 
@@ -92,6 +99,7 @@ class LogitLoss(Loss):
             transforms: by key, in the order in which they act.
         """
         self.transforms.update(transforms)
+        self.labels = self.labels_behind(self.transforms.values())
         for transform in transforms.values():
             own, other = self.needs, transform.needs
             self.needs = Needs(own.student | other.student, own.teacher | other.teacher, own.whole_batch)
@@ -107,8 +115,7 @@ class LogitLoss(Loss):
         values = self.values(student, teacher, known_labels(batch))
         if not self.per_sample:
             return values
-        reads_labels = any(part.reads_labels for part in (self, *self.transforms.values()))
-        if not reads_labels:
+        if self.labels == "none":
             return {name: value_B.mean() for name, value_B in values.items()}
         if batch.other_labels is None:
             return {name: mean_of_labelled(value_B, batch) for name, value_B in values.items()}

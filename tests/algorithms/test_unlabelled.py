@@ -19,6 +19,7 @@ from algorithms.predict import Prediction
 from algorithms.run import steps_before
 from algorithms.train import Training
 from config.options import Options
+from distillation.labels import check_labels, learns_without_labels
 from engine.checkpoints import load_checkpoint
 from reporting.pictures import PICTURES
 from storage.tensor_files import load_tensors
@@ -294,6 +295,15 @@ def test_pictures_beside_labelled_images_leave_the_words_to_these(folder, pictur
     step.job.check_images(step.job.open_training_data)
 
 
+def test_class_means_beside_a_divergence_learn_from_all_images():
+    """Of KDPP one term reads labels: the other has the pictures, alone too."""
+    options = Options.of(main_classification.default_config("digits.RN14_RN8.KDPP"))
+    check_labels(options, num_labelled=32)
+    assert learns_without_labels(options)
+    without = {"ce.weight": 0.0, "kdpp.nd": 0.0}
+    check_labels(Options.of(main_classification.default_config("digits.RN14_RN8.KDPP") | without), num_labelled=0)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +312,9 @@ def test_pictures_beside_labelled_images_leave_the_words_to_these(folder, pictur
     ("QuEST", {"unlabelled_share": 1.0}, r"^unlabelled_share=1 leaves no labelled image in a batch, and ce reads "
      r"labels; choose a smaller share, or leave it out of the loss: cls_loss_coef=0$"),
     ("letKD-2", {"unlabelled_share": 1.0}, r" and ce, decisions reads labels; .*: cls_loss_coef=0, sub_loss_coef=0$"),
+    ("KDPP", {"unlabelled_share": 1.0}, r" and ce, kdpp reads labels; .*: cls_loss_coef=0, kdpp\.nd=0$"),
+    ("KD+KDPP", {"unlabelled_share": 1.0}, r" and ce, kdpp reads labels; .*: cls_loss_coef=0, kdpp\.nd=0$"),
+    ("KDPP", {"kdpp.kd": 0.0}, r"^all that this run minimises reads labels \(ce, kdpp\): leave out unlabelled=, or"),
     ("QuEST", {"unlabelled_share": 0.001}, r"^unlabelled_share=0\.001 of batch_size=64 leaves no unlabelled image; "),
     ("QuEST", {"unlabelled_share": 0.0}, r"^unlabelled_share=0\.0 must be above 0$"),
     ("QuEST", {"unlabelled_share": 1.5}, r"^unlabelled_share=1\.5 must be at most 1$"),

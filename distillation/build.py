@@ -151,7 +151,7 @@ def build_objective(
     if teacher is not None:
         teacher.network = teacher.network.reading(union(loss.needs.teacher for loss in losses.values()))
     if teacher_weights is not None:  # an average has the student's classes, and goes on changing
-        readers = [key for key, loss in losses.items() if loss.needs.teacher.logits or loss.needs.teacher.head]
+        readers = [key for key, loss in losses.items() if loss.needs.teacher.reads_classes]
         refuse_other_logits(readers, dataset, teacher_weights, options.pair.teacher)
         fold_teacher_(teacher)
     return Objective(student, seen.module(), losses, weights_of(options), teacher)
@@ -351,11 +351,17 @@ def check_networks(options: Options, dataset: Dataset, weights: Weights | None =
     readers = [key for key in keys if losses[key].kind == "logits"]
     if weights is not None and readers:
         refuse_other_logits(readers, dataset, weights, name)
+    needs = {key: losses[key].needs for key in keys if hasattr(losses[key], "needs")}
     for key in keys:
         if losses[key].prepared:
             losses[key].check_networks(student, untrained, **values_for(losses[key], options))
         else:
-            refuse_other_readers(options, {key: build_loss(key, options, dataset, student, teacher)})
+            built = build_loss(key, options, dataset, student, teacher)
+            refuse_other_readers(options, {key: built})
+            needs[key] = built.needs
+    readers = [key for key in keys if key in needs and needs[key].teacher.reads_classes]
+    if weights is not None and readers:
+        refuse_other_logits(readers, dataset, weights, name)
 
 
 @contextmanager

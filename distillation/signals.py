@@ -39,6 +39,11 @@ class Wanted:
     preact: tuple[str, ...] = ()
     inner: tuple[str, ...] = ()
 
+    @property
+    def reads_classes(self) -> bool:
+        """Whether it reads what depends on which classes the network tells apart."""
+        return self.logits or self.head
+
     def __or__(self, other: "Wanted") -> "Wanted":
         """What either reads."""
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}

@@ -142,7 +142,8 @@ class Loss(Part):
             every label is not asked to.
         labels: what it reads of labels, one of `Labels`; a loss of your own that reads none says "none", and one that
             takes `known_labels` and `mean_of_labelled` says "any".
-        needs: of the instance; set by `__init__`.
+        label_terms: the terms that read them, of a loss that reads labels; None for all.
+        needs: of the instance; set by `__init__`, or by the class where they are always the same.
     """
 
     method: ClassVar[str | None]
@@ -157,6 +158,7 @@ class Loss(Part):
     replaces_classifier: ClassVar[bool] = False
     takes_mixed: ClassVar[bool] = True
     labels: ClassVar[Labels] = "all"
+    label_terms: ClassVar[tuple[str, ...] | None] = None
     needs: Needs
 
     @classmethod
@@ -274,10 +276,13 @@ def warm_up(epoch: int, epochs: int, length: float | None = None, *, published: 
     Args:
         epoch: those that count; some methods count from 0.
         epochs: of the run.
-        length: None for the published one of 240 epochs, scaled to the run's; 0 for none.
+        length: None for the published one of 240 epochs, scaled to the run's, and for none where that is no longer
+            than an epoch, of which a method that counts from 0 would be without its term; 0 for none.
         published: that one.
     """
-    length = published * epochs / WARM_UP_OF if length is None else length
+    if length is None:
+        length = published * epochs / WARM_UP_OF
+        length = length if length > 1 else 0.0
     return min(epoch / length, 1.0) if length else 1.0
 
 

@@ -85,7 +85,9 @@ class KDPP(WarmUp, Loss):
     published = {pair: {"kd": kd, "nd": nd} for pair, (kd, nd) in WEIGHTS.items()}
     prepared = ("means",)
     labels = "any"
+    label_terms = ("nd",)
     first_epoch = 0
+    needs = Needs(student=Wanted(logits=True, pooled=True), teacher=Wanted(logits=True, pooled=True))
 
     @dataclass(frozen=True)
     class Options:
@@ -102,8 +104,6 @@ class KDPP(WarmUp, Loss):
                 nn.BatchNorm1d(channels), nn.Dropout(DROPOUT), nn.Linear(channels, teacher_channels)
             )
         self.register_buffer("directions", unit(means_NC), persistent=False)
-        wanted = Wanted(logits=True, pooled=True)
-        self.needs = Needs(student=wanted, teacher=wanted)
 
     @classmethod
     def build(

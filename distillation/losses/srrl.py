@@ -4,7 +4,7 @@
     logits = mean (h(f_BD) - u_BN)^2        h the teacher's classifier with its bias, frozen; u its own logits
 
 The gradient of `logits` passes through h to f. The connector is thrown away afterwards, so what is deployed has the
-student's own classifier, which CE alone trains; the student's classes need not be the teacher's.
+student's own classifier, which CE alone trains.
 
 Published, in the code of SimKD, where the numbers here come from, for every pair: CE + KD + feature + logits, which is
 `KD+SRRL kd.weight=1`. Alone it is CE + feature + logits here.

@@ -170,6 +170,29 @@ def test_what_reads_its_logits_is_refused_by_name(method, teacher):
     assert name in str(caught.value).lower() and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("method", ["letKD-2+SRRL", "letKD-1+CAT-KD", "letKD-2+sdd:KD", "KDPP"])
+def test_such_a_method_is_refused_before_words_are_made(method, teacher):
+    """And class means, which take a pass over all images like these."""
+    config = pair(method, teacher, prepare=True, allow_poor_teacher=True, localpath=str(teacher.parent))
+    before = sorted(teacher.parent.rglob("*"))
+    with pytest.raises(ValueError, match="classes") as caught:
+        run_config(config | {"name": "mine.pair"})
+    assert "\n" not in str(caught.value) and sorted(teacher.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("method", ["letKD-2+SRRL", "CAT-KD+KD", "KDPP"])
+def test_as_many_other_classes_are_refused_before_that_too(method, folder):
+    write_images(folder / "images", classes=[f"class {number}" for number in range(10)])
+    config = main_classification.default_config(f"ImageFolder.RN20_RN8.{method}") | FAST
+    config |= {"teacher": "resnet8", "teacher_experiment": None, "batch_size": 4, "num_workers": 0, "prepare": True}
+    config |= {"localpath": str(folder), "data_dir": str(folder / "images"), "name": "mine.pair", "supervision": None}
+    config |= {"num_words": 16}
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=r"class 0 is .class 0., expected .*last\.pth, was trained on"):
+        run_config(config | {"teacher_weights": str(folder / "digits/RN8/last.pth")})
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_words_and_decisions_of_such_a_teacher_are_made_and_learnt(teacher, logged):
     config = pair("letKD-2", teacher, num_words=16, subclasses_per_class=2, epochs=1, milestones=[], prepare=True)
     drawn = {"allow_poor_teacher": True, "localpath": str(teacher.parent), "name": "mine.pair"}

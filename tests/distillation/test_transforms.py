@@ -16,8 +16,10 @@ from architectures import create_model
 from config.experiments import canonical_name, default_config, load_experiment
 from config.options import Options
 from distillation.expressions import canonical, weights_of
-from distillation.losses import Data, Transform, find_loss, find_transform, logits
+from distillation.labels import check_labels, labels_read
+from distillation.losses import Data, Transform, find_loss, find_transform, logits, weighs_mixed
 from distillation.losses.sdd import region_logits
+from distillation.mixing import check_losses
 from distillation.signals import measured
 from engine.checkpoints import load_checkpoint
 from results.collect import collect
@@ -85,6 +87,31 @@ def test_two_transforms_that_set_one_option_are_refused(monkeypatch):
     assert canonical("lskd:fixed:KD") == "fixed:lskd:KD"
 
 
+@pytest.mark.parametrize(
+    ("reads_labels", "method", "labels"),
+    [(True, "DIST", "all"), (True, "KD", "any"), (True, "DKD", "any"), (False, "DIST", "none"), (False, "KD", "none")],
+)
+def test_what_reads_labels_in_front_of_a_loss_is_asked_for_mixed_and_unlabelled_images(
+    reads_labels, method, labels, monkeypatch
+):
+    """By a name on the command line, and as the objective has it: samples that are compared cannot be weighed."""
+    own = type("ByClass", (Transform,), {"key": "byclass", "reads_labels": reads_labels})
+    monkeypatch.setitem(logits._TRANSFORMS, "byclass", own)
+    loss = find_loss(method.lower())
+    assert labels_read(loss, ("byclass",)) == labels
+    built = loss(**loss.defaults()).behind({"byclass": own()})
+    assert (built.labels, weighs_mixed(built)) == (labels, labels != "all") and loss.labels == loss.labels_behind(())
+    options = Options.of(default_config(f"{PAIR}.byclass:{method}+AT") | {"mixup": 0.4})
+    if labels == "all":
+        with pytest.raises(ValueError, match=r"cannot learn from mixed images: dist needs one class an image; leave"):
+            check_losses(options)
+        with pytest.raises(ValueError, match=r"^dist does not say what it makes of images without labels; leave out"):
+            check_labels(options, 32)
+    else:
+        check_losses(options)
+        check_labels(options, 32)
+
+
 def test_a_directory_has_no_colon():
     directory = output_directory("experiments", NAME, "train")
     assert directory.parts == ("experiments", "mine", "RN8_RN8", "ctkd~lskd~KD")
@@ -100,6 +127,9 @@ def test_a_directory_has_no_colon():
         (f"{PAIR}.lskd:KD", {"ce.weight": 0.1, "kd.weight": 9.0, "kd.temperature": 2.0}),
         (f"{PAIR}.lskd:KD+AT", {"ce.weight": 1.0, "kd.weight": 9.0, "kd.temperature": 2.0, "at.weight": 1000.0}),
         (f"{PAIR}.ctkd:lskd:KD", {"ce.weight": 0.1, "kd.weight": 9.0, "ctkd.decay": None}),
+        ("CIFAR100.cross_model.RN50_MNv2.lskd:KD", {"ce.weight": 0.1, "kd.weight": 1.0, "kd.temperature": 3.0}),
+        ("CIFAR100.cross_model.RN50_MNv2.ctkd:lskd:KD", {"ce.weight": 0.1, "kd.weight": 9.0}),
+        ("CIFAR100.resnetv1.RN110_RN20.ctkd:lskd:KD", {"ce.weight": 0.1, "kd.weight": 9.0}),
         (f"{PAIR}.ctkd:KD", {"ce.weight": 0.1, "kd.weight": 0.9}),
         (f"{PAIR}.lskd:DKD", {"dkd.tckd": 9.0, "dkd.nckd": 72.0, "dkd.temperature": 2.0}),
         (f"{CIFAR}.lskd:DKD", {"dkd.tckd": 18.0, "dkd.nckd": 36.0, "dkd.temperature": 3.0, "ce.weight": 1.0}),

@@ -90,7 +90,16 @@ def test_only_students_of_another_width_have_a_connector():
 
 @pytest.mark.parametrize(
     ("warmup", "epoch", "epochs", "factor"),
-    [(None, 1, 240, 0.0), (None, 2, 240, 0.05), (None, 2, 24, 0.5), (4.0, 2, 240, 0.25), (0.0, 1, 240, 1.0)],
+    [
+        (None, 1, 240, 0.0),
+        (None, 2, 240, 0.05),
+        (None, 2, 24, 0.5),
+        (None, 1, 13, 0.0),
+        (None, 1, 12, 1.0),
+        (None, 1, 1, 1.0),
+        (4.0, 2, 240, 0.25),
+        (0.0, 1, 240, 1.0),
+    ],
 )
 def test_the_warm_up_raises_the_divergence_alone(warmup, epoch, epochs, factor):
     torch.manual_seed(0)

@@ -116,7 +116,16 @@ def test_at_most_512_channels_between_the_convolutions():
 
 @pytest.mark.parametrize(
     ("warmup", "epoch", "epochs", "factor"),
-    [(None, 1, 240, 0.0), (None, 2, 240, 0.05), (None, 2, 24, 0.5), (4.0, 2, 240, 0.25), (0.0, 1, 240, 1.0)],
+    [
+        (None, 1, 240, 0.0),
+        (None, 2, 240, 0.05),
+        (None, 2, 24, 0.5),
+        (None, 1, 13, 0.0),
+        (None, 1, 12, 1.0),
+        (None, 1, 1, 1.0),
+        (4.0, 2, 240, 0.25),
+        (0.0, 1, 240, 1.0),
+    ],
 )
 def test_warm_up_starts_from_nothing(warmup, epoch, epochs, factor):
     net = network()

@@ -11,7 +11,7 @@ from distillation.signals import Head, Signals
 
 def test_errors_of_connected_features_and_of_what_the_teachers_classifier_makes_of_them():
     torch.manual_seed(0)
-    # Other classes than the teacher's are possible: only its classifier is asked.
+    # The teacher's classifier alone is asked; a run refuses a teacher of other classes for it.
     loss = SRRL.build(network(num_features=6, num_classes=3), network(num_features=9, num_classes=4), DATA)
     student, teacher, logits = torch.randn(5, 6, requires_grad=True), torch.randn(5, 9), torch.randn(5, 4)
     head = Head(torch.randn(4, 9), torch.randn(4))

@@ -370,7 +370,7 @@ def _by_pair() -> Iterator[tuple[str, ...]]:
         yield from _grouped(loss.method, None, loss, loss.published)
     for transform in map(find_transform, list_transforms()):
         for inner, known in transform.published.items():
-            yield from _grouped(f"{transform.key}:{inner}", transform, find_loss(inner.lower()), known)
+            yield from _grouped(f"{transform.key}:{inner}", transform, find_loss(parts(inner)[1].lower()), known)
 
 
 def _grouped(
@@ -380,10 +380,11 @@ def _grouped(
     published: Mapping[tuple[str, str] | None, Mapping[str, Any]],
 ) -> Iterator[tuple[str, ...]]:
     pairs: dict[str, list[str]] = {}
+    rest = "all others" if len(published) > 1 else "all"
     for pair, values in published.items():
         named = _named(loss, transform, {**published.get(None, {}), **values})
         options = [f"{key}={value}".replace(" ", "") for key, value in named.items()]
-        pairs.setdefault(f"`{' '.join(options)}`", []).append(" ".join(pair) if pair else "all others")
+        pairs.setdefault(f"`{' '.join(options)}`", []).append(" ".join(pair) if pair else rest)
     for options, those in pairs.items():
         yield f"`{name}`", options, ", ".join(those)
 

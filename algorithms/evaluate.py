@@ -47,7 +47,7 @@ from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
 from letkd.processes import member
 from results.places import Requirement
-from results.settings import FOLDER_DATASETS, PREPARATION, UNTRAINED, changed_network, name_of_changes
+from results.settings import FOLDER_DATASETS, MEASUREMENTS, PREPARATION, UNTRAINED, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
 from storage.weight_files import name_of_weights
 
@@ -339,8 +339,8 @@ class Evaluation(Algorithm):
             evaluations = standing | {result_name(measured, standing): measured}
             is_own = results.get("mode") == "evaluate" and "changed" not in results
             if results.get("mode") != "train" and not ("changed" in measured and is_own):
-                results = {key: value for key, value in results.items() if key != "changed"}
-                results |= self.facts() | measured | costs
+                others = {part: results[part] for part in MEASUREMENTS.values() if part in results}
+                results = others | self.facts() | measured | costs
             return results | {"evaluations": evaluations}
 
         return update_results(self.directory, add)

@@ -120,6 +120,23 @@ def test_without_a_training_the_results_stay_those_of_the_published_weights(fold
     assert len(results["evaluations"]) == 2
 
 
+def test_an_evaluation_keeps_nothing_of_the_one_whose_place_it_takes(folder, monkeypatch):
+    """But what else was measured: beside a training that goes on there are no results of its own."""
+    (folder / "results.json").unlink()
+    run(folder, probe=True)
+    run(folder, evaluate=True)
+    first = read_results(folder)
+    unknown = {"average": True, "classifier": "untrained", "finished": "2020-01-01T00:00:00+00:00"}
+    save_results(folder, first | unknown | {"environment": {"cpus": 0}})
+    monkeypatch.setattr("sys.argv", ["main_classification.py", "again"])
+    run(folder, evaluate=True, checkpoint=1)
+    second = read_results(folder)
+    assert second.keys() == first.keys() and second["command"] == "main_classification.py again"
+    assert second["finished"] > unknown["finished"] and second["environment"] == first["environment"]
+    assert second["linear_probe"] == first["linear_probe"]
+    assert second["evaluations"].keys() == {"last", "epoch_1"}
+
+
 def test_names_follow_from_what_differs_alone():
     changed = {"mean": (None, [0, 0, 0]), "alpha_penultimate": (1.0, 0.1)}
     name = name_of_changes(changed)

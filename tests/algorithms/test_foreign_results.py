@@ -15,6 +15,7 @@ import main_classification
 from algorithms import check_options, run_config, run_trials
 from algorithms.evaluate import result_name
 from algorithms.export import Export
+from algorithms.predict import Prediction
 from algorithms.teaching import FINGERPRINTS
 from architectures import create_model
 from config.options import Options
@@ -98,6 +99,23 @@ def test_files_of_one_name_do_not_take_each_others_places(job, folder, runs):
     run(folder, **job, weights=str(second))
     assert set(read_results(folder)[part]) == {one, other}, "measured again it has the name that it had"
     assert read_results(folder)[part][other]["weights"] == before["weights"]
+
+
+@pytest.mark.parametrize("choice", [{"best": True}, {"checkpoint": 1}], ids=str)
+@pytest.mark.parametrize("job", [{"evaluate": True}, {"probe": True}, {"export": "pt2"}, {"images": "a.png"}], ids=str)
+def test_a_file_has_no_epochs_to_choose_from(job, choice, folder, tmp_path):
+    """One of another run, and the published one of an experiment that was not trained; -1 is what there is."""
+    file = str(shutil.copy(folder / "last.pth", tmp_path / "net.pth"))
+    (option,) = (f"{key}={value}" for key, value in choice.items())
+    said = rf"^{option} is of a run's own checkpoints, and {re.escape(file)} is none of them: leave it out, or name"
+    before = sorted(folder.iterdir())
+    for updates in ({"weights": file}, {"published_weights": file, "name": "mine.own"}):
+        config = configure("classification", tmp_path, **{"epochs": 1} | job | choice | updates)
+        with pytest.raises(ValueError, match=said):
+            Prediction(Options.of(config)).run() if "images" in job else run_config(config)
+        assert sorted(folder.iterdir()) == before and not (tmp_path / "mine").exists()
+    if "evaluate" in job and "checkpoint" in choice:
+        assert run_config(config | {"checkpoint": -1})["weights"] == file
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])

@@ -156,7 +156,10 @@ def listed(names: list[str]) -> str:
 
 
 def main(options: list[str]) -> int:
-    """Carry out the chain and say what came out. Returns the exit status."""
+    """Carry out the chain and say what came out, or what it is where that is asked. Returns the exit status."""
+    if main_classification.HELP.intersection(options):
+        print(__doc__.strip())
+        return 0
     start = time.perf_counter()
     set_up_console()
     goes_on = f"the whole goes on with: {shlex.join(['python', 'demo.py', *options])}"

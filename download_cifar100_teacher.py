@@ -7,6 +7,7 @@
 A teacher is fetched from its own address; what cannot be had there is unpacked from one archive that holds all six.
 Every file is checked before it takes its place: it is read with `weights_only=True`, and the names and shapes of its
 weights must be those of the architecture. Its checksum is written beside it, and compared whenever it is read.
+Who finds another process at the same teacher waits for it.
 
 The checkpoints are those of RepDistiller (Tian, Krishnan, Isola, Contrastive Representation Distillation, ICLR 2020);
 the archive is a release asset of mdistiller, which uses the same teachers.
@@ -20,7 +21,8 @@ import socket
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -28,7 +30,10 @@ from typing import IO, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from filelock import FileLock, Timeout
+
 from config import recipes
+from storage.documents import names_file
 
 PRIMARY = "http://shape2prog.csail.mit.edu/repo/{directory}/ckpt_epoch_240.pth"
 FALLBACK = "https://github.com/megvii-research/mdistiller/releases/download/checkpoints/cifar_teachers.tar"
@@ -103,6 +108,22 @@ def select_teachers(names: Iterable[str]) -> list[Teacher]:
 
 def checkpoint_path(teacher: Teacher, directory: Path) -> Path:
     return directory / teacher.directory / FILE_NAME
+
+
+@contextmanager
+def alone(directory: Path, name: str) -> Iterator[None]:
+    """Wait for another process that fetches the same into this directory: both would write one partial file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f".{name}.lock"
+    lock = FileLock(path, fallback_to_soft=False)
+    with ExitStack() as stack:
+        with names_file(path):
+            try:
+                stack.enter_context(lock.acquire(blocking=False))
+            except Timeout:
+                print(f"{name}: another process is fetching it; waiting", flush=True)
+                stack.enter_context(lock)
+        yield
 
 
 def check_checkpoint(path: Path, architecture: str, num_classes: int = 100) -> None:
@@ -248,9 +269,12 @@ def keep(file: Path, teacher: Teacher, directory: Path) -> None:
 
 
 def fetch_one_by_one(
-    wanted: list[Teacher], directory: Path, primary: str, patience: Patience
+    wanted: list[Teacher], directory: Path, primary: str, patience: Patience, *, force: bool
 ) -> tuple[list[Teacher], str]:
-    """Fetch every teacher from its own address; returns those that could not be had and the last failure."""
+    """Fetch every teacher from its own address; returns those that could not be had and the last failure.
+
+    One that another process has brought since it was missing stays, unless `force` fetches it again.
+    """
     left, failure, server_down = [], "", False
     for teacher in wanted:
         if server_down:
@@ -258,12 +282,15 @@ def fetch_one_by_one(
             continue
         url = primary.replace("{directory}", teacher.directory)
         part = checkpoint_path(teacher, directory).with_suffix(".pth.part")
-        try:
-            download(url, part, teacher.directory, partial(keep, teacher=teacher, directory=directory), patience)
-        except DownloadError as error:
-            print(error, flush=True)
-            left.append(teacher)
-            failure, server_down = str(error), isinstance(error, ServerDownError)
+        with alone(directory, teacher.directory):
+            if not force and is_here(teacher, directory):
+                continue
+            try:
+                download(url, part, teacher.directory, partial(keep, teacher=teacher, directory=directory), patience)
+            except DownloadError as error:
+                print(error, flush=True)
+                left.append(teacher)
+                failure, server_down = str(error), isinstance(error, ServerDownError)
     return left, failure
 
 
@@ -300,22 +327,34 @@ def unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, teacher: Teache
     target = checkpoint_path(teacher, directory)
     unpacked = target.with_suffix(".pth.unpacked")  # not .part: that one may hold the start of another file
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with tar.extractfile(member) as source, unpacked.open("wb") as file:
-            shutil.copyfileobj(source, file, CHUNK_BYTES)
-            flush_to_disk(file)
-        keep(unpacked, teacher, directory)
-    finally:
-        unpacked.unlink(missing_ok=True)
-    target.with_suffix(".pth.part").unlink(missing_ok=True)
+    with alone(directory, teacher.directory):
+        try:
+            with tar.extractfile(member) as source, unpacked.open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+                flush_to_disk(file)
+            keep(unpacked, teacher, directory)
+        finally:
+            unpacked.unlink(missing_ok=True)
+        target.with_suffix(".pth.part").unlink(missing_ok=True)
 
 
-def fetch_from_archive(wanted: list[Teacher], directory: Path, fallback: str, patience: Patience) -> None:
+def fetch_from_archive(
+    wanted: list[Teacher], directory: Path, fallback: str, patience: Patience, *, force: bool
+) -> None:
     """Unpack the teachers from the archive at an address or path; one that was downloaded is removed afterwards.
+
+    Those that another process has brought meanwhile stay, unless `force` fetches them again.
 
     Raises:
         DownloadError: some could not be had; names them and says why.
     """
+    with alone(directory, ARCHIVE_FOLDER):
+        missing = [teacher for teacher in wanted if force or not is_here(teacher, directory)]
+        if missing:
+            _fetch_from_archive(missing, directory, fallback, patience)
+
+
+def _fetch_from_archive(wanted: list[Teacher], directory: Path, fallback: str, patience: Patience) -> None:
     members = {f"{ARCHIVE_FOLDER}/{teacher.directory}/{FILE_NAME}": teacher for teacher in wanted}
     try:
         if not is_address(fallback):
@@ -356,11 +395,11 @@ def fetch_teachers(
         )
 
     missing = [teacher for teacher in wanted if force or not is_here(teacher, directory)]
-    left, failure = fetch_one_by_one(missing, directory, primary, patience)
+    left, failure = fetch_one_by_one(missing, directory, primary, patience, force=force)
     if not left:
         return
     try:
-        fetch_from_archive(left, directory, fallback, patience)
+        fetch_from_archive(left, directory, fallback, patience, force=force)
     except DownloadError as error:
         place = directory / "<directory>" / FILE_NAME
         raise DownloadError(

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 TOO_MANY_FILES = os.strerror(errno.EMFILE)  # whoever says it: Python, the linker, torch
 MORE_FILES = "too many open files; raise the limit (ulimit -n 1024), or try a smaller num_workers"
 WANTS_TRACEBACK = {"-d", "--debug"}
+HELP = {"-h", "--help"}
 
 
 def _end_process(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -489,6 +490,14 @@ def spelt_out(argv: list[str]) -> list[str]:
     return argv
 
 
+def asked_for_help(argv: list[str]) -> list[str]:
+    """`report --help` and `with config=... -h`, which sacred does not know, as `help report` and `--help`."""
+    if not HELP.intersection(argv):
+        return argv
+    command = next((word for word in argv[1:] if word in experiment.commands), None)
+    return [argv[0], *(["help", command] if command else ["--help"])]
+
+
 def check_words(argv: list[str]) -> None:
     """Refuse what is no option, or stands where options do not: sacred would look for a command or a file of that name.
 
@@ -581,10 +590,10 @@ def _as_one_of_many(argv: list[str]) -> int:
 def _run_command(argv: list[str], end: Callable[..., int]) -> int:
     """Run a command line, and end as `end` says: called with a status, a message and an error."""
     wants_traceback = bool(WANTS_TRACEBACK & set(argv))
-    wants_help = bool({"-h", "--help", "help"} & set(argv))
+    wants_help = bool({*HELP, "help"} & set(argv))
     before = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
     before |= {number: signal.signal(number, _terminate) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    argv = spelt_out(argv)
+    argv = spelt_out(asked_for_help(argv))
     try:
         check_words(argv)
         # In debug mode sacred leaves exceptions to us; otherwise it prints tracebacks of its own.

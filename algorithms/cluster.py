@@ -317,7 +317,7 @@ def _parameters(texts: list[str]) -> dict[str, Any]:
         value = read_value(written)
         own = key.removeprefix("slurm_").removeprefix("local_")
         if own in LISTS:
-            value = [written] if not isinstance(value, list) else value
+            value = value if isinstance(value, list) else [value if isinstance(value, str) else written]
         if mistake := _mistake(own, value):
             raise ValueError(f"cluster_options={text!r}: {mistake}")
         name = key if key in OF_ALL_QUEUES or key.startswith(("slurm_", "local_")) else f"slurm_{key}"

@@ -47,7 +47,7 @@ from engine.records import log, read_results, update_results
 from engine.weights import find_weights, load_own
 from letkd.processes import member
 from results.places import Requirement
-from results.settings import FOLDER_DATASETS, PREPARATION, UNTRAINED, changed_network, name_of_changes
+from results.settings import FOLDER_DATASETS, MEASUREMENTS, PREPARATION, UNTRAINED, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
 from storage.weight_files import name_of_weights
 
@@ -151,11 +151,7 @@ class Evaluation(Algorithm):
         job, network = self.options.job, self.options.network
         if network and (network.weights or not (self._trained_in / LAST).is_file()):
             weights = self._find_weights(network.weights)
-            if job.average:
-                raise ValueError(
-                    "average=True is of a run's own checkpoints; of a file an average is chosen by its entry: "
-                    f"weights={weights.source}#average"
-                )
+            self._refuse_choice(weights.source)
             return weights, None
         path = self._trained_in / BEST if job.best else find_checkpoint(self._trained_in, job.checkpoint or NEWEST)
         if not path.is_file():
@@ -169,6 +165,21 @@ class Evaluation(Algorithm):
             raise ValueError(f"{path} has no average of the weights: train with average=True, or leave it out")
         told = {"config": checkpoint.get("config"), "classifier": checkpoint.get("classifier")}
         return Weights(checkpoint[part], path, checkpoint["data"], **told), checkpoint["epoch"]
+
+    def _refuse_choice(self, source: Path) -> None:
+        """Refuse options that choose among a run's checkpoints where the weights are a file."""
+        job = self.options.job
+        if job.average:
+            raise ValueError(
+                "average=True is of a run's own checkpoints; of a file an average is chosen by its entry: "
+                f"weights={source}#average"
+            )
+        if job.best or job.checkpoint > 0:
+            chosen = "best=True" if job.best else f"checkpoint={job.checkpoint}"
+            raise ValueError(
+                f"{chosen} is of a run's own checkpoints, and {source} is none of them: leave it out, or name the file "
+                "of that epoch, weights=FILE"
+            )
 
     def about(self, weights: Weights, epoch: int | None) -> Results:
         """What a measurement says of the weights that it is of."""
@@ -339,8 +350,8 @@ class Evaluation(Algorithm):
             evaluations = standing | {result_name(measured, standing): measured}
             is_own = results.get("mode") == "evaluate" and "changed" not in results
             if results.get("mode") != "train" and not ("changed" in measured and is_own):
-                results = {key: value for key, value in results.items() if key != "changed"}
-                results |= self.facts() | measured | costs
+                others = {part: results[part] for part in MEASUREMENTS.values() if part in results}
+                results = others | self.facts() | measured | costs
             return results | {"evaluations": evaluations}
 
         return update_results(self.directory, add)

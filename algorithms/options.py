@@ -101,8 +101,8 @@ def _check_contradictions(config: dict[str, Any]) -> None:
     if config["best"] and config["checkpoint"]:
         raise ValueError(f"best=True and checkpoint={config['checkpoint']} are two epochs; leave out one of them")
     if config["export_file"] is not None:
-        for key in ("best", "checkpoint", "seeds"):
-            if config[key]:
+        for key in ("best", "average", "checkpoint", "weights", "seeds"):
+            if config.get(key):
                 raise ValueError(f"export_file={config['export_file']} is the network; leave out {key}={config[key]}")
     if config["cuda_graph"] and not config["cuda"]:
         raise ValueError("cuda_graph=True needs a GPU; leave out cuda=False")

@@ -76,6 +76,7 @@ NOT_USED = {  # why a method is compared without options that others have, by th
     "rounding only, and by what teacher_cache_top leaves out",
 }
 BETWEEN_OPTIONS = re.compile(r"\s+(?=[\w.]+=)")
+OPENING = ("'", '"', "[", "(", "{")
 SEARCH, TUNED = "search", "tuned"  # the first part of the names of runs with values that a search tries, and takes
 
 
@@ -472,8 +473,26 @@ def _listed(key: str, value: Any) -> Any:
     if not isinstance(value, str) or not OPTIONS[key].is_list:
         return value
     if key in ("search", "cluster_options"):
-        return BETWEEN_OPTIONS.split(value.strip())
+        return _options_in(value.strip())
     return [part.strip(" '\"") for part in value.strip("[] ").split(",")]
+
+
+def _options_in(text: str) -> list[str]:
+    """The options of a text, `partition=gpu setup="export A=1"`: a value in quotes or brackets goes to their end."""
+    cuts = [*(match.span() for match in BETWEEN_OPTIONS.finditer(text)), (len(text), len(text))]
+    found, start = [], 0
+    while cuts:
+        number = next((n for n, (end, _) in enumerate(cuts) if _is_whole(text[start:end])), 0)
+        end, following = cuts[number]
+        found.append(text[start:end])
+        start, cuts = following, cuts[number + 1 :]
+    return found
+
+
+def _is_whole(option: str) -> bool:
+    """Whether the quote or bracket that its value begins with, if one does, ends with it."""
+    value = option.partition("=")[2].strip()
+    return not value.startswith(OPENING) or read_value(value) is not value
 
 
 def _seeds(config: Config) -> list[int]:

@@ -459,7 +459,7 @@ class Training(Algorithm):
         with names_entry(source, "optimizer"):
             load_optimizer(self.optimizer, checkpoint["optimizer"])
         with names_entry(source, "random"):
-            restore_random_states(checkpoint["random"])
+            restore_random_states(checkpoint["random"], self.device)
         self.epoch = checkpoint["epoch"]
         self.history = checkpoint.get("history", [])  # checkpoints once had none
         self.seconds_before = checkpoint["seconds"]

@@ -336,15 +336,17 @@ def set_aside(directory: Path) -> Path | None:
 def random_states() -> dict[str, Any]:
     """States of the generators a method may draw from; the loaders' follow from (seed, epoch) and have none.
 
+    Of GPUs that of the current one, as a list, which once had one of every GPU of the machine.
     Of a run of many processes those of the first, and `ranks`: those of torch of each, which all have to ask.
     """
+    of_gpu = _cuda_state()
     states = {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [] if of_gpu is None else [of_gpu],
     }
     if member().size > 1:
-        states["ranks"] = of_all({"torch": states["torch"], "cuda": _cuda_state()})
+        states["ranks"] = of_all({"torch": states["torch"], "cuda": of_gpu})
     return states
 
 
@@ -352,15 +354,19 @@ def _cuda_state() -> torch.Tensor | None:
     return torch.cuda.get_rng_state() if torch.cuda.is_available() else None
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
-    """Set what `random_states` returned; a GPU's state only where there are as many GPUs, or processes."""
+def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Set what `random_states` returned: of each process what was its own, or else what the first one had.
+
+    Args:
+        device: that the run goes on with; on a GPU a line says where the states have none of one.
+    """
     random.setstate(states["python"])
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    own = {"torch": states["torch"], "cuda": next(iter(states["cuda"]), None)}
     rank, size = member()
     if size > 1 and len(states.get("ranks", [])) == size:
         own = states["ranks"][rank]
-        torch.set_rng_state(own["torch"])
-        if own["cuda"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(own["cuda"])
+    torch.set_rng_state(own["torch"])
+    if own["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda"])
+    elif device.type == "cuda":
+        log.info("note: the run so far was on no GPU, whose random numbers (dropout, stochastic depth) begin anew")

@@ -141,6 +141,13 @@ def test_after_ctrl_c_the_same_command_does_the_rest(broken_off, tmp_path, capsy
         demo.collect(root)
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_is_said_and_nothing_is_trained(word, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "carry_out", lambda *asked: pytest.fail("the chain began"))
+    assert demo.main([f"localpath={tmp_path}", word]) == 0
+    assert capsys.readouterr().out.startswith("The whole chain on two-digit numbers: ")
+
+
 def test_what_ends_the_chain_is_said_with_the_command_that_goes_on(tmp_path, capsys):
     words = ["epochs=0", f"localpath={tmp_path}"]
     assert demo.main(words) == 1

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import download_cifar100_teacher as zoo
 from architectures import create_model
@@ -204,7 +205,9 @@ def run(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All but the locks, which stay and are empty."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in found.items() if content or not name.endswith(".lock")}
 
 
 def stored(good: dict[str, bytes]) -> dict[str, bytes]:
@@ -437,6 +440,78 @@ def test_interrupt_keeps_what_has_arrived(run, site, on_primary, good, tmp_path,
     assert files_under(saved) == {"resnet8_vanilla/ckpt_epoch_240.pth.part": b"".join(chunks)}
     assert run("resnet8") == 0
     assert files_under(saved) == stored({"resnet8_vanilla": good["resnet8_vanilla"]})
+
+
+class AtWork:
+    """Another process that is fetching something: it has what it fetches when somebody begins to wait for it.
+
+    Args:
+        name: of the lock that it has.
+        brings: files by path below the folder.
+    """
+
+    def __init__(self, folder: Path, name: str, brings: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+        self.folder, self.brings, self.waited = folder, brings, 0
+        folder.mkdir(exist_ok=True)
+        self.lock = FileLock(folder / f".{name}.lock")
+        self.said = f"{name}: another process is fetching it; waiting"
+        monkeypatch.setattr(zoo, "print", self.hear, raising=False)
+
+    def hear(self, text: object, **_: object) -> None:
+        if text != self.said:
+            return
+        self.waited += 1
+        for name, content in self.brings.items():
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        self.lock.release()
+
+
+def test_a_teacher_that_another_process_is_fetching_is_waited_for(run, site, on_primary, good, tmp_path, monkeypatch):
+    """Two that write one partial file make it too long, or write into what has its place already."""
+    saved, brought = tmp_path / "saved", stored({"resnet8_vanilla": good["resnet8_vanilla"]})
+    other = AtWork(saved, "resnet8_vanilla", brought, monkeypatch)
+    with other.lock:
+        assert run() == 0
+    assert other.waited == 1 and site.paths() == [url_path("resnet14_vanilla")]
+    assert files_under(saved) == stored(good)
+
+
+def test_who_has_waited_fetches_what_the_other_has_not(run, site, on_primary, good, tmp_path, monkeypatch):
+    """It goes on where that one broke off. With --force it fetches in any case."""
+    part = {"resnet8_vanilla/ckpt_epoch_240.pth.part": good["resnet8_vanilla"][:1000]}
+    other = AtWork(tmp_path / "saved", "resnet8_vanilla", part, monkeypatch)
+    with other.lock:
+        assert run("resnet8") == 0
+    assert site.log == [(url_path("resnet8_vanilla"), "bytes=1000-")]
+    again = AtWork(tmp_path / "saved", "resnet8_vanilla", {}, monkeypatch)
+    with again.lock:
+        assert run("resnet8", "--force") == 0
+    assert (other.waited, again.waited, len(site.log)) == (1, 1, 2)
+    assert files_under(tmp_path / "saved") == stored({"resnet8_vanilla": good["resnet8_vanilla"]})
+
+
+def test_an_archive_that_another_process_is_fetching_is_waited_for(run, site, on_fallback, good, tmp_path, monkeypatch):
+    other = AtWork(tmp_path / "saved", "cifar_teachers", stored(good), monkeypatch)
+    with other.lock:
+        assert run() == 0
+    assert other.waited == 1 and ARCHIVE_URL not in site.paths()
+    assert files_under(tmp_path / "saved") == stored(good)
+
+
+def test_a_teacher_is_unpacked_when_nobody_else_is_fetching_it(run, site, good, tmp_path, monkeypatch):
+    archive = tmp_path / "mine.tar"
+    archive.write_bytes(archive_of(good))
+    other, unpack = AtWork(tmp_path / "saved", "resnet14_vanilla", {}, monkeypatch), zoo.unpack
+
+    def unpack_beside(*arguments: object) -> None:
+        with other.lock:
+            unpack(*arguments)
+
+    monkeypatch.setattr(zoo, "unpack", unpack_beside)
+    assert run("--fallback", str(archive)) == 0
+    assert other.waited == 1 and files_under(tmp_path / "saved") == stored(good)
 
 
 # The archive

@@ -690,6 +690,21 @@ def test_a_word_in_the_wrong_place_is_named(words, error, capsys):
     assert capsys.readouterr().err.startswith(f"error: {error}")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-h", "Commands:"),
+        ("with config=digits.RN8 --help", "Commands:"),
+        ("report --help", "Write a page and a Markdown file of all results"),
+        ("-h study --dry-run with pairs=digits.RN14_RN8", "Train every method of every pair with every seed"),
+    ],
+)
+def test_help_may_stand_anywhere(words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        sys.exit(main_classification.main(["main.py", *words.split()]))
+    assert not end.value.code and said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", ["report", "print_config -l INFO with config=A.B -F runs -d", "help run", ""])
 def test_words_in_their_places_are_sacreds(words):
     main_classification.check_words(["main.py", *words.split()])

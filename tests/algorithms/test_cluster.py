@@ -1,6 +1,7 @@
 """Jobs in a queue: each once, those first that others need, and what has become of them."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from cluster_tools import Slurm, program
 
 from algorithms.cluster import JOBS, Item, Queue
+from algorithms.study_plan import _listed
 from config.options import Study
 from storage.tensor_files import load_json
 
@@ -219,6 +221,27 @@ def test_what_a_job_may_ask_for(slurm, tmp_path):
     asked = flags(script)
     assert (asked["gpus-per-node"], asked["gres"], asked["nice"]) == ("0", "gpu:a100:1,shard:4", "5")
     assert asked["signal"] == "USR2@120" and "requeue" in asked and "\nmodule load cuda\n" in script
+
+
+@pytest.mark.parametrize(
+    ("setup", "lines"),
+    [
+        ("'module load cuda'", ["module load cuda"]),
+        ('"export OMP_NUM_THREADS=4"', ["export OMP_NUM_THREADS=4"]),
+        ('["module load cuda", "export A=4 B=5"]', ["module load cuda", "export A=4 B=5"]),
+        ("1", ["1"]),
+    ],
+)
+def test_lines_before_a_command_are_those_that_were_written(setup, lines, slurm, tmp_path):
+    """As `study` reads them, in quotes or brackets between other parameters."""
+    others = "comment='a b=c' additional_parameters={'nice': 5}"
+    given = _listed("cluster_options", f"partition=gpu setup={setup} {others}")
+    queue(tmp_path, "slurm", given=";".join(given)).submit([item(tmp_path, "a")])
+    (script,) = slurm.asked()
+    _, _, before = script.rpartition("export PYTHONPATH=")[2].partition("\n")
+    assert before.partition("\n\n")[0].splitlines() == lines
+    asked = flags(script)
+    assert (asked["partition"], asked["comment"], asked["nice"]) == ("gpu", shlex.quote("a b=c"), "5")
 
 
 def test_long_arrays_are_several(slurm, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import main_classification
 from algorithms import check_options, run_config, run_trials
 from algorithms.evaluate import result_name
 from algorithms.export import Export
+from algorithms.predict import Prediction
 from algorithms.teaching import FINGERPRINTS
 from architectures import create_model
 from config.options import Options
@@ -100,6 +101,23 @@ def test_files_of_one_name_do_not_take_each_others_places(job, folder, runs):
     assert read_results(folder)[part][other]["weights"] == before["weights"]
 
 
+@pytest.mark.parametrize("choice", [{"best": True}, {"checkpoint": 1}], ids=str)
+@pytest.mark.parametrize("job", [{"evaluate": True}, {"probe": True}, {"export": "pt2"}, {"images": "a.png"}], ids=str)
+def test_a_file_has_no_epochs_to_choose_from(job, choice, folder, tmp_path):
+    """One of another run, and the published one of an experiment that was not trained; -1 is what there is."""
+    file = str(shutil.copy(folder / "last.pth", tmp_path / "net.pth"))
+    (option,) = (f"{key}={value}" for key, value in choice.items())
+    said = rf"^{option} is of a run's own checkpoints, and {re.escape(file)} is none of them: leave it out, or name"
+    before = sorted(folder.iterdir())
+    for updates in ({"weights": file}, {"published_weights": file, "name": "mine.own"}):
+        config = configure("classification", tmp_path, **{"epochs": 1} | job | choice | updates)
+        with pytest.raises(ValueError, match=said):
+            Prediction(Options.of(config)).run() if "images" in job else run_config(config)
+        assert sorted(folder.iterdir()) == before and not (tmp_path / "mine").exists()
+    if "evaluate" in job and "checkpoint" in choice:
+        assert run_config(config | {"checkpoint": -1})["weights"] == file
+
+
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_what_is_exported_of_files_of_one_name_is_in_two_files(kind, folder, tmp_path):
     """A name that was exported in the other format is free."""
@@ -118,6 +136,23 @@ def test_without_a_training_the_results_stay_those_of_the_published_weights(fold
     results = read_results(folder)
     assert results["top1"] == own["top1"] and results["options"]["mean"] is None
     assert len(results["evaluations"]) == 2
+
+
+def test_an_evaluation_keeps_nothing_of_the_one_whose_place_it_takes(folder, monkeypatch):
+    """But what else was measured: beside a training that goes on there are no results of its own."""
+    (folder / "results.json").unlink()
+    run(folder, probe=True)
+    run(folder, evaluate=True)
+    first = read_results(folder)
+    unknown = {"average": True, "classifier": "untrained", "finished": "2020-01-01T00:00:00+00:00"}
+    save_results(folder, first | unknown | {"environment": {"cpus": 0}})
+    monkeypatch.setattr("sys.argv", ["main_classification.py", "again"])
+    run(folder, evaluate=True, checkpoint=1)
+    second = read_results(folder)
+    assert second.keys() == first.keys() and second["command"] == "main_classification.py again"
+    assert second["finished"] > unknown["finished"] and second["environment"] == first["environment"]
+    assert second["linear_probe"] == first["linear_probe"]
+    assert second["evaluations"].keys() == {"last", "epoch_1"}
 
 
 def test_names_follow_from_what_differs_alone():

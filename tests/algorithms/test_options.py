@@ -37,6 +37,7 @@ def refusal(name: str = PAIR, **updates: Any) -> str:
         ({"cuda_graph": True, "cuda": False}, "cuda_graph=True needs a GPU; leave out cuda=False"),
         ({"export_file": "a.onnx", "best": True}, "export_file=a.onnx is the network; leave out best=True"),
         ({"export_file": "a.onnx", "seeds": [1]}, "export_file=a.onnx is the network; leave out seeds=[1]"),
+        ({"export_file": "a.onnx", "average": True}, "export_file=a.onnx is the network; leave out average=True"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov=True needs a momentum above 0"),
         ({"schedule": "cosin"}, "schedule='cosin' must be step or cosine or linear or constant"),
         ({"warmup": 1.0, "warmup_steps": 5}, "warmup=1 and warmup_steps=5 are both how long the learning rate rises"),

@@ -287,6 +287,11 @@ def test_impossible_options_are_refused(word, error, predict, folder):
     assert outcome.status == 1 and error in outcome.err
 
 
+def test_weights_beside_an_exported_file_are_refused(predict, folder):
+    outcome = predict(folder / "images", "export_file=a.onnx", "weights=b.pth")
+    assert outcome.status == 1 and "export_file=a.onnx is the network; leave out weights=b.pth" in outcome.err
+
+
 def test_only_predict_takes_images(folder):
     config = main_classification.default_config(NAME) | {"localpath": str(folder), "images": "photos"}
     with pytest.raises(ValueError, match=r"images is for predict: python main_classification\.py predict with images="):

@@ -24,7 +24,7 @@ import config
 import main_classification
 from algorithms import Algorithm, Study, run_study
 from algorithms.prepare import num_steps
-from algorithms.study_plan import Run
+from algorithms.study_plan import Run, _listed
 from algorithms.teaching import FINGERPRINTS, drawn_objective, open_objective
 from algorithms.train import Training
 from config.options import OPTIONS, Options
@@ -558,6 +558,23 @@ def test_no_search_chooses_among_untrained_classifiers(tmp_path, pictures, monke
     monkeypatch.setattr(Run, "results", lambda run: {"classifier": "untrained", "history": [{"eval": {"top1": 9.0}}]})
     with pytest.raises(ValueError, match=r"^nothing has trained the classifier of .*, so its accuracy choos"):
         found.held_out_top1()
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (" a=1  kd.b=x y ", ["a=1", "kd.b=x y"]),
+        ("a=[1, 2] b.c=['d e=f', 'g']  h=3", ["a=[1, 2]", "b.c=['d e=f', 'g']", "h=3"]),
+        ("""a="it's b=1" c='d'""", ["""a="it's b=1\"""", "c='d'"]),
+        ("a={'comment': 'b c=d', 'e': {'f': 'g h=i'}}", ["a={'comment': 'b c=d', 'e': {'f': 'g h=i'}}"]),
+        ("a = [1,\n2] b=3", ["a = [1,\n2]", "b=3"]),
+        ("a=[x,y] b=3 c=]", ["a=[x,y]", "b=3", "c=]"]),  # what is no value to Python is refused, or a text, by itself
+        ("a=don't b='c", ["a=don't", "b='c"]),
+        ("", [""]),
+    ],
+)
+def test_several_options_of_one_text(text, options):
+    assert _listed("search", text) == _listed("cluster_options", text) == options
 
 
 def test_more_seeds_are_the_same_study_and_other_options_another():

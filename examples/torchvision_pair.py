@@ -158,7 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:  # damaged, or of another teacher or image size
         raise SystemExit(f"error: {supervision_file}: {error}; remove it, or choose another --output") from None
     fit(student, letkd_loss, train, val, args)
-    torch.save({"taps": student.taps, "model": student.state_dict()}, args.output / f"{args.student}.letkd.pth")
+    saved = {"taps": student.taps, "alphas": student.alphas, "model": student.state_dict()}
+    torch.save(saved, args.output / f"{args.student}.letkd.pth")
 
 
 if __name__ == "__main__":

@@ -187,6 +187,11 @@ class TokenKDLayer(nn.Module):
         """K."""
         return self.layer.num_templates
 
+    @property
+    def alpha(self) -> float:
+        """Weight of the layer's values in its output."""
+        return self.layer.alpha
+
     def forward(self, tokens_BNC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
         """Output (B, N, C), and the scores (P, K) of the patches, P = B * (N - prefix), as `KDLayer`."""
         map_BCHW, scores_PK = self.layer(as_map(tokens_BNC, self.prefix), with_scores=with_scores)

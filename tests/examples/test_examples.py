@@ -99,6 +99,7 @@ def test_torchvision_pair_keeps_what_it_makes(images, divergences, tmp_path, cap
     assert capsys.readouterr().out.count("epoch 1") == 1, "the teacher is there"
     saved = torch.load(tmp_path / "resnet18.letkd.pth", weights_only=True)
     assert saved["taps"] == {"layer4": 4, "layer4.0": 4}
+    assert saved["alphas"] == {"layer4": 1.0, "layer4.0": 1.0}
     assert saved["model"]["layers.layer4/0.scores.templates"].shape == (4, 512)
 
 
@@ -115,9 +116,9 @@ def test_timm_pair_keeps_its_student(images, divergences, tmp_path, student, wor
     run("timm_pair", *options, "--words", f"{words}=s4", "--decisions", f"{decisions}=s4.b1")
     assert fall(divergences) < 0.9  # without the divergences in the loss: 0.97 and 1.15
     saved = torch.load(tmp_path / f"{student}.letkd.pth", weights_only=True)
-    assert saved["taps"] == {words: 4, decisions: 4}
+    assert saved["taps"] == {words: 4, decisions: 4} and saved["alphas"] == {words: 1.0, decisions: 1.0}
     network = timm.create_model(student, num_classes=2)
-    rebuilt = letkd.attach(network, saved["taps"], images=torch.zeros(1, 3, 64, 64))
+    rebuilt = letkd.attach(network, saved["taps"], alpha=saved["alphas"], images=torch.zeros(1, 3, 64, 64))
     rebuilt.load_state_dict(saved["model"])
     assert rebuilt.eval()(torch.rand(2, 3, 64, 64)).isfinite().all()
 

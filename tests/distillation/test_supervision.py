@@ -234,7 +234,7 @@ def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
     run_config(config)
     shutil.copy(images / "train" / "a" / "0.png", images / "train" / "b" / "4.png")
     words = outdated(config, "images")
-    assert main_classification.main(["main.py", "with", *words, "test_batch_size=8"]) == 0
+    assert main_classification.main(["main.py", "with", *words]) == 0
     run_config(config)
 
 

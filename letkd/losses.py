@@ -13,6 +13,7 @@ entry, logsumexp_k s_k = max s - log max q.
 The targets belong to the teacher: no gradient reaches them.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -46,17 +47,39 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False)
 
 
+class _ExactProducts:
+    """Contexts without TensorFloat-32, which is a setting of the process: the first of all threads' sets it, and the
+    last restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._before = ""
+
+    def __enter__(self) -> None:
+        products = torch.backends.cuda.matmul
+        with self._lock:
+            if not self._num_inside:
+                self._before = products.fp32_precision  # also what was set in the older ways, which do not read this
+                products.fp32_precision = "ieee"
+            self._num_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if not self._num_inside:
+                torch.backends.cuda.matmul.fp32_precision = self._before
+
+
+_EXACT_PRODUCTS = _ExactProducts()
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """The context of all supervision: distances in bfloat16 or TensorFloat-32 would choose other words."""
-    products = torch.backends.cuda.matmul
-    before = products.fp32_precision  # reads what was set in the older ways too, which do not read this one
-    products.fp32_precision = "ieee"
-    try:
-        with no_autocast(device):
-            yield
-    finally:
-        products.fp32_precision = before
+    with _EXACT_PRODUCTS, no_autocast(device):
+        yield
 
 
 def softmax_and_logsumexp(logits_PK: Tensor, out_PK: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from letkd import LDA, Codebook, KMeans, SubclassTargets, chunks, kl_to_scores, pool_map, to_map, to_patches
+from letkd.losses import full_precision
 
 N, S, L, C, K = 5, 4, 6, 16, 24
 
@@ -180,6 +181,19 @@ def test_supervision_is_float32_whatever_the_network_runs_in(monkeypatch, subcla
         KMeans(2, max_iter=1).fit(torch.randn(9, 3))
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert len(seen) >= 6 and set(seen) == {("ieee", False)}
+
+
+@pytest.mark.usefixtures("tensor_float_32")
+def test_threads_leave_the_setting_of_the_process_as_it_was():
+    """The one that came first leaves first, while the other still computes."""
+    products, device = torch.backends.cuda.matmul, torch.device("cpu")
+    first, second = full_precision(device), full_precision(device)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert products.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert products.fp32_precision == "tf32"
 
 
 class Given:

@@ -182,6 +182,19 @@ def test_supervision_that_does_not_fit_is_one_line(images, tmp_path):
         run("torchvision_pair", *options, *names)
 
 
+def test_supervision_of_other_numbers_is_one_line(images, tmp_path):
+    """Of a teacher of random weights: neither training nor supervision is long."""
+    out = tmp_path / "out"
+    program = example("torchvision_pair")
+    torch.save(program.network("resnet18", 2).state_dict(), tmp_path / "teacher.pth")
+    options = ["--data", images, "--output", out, "--image-size", "32", "--device", "cpu", "--epochs", 0]
+    options += ["--teacher", "resnet18", "--student", "resnet18", "--teacher-checkpoint", tmp_path / "teacher.pth"]
+    run("torchvision_pair", *options, "--words", 4, "--subclasses", 2)
+    for words, subclasses, what in ((8, 2, "layer4 has 4 words, and 8"), (4, 1, "layer4.0 has 4 sub-classes .* and 2")):
+        with pytest.raises(SystemExit, match=rf"error: .*resnet18\.supervision: {what} are asked for; remove it"):
+            run("torchvision_pair", *options, "--words", words, "--subclasses", subclasses)
+
+
 @pytest.mark.parametrize(("name", "teacher"), [("torchvision_pair", "resnet18"), ("timm_pair", "resnet10t")])
 def test_a_teacher_of_ones_own_is_read_strictly(name, teacher, three_classes, tmp_path):
     options = ["--data", three_classes, "--teacher", teacher, "--output", tmp_path / "out", "--device", "cpu"]

@@ -214,6 +214,7 @@ class OfflineAlgorithm(Algorithm):
         options, data = self.options, self.options.data
         made = {
             "network": self.network_name, "dataset": data.dataset, "val_split": data.val_split,
+            "num_images": len(self.dataset.split("train")),
             "lda_components": options.subclasses.lda_components, "max_patches": options.offline.max_patches,
             "seed": options.run.seed, "precision": options.run.precision,
         }  # fmt: skip

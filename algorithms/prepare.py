@@ -43,7 +43,7 @@ from storage.tensor_files import load_json
 # What a training follows and one that prepares does not inherit, because its own experiment says it; but for the
 # protocol, which is that of a method and pair.
 TRAINING_OPTIONS = (
-    *(key for key in options_of(Protocol) if key != "protocol"),
+    *(key for key, said in options_of(Protocol).items() if key != "protocol" and not said.inherited),
     *options_of(Augmentation),
     *(key for key, said in options_of(Run).items() if said.jobs == TRAIN),
 )

@@ -5,6 +5,7 @@
 One pass over every map less, and on a GPU one kernel less a layer.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 from torch import fx, nn
@@ -18,7 +19,9 @@ LEAVES = (channel_shuffle, interleave_channels)  # their branches depend on the 
 def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
     """Fold every BatchNorm that alone reads a convolution, in place; the network computes the same in eval mode.
 
-    Module paths stay: a folded BatchNorm becomes an `nn.Identity`, so that maps can still be read behind it.
+    Module paths stay: a folded BatchNorm becomes an `nn.Identity`, so that maps can still be read behind it. Left alone
+    is a BatchNorm without running statistics, and what has hooks (as of `weight_norm` and `prune`), several paths, or
+    parameters that others read.
 
     Args:
         network: only for eval mode from here on. Nothing is folded in one that `torch.fx` cannot trace.
@@ -36,6 +39,8 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
         return 0
     calls = [node for node in graph.nodes if node.op == "call_module"]
     targets = [node.target for node in calls]
+    read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    num_paths = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     folded = 0
     for node in calls:
         before = node.args[0] if node.args else None
@@ -48,7 +53,12 @@ def fold_batch_norm_(network: nn.Module, *, kept: Collection[str] = ()) -> int:
             continue
         if targets.count(before.target) > 1 or targets.count(node.target) > 1:
             continue
-        fused = fuse_conv_bn_eval(modules[before.target], modules[node.target])
+        pair = modules[before.target], modules[node.target]
+        if pair[1].running_mean is None or not read.isdisjoint((before.target, node.target)):
+            continue
+        if any(num_paths[id(module)] > 1 or module._forward_hooks or module._forward_pre_hooks for module in pair):
+            continue
+        fused = fuse_conv_bn_eval(*pair)
         network.set_submodule(before.target, fused)
         network.set_submodule(node.target, nn.Identity().eval())
         folded += 1

@@ -523,7 +523,7 @@ class Protocol:
     batch_size: int = option(  # BatchNorm needs two
         64, "images a step; an incomplete last batch is left out", at_least=2, jobs=TRAIN, bears="training"
     )
-    test_batch_size: int = option(100, "images a step of everything else", at_least=1, bears="nothing")
+    test_batch_size: int = option(100, "images a step of everything else", at_least=1, inherited=True, bears="nothing")
     accumulate: int = option(
         1,
         "the images of a step go through the networks in so many parts, whose gradients are added: less memory",

@@ -32,7 +32,7 @@ from distillation.inputs import TEACHER, images_of_data, input_of_student, menti
 from distillation.losses import Data, Loss, find_loss, find_transform
 from distillation.losses.base import Part
 from distillation.objective import Objective, Teacher, union
-from distillation.prepared import PREPARED
+from distillation.prepared import PREPARED, check_num_images
 from distillation.signals import Network, measured
 from letkd import Student, kd_layer
 from letkd.reach import check_layers
@@ -294,6 +294,8 @@ def build_loss(
     values = values_for(cls, options) | {
         name: (kind.draw if drawn else kind.open)(options, student, teacher) for name, kind in kinds.items()
     }
+    for name in () if drawn or dataset.train is None else kinds:
+        check_num_images(name, options, len(dataset.train))
     networks = student, teacher and teacher.network, Data(_num_images(options, dataset), dataset.num_classes)
     with _drawn_from(seed, key):
         loss = cls.build(*networks, **values)

@@ -181,9 +181,11 @@ def fold_batch_norms(graph: GraphModule) -> int:
         if convolution.target is not OPERATORS.conv2d.default:
             continue
         inputs, weight, *others = convolution.args  # bias, stride, ... as far as they are not the default
-        if len(convolution.users) > 1 or len(weight.users) > 1:
-            continue
         bias = others[0] if others else None
+        if mean is None or len(convolution.users) > 1 or len(weight.users) > 1:
+            continue
+        if any(node is not None and node.op != "get_attr" for node in (weight, bias)):  # computed of others
+            continue
         values = [_value(graph, node) for node in (weight, bias, mean, variance, scale, shift)]
         folded = nn.utils.fuse_conv_bn_weights(*values[:4], eps, *values[4:])
         path = weight.target.rpartition(".")[0]

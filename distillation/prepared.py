@@ -5,9 +5,9 @@ coarser grid needs averaged maps. `pooled2` in a name says so, where `downscale`
 another one. For a teacher that is given by its weights alone this experiment is weights.<data set>.<their fingerprint>.
 
 Of what the map is that it was made from, a file must say what the run has: teacher, tap, pooling, grid, images and
-their preparation; and the LDA components that were asked for. What chose among equals, like the seed, and how exactly
-it was computed it says as well, and any is taken. What it does not say is not compared: make_supervision knows no data
-set. The authors' files have no record and are taken as they are.
+their preparation; their number where no digest tells them; and the LDA components that were asked for. What chose among
+equals, like the seed, and how exactly it was computed it says as well, and any is taken. What it does not say is not
+compared: make_supervision knows no data set. The authors' files have no record and are taken as they are.
 """
 
 import math
@@ -241,6 +241,10 @@ def _read_means(options: Options) -> tuple[Path, Tensor, dict[str, Any]]:
     return path, *read_means(path)
 
 
+def _facts_of(file: SupervisionFile) -> tuple[Path, dict[str, Any]]:
+    return file.path, file.facts or {}
+
+
 def _find_codebook(options: Options) -> Path | None:
     words = options.words
     if words.codebook:
@@ -394,6 +398,7 @@ class Prepared:
         open: reads it for a student and a teacher.
         draw: the same of random numbers, for those who only need its shapes.
         numbers: the tensors in it, whose fingerprint a run records.
+        facts: where it is, and what it says of its making; nothing of a file of the authors'.
         group: of the options that say which; None: it needs none of its own.
         option: of this group, which chooses another file.
     """
@@ -404,6 +409,7 @@ class Prepared:
     open: Callable[[Options, Network, Teacher], Any]
     draw: Callable[[Options, Network, Teacher], Any]
     numbers: Callable[[Options], dict[str, Tensor]]
+    facts: Callable[[Options], tuple[Path, dict[str, Any]]]
     group: str | None = None
     option: str | None = None
 
@@ -417,17 +423,49 @@ class Prepared:
 PREPARED = {
     "codebook": Prepared(
         "the codebook", _find_codebook, _codebook_job, open_codebook, _draw_codebook,
-        lambda options: _read_codebook(options).tensors, group="words", option="codebook",
+        lambda options: _read_codebook(options).tensors, lambda options: _facts_of(_read_codebook(options)),
+        group="words", option="codebook",
     ),
     "decisions": Prepared(
         "the decision scores", _find_decisions, _decisions_job, open_subclasses, _draw_subclasses,
-        lambda options: _read_decisions(options).tensors, group="decisions", option="decisions",
+        lambda options: _read_decisions(options).tensors, lambda options: _facts_of(_read_decisions(options)),
+        group="decisions", option="decisions",
     ),
     "means": Prepared(
         "the class means", _find_means, _means_job, open_means, _draw_means,
-        lambda options: {"means": _read_means(options)[1]},
+        lambda options: {"means": _read_means(options)[1]}, lambda options: _read_means(options)[::2],
     ),
 }  # fmt: skip
+
+
+def check_num_images(name: str, options: Options, num_images: int) -> None:
+    """Compare of how many images a file is with those of a run, where it says so and has no digest of them.
+
+    Args:
+        name: of `PREPARED`.
+        num_images: for training, of the run.
+
+    Raises:
+        OutdatedError: of another number, as of a part of the data set.
+    """
+    kind = PREPARED[name]
+    path, facts = kind.facts(options)
+    # What make_supervision wrote has no data set; images with a digest, and pictures without labels, are compared so.
+    if "dataset" not in facts or "images" in facts or "unlabelled" in facts:
+        return
+    found = facts.get("num_images") or _num_images_of(facts)
+    if found is not None:
+        chosen_by = kind.option if kind.chosen(options) else None
+        both = {"num_images": found}, {"num_images": num_images}
+        _check_facts(path, *both, lambda: kind.job(options), chosen_by=chosen_by)
+
+
+def _num_images_of(facts: dict[str, Any]) -> int | None:
+    """As its patches tell, where a file of an earlier version has all of them."""
+    patches, most, grid = facts.get("patches"), facts.get("max_patches"), facts.get("grid")
+    if patches is None or most is None or grid is None or 0 < most <= patches:
+        return None
+    return patches // math.prod(grid)
 
 
 def supervised_losses(options: Options) -> list[str]:

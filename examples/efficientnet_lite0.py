@@ -74,7 +74,7 @@ def link_pictures(source: Path, place: Path, num_train: int | None, num_val: int
 
 
 def folders_in(folder: Path) -> list[str]:
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder))
     if len(found) < 2:
         there = ", ".join(found) or "none"
         raise SystemExit(
@@ -84,7 +84,12 @@ def folders_in(folder: Path) -> list[str]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path, folder))
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether this project would read nothing there: a part of the path below the folder is hidden, or thumbnails."""
+    return any(part.startswith(".") or part == "@eaDir" for part in path.relative_to(folder).parts)
 
 
 def shorter_side(pictures: Path) -> int:

@@ -146,7 +146,8 @@ def main(arguments: list[str] | None = None) -> None:
     taps = {words_at: supervision[words_of], decisions_at: supervision[decisions_of]}
     student = letkd.attach(student, taps, teacher=teacher)
     fit(student, letkd_loss, train, val, args)
-    torch.save({"taps": student.taps, "model": student.state_dict()}, args.output / f"{args.student}.letkd.pth")
+    saved = {"taps": student.taps, "alphas": student.alphas, "model": student.state_dict()}
+    torch.save(saved, args.output / f"{args.student}.letkd.pth")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,18 @@ def load_teacher(teacher: nn.Module, file: Path) -> None:
         raise SystemExit(f"error: {file} does not fit the teacher: {' '.join(str(error).split())[:200]}") from None
 
 
+def check_sizes(supervision: letkd.Supervision, wanted: dict[str, int]) -> None:
+    """Refuse a file that was made with other --words or --subclasses.
+
+    Args:
+        wanted: words, or sub-classes of all classes, by module path.
+    """
+    for path, number in wanted.items():
+        if (found := supervision[path].num_templates) != number:
+            kind = "words" if supervision[path].num_subclasses is None else "sub-classes of all classes"
+            raise ValueError(f"{path} has {found} {kind}, and {number} are asked for")
+
+
 def fit(
     model: nn.Module, loss_of: Callable[..., Tensor], train: DataLoader, val: DataLoader, args: argparse.Namespace
 ) -> None:
@@ -153,12 +165,14 @@ def main(arguments: list[str] | None = None) -> None:
         ).save(supervision_file)
     try:
         supervision = letkd.load_supervision(supervision_file)
+        check_sizes(supervision, {"layer4": args.words, "layer4.0": args.subclasses * num_classes})
         taps = {"layer4": supervision["layer4"], "layer4.0": supervision["layer4.0"]}
         student = letkd.attach(network(args.student, num_classes).to(args.device), taps, teacher=teacher)
-    except ValueError as error:  # damaged, or of another teacher or image size
+    except ValueError as error:  # damaged, or of another teacher, image size or number of words
         raise SystemExit(f"error: {supervision_file}: {error}; remove it, or choose another --output") from None
     fit(student, letkd_loss, train, val, args)
-    torch.save({"taps": student.taps, "model": student.state_dict()}, args.output / f"{args.student}.letkd.pth")
+    saved = {"taps": student.taps, "alphas": student.alphas, "model": student.state_dict()}
+    torch.save(saved, args.output / f"{args.student}.letkd.pth")
 
 
 if __name__ == "__main__":

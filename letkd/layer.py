@@ -33,6 +33,13 @@ def _fan_in_normal(rows: int, fan_in: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(rows, fan_in) * math.sqrt(2 / fan_in))
 
 
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1, or of zeros; of float16, where `COSINE_EPS` is 0, by lengths in float32."""
+    if rows.dtype == torch.float16:
+        return F.normalize(rows.float(), dim=1, eps=COSINE_EPS).to(rows.dtype)
+    return F.normalize(rows, dim=1, eps=COSINE_EPS)
+
+
 class TemplateScores(nn.Module):
     """Scores of every patch against K templates, s = scale * cos(f, T_k); alone it is the predictor of QuEST.
 
@@ -53,11 +60,11 @@ class TemplateScores(nn.Module):
     def unit_patches(self, features_BCHW: Tensor) -> Tensor:
         """Patches of length 1 (P, C)."""
         patches_PC = to_patches(features_BCHW).to(self.templates.dtype)  # under autocast too
-        return F.normalize(patches_PC, dim=1, eps=COSINE_EPS)
+        return _unit(patches_PC)
 
     def scaled_templates(self) -> Tensor:
         """Templates of length `scale` (K, C): their products with unit patches are the scores."""
-        return self.scale * F.normalize(self.templates, dim=1, eps=COSINE_EPS)
+        return self.scale * _unit(self.templates)
 
 
 class KDLayer(nn.Module):
@@ -110,7 +117,7 @@ class KDLayer(nn.Module):
 
     def _operands(self, features_BCHW: Tensor) -> tuple[Tensor, ...]:
         unit_PC, templates_KC = self.scores.unit_patches(features_BCHW), self.scores.scaled_templates()
-        semantic_CK = self.scale * F.normalize(self.semantic_vectors, dim=1, eps=COSINE_EPS)
+        semantic_CK = self.scale * _unit(self.semantic_vectors)
         gamma_K, beta_K = self.bn.weight, self.bn.bias
         if gamma_K is None:
             gamma_K = templates_KC.new_ones(len(templates_KC))
@@ -121,7 +128,7 @@ class KDLayer(nn.Module):
     def _formula(self, unit_PC: Tensor, templates_KC: Tensor, semantic_CK: Tensor) -> tuple[Tensor, Tensor]:
         scores_PK = unit_PC @ templates_KC.T
         weights_PK = F.relu(self.bn(scores_PK.to(templates_KC.dtype)))  # under autocast too
-        return F.normalize(weights_PK, dim=1, eps=COSINE_EPS) @ semantic_CK.T, scores_PK
+        return _unit(weights_PK) @ semantic_CK.T, scores_PK
 
     def _of_batch(self, operands: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Values and scores by the batch's own statistics, which the running ones follow in training."""
@@ -186,6 +193,11 @@ class TokenKDLayer(nn.Module):
     def num_templates(self) -> int:
         """K."""
         return self.layer.num_templates
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the layer's values in its output."""
+        return self.layer.alpha
 
     def forward(self, tokens_BNC: Tensor, *, with_scores: bool = True) -> tuple[Tensor, Tensor | None]:
         """Output (B, N, C), and the scores (P, K) of the patches, P = B * (N - prefix), as `KDLayer`."""

@@ -57,8 +57,13 @@ class Student(nn.Module):
 
     @property
     def taps(self) -> dict[str, int]:
-        """Number of templates by name; with it `attach` builds the same student without a teacher."""
+        """Number of templates by name; with it and `alphas`, `attach` builds the same student without a teacher."""
         return {name: self.layers[key_of(name)].num_templates for name in self.paths}
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Weight of each layer's values in its output by name, which no state dict holds: for `attach(alpha=)`."""
+        return {name: self.layers[key_of(name)].alpha for name in self.paths}
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         return self._inserted.call(self.backbone, args, kwargs)

@@ -187,11 +187,11 @@ def test_what_steps_inherit_and_what_is_said_where_they_do_not():
     inherited = {name for name, said in OPTIONS.items() if said.inherited}
     assert inherited == {
         "localpath", "data_dir", "seed", "precision", "deterministic", "cuda", "num_workers", "memmap", "memmap_dir",
-        "dataset", "image_size", "mean", "std", "val_split",
+        "dataset", "image_size", "mean", "std", "val_split", "test_batch_size",
     }  # fmt: skip
     assert set(TRAINING_OPTIONS) == {
         "epochs", "batch_size", "milestones", "learning_rate", "lr_factor", "momentum", "nesterov", "weight_decay",
-        "test_batch_size", "keep_every", "disp_step", "cuda_graph", "ema_decay", "optimizer", "schedule",
+        "keep_every", "disp_step", "cuda_graph", "ema_decay", "optimizer", "schedule",
         "final_learning_rate", "warmup", "warmup_steps", "learning_rates", "freeze", "decay_norms_and_biases",
         "clip_gradients", "accumulate", "dropout", "drop_path", "sync_bn", "betas", "eps", "mixup", "cutmix",
         "mix_switch", "mix_probability", "mix_off_epoch", "view_seed", "crop", "crop_scale", "crop_ratio",

@@ -87,11 +87,13 @@ def test_a_run_makes_what_it_lacks_and_records_it(folder, capsys):
     assert results["objective"]["weights"] == {"ce": 1.0, "kdpp.kd": 1.0, "kdpp.nd": 2.0}
 
 
-def test_another_teacher_is_refused_with_the_command_that_makes_the_file_again(folder):
+@pytest.mark.parametrize(("fact", "value"), [("teacher", "0" * 64), ("num_images", 100)])
+def test_another_fact_is_refused_with_the_command_that_makes_the_file_again(fact, value, folder):
     content = load_tensors(folder / MEANS)
-    save_tensors(folder / MEANS, content | {"record": content["record"] | {"teacher": "0" * 64}})
+    assert fact in content["record"]
+    save_tensors(folder / MEANS, content | {"record": content["record"] | {fact: value}})
     config = configure(folder, epochs=1, milestones=[])
-    with pytest.raises(ValueError, match="was made with another teacher") as caught:
+    with pytest.raises(ValueError, match=f"was made with another {fact}") as caught:
         run_config(config)
     assert str(folder / MEANS) in str(caught.value)
     command = shlex.split(re.search(r"make it again: python main_classification.py (with .*)", str(caught.value))[1])

@@ -93,6 +93,19 @@ def test_a_batch_norm_is_folded_only_where_it_alone_reads_a_convolution():
     assert not hasattr(graph, "norm1") and hasattr(graph, "norm2")
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)),
+    ],
+    ids=["weight_norm", "statistics of the batch"],
+)
+def test_what_cannot_be_folded_is_traced_as_it_is(network):
+    images = torch.rand(3, 3, 4, 4)
+    torch.testing.assert_close(trace(network.eval(), 4).module()(images), network(images))
+
+
 # --- what is computed ------------------------------------------------------------------------------------------------
 
 # One of each kind, with KD layers or without; of the slow ones there is a quick one: resnet8, shufflenetv1.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from architectures import create_model, fold_batch_norm_, list_models, outline
 from tests.architectures.map_tools import maps_of, with_random_statistics
@@ -100,6 +101,72 @@ def test_a_kept_module_may_end_in_a_convolution(kept, num_folded):
 def test_a_kept_module_may_contain_both():
     network = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.ReLU())
     assert fold_batch_norm_(with_random_statistics(network), kept=["0"]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated", "ignore:.*spectral_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.utils.weight_norm, nn.utils.spectral_norm, lambda conv: prune.random_unstructured(conv, "weight", 0.5)],
+    ids=["weight_norm", "spectral_norm", "prune"],
+)
+def test_weights_that_are_computed_are_left_alone(wrap):
+    torch.manual_seed(0)
+    network = with_random_statistics(nn.Sequential(wrap(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU()))
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images)
+        assert fold_batch_norm_(network) == 0
+        assert torch.equal(network(images), expected)
+
+
+def test_statistics_of_the_batch_are_left_alone():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    images = torch.randn(2, 3, 4, 4)
+    expected = network(images)
+    assert fold_batch_norm_(network) == 0
+    assert torch.equal(network(images), expected)
+
+
+@pytest.mark.parametrize("hooked", [0, 1])
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda module: module.register_forward_hook(lambda _module, _inputs, output: 2 * output),
+        lambda module: module.register_forward_pre_hook(lambda _module, inputs: (2 * inputs[0],)),
+    ],
+    ids=["behind", "before"],
+)
+def test_what_has_hooks_is_left_alone(register, hooked):
+    network = with_random_statistics(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    register(network[hooked])
+    images = torch.randn(2, 3, 4, 4)
+    expected = network(images)
+    assert fold_batch_norm_(network) == 0
+    assert torch.equal(network(images), expected)
+
+
+class Named(nn.Module):
+    """A convolution and a BatchNorm, of which one is called by its second name, or read."""
+
+    def __init__(self, what: str):
+        super().__init__()
+        self.what = what
+        self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.first = {"conv": self.conv, "bn": self.bn}.get(what)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (self.first if self.what == "conv" else self.conv)(x)
+        x = (self.first if self.what == "bn" else self.bn)(x)
+        return x * self.conv.weight.sum() if self.what == "weight" else x
+
+
+@pytest.mark.parametrize("what", ["conv", "bn", "weight"])
+def test_what_is_known_by_two_names_or_read_is_left_alone(what):
+    network = with_random_statistics(Named(what))
+    images = torch.randn(2, 3, 4, 4)
+    expected = network(images)
+    assert fold_batch_norm_(network) == 0
+    assert torch.equal(network(images), expected)
 
 
 class Shared(nn.Module):

@@ -214,8 +214,9 @@ def test_what_chose_among_equals_is_said_and_not_compared(folder):
     open_all(pair(folder))
 
 
-def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
-    """Their classes, names and sizes on the disk: no more is looked at."""
+@pytest.mark.parametrize(("dataset", "fact"), [("ImageFolder", "images"), ("TinyImageNet", "num_images")])
+def test_supervision_belongs_to_the_images_of_a_folder(dataset, fact, tmp_path):
+    """Their classes, names and sizes on the disk: no more is looked at. Where the data set is one, their number."""
     images = tmp_path / "images"
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3), dtype=np.uint8)
     for label, files in zip("ab", pixels, strict=True):
@@ -224,7 +225,7 @@ def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
             Image.fromarray(image).save(images / "train" / label / f"{number}.png")
     (images / "val").symlink_to(images / "train")
     here = {"data_dir": str(images), "localpath": str(tmp_path), "cuda": False, "num_workers": 0, "test_batch_size": 8}
-    small = here | {"epochs": 1, "milestones": [], "batch_size": 4}
+    small = here | {"epochs": 1, "milestones": [], "batch_size": 4, "dataset": dataset, "image_size": 8}
     alone = main_classification.default_config("ImageFolder.RN8") | small
     run_config(alone)
     run_config(alone | {"kmeans": 4})
@@ -233,9 +234,22 @@ def test_supervision_belongs_to_the_images_of_a_folder(tmp_path):
     config |= {"num_words": 4, "allow_poor_teacher": True}  # of eight images of noise
     run_config(config)
     shutil.copy(images / "train" / "a" / "0.png", images / "train" / "b" / "4.png")
-    words = outdated(config, "images")
-    assert main_classification.main(["main.py", "with", *words, "test_batch_size=8"]) == 0
+    words = outdated(config, fact)
+    assert main_classification.main(["main.py", "with", *words]) == 0
     run_config(config)
+
+
+@pytest.mark.parametrize("name", [CODEBOOK, DECISIONS])
+def test_of_an_older_file_the_number_of_images_is_that_of_its_patches(name, folder):
+    found = read_map(folder / name)
+    del found["record"]["num_images"]
+    write_map(folder / name, found)
+    run_config(pair(folder, epochs=1, milestones=[]))
+    change_fact(folder / name, "patches", NUM_PATCHES - 4)
+    words = outdated(pair(folder, epochs=1, milestones=[], checkpoint=0), "num_images")
+    assert ("kmeans=16" if name == CODEBOOK else "LDA=5") in words
+    change_fact(folder / name, "max_patches", NUM_PATCHES - 4)  # random ones of more: nothing tells
+    run_config(pair(folder, epochs=1, milestones=[], checkpoint=0))
 
 
 @pytest.mark.parametrize(

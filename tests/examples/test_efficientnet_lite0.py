@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,6 +20,8 @@ from sacred.arg_parser import get_config_updates
 from algorithms import check_options, make_algorithm
 from config.experiments import default_config, defaults_for
 from config.updates import check_updates
+from dataloaders.folders import class_folders
+from dataloaders.image_files import images_below
 
 ROOT = Path(__file__).parents[2]
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -144,6 +147,19 @@ def test_any_folder_of_pictures_is_laid_out(program, pictures, tmp_path):
     assert linked(tmp_path / "links") == {
         "train/a": ["0.png", "1.png"], "train/b": ["0.png", "1.png"], "val/a": ["0.png"], "val/b": ["0.png"],
     }  # fmt: skip
+
+
+def test_thumbnails_are_neither_pictures_nor_a_class(program, pictures, tmp_path):
+    program.link_pictures(pictures, tmp_path / "links", None, None)
+    expected = linked(tmp_path / "links")
+    for folder in ("@eaDir", ".thumbs", "dark/@eaDir", "dark/.thumbs/256", "grey/deeper/@eaDir", "light/deeper/.cache"):
+        (pictures / folder).mkdir(parents=True)
+        shutil.copy(pictures / "dark" / "0.png", pictures / folder)
+    program.link_pictures(pictures, tmp_path / "links", None, None)
+    assert linked(tmp_path / "links") == expected
+    assert program.folders_in(pictures) == class_folders(pictures)
+    for folder in pictures.glob("[!@.]*"):
+        assert list(map(str, program.files_in(folder))) == images_below(folder, {})
 
 
 def test_pictures_are_read_as_large_as_they_are(program, pictures, tmp_path):

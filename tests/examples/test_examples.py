@@ -99,6 +99,7 @@ def test_torchvision_pair_keeps_what_it_makes(images, divergences, tmp_path, cap
     assert capsys.readouterr().out.count("epoch 1") == 1, "the teacher is there"
     saved = torch.load(tmp_path / "resnet18.letkd.pth", weights_only=True)
     assert saved["taps"] == {"layer4": 4, "layer4.0": 4}
+    assert saved["alphas"] == {"layer4": 1.0, "layer4.0": 1.0}
     assert saved["model"]["layers.layer4/0.scores.templates"].shape == (4, 512)
 
 
@@ -115,9 +116,9 @@ def test_timm_pair_keeps_its_student(images, divergences, tmp_path, student, wor
     run("timm_pair", *options, "--words", f"{words}=s4", "--decisions", f"{decisions}=s4.b1")
     assert fall(divergences) < 0.9  # without the divergences in the loss: 0.97 and 1.15
     saved = torch.load(tmp_path / f"{student}.letkd.pth", weights_only=True)
-    assert saved["taps"] == {words: 4, decisions: 4}
+    assert saved["taps"] == {words: 4, decisions: 4} and saved["alphas"] == {words: 1.0, decisions: 1.0}
     network = timm.create_model(student, num_classes=2)
-    rebuilt = letkd.attach(network, saved["taps"], images=torch.zeros(1, 3, 64, 64))
+    rebuilt = letkd.attach(network, saved["taps"], alpha=saved["alphas"], images=torch.zeros(1, 3, 64, 64))
     rebuilt.load_state_dict(saved["model"])
     assert rebuilt.eval()(torch.rand(2, 3, 64, 64)).isfinite().all()
 
@@ -179,6 +180,19 @@ def test_supervision_that_does_not_fit_is_one_line(images, tmp_path):
     (out / "resnet18.supervision").write_bytes(b"odd")
     with pytest.raises(SystemExit, match=r"error: .*resnet18\.supervision: [^\n]+; remove it, or choose another"):
         run("torchvision_pair", *options, *names)
+
+
+def test_supervision_of_other_numbers_is_one_line(images, tmp_path):
+    """Of a teacher of random weights: neither training nor supervision is long."""
+    out = tmp_path / "out"
+    program = example("torchvision_pair")
+    torch.save(program.network("resnet18", 2).state_dict(), tmp_path / "teacher.pth")
+    options = ["--data", images, "--output", out, "--image-size", "32", "--device", "cpu", "--epochs", 0]
+    options += ["--teacher", "resnet18", "--student", "resnet18", "--teacher-checkpoint", tmp_path / "teacher.pth"]
+    run("torchvision_pair", *options, "--words", 4, "--subclasses", 2)
+    for words, subclasses, what in ((8, 2, "layer4 has 4 words, and 8"), (4, 1, "layer4.0 has 4 sub-classes .* and 2")):
+        with pytest.raises(SystemExit, match=rf"error: .*resnet18\.supervision: {what} are asked for; remove it"):
+            run("torchvision_pair", *options, "--words", words, "--subclasses", subclasses)
 
 
 @pytest.mark.parametrize(("name", "teacher"), [("torchvision_pair", "resnet18"), ("timm_pair", "resnet10t")])

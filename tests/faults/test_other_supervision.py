@@ -15,7 +15,7 @@ import main_classification
 
 OTHERS = {
     "teacher": "0" * 64, "tap": "layer1.0", "downscale": 2, "dataset": "CIFAR10", "val_split": 100, "image_size": 16,
-    "mean": [0.5, 0.5, 0.5], "std": [0.3203, 0.3203, 0.3], "grid": (4, 4),
+    "mean": [0.5, 0.5, 0.5], "std": [0.3203, 0.3203, 0.3], "grid": (4, 4), "num_images": 100,
 }  # fmt: skip
 COMPARED = {CODEBOOK: OTHERS, DECISIONS: OTHERS | {"lda_components": 9}}
 STATED = {"weights", "network", "seed", "patches", "precision", "max_patches", "versions"}  # and not compared
@@ -26,7 +26,7 @@ PYTHON_MAIN = "python main_classification.py with "
 
 @pytest.mark.parametrize(
     ("name", "fact"),
-    [(DECISIONS, "teacher")]
+    [(DECISIONS, "teacher"), (CODEBOOK, "num_images")]
     + [pytest.param(name, fact, marks=pytest.mark.slow) for name, facts in COMPARED.items() for fact in facts],
 )
 def test_another_fact_is_refused_with_the_command_that_makes_the_file_again(name, fact, folder, capsys):

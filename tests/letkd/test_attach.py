@@ -205,6 +205,21 @@ def test_the_state_dict_is_the_student_alone_and_goes_round(student, tmp_path):
         deployed.distillation_loss(IMAGES, LABELS)
 
 
+def test_what_a_student_is_saved_as_has_its_alphas(teacher, supervision, tmp_path):
+    student = attach(network(4), supervision, teacher=teacher, alpha={"stage.0": 0, "stage.1": 0.25})
+    student.train()(IMAGES)
+    torch.save(
+        {"taps": student.taps, "alphas": student.alphas, "model": student.state_dict()}, tmp_path / "student.pth"
+    )
+
+    saved = torch.load(tmp_path / "student.pth", weights_only=True)
+    assert saved["alphas"] == {"stage.0": 0.0, "stage.1": 0.25}
+    deployed = attach(network(4), saved["taps"], alpha=saved["alphas"], images=IMAGES)
+    deployed.load_state_dict(saved["model"])
+    with torch.inference_mode():
+        assert torch.equal(deployed.eval()(IMAGES), student.eval()(IMAGES))
+
+
 def test_moving_and_training_the_student_leave_the_teacher(student, teacher):
     assert {id(p) for p in student.parameters()}.isdisjoint({id(p) for p in teacher.parameters()})
     student.double().train()
@@ -286,7 +301,8 @@ def transformer(**options) -> nn.Module:
 
 @pytest.mark.parametrize("options", [{}, {"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}])
 def test_tokens_of_a_transformer_learn_from_maps_and_the_others_pass(teacher, supervision, options):
-    student = attach(transformer(**options), {"blocks.0": supervision["stage.1"]}, teacher=teacher)
+    student = attach(transformer(**options), {"blocks.0": supervision["stage.1"]}, teacher=teacher, alpha=0.5)
+    assert student.taps == {"blocks.0": 5} and student.alphas == {"blocks.0": 0.5}
     logits, terms = student.forward_with_losses(IMAGES, LABELS)
     (F.cross_entropy(logits, LABELS) + sum(terms.values())).backward()
     assert [name for name, p in student.layers.named_parameters() if p.grad is None or not p.grad.any()] == []

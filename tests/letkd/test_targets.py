@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from letkd import LDA, Codebook, KMeans, SubclassTargets, chunks, kl_to_scores, pool_map, to_map, to_patches
+from letkd.losses import full_precision
 
 N, S, L, C, K = 5, 4, 6, 16, 24
 
@@ -180,3 +181,55 @@ def test_supervision_is_float32_whatever_the_network_runs_in(monkeypatch, subcla
         KMeans(2, max_iter=1).fit(torch.randn(9, 3))
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert len(seen) >= 6 and set(seen) == {("ieee", False)}
+
+
+@pytest.mark.usefixtures("tensor_float_32")
+def test_threads_leave_the_setting_of_the_process_as_it_was():
+    """The one that came first leaves first, while the other still computes."""
+    products, device = torch.backends.cuda.matmul, torch.device("cpu")
+    first, second = full_precision(device), full_precision(device)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert products.fp32_precision == "ieee"
+    second.__exit__(None, None, None)
+    assert products.fp32_precision == "tf32"
+
+
+class Given:
+    """Targets (P, K) that are there."""
+
+    def __init__(self, targets_PK: torch.Tensor):
+        self.targets_PK = targets_PK
+
+    def rows(self, chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        rows_RK = self.targets_PK[chunk]
+        return rows_RK, torch.special.xlogy(rows_RK, rows_RK).sum(dim=1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 2.0**15, 2.0**16])
+def test_float16_loses_no_gradient_before_the_factor_of_a_grad_scaler(monkeypatch, weighted, factor):
+    """1/P (q - t) is below the least number of float16 for most words; 2^16 is above the largest."""
+    monkeypatch.setitem(chunks.CHUNK_ELEMENTS, "cpu", 2**16)
+    torch.manual_seed(0)
+    num_patches, num_words = 512, 2048
+    scores_PK = torch.randn(num_patches, num_words).half()
+    targets_PK = (6 * torch.randn(num_patches, num_words)).softmax(dim=1)
+    weights_P = torch.rand(num_patches) / num_patches if weighted else None
+
+    def loss_and_gradient(scores_PK):
+        leaf_PK = scores_PK.clone().requires_grad_()
+        loss = kl_to_scores(leaf_PK, Given(targets_PK), weights_P)
+        (factor * loss).backward(retain_graph=True)
+        first_PK, leaf_PK.grad = leaf_PK.grad, None
+        (factor * loss).backward()
+        assert torch.equal(leaf_PK.grad, first_PK)
+        return loss, first_PK
+
+    loss, found_PK = loss_and_gradient(scores_PK)
+    expected_loss, expected_PK = loss_and_gradient(scores_PK.float())
+    assert loss.dtype == torch.float32 and torch.equal(loss, expected_loss)
+    assert found_PK.dtype == torch.float16
+    tiny = 2.0**-24  # the least number of float16, half of which is rounded
+    torch.testing.assert_close(found_PK.float(), expected_PK, rtol=2e-3, atol=0.6 * tiny)

@@ -169,6 +169,28 @@ def test_patches_that_match_no_template_have_no_gradient_of_values(dtype):
     assert not layer.semantic_vectors.grad.any() and not layer.scores.templates.grad.any()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_patches_of_zeros_are_numbers_in_float16(compiled, monkeypatch):
+    """Their length 0, divided by the least length of float32, would be 0 / 0."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    layer, features = KDLayer(C, K).eval(), torch.randn(2, C, 3, 3)
+    features[0] = 0
+    with torch.inference_mode():
+        expected, scores_PK = layer(features)
+        found, found_PK = layer.half()(features.half())
+    assert not found_PK[:9].any()
+    torch.testing.assert_close(found_PK.float(), scores_PK, rtol=0, atol=0.02)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02)
+
+
+def test_patches_that_match_nothing_are_numbers_in_float16(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    layer, features = KDLayer(C, K).eval(), torch.randn(2, C, 3, 3).half()
+    torch.nn.init.constant_(layer.bn.bias, -100.0)
+    with torch.inference_mode():
+        assert torch.equal(layer.half()(features)[0], features)
+
+
 def test_the_output_has_the_type_of_the_features():
     layer, features = KDLayer(C, K), torch.randn(2, C, 3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):

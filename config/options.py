@@ -214,7 +214,11 @@ class Run:
         bears="training",
     )
     precision: str = option(
-        "fp32", "of matrix products and convolutions", choices=("fp32", "tf32", "bf16"), jobs=COMPUTE, inherited=True
+        "fp32",
+        "of matrix products and convolutions; k-means, LDA and class means take bf16 as tf32",
+        choices=("fp32", "tf32", "bf16"),
+        jobs=COMPUTE,
+        inherited=True,
     )
     deterministic: bool = option(
         False, "repeat results bit for bit on a GPU too", jobs=COMPUTE, inherited=True, bears="nothing"

@@ -113,7 +113,8 @@ def objective_of(method: str, size: Size, device: torch.device) -> Objective:
     config = default_config(f"{PAIR}.{method}")
     config |= {"num_words": size.words} if "num_words" in config else {}
     torch.manual_seed(0)
-    with patch.dict(PREPARED, {name: SimpleNamespace(open=draw) for name, draw in DRAWN.items()}):
+    drawn = {name: SimpleNamespace(open=draw, facts=lambda options: (Path(), {})) for name, draw in DRAWN.items()}
+    with patch.dict(PREPARED, drawn):
         weights = teacher_weights(config["teacher"], size)
         objective = build.build_objective(Options.of(config), random_dataset(size), weights)
     objective.on_epoch(PROTOCOL.epochs, PROTOCOL.epochs)  # behind all warm-ups

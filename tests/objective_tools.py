@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -121,10 +122,16 @@ def objective_of_method(method: str, teacher_name: str = "resnet8") -> Objective
         teacher = Weights(create_model(teacher_name, num_classes=NUM_CLASSES).state_dict(), Path("drawn.pth"))
     drawn = {"codebook": drawn_codebook, "decisions": drawn_subclasses, "means": drawn_means}
     kinds = {
-        key: SimpleNamespace(open=lambda options, student, teacher, draw=draw: draw()) for key, draw in drawn.items()
+        key: SimpleNamespace(open=lambda options, student, teacher, draw=draw: draw(), facts=no_facts)
+        for key, draw in drawn.items()
     }
     with patch.dict(PREPARED, kinds):
         return build_objective(Options.of(config), small_digits(), teacher)
+
+
+def no_facts(options: Options) -> tuple[Path, dict[str, Any]]:
+    """Of supervision that no job has made."""
+    return Path("drawn.pth"), {}
 
 
 @functools.cache

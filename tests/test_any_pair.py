@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from objective_tools import batch_of
+from objective_tools import batch_of, no_facts
 from PIL import Image
 from torch import nn
 
@@ -84,7 +84,7 @@ def test_a_step_reaches_every_parameter_of_the_student_and_none_of_the_teacher(n
     torch.manual_seed(0)
     network = build_network(Options.of(config_of(name, name)), NUM_CLASSES, IMAGE_SIZE)
     made = drawn({"words": network.outline.place("penultimate"), "decisions": network.outline.place("intermediate")})
-    kinds = {key: SimpleNamespace(open=lambda *_, key=key: made[key]) for key in PREPARED}
+    kinds = {key: SimpleNamespace(open=lambda *_, key=key: made[key], facts=no_facts) for key in PREPARED}
     weights = Weights(network.backbone.state_dict(), Path("T.pth"))
     with patch.dict(PREPARED, kinds):
         objective = build_objective(Options.of(config_of(name, name)), digits, weights).train()

@@ -136,9 +136,9 @@ def defaults_for(defaults: Config, updates: Config) -> Config:
     """The options of an experiment as they are before the rest is set: some of them decide others.
 
     Nothing is known of what has trained another teacher: its weights or its experiment are to be given. What is
-    published for a pair or a student, coefficients and the learning rate, is that of the networks of the run; values
-    that the experiment's module gives itself stay. A published protocol brings optimisation, images, and the
-    coefficients of the method for the pair.
+    published for a pair or a student, coefficients and the learning rate, is that of the networks of the run; a value
+    that is not the one for the experiment's own networks stays. A published protocol brings optimisation, images, and
+    the coefficients of the method for the pair.
 
     Raises:
         ValueError: `protocol=published` is not known for this method, pair and data set.

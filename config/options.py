@@ -215,7 +215,7 @@ class Run:
     )
     precision: str = option(
         "fp32",
-        "of matrix products and convolutions; k-means, LDA and class means take bf16 as tf32",
+        "of matrix products and convolutions; a network that words, decisions or means are made of takes bf16 as tf32",
         choices=("fp32", "tf32", "bf16"),
         jobs=COMPUTE,
         inherited=True,

@@ -70,14 +70,14 @@ HEAD = """# Every method
 **Which one to pick?** By the protocol of the paper nothing has been measured on CIFAR-100 with this code yet, so this
 page cannot say it for good. What has been measured says: begin with KD. It asks nothing of the networks, adds no
 parameter and costs a forward pass of the teacher. On [two-digit numbers](#on-two-digit-numbers), a small task of four
-epochs, it is sixteen points above the student alone, most methods are within two points of it, and five do
-not help: LS and TfKD, which have no teacher, CC, and AT and FT, whose published weights are too much for that learning
-rate. On a [fifth of CIFAR-100](../experiments/README.md#cifar-10010k), three seeds, KD has 37.8 %, letKD-1 37.2,
-letKD-2 36.2, QuEST 35.9 and the student alone 32.8, and letKD is told apart from the student alone and from neither of
-the others. Sums of letKD-2 with another method are above letKD-2 alone on the numbers. With a pretrained teacher and
-3,000 photographs it is letKD-2: in [the example](../experiments/README.md#result-of-the-example), three seeds, it has
-61.3 %, DIST 58.7, KD 57.2 and the student alone 56.9. So try both: what decides between them is not known, and
-letKD-2's student is a little larger.
+epochs, it is sixteen points above the student alone, most methods are within two points of it, and five do not help: LS
+and TfKD, which have no teacher, CC, and AT and FT, whose published weights are too much for that learning rate. On a
+[fifth of CIFAR-100](../experiments/README.md#cifar-10010k), three seeds, KD has 37.8 %, letKD-1 37.2, letKD-2 36.2,
+QuEST 35.9 and the student alone 32.8, and letKD is told apart from the student alone, and not from KD or QuEST.
+Sums of letKD-2 with another method are above letKD-2 alone on the numbers. With a pretrained teacher and 3,000
+photographs it is letKD-2: in [the example](../experiments/README.md#result-of-the-example), three seeds, it has 61.3 %,
+DIST 58.7, KD 57.2 and the student alone 56.9. So try both: what decides between them is not known, and letKD-2's
+student is a little larger.
 
 The published figures below do not decide it either: some are of the last epoch and some of the best one, which is about
 0.3 higher by itself; those of the older methods are five runs of 2019 each, which later tables copy; a difference below

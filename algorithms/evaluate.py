@@ -1,6 +1,6 @@
 """Accuracy of a deployed network: no teacher, no supervision, only the student."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ from engine.checkpoints import (
     STOPPED,
     Checkpoint,
     find_checkpoint,
+    find_state,
     load_best,
     load_checkpoint,
+    other_epoch,
 )
 from engine.progress import phase
 from engine.records import log, read_results, update_results
@@ -117,6 +119,7 @@ class Evaluation(Algorithm):
     mode = "evaluate"
     writes_files = False  # a training may go on beside it
     takes_many = True
+    checkpoint: Checkpoint | None = None  # that the weights are of, where it is one of the run's own
 
     def _run(self) -> Results:
         options = self.options
@@ -143,6 +146,7 @@ class Evaluation(Algorithm):
         if published is not None and weights.source == Path(options.experiment.published_weights or ""):
             _compare(measured["top1"], published)
         measured |= self.about(weights, epoch) | {"split": split, "num_classes": dataset.num_classes}
+        measured["num_images"] = {split: num_images}
         measured |= self._changes(weights, dataset)
         return self._record(measured, count_parameters(model) | count_multiply_adds(model, seen.image_size))
 
@@ -163,6 +167,8 @@ class Evaluation(Algorithm):
         part = "average" if job.average else "model"
         if part not in checkpoint:
             raise ValueError(f"{path} has no average of the weights: train with average=True, or leave it out")
+        checkpoint.pop("optimizer", None)  # as large as the weights, and of no use
+        self.checkpoint = checkpoint
         told = {"config": checkpoint.get("config"), "classifier": checkpoint.get("classifier")}
         return Weights(checkpoint[part], path, checkpoint["data"], **told), checkpoint["epoch"]
 
@@ -316,7 +322,7 @@ class Evaluation(Algorithm):
         Raises:
             ValueError: something else has taught these weights than what is there now.
         """
-        saved = load_checkpoint(weights.source)
+        saved = self.checkpoint or load_checkpoint(weights.source)
         self._check_taught_by(saved)
         supervised = supervised_losses(self.options)
         role = role_of(self.options)
@@ -354,4 +360,31 @@ class Evaluation(Algorithm):
                 results = others | self.facts() | measured | costs
             return results | {"evaluations": evaluations}
 
-        return update_results(self.directory, add)
+        return self.update_results(add)
+
+    def update_results(self, add: Callable[[Results], Results]) -> Results:
+        """Write what `add` makes of the content of `results.json`, as long as the weights are still of that run.
+
+        Raises:
+            ValueError: another run has begun in the directory while they were measured, or it has gone back before
+                their epoch.
+        """
+
+        def add_to_own(results: Results) -> Results:
+            if self.checkpoint and self.checkpoint.path.parent == self.directory and self._is_gone(self.checkpoint):
+                raise ValueError(
+                    f"the run in {self.directory} has begun again, or gone back, while its weights were measured: they "
+                    "are no longer there, and nothing is recorded of them"
+                )
+            return add(results)
+
+        return update_results(self.directory, add_to_own)
+
+    def _is_gone(self, checkpoint: Checkpoint) -> bool:
+        """Whether the state that the run would go on from lacks the epochs of this one, or has others."""
+        state, history = find_state(self.directory, NEWEST), checkpoint.get("history", [])
+        try:
+            known = load_checkpoint(state).get("history", history) if state else []
+        except ValueError:  # a damaged one says nothing
+            return False
+        return len(known) < len(history) or other_epoch(known, history) is not None

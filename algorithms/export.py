@@ -36,7 +36,7 @@ from distillation.complexity import count_multiply_adds, count_parameters
 from distillation.deployment import Resizing, deploy, trace
 from distillation.signals import backbone_of
 from engine.numerics import device_name
-from engine.records import environment, log, now, read_results, update_results
+from engine.records import environment, log, now, read_results
 from results.places import folders_of
 from storage.state_dicts import Weights
 from storage.tensor_files import first_line, save_json, write_atomically
@@ -229,7 +229,7 @@ class Export(Evaluation):
             results = results or self.facts()
             return results | {"exports": results.get("exports", {}) | {name: measured}}
 
-        return update_results(self.directory, add)
+        return self.update_results(add)
 
 
 def shorter_side(image_size: int) -> int:

@@ -32,7 +32,7 @@ from distillation.objective import Objective
 from distillation.signals import Network, Signals, Wanted, map_at, plain_kd_layer
 from engine.accuracy import evaluate
 from engine.progress import phase
-from engine.records import log, update_results
+from engine.records import log
 from results.places import Requirement
 from results.settings import MEASUREMENTS, UNTRAINED, changed_settings
 from storage.state_dicts import Weights
@@ -144,7 +144,7 @@ class LayerFigures(Evaluation):
             standing = results.get(part, {})
             return results | {part: standing | {result_name(measured, standing): measured}}
 
-        return update_results(self.directory, add)
+        return self.update_results(add)
 
 
 class _Look:

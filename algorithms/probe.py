@@ -19,7 +19,7 @@ from distillation.build import build_network, load_trained, network_name
 from distillation.expressions import INTERMEDIATE
 from distillation.signals import Network
 from engine.progress import phase
-from engine.records import log, update_results
+from engine.records import log
 from letkd.taps import submodule
 from storage.state_dicts import Weights
 
@@ -79,7 +79,7 @@ class LinearProbe(Evaluation):
             standing = results.get("linear_probe", {})
             return results | {"linear_probe": standing | {result_name(measured, standing): measured}}
 
-        return update_results(self.directory, add)
+        return self.update_results(add)
 
 
 def intermediate_maps(network: Network, images: Tensor) -> dict[str, Tensor]:

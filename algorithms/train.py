@@ -158,10 +158,11 @@ class Training(Algorithm):
         parameter_groups(objective, self.options.protocol)
 
     def facts(self) -> Results:
-        """Also what is minimised, what evaluates, and what has taught: another teacher, or other words, make another
-        student.
+        """Also what is minimised, how many images there are before any are held out, which evaluate, and what has
+        taught: another teacher, or other words, make another student.
         """
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
+        about["num_images"] = {name: images["number"] for name, images in self.data["images"].items()}
         about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split, self.seen)
         about["inputs"] = self.inputs
         began = {"init_fingerprint": self.began_with} if self.began_with else {}

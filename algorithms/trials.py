@@ -7,7 +7,7 @@ Only the experiment is repeated: its teacher and supervision are shared, and mad
 is left alone and one that was broken off goes on, so the same command does what is left after any stop. A trial that
 stands there with other settings is refused, where they bear on its result (`results/settings.py`), and so are trials
 that other weights of the teacher, other words or other decisions have taught, or that have started from other weights,
-as far as their results say it.
+or had other numbers of images, as far as their results say it.
 """
 
 import statistics
@@ -25,7 +25,16 @@ from engine.progress import within
 from engine.records import RESULTS, complete_results, log, read_results, results_to_itself
 from engine.weights import load_own
 from results.places import output_directory, run_directory
-from results.settings import MEASUREMENTS, TOP_K, UNTRAINED, changed_settings, seed_of
+from results.settings import (
+    MEASUREMENTS,
+    SPLITS,
+    TOP_K,
+    UNTRAINED,
+    changed_settings,
+    num_images,
+    other_numbers,
+    seed_of,
+)
 from storage.tensor_files import save_json
 
 TRIALS = "trials.json"
@@ -109,6 +118,7 @@ def check_alike(options: Options, seeds: list[int], *, is_prepared: bool = True)
     """
     trains = _job(options.job) == "train"
     taught: dict[str, tuple[str, str]] = {}  # by kind: the first fingerprint, and whose it is
+    images: dict[str, tuple[int, str]] = {}  # by split: the first number, and whose it is
     is_left = False
     for seed in seeds:
         trial = _trial(options, seed)
@@ -122,6 +132,7 @@ def check_alike(options: Options, seeds: list[int], *, is_prepared: bool = True)
             remedy = "move it away, or choose another localpath"
             raise ValueError(f"seed {seed}: {directory} was trained with {listed}; {remedy}")
         _compare_teaching(taught, facts, str(directory))
+        _compare_numbers(images, facts, str(directory))
     if is_prepared and trains and is_left and taught:
         there = supervision_fingerprints(options)
         if STARTED_FROM in taught and (weights := read_start(options)):
@@ -139,6 +150,17 @@ def _compare_teaching(taught: dict[str, tuple[str, str]], facts: Results, whose:
             raise ValueError(
                 f"{name}: {owner} {did} {first[:12]}..., and {whose} has {value[:12]}...: their mean would be of two "
                 f"{several}; move {owner} away, or choose another localpath"
+            )
+
+
+def _compare_numbers(known: dict[str, tuple[int, str]], facts: Results, whose: str) -> None:
+    """Compare how many images a run had with the first that says it: a part of a data set is another one."""
+    for split, number in num_images(facts).items():
+        first, owner = known.setdefault(split, (number, whose))
+        if number != first:
+            raise ValueError(
+                f"{owner} has {first} {SPLITS.get(split, split)}, and {whose} has {number}: their mean would be of two "
+                "data sets; move the one away, or choose another localpath"
             )
 
 
@@ -188,6 +210,7 @@ def _summarized(directory: Path, seeds: list[int]) -> Results:
     alike = {}
     for seed, results in trials.items():
         changed = [*changed_settings(results["options"], reference["options"]), *_other_teaching(results, reference)]
+        changed += [f"number of {name}" for name in other_numbers(num_images(reference), num_images(results))]
         if not changed:
             alike[seed] = results
         elif seed in seeds:

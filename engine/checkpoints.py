@@ -183,7 +183,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     link.unlink(missing_ok=True)  # still there if both were one file: a run was killed before it had a new last
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read one of our checkpoints.
 
     Raises:
@@ -231,6 +231,16 @@ def load_best(directory: Path) -> dict[str, Any]:
             "between them, or is about to save it; go on with checkpoint=-1"
         )
     return checkpoint
+
+
+def other_epoch(history: list[Any], other: list[Any]) -> int | None:
+    """The first epoch, counted from 1, of which two histories have other figures; None where one goes on the other.
+
+    Figures have the times of a run in them, so those of two runs differ.
+    """
+    pairs = zip(history, other, strict=False)
+    texts = ([json.dumps(figures, sort_keys=True) for figures in pair] for pair in pairs)  # NaN is NaN in a text
+    return next((number for number, (one, another) in enumerate(texts, start=1) if one != another), None)
 
 
 def epoch_in(path: Path) -> int | None:

@@ -4,7 +4,6 @@ Such files are there after going back, after a damaged checkpoint, and after a k
 is one more: at every moment there is a state to go on from, and going on does the rest.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from engine.checkpoints import (
     kept_epoch,
     kept_epochs,
     load_checkpoint,
+    other_epoch,
     save_checkpoint,
 )
 from engine.records import RESULTS, log, read_results, update_results
@@ -65,9 +65,7 @@ def _check_best(path: Path, checkpoint: dict[str, Any]) -> None:
         best = load_checkpoint(path)
     except (FileNotFoundError, ValueError):
         return
-    pairs = zip(best.get("history", []), checkpoint.get("history", []), strict=False)
-    texts = ([json.dumps(figures, sort_keys=True) for figures in pair] for pair in pairs)
-    if differs := next((number for number, (one, other) in enumerate(texts, 1) if one != other), None):
+    if differs := other_epoch(best.get("history", []), checkpoint.get("history", [])):
         raise ValueError(
             f"{path} is not of this run (other figures of epoch {differs}); put the run's own file in its place, or "
             "move it away"

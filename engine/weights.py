@@ -1,14 +1,13 @@
 """Network weights of a run: finding a teacher's, reading those of anybody, and telling those of another run."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 from architectures.classifier import num_classes_in, shapes
 from architectures.published import Published
 from architectures.published import published as published_by_library
-from engine.checkpoints import LAST, STOPPED, check_content, is_checkpoint, load_checkpoint
+from engine.checkpoints import LAST, STOPPED, Checkpoint, check_content, is_checkpoint, load_checkpoint, other_epoch
 from engine.records import PROGRESS, RESULTS, log
 from storage.state_dicts import Weights, fingerprint
 from storage.tensor_files import checksum_path, load_json
@@ -173,7 +172,7 @@ def _by_names_of(network: str, read: Read, source: str | Path) -> dict[str, Any]
     return state
 
 
-def load_own(path: Path) -> dict[str, Any]:
+def load_own(path: Path) -> Checkpoint:
     """A checkpoint that belongs to the run whose records lie beside it.
 
     Raises:
@@ -189,8 +188,7 @@ def check_belongs(path: Path, checkpoint: dict[str, Any]) -> None:
     """Compare a checkpoint with what the records beside it say: the figures of its epochs, and the last one's weights.
 
     While a run goes on `progress.json` is its record: `results.json` may still be of epochs that it has gone back from.
-    A run's figures have its times in them, so those of two runs differ. What is not recorded is not compared, and a
-    damaged record is left to those who need it.
+    What is not recorded is not compared, and a damaged record is left to those who need it.
 
     Raises:
         ValueError: they are of two runs; names both files.
@@ -204,9 +202,8 @@ def check_belongs(path: Path, checkpoint: dict[str, Any]) -> None:
     if told.get("mode") != "train":
         return
     recorded, held = told.get("history"), checkpoint.get("history")
-    pairs = zip(recorded, held, strict=False) if isinstance(recorded, list) and isinstance(held, list) else ()
-    texts = ([json.dumps(figures, sort_keys=True) for figures in pair] for pair in pairs)  # NaN is NaN in a text
-    differs = next((f"other figures of epoch {n}" for n, (one, other) in enumerate(texts, 1) if one != other), None)
+    is_told = isinstance(recorded, list) and isinstance(held, list)
+    differs = f"other figures of epoch {epoch}" if is_told and (epoch := other_epoch(recorded, held)) else None
     is_end = checkpoint.get("epoch") == told.get("epochs") and "unfinished" not in checkpoint
     if not differs and record.name == RESULTS and is_end and told.get("fingerprint"):
         found = fingerprint(checkpoint["model"])

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from results.places import folders_of
-from results.settings import MEASUREMENTS, TOP_K, changed_measurement, changed_settings, seed_of
+from results.settings import (
+    FOLDER_DATASETS,
+    MEASUREMENTS,
+    NUM_IMAGES,
+    TOP_K,
+    changed_measurement,
+    changed_settings,
+    num_images,
+    other_numbers,
+    seed_of,
+)
 from results.studies import STUDIES, STUDY, check_study
 from storage.documents import first_line, load_json
 
@@ -32,7 +42,7 @@ TEXTS = (
     "method", "dataset", "device", "precision", "command", "finished", "updated", "state", "fingerprint",
     "teacher_fingerprint",
 )  # fmt: skip
-DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
+DICTIONARIES = ("options", "environment", "num_images", *MEASUREMENTS.values())
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "average_top1", "average_top5", "best_average_top1",
     "best_average_epoch", "macro_f1", "images_per_second", "eval_images_per_second", "seconds",
@@ -157,7 +167,7 @@ def collect(root: Path, own_config: Callable[[str], Config | None]) -> Collectio
         if facts := read[PROGRESS] if goes_on else read[RESULTS]:
             pictures = tuple(_pictures(directory / PICTURES, found))
             found.runs.append(_run(place, facts, not goes_on, own_config, pictures))
-    found.runs = _with_teachers(found.runs)
+    found.runs = _with_parts(_with_teachers(found.runs))
     files = sorted(root.glob(f"{STUDIES}/*/{STUDY}"))
     found.studies = [study for path in files if (study := _read(path, found))]
     return found
@@ -214,6 +224,8 @@ def check_facts(facts: Config) -> None:
             isinstance(by_class, dict) and all(each is None or _is_figure(each) for each in by_class.values())
         ):
             raise ValueError("class_accuracies holds no accuracies by class")
+    if not all(map(_is_figure, (facts.get("num_images") or {}).values())):
+        raise ValueError("num_images holds no numbers of images by split")
 
 
 CHECKS: dict[str, Callable[[Config], None]] = {RESULTS: check_facts, PROGRESS: check_facts, STUDY: check_study}
@@ -290,6 +302,26 @@ def _with_teachers(runs: list[Run]) -> list[Run]:
         return replace(run, changed=run.changed | {TEACHERS_WEIGHTS: (own[:SHOWN_DIGITS], found[:SHOWN_DIGITS])})
 
     return [with_teacher(run) for run in runs]
+
+
+def _with_parts(runs: list[Run]) -> list[Run]:
+    """Count it as another setting where a run has not as many images as its data set: of a folder, as it was last."""
+    usual: dict[tuple[str | None, str | None], dict[str, int]] = {}
+    for run in sorted(runs, key=lambda run: run.facts.get("finished") or ""):
+        usual.setdefault(_images(run), {}).update(NUM_IMAGES.get(_images(run)[0]) or num_images(run.facts))
+
+    def with_part(run: Run) -> Run:
+        differ = other_numbers(usual[_images(run)], num_images(run.facts))
+        return replace(run, changed=run.changed | differ) if differ and not run.apart else run
+
+    return [with_part(run) for run in runs]
+
+
+def _images(run: Run) -> tuple[str | None, str | None]:
+    """The data set of a run, and where its name does not say which images they are its folder."""
+    dataset = run.facts.get("dataset")
+    folder = os.path.normpath(str(run.options.get("data_dir"))) if dataset in FOLDER_DATASETS else None
+    return dataset, folder
 
 
 def _taken(facts: Config) -> dict[str, tuple[Any, Any]]:

@@ -23,6 +23,17 @@ UNTRAINED = "untrained"  # what checkpoints and results say of a `classifier` th
 # Data sets whose name does not say which images they are: those of `data_dir`.
 FOLDER_DATASETS = frozenset({"ImageFolder"})
 
+# How many images the others have, where a part of them would not be told by its name.
+NUM_IMAGES = {
+    "CIFAR10": {"train": 50_000, "eval": 10_000},
+    "CIFAR100": {"train": 50_000, "eval": 10_000},
+    "CIFAR100_10k": {"train": 10_000, "eval": 10_000},
+    "ImageNet": {"train": 1_281_167, "eval": 50_000},
+    "TinyImageNet": {"train": 100_000, "eval": 10_000},
+}
+
+SPLITS = {"train": "training images", "eval": "evaluation images", "test": "test images"}  # as tables call them
+
 # Where results.json keeps what a job on a trained network measures: a dictionary of figures for each of the weights.
 MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "layers": "kd_layers", "export": "exports"}
 SEEDS = names(bears="seed")  # what sets runs apart that are averaged
@@ -97,6 +108,26 @@ def changed_measurement(options: Config) -> dict[str, tuple[Any, Any]]:
     usual = {"best": (False,), "average": (False,), "testset": (False,), "checkpoint": (0, -1)}
     return {
         key: (known[0], options[key]) for key, known in usual.items() if key in options and options[key] not in known
+    }
+
+
+def num_images(facts: Config) -> dict[str, int]:
+    """By split how many images there are for a run, before any are held out, as far as it says so.
+
+    Args:
+        facts: results of a training or an evaluation, or a checkpoint.
+    """
+    if told := facts.get("num_images"):
+        return told
+    return {name: images["number"] for name, images in facts.get("data", {}).get("images", {}).items()}
+
+
+def other_numbers(own: dict[str, int], other: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Numbers of images that both say and that differ, by what the images are called: (own, other's)."""
+    return {
+        name: (own[split], other[split])
+        for split, name in SPLITS.items()
+        if split in own and split in other and own[split] != other[split]
     }
 
 

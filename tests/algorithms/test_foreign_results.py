@@ -3,7 +3,7 @@
 import itertools
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from training_tools import configure, train
 
 import main_classification
 from algorithms import check_options, run_config, run_trials
-from algorithms.evaluate import result_name
+from algorithms.evaluate import Evaluation, result_name
 from algorithms.export import Export
 from algorithms.predict import Prediction
 from algorithms.teaching import FINGERPRINTS
 from architectures import create_model
 from config.options import Options
-from engine.checkpoints import load_checkpoint, save_checkpoint
+from dataloaders import Dataset
+from engine.checkpoints import load_checkpoint, save_checkpoint, set_aside
 from engine.records import read_results, save_results
 from engine.weights import check_belongs, read_published
-from results.settings import changed_network, name_of_changes
+from results.settings import MEASUREMENTS, changed_network, name_of_changes, num_images
 from storage.state_dicts import check_fit
 from storage.tensor_files import save_json
 
@@ -245,6 +246,61 @@ def test_other_classes_are_refused_and_other_images_mentioned(folder, caplog):
         run(folder, checkpoint=-1, epochs=2)
 
 
+# -- measurements beside a run that does not stand still ----------------------------------------------------------
+
+
+def begins_again(folder: Path, other: Path) -> None:
+    set_aside(folder)
+
+
+def is_replaced(folder: Path, other: Path) -> None:
+    set_aside(folder)
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+
+
+def goes_back(folder: Path, other: Path) -> None:
+    checkpoint = load_checkpoint(folder / "last.pth")
+    save_checkpoint(folder / "last.pth", checkpoint | {"epoch": 0, "history": []})
+
+
+MEASURING = [{"evaluate": True}, {"probe": True}, {"export": "pt2"}]
+
+
+@pytest.fixture(params=MEASURING, ids=str)
+def measure(request, folder, monkeypatch) -> Callable[[Callable[[], None]], dict]:
+    """A job on the run in `folder`, while something happens in there."""
+
+    def measure(happens: Callable[[], None]) -> dict:
+        opened = Evaluation._open_images
+
+        def open_images(self: Evaluation, *args: Any) -> Dataset:
+            happens()
+            return opened(self, *args)
+
+        monkeypatch.setattr(Evaluation, "_open_images", open_images)
+        return run(folder, **request.param)
+
+    return measure
+
+
+@pytest.mark.parametrize("happens", [begins_again, is_replaced, goes_back])
+def test_what_was_measured_on_a_run_that_is_no_more_is_not_recorded(happens, measure, folder, runs):
+    with pytest.raises(ValueError, match="has begun again, or gone back, while its weights were measured"):
+        measure(lambda: happens(folder, runs[1]))
+    found = read_results(folder)
+    assert not any(found.get(part) for part in MEASUREMENTS.values()) and found.get("mode", "train") == "train"
+
+
+def test_what_was_measured_on_a_run_that_goes_on_is_recorded(measure, folder):
+    def goes_on() -> None:
+        checkpoint = load_checkpoint(folder / "last.pth")
+        later = {"epoch": 2, "history": [*checkpoint["history"], checkpoint["history"][0] | {"epoch": 2}]}
+        save_checkpoint(folder / "last.pth", checkpoint | later)
+
+    measure(goes_on)
+    assert any(read_results(folder).get(part) for part in MEASUREMENTS.values())
+
+
 # -- trials -------------------------------------------------------------------------------------------------------
 
 
@@ -300,6 +356,36 @@ def test_a_trial_of_another_teacher_that_is_not_asked_for_is_left_out_and_said(t
     with caplog.at_level("INFO", logger="letKD.run"):
         assert run_trials(Options.of(config), pytest.fail)["seeds"] == [0, 1]
     assert "seed 2 is left out: not the same are the teacher's weights" in caplog.text
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_trials_on_a_part_and_on_the_whole_of_a_data_set_are_refused(job, tmp_path):
+    config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 3}
+    numbers = [{"train": 898, "eval": 899}, None, {"train": 100, "eval": 899}]
+    put_trials(config, [{"num_images": number} for number in numbers])
+    with pytest.raises(ValueError, match=r"seed0 has 898 training images, and .*seed2 has 100: .*of two data sets"):
+        run_trials(Options.of(config | {"evaluate": job == "evaluate"}), lambda trial: pytest.fail("a trial has begun"))
+
+
+def test_a_trial_of_fewer_images_that_is_not_asked_for_is_left_out_and_said(tmp_path, caplog):
+    config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 2}
+    put_trials(config, [{"num_images": {"train": 898, "eval": number}} for number in (899, 899, 40)])
+    with caplog.at_level("INFO", logger="letKD.run"):
+        assert run_trials(Options.of(config), pytest.fail)["seeds"] == [0, 1]
+    assert "seed 2 is left out: not the same are number of evaluation images" in caplog.text
+
+
+def test_trainings_and_evaluations_say_how_many_images_they_had(runs, folder):
+    run(folder, evaluate=True)
+    trained = read_results(folder)
+    data = load_checkpoint(folder / "last.pth")["data"]["images"]
+    assert trained["num_images"] == {name: images["number"] for name, images in data.items()} == num_images_of(folder)
+    assert trained["evaluations"]["last"]["num_images"] == {"eval": data["eval"]["number"]}
+
+
+def num_images_of(folder: Path) -> dict[str, int]:
+    """As the checkpoint of a run that has no results yet tells them."""
+    return num_images(load_checkpoint(folder / "last.pth"))
 
 
 def test_results_of_another_seed_are_refused(tmp_path):

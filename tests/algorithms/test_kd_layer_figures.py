@@ -15,9 +15,11 @@ from training_tools import configure, train
 
 import main_classification
 from algorithms import run_config
-from algorithms.layers import LOSSES, _Look, exact_output
+from algorithms.layers import LOSSES, LayerFigures, _Look, exact_output
 from config.options import Options
+from dataloaders import Dataset
 from distillation.objective import Teacher
+from engine.checkpoints import set_aside
 from letkd import KDLayer
 from letkd.layer import TokenKDLayer
 from reporting.pictures import PICTURES
@@ -61,6 +63,18 @@ def test_every_layer_has_every_figure(copied):
     assert ("teacher_right" in measured["layers"]["intermediate"]) != (
         "teacher_right" in measured["layers"]["penultimate"]
     )
+
+
+def test_figures_of_a_run_that_has_begun_again_meanwhile_are_not_recorded(copied, monkeypatch):
+    opened = LayerFigures._open_images
+
+    def open_images(self: LayerFigures, *args: Any) -> Dataset:
+        set_aside(self.directory)
+        return opened(self, *args)
+
+    monkeypatch.setattr(LayerFigures, "_open_images", open_images)
+    with pytest.raises(ValueError, match="has begun again"):
+        figures(copied)
 
 
 def test_a_layer_is_left_out_as_alpha_zero_does_it(copied):

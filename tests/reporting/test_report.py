@@ -139,6 +139,41 @@ def test_students_of_a_teacher_that_was_trained_again_are_marked(tree):
     written.says("◇ weights of the teacher=bbbbbbbb (default: aaaaaaaa)")
 
 
+def test_runs_on_a_part_of_a_data_set_are_marked(tree):
+    """A run that does not say its number of images counts as one of the whole."""
+    whole, part = {"train": 50_000, "eval": 10_000}, {"train": 500, "eval": 10_000}
+    tree.trials(f"{PAIR}.letKD-2", [70.0, 71.0], num_images=whole)
+    for seed, told in ((2, {"num_images": part}), (3, {})):
+        place = f"CIFAR100/resnetv1/RN56_RN20/letKD-2/seed{seed}"
+        tree.put(f"{PAIR}.letKD-2", 60.0, place=place, seed=seed, **told)
+    tree.put(f"{PAIR}.QuEST", num_images=part | {"eval": 100})
+    written = tree.write()
+    marks = {column: [group.marks for group in written.cell(column).groups] for column in tables.METHODS}
+    fewer = "training images=500 (default: 50000)"
+    assert marks == {
+        "letKD-1": [],
+        "letKD-2": [[], [fewer]],
+        "QuEST": [[fewer, "evaluation images=100 (default: 10000)"]],
+    }
+    assert [group.statistic("top1").mean for group in written.cell("letKD-2").groups] == [67.0, 60.0]
+    assert not written.cell("QuEST").is_measured
+    written.says(f"◇ {fewer}")
+
+
+def test_runs_on_a_folder_with_other_images_than_at_last_are_marked(tree):
+    """The name of a data set in a folder does not say how many there should be."""
+    for day, number in ((1, 40), (3, 50), (2, 50), (4, None)):
+        told = {"num_images": {"train": number, "eval": 9}} if number else {}
+        tree.put(
+            "ImageFolder.RN8", place=f"ImageFolder/RN8/seed{day}", seed=day, finished=f"2026-01-0{day}", **told,
+            options={"data_dir": "pets"},
+        )  # fmt: skip
+    tree.put("ImageFolder.RN8", place="birds", num_images={"train": 7, "eval": 9}, options={"data_dir": "birds"})
+    found = collect.collect(tree.root, OWN.get)
+    assert [run.changed for run in found.runs if run.trial] == [{"training images": (50, 40)}, {}, {}, {}]
+    assert not any("training images" in run.changed for run in found.runs if not run.trial)
+
+
 @pytest.mark.parametrize("facts", [{}, {"fingerprint": "a" * 64}], ids=["of no record", "with one"])
 def test_runs_that_do_not_say_who_taught_them_are_not_marked(facts, tree):
     tree.put("CIFAR100.resnetv1.RN56", **facts)

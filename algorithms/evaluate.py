@@ -39,19 +39,19 @@ from engine.checkpoints import (
     STOPPED,
     Checkpoint,
     find_checkpoint,
-    find_state,
     load_best,
     load_checkpoint,
     other_epoch,
 )
 from engine.progress import phase
-from engine.records import log, read_results, update_results
-from engine.weights import find_weights, load_own
+from engine.records import PROGRESS, log, read_results, update_results
+from engine.recovery import valid_measurements
+from engine.weights import as_it_is, find_weights, load_own
 from letkd.processes import member
 from results.places import Requirement
 from results.settings import FOLDER_DATASETS, MEASUREMENTS, PREPARATION, UNTRAINED, changed_network, name_of_changes
 from storage.state_dicts import Weights, load_strictly
-from storage.weight_files import name_of_weights
+from storage.weight_files import name_of_weights, split_entry
 
 PUBLISHED_TOLERANCE = 0.5  # percent
 AVERAGE = "_average"  # behind the name of what is measured or drawn of the average of the weights
@@ -119,7 +119,8 @@ class Evaluation(Algorithm):
     mode = "evaluate"
     writes_files = False  # a training may go on beside it
     takes_many = True
-    checkpoint: Checkpoint | None = None  # that the weights are of, where it is one of the run's own
+    checkpoint: Checkpoint | None = None  # that the weights are of, where it is one of a run here
+    opened: tuple[Any, ...] = ()  # its file, as it was
 
     def _run(self) -> Results:
         options = self.options
@@ -145,8 +146,8 @@ class Evaluation(Algorithm):
         published = options.network and options.network.published_top1
         if published is not None and weights.source == Path(options.experiment.published_weights or ""):
             _compare(measured["top1"], published)
-        measured |= self.about(weights, epoch) | {"split": split, "num_classes": dataset.num_classes}
-        measured["num_images"] = {split: num_images}
+        measured |= self.about(weights, epoch) | {"split": split, "num_images": {split: num_images}}
+        measured["num_classes"] = dataset.num_classes
         measured |= self._changes(weights, dataset)
         return self._record(measured, count_parameters(model) | count_multiply_adds(model, seen.image_size))
 
@@ -156,21 +157,28 @@ class Evaluation(Algorithm):
         if network and (network.weights or not (self._trained_in / LAST).is_file()):
             weights = self._find_weights(network.weights)
             self._refuse_choice(weights.source)
-            return weights, None
+            path, _ = split_entry(weights.source)
+            is_own = weights.data is not None and path.resolve().parent == self._trained_in.resolve()
+            return weights, self._open(path)["epoch"] if is_own else None
         path = self._trained_in / BEST if job.best else find_checkpoint(self._trained_in, job.checkpoint or NEWEST)
         if not path.is_file():
             command = self._training_command()
             raise FileNotFoundError(f"{self._trained_as} has not been trained: no {path}; train it: {command}")
-        checkpoint = load_own(path)
+        checkpoint = self._open(path)
         if job.best:
             load_best(self._trained_in)  # is it the best of this run?
         part = "average" if job.average else "model"
         if part not in checkpoint:
             raise ValueError(f"{path} has no average of the weights: train with average=True, or leave it out")
-        checkpoint.pop("optimizer", None)  # as large as the weights, and of no use
-        self.checkpoint = checkpoint
         told = {"config": checkpoint.get("config"), "classifier": checkpoint.get("classifier")}
         return Weights(checkpoint[part], path, checkpoint["data"], **told), checkpoint["epoch"]
+
+    def _open(self, path: Path) -> Checkpoint:
+        """One of a run's own checkpoints, which may be written anew while its weights are measured."""
+        self.opened = as_it_is(path)
+        self.checkpoint = load_own(path)
+        self.checkpoint.pop("optimizer", None)  # as large as the weights, and of no use
+        return self.checkpoint
 
     def _refuse_choice(self, source: Path) -> None:
         """Refuse options that choose among a run's checkpoints where the weights are a file."""
@@ -363,28 +371,54 @@ class Evaluation(Algorithm):
         return self.update_results(add)
 
     def update_results(self, add: Callable[[Results], Results]) -> Results:
-        """Write what `add` makes of the content of `results.json`, as long as the weights are still of that run.
+        """Write what `add` makes of the content of `results.json`.
 
         Raises:
-            ValueError: another run has begun in the directory while they were measured, or it has gone back before
-                their epoch.
+            ValueError: as `refuse_gone`, or the training has ended meanwhile with later epochs.
         """
 
-        def add_to_own(results: Results) -> Results:
-            if self.checkpoint and self.checkpoint.path.parent == self.directory and self._is_gone(self.checkpoint):
+        def add_valid(results: Results) -> Results:
+            self.refuse_gone()
+            added = add(results)
+            if results.get("mode") == "train" and not (self.directory / PROGRESS).is_file():
+                self._refuse_earlier(results, added)
+            return added
+
+        return update_results(self.directory, add_valid)
+
+    def refuse_gone(self) -> None:
+        """Refuse weights that are no longer those of the run in their directory.
+
+        Raises:
+            ValueError: another run has begun there since they were opened, or it has gone back before their epoch.
+        """
+        checkpoint = self.checkpoint
+        if checkpoint is None or as_it_is(checkpoint.path) == self.opened:
+            return
+        files = {checkpoint.path, *map(checkpoint.path.with_name, (LAST, STOPPED))}
+        if not any(_has_epochs(path, checkpoint.get("history", [])) for path in files):
+            raise ValueError(
+                f"the run in {checkpoint.path.parent} has begun again, or gone back, while its weights were measured: "
+                "nothing is recorded of them"
+            )
+
+    def _refuse_earlier(self, results: Results, added: Results) -> None:
+        """Refuse what is new in `added` and not of the epochs that a training has ended with."""
+        valid = valid_measurements(added, epoch=results["epochs"], best_epoch=results["best_epoch"])
+        for part, entries in valid.items():
+            if set(added[part]) - set(entries) - set(results.get(part, {})):
                 raise ValueError(
-                    f"the run in {self.directory} has begun again, or gone back, while its weights were measured: they "
-                    "are no longer there, and nothing is recorded of them"
+                    f"the run in {self.directory} has ended with later epochs while these weights were measured: "
+                    "nothing is recorded of them; measure it again"
                 )
-            return add(results)
 
-        return update_results(self.directory, add_to_own)
 
-    def _is_gone(self, checkpoint: Checkpoint) -> bool:
-        """Whether the state that the run would go on from lacks the epochs of this one, or has others."""
-        state, history = find_state(self.directory, NEWEST), checkpoint.get("history", [])
-        try:
-            known = load_checkpoint(state).get("history", history) if state else []
-        except ValueError:  # a damaged one says nothing
-            return False
-        return len(known) < len(history) or other_epoch(known, history) is not None
+def _has_epochs(path: Path, history: list[dict[str, Any]]) -> bool:
+    """Whether a checkpoint goes on these epochs; a damaged one may."""
+    try:
+        known = load_checkpoint(path).get("history", history)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return len(known) >= len(history) and other_epoch(known, history) is None

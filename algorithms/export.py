@@ -159,6 +159,7 @@ class Export(Evaluation):
             raise ValueError(
                 f"{path} is not written: a logit is off by {difference:.2g}, and rounding makes {TOLERANCE:g} at most"
             )
+        self.refuse_gone()
         record = path.with_name(f"{path.name}.json")
         record.unlink(missing_ok=True)  # first, and written last: a kill between leaves none of another file
         write_atomically(path, lambda file: file.write(content))

@@ -115,7 +115,8 @@ class LayerFigures(Evaluation):
         if said := said_of_untrained(weights):
             log.info("note: %s", said)
             measured["classifier"] = UNTRAINED
-        measured |= self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
+        measured |= self.about(weights, epoch) | {"split": split, "num_images": {split: number}}
+        measured |= self._changes(weights, dataset)
         return self._merge(measured)
 
     def _open_layers(self, weights: Weights, dataset: Dataset) -> tuple[Network, Objective | None]:

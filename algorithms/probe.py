@@ -42,6 +42,7 @@ class LinearProbe(Evaluation):
         shown = ", ".join(f"{name} {accuracy:.2f}%" for name, accuracy in accuracies.items())
         log.info("%s: linear probe on %d %s images of %s: %s", weights.source, len(labels), split, dataset.name, shown)
         about = self.about(weights, epoch) | {"split": split} | self._changes(weights, dataset)
+        about["num_images"] = {name: len(dataset.split(name)) for name in ("train", split)}
         return self._merge(accuracies | about)
 
     def _open_network(self, weights: Weights, dataset: Dataset, image_size: int) -> Network:

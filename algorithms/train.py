@@ -31,6 +31,7 @@ from algorithms.teaching import (
     weights_so_far,
     with_inputs,
 )
+from algorithms.trials import refuse_other_images
 from algorithms.unlabelled import check_unlabelled, open_unlabelled, steps_of_epoch
 from algorithms.unread import unread_options
 from config.options import EMA
@@ -91,7 +92,7 @@ from engine.stopping import Stopped, StopRequest
 from engine.weights import forget_weights, load_own
 from letkd.processes import by_first, member, of_all, wait_for_all
 from results.places import Requirement
-from results.settings import PREPARATION, UNTRAINED
+from results.settings import PREPARATION, UNTRAINED, num_images
 from storage.state_dicts import fingerprint, load_strictly
 
 FIGURES = ("loss", "top1", "top5")  # of an evaluation
@@ -162,7 +163,7 @@ class Training(Algorithm):
         taught: another teacher, or other words, make another student.
         """
         about = {"num_classes": self.dataset.num_classes, "objective": self.objective.describe()}
-        about["num_images"] = {name: images["number"] for name, images in self.data["images"].items()}
+        about["num_images"] = num_images({"data": self.data})
         about["evaluated_on"] = evaluated_on(self.data, self.options.data.val_split, self.seen)
         about["inputs"] = self.inputs
         began = {"init_fingerprint": self.began_with} if self.began_with else {}
@@ -256,6 +257,8 @@ class Training(Algorithm):
         self.unlabelled = open_unlabelled(self.options, self.dataset)
         if self.unlabelled:
             self.data["images"]["unlabelled"] = self.unlabelled.facts()
+        if self.options.job.seeds:
+            refuse_other_images(self.directory, self.options, num_images({"data": self.data}))
 
     def _say_inputs(self) -> None:
         """What the network sees of the images; its checkpoints record it, and a line says it, where they are others."""

@@ -159,9 +159,28 @@ def _compare_numbers(known: dict[str, tuple[int, str]], facts: Results, whose: s
         first, owner = known.setdefault(split, (number, whose))
         if number != first:
             raise ValueError(
-                f"{owner} has {first} {SPLITS.get(split, split)}, and {whose} has {number}: their mean would be of two "
-                "data sets; move the one away, or choose another localpath"
+                f"{owner} had {first} {SPLITS[split]}, and {whose} has {number}: their mean would be of two data sets; "
+                "move the one away, or choose another localpath"
             )
+
+
+def refuse_other_images(directory: Path, options: Options, numbers: dict[str, int]) -> None:
+    """Refuse a trial, before it trains, whose figures another one's of the same settings beside it cannot be put to.
+
+    Args:
+        directory: of the trial.
+        numbers: of its images, by split.
+
+    Raises:
+        ValueError: names both, and their numbers.
+    """
+    for path in sorted(directory.parent.iterdir()):
+        if seed_of(path.name) in (None, seed_of(directory.name)):
+            continue
+        results = finished_training(path)
+        if results and not changed_settings(results["options"], options.flat):
+            known = {split: (number, str(path)) for split, number in num_images(results).items()}
+            _compare_numbers(known, {"num_images": numbers}, "this trial")
 
 
 @contextmanager
@@ -217,7 +236,7 @@ def _summarized(directory: Path, seeds: list[int]) -> Results:
             raise ValueError(f"seeds {seeds[0]} and {seed} were trained with different {', '.join(changed)}")
         else:
             log.info("note: the trial of seed %d is left out: not the same are %s", seed, ", ".join(changed))
-    figures = {seed: dict(_figures(results)) for seed, results in alike.items()}
+    figures = {seed: dict(_figures(results, reference)) for seed, results in alike.items()}
     names = dict.fromkeys(name for found in figures.values() for name in found)
     content = {key: reference[key] for key in ("config", "method", "dataset", "epochs", "precision", "options")}
     content |= {"mode": "trials", "seeds": list(alike), "num_classes": reference.get("num_classes")}
@@ -294,12 +313,20 @@ def _is_left_to_do(directory: Path) -> bool:
     return not is_done
 
 
-def _figures(results: Results) -> Iterator[tuple[str, Figures]]:
-    """What is averaged of one trial, by the job and the name of the checkpoint."""
+def _figures(results: Results, reference: Results) -> Iterator[tuple[str, Figures]]:
+    """What is averaged of one trial, by the job and the name of the checkpoint.
+
+    Without what was measured on other numbers of images than in the trial `reference`, which is said.
+    """
     yield "train", {key: results[key] for key in (*TRAINING_FIGURES, *AVERAGE_FIGURES) if key in results}
     for job, part in MEASUREMENTS.items():
         measurements: dict[str, dict[str, Any]] = results.get(part, {})
         for name, measured in measurements.items():
+            standing = reference.get(part, {}).get(name, measured)
+            if other := other_numbers(num_images(standing), num_images(measured)):
+                listed = ", ".join(f"{now} {what} and not {then}" for what, (then, now) in other.items())
+                log.info("note: %s %s of seed %s is left out: of %s", job, name, results.get("seed"), listed)
+                continue
             yield f"{job} {name}", {key: value for key, value in measured.items() if isinstance(value, float)}
 
 

@@ -21,6 +21,7 @@ from engine.checkpoints import (
 )
 from engine.records import RESULTS, log, read_results, update_results
 from results.settings import MEASUREMENTS
+from storage.weight_files import split_entry
 
 Results = dict[str, Any]
 
@@ -111,7 +112,7 @@ def valid_measurements(results: Results, *, epoch: int, best_epoch: int) -> Resu
     newest = {LAST: epoch, PREVIOUS: epoch - 1, BEST: best_epoch}
 
     def is_valid(measured: Results) -> bool:
-        measured_epoch, name = measured.get("epoch"), Path(measured.get("weights", "")).name
+        measured_epoch, name = measured.get("epoch"), split_entry(measured.get("weights", ""))[0].name
         return measured_epoch is None or (
             measured_epoch <= epoch and newest.get(name, measured_epoch) == measured_epoch
         )

@@ -46,7 +46,7 @@ def find_weights(
     files = [directory / name for name in (LAST, STOPPED, PROGRESS, RESULTS)]
     files += [Path(published), checksum_path(Path(published))] if published else []
     files += _files_of(chosen) if chosen else []
-    return _find(experiment, directory, chosen, published, network, tuple(map(_as_it_is, files)))
+    return _find(experiment, directory, chosen, published, network, tuple(map(as_it_is, files)))
 
 
 def forget_weights() -> None:
@@ -61,7 +61,7 @@ def _find(
     """As `find_weights`, which a start asks for the same weights several times: they are read once.
 
     Args:
-        files: all that may be read, as `_as_it_is` has them: what has changed is read again.
+        files: all that may be read, as `as_it_is` has them: what has changed is read again.
     """
     own = directory / LAST
     if chosen:
@@ -99,7 +99,7 @@ def _files_of(source: str) -> list[Path]:
     return [path, checksum_path(path)] if known is None else list(known.files)
 
 
-def _as_it_is(path: Path) -> tuple[Any, ...]:
+def as_it_is(path: Path) -> tuple[Any, ...]:
     """What tells a file from another one in its place; each that is written here is a new one."""
     try:
         found = path.stat()

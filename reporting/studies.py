@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from reporting import text
 from results.collect import Config
+from results.settings import SPLITS, num_images
 from results.studies import CONFIDENCE, DONE, FEWEST_SEEDS, TAUGHT_BY, Paired, is_untrained, paired, top1_of
 
 NONE = "-"
@@ -149,7 +150,18 @@ def _lacking(member: Config) -> Iterator[str]:
 
 
 def _others(study: Config) -> Iterator[str]:
-    """Pairs whose students have not been taught by the same weights, words, decisions or class means."""
+    """Pairs whose students have not been taught by the same weights, words, decisions or class means, or did not have
+    the same numbers of images.
+    """
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for member in study["members"]:
+        for run in member["runs"]:
+            for split, number in num_images(run).items():
+                numbers.setdefault((member["pair"], split), set()).add(number)
+    for (pair, split), found in numbers.items():
+        if len(found) > 1:
+            listed = " and ".join(f"{number:,}" for number in sorted(found))
+            yield f"{pair}: its runs had {listed} {SPLITS[split]}, so methods are not all that differs."
     fingerprints: dict[tuple[str, str], set[str]] = {}
     for member in study["members"]:
         for key, several in TAUGHT_BY.items():

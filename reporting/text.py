@@ -6,6 +6,7 @@ from typing import Any
 
 from reporting.tables import STUDENT, TEACHER, Group, Published, Statistic, marks_of, shown
 from results.collect import Config, Run
+from results.settings import SPLITS, num_images
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 MARK = "◇"  # before settings that are not the defaults
@@ -180,6 +181,9 @@ def measured(figures: Config) -> str:
         "changed": lambda changed: f"changed settings: {', '.join(changed)}",
         "macro_f1": lambda found: f"macro-F1 {value(found)}",
         "class_accuracies": _least_accurate,
+        "num_images": lambda found: ", ".join(
+            f"{number:,} {SPLITS[split]}" for split, number in num_images({"num_images": found}).items()
+        ),
         "layers": lambda found: f"KD layers: {', '.join(found)}",
     }
     return ", ".join(

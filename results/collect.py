@@ -42,7 +42,7 @@ TEXTS = (
     "method", "dataset", "device", "precision", "command", "finished", "updated", "state", "fingerprint",
     "teacher_fingerprint",
 )  # fmt: skip
-DICTIONARIES = ("options", "environment", "num_images", *MEASUREMENTS.values())
+DICTIONARIES = ("options", "environment", *MEASUREMENTS.values())
 NUMBERS = (
     "epochs", "top1", "top5", "best_top1", "best_epoch", "average_top1", "average_top5", "best_average_top1",
     "best_average_epoch", "macro_f1", "images_per_second", "eval_images_per_second", "seconds",
@@ -219,13 +219,11 @@ def check_facts(facts: Config) -> None:
             value = entry.get(key)
             if value is not None and not _is_figure(value):
                 raise ValueError(f"{key} is {value!r}, not a finite number")
-        by_class = entry.get("class_accuracies")
-        if by_class is not None and not (
-            isinstance(by_class, dict) and all(each is None or _is_figure(each) for each in by_class.values())
-        ):
+        by_class, numbers = (entry.get(key) or {} for key in ("class_accuracies", "num_images"))
+        if not isinstance(by_class, dict) or not all(each is None or _is_figure(each) for each in by_class.values()):
             raise ValueError("class_accuracies holds no accuracies by class")
-    if not all(map(_is_figure, (facts.get("num_images") or {}).values())):
-        raise ValueError("num_images holds no numbers of images by split")
+        if not isinstance(numbers, dict) or not all(map(_is_figure, numbers.values())):
+            raise ValueError("num_images holds no numbers of images by split")
 
 
 CHECKS: dict[str, Callable[[Config], None]] = {RESULTS: check_facts, PROGRESS: check_facts, STUDY: check_study}
@@ -306,8 +304,8 @@ def _with_teachers(runs: list[Run]) -> list[Run]:
 
 def _with_parts(runs: list[Run]) -> list[Run]:
     """Count it as another setting where a run has not as many images as its data set: of a folder, as it was last."""
-    usual: dict[tuple[str | None, str | None], dict[str, int]] = {}
-    for run in sorted(runs, key=lambda run: run.facts.get("finished") or ""):
+    usual: dict[tuple[str | None, ...], dict[str, int]] = {}
+    for run in sorted(runs, key=lambda run: run.facts.get("finished") or run.facts.get("updated") or ""):
         usual.setdefault(_images(run), {}).update(NUM_IMAGES.get(_images(run)[0]) or num_images(run.facts))
 
     def with_part(run: Run) -> Run:
@@ -317,11 +315,11 @@ def _with_parts(runs: list[Run]) -> list[Run]:
     return [with_part(run) for run in runs]
 
 
-def _images(run: Run) -> tuple[str | None, str | None]:
-    """The data set of a run, and where its name does not say which images they are its folder."""
+def _images(run: Run) -> tuple[str | None, ...]:
+    """The data set of a run, and the folders of images that its name does not tell."""
     dataset = run.facts.get("dataset")
-    folder = os.path.normpath(str(run.options.get("data_dir"))) if dataset in FOLDER_DATASETS else None
-    return dataset, folder
+    folders = (run.options.get("data_dir") if dataset in FOLDER_DATASETS else None, run.options.get("unlabelled"))
+    return dataset, *(None if folder is None else os.path.normpath(str(folder)) for folder in folders)
 
 
 def _taken(facts: Config) -> dict[str, tuple[Any, Any]]:

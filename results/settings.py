@@ -32,7 +32,9 @@ NUM_IMAGES = {
     "TinyImageNet": {"train": 100_000, "eval": 10_000},
 }
 
-SPLITS = {"train": "training images", "eval": "evaluation images", "test": "test images"}  # as tables call them
+SPLITS = {  # as tables call them
+    "train": "training images", "eval": "evaluation images", "test": "test images", "unlabelled": "unlabelled images",
+}  # fmt: skip
 
 # Where results.json keeps what a job on a trained network measures: a dictionary of figures for each of the weights.
 MEASUREMENTS = {"evaluate": "evaluations", "probe": "linear_probe", "layers": "kd_layers", "export": "exports"}
@@ -115,11 +117,12 @@ def num_images(facts: Config) -> dict[str, int]:
     """By split how many images there are for a run, before any are held out, as far as it says so.
 
     Args:
-        facts: results of a training or an evaluation, or a checkpoint.
+        facts: results of a training, a measurement, or a checkpoint.
     """
-    if told := facts.get("num_images"):
-        return told
-    return {name: images["number"] for name, images in facts.get("data", {}).get("images", {}).items()}
+    told = facts.get("num_images")
+    if not isinstance(told, dict):
+        told = {name: images["number"] for name, images in facts.get("data", {}).get("images", {}).items()}
+    return {split: told[split] for split in SPLITS if split in told}
 
 
 def other_numbers(own: dict[str, int], other: dict[str, int]) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,8 @@ A study leaves `study.json` in <localpath>/studies/<name>:
     pairs, methods, seeds, against, options     what was asked for
     members     a pair, a method, and its runs: seed, state ("done", "failed" or "not run"; in a queue "queued" or
                 "running"), top1, error (in a queue that of the last try), fingerprints of what has taught it, and
-                average_top1 of one that keeps an average of its weights, classifier of one that nothing has trained
+                num_images, average_top1 of one that keeps an average of its weights, classifier of one that nothing has
+                trained
     search      where there is one: its options, how many training images were held out, and the candidates
 
 The difference of two methods is the mean of the differences of runs with the same seed, which begin with the same
@@ -23,7 +24,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
-from results.settings import UNTRAINED
+from results.settings import UNTRAINED, num_images
 
 Config = dict[str, Any]
 
@@ -117,6 +118,8 @@ def _is_member(member: Any) -> bool:
 
 def _is_run(run: Any) -> bool:
     if not isinstance(run, dict) or not isinstance(run.get("seed"), int):
+        return False
+    if not all(map(_is_number, num_images(run).values())):
         return False
     if run.get("state") == DONE:
         return _is_number(run.get("top1")) and (run.get("average_top1") is None or _is_number(run["average_top1"]))

@@ -289,6 +289,7 @@ def test_what_was_measured_on_a_run_that_is_no_more_is_not_recorded(happens, mea
         measure(lambda: happens(folder, runs[1]))
     found = read_results(folder)
     assert not any(found.get(part) for part in MEASUREMENTS.values()) and found.get("mode", "train") == "train"
+    assert not (folder / "export").exists()
 
 
 def test_what_was_measured_on_a_run_that_goes_on_is_recorded(measure, folder):
@@ -299,6 +300,31 @@ def test_what_was_measured_on_a_run_that_goes_on_is_recorded(measure, folder):
 
     measure(goes_on)
     assert any(read_results(folder).get(part) for part in MEASUREMENTS.values())
+
+
+def test_what_was_measured_before_the_last_epoch_is_not_recorded_behind_it(measure, folder):
+    """The training has ended meanwhile: nobody would take it away again."""
+    with pytest.raises(ValueError, match="has ended with later epochs while these weights were measured"):
+        measure(lambda: run(folder, epochs=2, checkpoint=-1))
+    assert not any(read_results(folder).get(part) for part in MEASUREMENTS.values())
+
+
+def test_a_kept_epoch_is_measured_beside_a_damaged_last_one(folder, caplog):
+    run(folder, epochs=2, checkpoint=-1, keep_every=1)
+    (folder / "last.pth").write_bytes(b"damaged")
+    with caplog.at_level("INFO", logger="letKD.run"):
+        run(folder, evaluate=True, checkpoint=2)
+    assert "going on from" not in caplog.text
+    assert len(read_results(folder)["evaluations"]) == 1
+
+
+@pytest.mark.parametrize("entry", ["", "#model"])
+def test_the_runs_own_file_by_its_name_is_of_its_epoch(entry, folder):
+    run(folder, evaluate=True, weights=f"{folder / 'last.pth'}{entry}")
+    (measured,) = read_results(folder)["evaluations"].values()
+    assert measured["epoch"] == 1
+    run(folder, epochs=2, checkpoint=-1)
+    assert read_results(folder)["evaluations"] == {}
 
 
 # -- trials -------------------------------------------------------------------------------------------------------
@@ -363,7 +389,7 @@ def test_trials_on_a_part_and_on_the_whole_of_a_data_set_are_refused(job, tmp_pa
     config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 3}
     numbers = [{"train": 898, "eval": 899}, None, {"train": 100, "eval": 899}]
     put_trials(config, [{"num_images": number} for number in numbers])
-    with pytest.raises(ValueError, match=r"seed0 has 898 training images, and .*seed2 has 100: .*of two data sets"):
+    with pytest.raises(ValueError, match=r"seed0 had 898 training images, and .*seed2 has 100: .*of two data sets"):
         run_trials(Options.of(config | {"evaluate": job == "evaluate"}), lambda trial: pytest.fail("a trial has begun"))
 
 
@@ -373,6 +399,27 @@ def test_a_trial_of_fewer_images_that_is_not_asked_for_is_left_out_and_said(tmp_
     with caplog.at_level("INFO", logger="letKD.run"):
         assert run_trials(Options.of(config), pytest.fail)["seeds"] == [0, 1]
     assert "seed 2 is left out: not the same are number of evaluation images" in caplog.text
+
+
+def test_a_trial_on_other_numbers_of_images_than_those_before_is_refused_before_it_trains(few_digits, tmp_path):
+    config = configure("classification", tmp_path, epochs=1, trials=2)
+    put_trials(config, [{"num_images": {"train": 7, "eval": 899}}])
+    with pytest.raises(ValueError, match=r"seed 1: .*seed0 had 7 training images, and this trial has [0-9]+: "):
+        run_config(config)
+    assert not (tmp_path / "digits/RN8/seed1/last.pth").exists()
+    put_trials(config, [{"num_images": {"train": 7, "eval": 899}, "options": config | {"learning_rate": 9.0}}])
+    run_config(config | {"trials": 0, "seeds": [1]})  # which is left out of its mean anyway
+    assert (tmp_path / "digits/RN8/seed1/last.pth").is_file()
+
+
+def test_evaluations_of_other_numbers_of_images_are_not_averaged(tmp_path, caplog):
+    config = main_classification.default_config("digits.RN8") | {"localpath": str(tmp_path), "trials": 3}
+    told = [{"top1": 80.0 + seed, "num_images": {"eval": number}} for seed, number in enumerate((899, 899, 40))]
+    put_trials(config, [{"evaluations": {"last": measured}} for measured in told])
+    with caplog.at_level("INFO", logger="letKD.run"):
+        summaries = run_trials(Options.of(config), pytest.fail)["summaries"]
+    assert summaries["evaluate last"]["mean"]["top1"] == 80.5 and list(summaries["train"]["seeds"]) == ["0", "1", "2"]
+    assert "evaluate last of seed 2 is left out: of 40 evaluation images and not 899" in caplog.text
 
 
 def test_trainings_and_evaluations_say_how_many_images_they_had(runs, folder):

@@ -23,6 +23,7 @@ from engine.checkpoints import set_aside
 from letkd import KDLayer
 from letkd.layer import TokenKDLayer
 from reporting.pictures import PICTURES
+from results.settings import MEASUREMENTS
 from storage.tensor_files import load_tensors, save_tensors
 
 pytestmark = pytest.mark.usefixtures("few_digits")
@@ -75,6 +76,15 @@ def test_figures_of_a_run_that_has_begun_again_meanwhile_are_not_recorded(copied
     monkeypatch.setattr(LayerFigures, "_open_images", open_images)
     with pytest.raises(ValueError, match="has begun again"):
         figures(copied)
+
+
+@pytest.mark.parametrize("job", ["layers", "evaluate"])
+def test_the_best_epoch_is_measured_where_it_alone_was_kept(job, copied):
+    folder = copied / "digits/RN14_RN8/letKD-2"
+    for path in (folder / "last.pth", folder / "previous.pth"):
+        path.unlink()
+    found = run_config(configure("letKD-2", copied, best=True, **{job: True}))
+    assert list(found[MEASUREMENTS[job]]) == ["best"]
 
 
 def test_a_layer_is_left_out_as_alpha_zero_does_it(copied):

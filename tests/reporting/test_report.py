@@ -702,6 +702,8 @@ def test_damaged_trials_are_listed(tree):
         ({"macro_f1": "high"}, "macro_f1 is 'high', not a finite number"),
         ({"class_accuracies": {"cat": "high"}}, "class_accuracies holds no accuracies by class"),
         ({"evaluations": {"last": {"class_accuracies": [1.0]}}}, "class_accuracies holds no accuracies by class"),
+        ({"num_images": 5}, "num_images holds no numbers of images by split"),
+        ({"evaluations": {"last": {"num_images": {"eval": "all"}}}}, "num_images holds no numbers of images by split"),
         ({"top1": float("nan")}, "top1 is nan"),
         ({"images_per_second": float("inf")}, "images_per_second is inf"),
         ({"multiply_adds": 10**400}, "multiply_adds is 1000"),

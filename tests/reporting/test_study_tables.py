@@ -95,6 +95,16 @@ def test_students_of_several_teachings_are_said(key, several):
     assert table.notes[-1].startswith(f"A.B: 2 different {several} have taught its runs")
 
 
+def test_runs_on_several_numbers_of_images_are_said():
+    first, second = member("KD", DONE), member("DKD", DONE)
+    for one, number in ((first, 1000), (second, 900)):
+        for run in one["runs"]:
+            run["num_images"] = {"train": number, "eval": 40}
+    (table,) = study_tables(study(first, second))
+    told = "A.B: its runs had 900 and 1,000 training images, so methods are not all that differs."
+    assert told in table.notes and not any("evaluation images" in note for note in table.notes)
+
+
 def test_averages_of_weights_have_rows_of_their_own_and_are_compared_with_each_other():
     one, other, plain = member("KD", DONE), member("DKD", DONE), member("AT", DONE)
     for gain, found in ((0.0, one), (1.0, other)):

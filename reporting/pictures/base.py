@@ -50,7 +50,6 @@ class Picture(Evaluation):
 
     name: ClassVar[str]
     needs_supervision: ClassVar[bool] = False  # the teacher with its codebook and decision scores
-    source: Path  # of the weights
     is_untrained: bool  # whether nothing has trained their classifier
     changes: Results  # as `_changes`
     place: Path  # of its files, without their endings
@@ -85,6 +84,7 @@ class Picture(Evaluation):
             self.place = self.directory / FOLDER / name
             with self.autocast():  # networks see images as in training and evaluation
                 drawing = self.draw()
+            self.refuse_gone()
             save_figure(drawing.figure, self.place)
         title = drawing.title + (", average of the weights" if is_average else "")
         about = {"title": title, "caption": drawing.caption, "command": self.command} | self.changes
@@ -95,7 +95,7 @@ class Picture(Evaluation):
     def open(self) -> None:
         """Load weights, images and, where the picture needs them, teacher and supervision."""
         weights, _ = self._open_weights()
-        self.source, self.is_untrained = weights.source, said_of_untrained(weights) is not None
+        self.is_untrained = said_of_untrained(weights) is not None
         self.dataset = self.open_dataset(self.split, data=weights.data)
         seen = self._seen(weights, self.dataset)
         self.input = seen.module().to(self.device)

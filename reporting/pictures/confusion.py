@@ -31,6 +31,7 @@ class Confusion(Picture):
     def draw(self) -> Drawing:
         counts_NN = self.count().numpy()
         classes = self.dataset.classes
+        self.refuse_gone()
         save_counts(self.place.with_suffix(".csv"), counts_NN, classes)
         pairs = worst_pairs(counts_NN, LISTED)
         named = [f"{classes[i]} taken for {classes[j]} ({count}, {share:.1f} %)" for i, j, count, share in pairs]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from config.options import Options
 from distillation.expressions import PENULTIMATE, supervises
-from engine.checkpoints import load_checkpoint
 from engine.records import LOG
 from reporting.pictures.base import Drawing, Picture
 from reporting.style import PALETTE, new_figure
@@ -71,7 +70,7 @@ class Usage(Picture):
         Raises:
             ValueError: the training has kept none.
         """
-        history = load_checkpoint(self.source).get("history", [])
+        history = self.checkpoint.get("history", [])
         if not all("dead_words" in done["statistics"] for done in history) or not history:
             raise ValueError(
                 f"{self.directory} has no record of codebook usage over training, which earlier versions did not keep; "

@@ -21,10 +21,11 @@ from training_tools import differences
 import main_classification
 from config.options import Options
 from distillation.prepared import open_codebook, open_subclasses
-from engine.checkpoints import load_checkpoint
+from engine.checkpoints import load_checkpoint, set_aside
 from letkd import KDLayer
 from reporting import style as look
 from reporting.pictures import PICTURES, Picture, embedding, subclasses, templates
+from reporting.pictures.base import Drawing
 from reporting.pictures.confusion import draw_matrix, list_pairs, worst_pairs
 from reporting.pictures.embedding import neighbours_of_own_class, semantic_vectors
 from reporting.pictures.layers import active_layers, look_inside, measure_use
@@ -170,7 +171,7 @@ def test_the_network_sees_images_in_the_precision_of_the_run(name, opened, monke
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_shows_the_average_of_the_weights_where_it_is_asked_for(name, opened):
     picture = opened(name, (*LETKD2, "average=True"))
-    saved, shown = load_checkpoint(picture.source), picture.model.state_dict()
+    saved, shown = load_checkpoint(picture.checkpoint.path), picture.model.state_dict()
     equal = {part: differences(shown, saved[part]) == [] for part in ("average", "model")}
     assert equal == {"average": True, "model": False}
 
@@ -186,6 +187,22 @@ def test_the_picture_of_an_average_does_not_take_the_place_of_the_students(drawn
     counts_NN = opened("confusion", (*LETKD2, "average=True")).count()
     top1 = 100 * counts_NN.trace().item() / counts_NN.sum().item()
     assert top1 == pytest.approx(results_of(trained, "mine", "RN8_RN8", "letKD-2")["average_top1"])
+
+
+@pytest.mark.parametrize("name", ["confusion", "usage"])
+def test_a_picture_of_a_run_that_has_begun_again_meanwhile_is_not_left(name, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "mine/RN8_RN8/letKD-2"
+    shutil.rmtree(folder / "pictures", ignore_errors=True)
+    draw = PICTURES[name].draw
+
+    def begin_again_and_draw(picture: Picture) -> Drawing:
+        set_aside(folder)
+        return draw(picture)
+
+    monkeypatch.setattr(PICTURES[name], "draw", begin_again_and_draw)
+    assert run(f"picture_{name}", "with", *LETKD2, f"localpath={tmp_path}") != 0
+    assert not (folder / "pictures").exists()
 
 
 # --- confusion -------------------------------------------------------------------------------------------------------

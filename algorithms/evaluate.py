@@ -404,9 +404,13 @@ class Evaluation(Algorithm):
 
     def _refuse_earlier(self, results: Results, added: Results) -> None:
         """Refuse what is new in `added` and not of the epochs that a training has ended with."""
-        valid = valid_measurements(added, epoch=results["epochs"], best_epoch=results["best_epoch"])
+        epoch, best_epoch = results.get("epochs"), results.get("best_epoch")
+        if None in (epoch, best_epoch):  # what is not recorded is not compared
+            return
+        valid = valid_measurements(added, epoch=epoch, best_epoch=best_epoch)
         for part, entries in valid.items():
-            if set(added[part]) - set(entries) - set(results.get(part, {})):
+            standing = results.get(part, {})
+            if any(name not in entries and added[part][name] is not standing.get(name) for name in added[part]):
                 raise ValueError(
                     f"the run in {self.directory} has ended with later epochs while these weights were measured: "
                     "nothing is recorded of them; measure it again"

@@ -183,6 +183,7 @@ READS_IT = {
     "algorithms/train.py _say_changes": "it is compared with the checkpoint's",
     "algorithms/train.py _state": "a checkpoint records it",
     "algorithms/trials.py check_alike": "it is compared with the records of trials",
+    "algorithms/trials.py refuse_other_images": "it is compared with the records of trials",
     "distillation/expressions.py default_options": "it makes the dictionary of an experiment",
     "distillation/prepared.py _job": "a command repeats what is said of a pair",
     "engine/ranks.py open_group": "what the processes of a run were told is compared",

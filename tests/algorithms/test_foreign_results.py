@@ -302,8 +302,11 @@ def test_what_was_measured_on_a_run_that_goes_on_is_recorded(measure, folder):
     assert any(read_results(folder).get(part) for part in MEASUREMENTS.values())
 
 
-def test_what_was_measured_before_the_last_epoch_is_not_recorded_behind_it(measure, folder):
+@pytest.mark.parametrize("before", [{}, {"evaluate": True}], ids=["the first", "again"])
+def test_what_was_measured_before_the_last_epoch_is_not_recorded_behind_it(before, measure, folder):
     """The training has ended meanwhile: nobody would take it away again."""
+    if before:
+        run(folder, **before)
     with pytest.raises(ValueError, match="has ended with later epochs while these weights were measured"):
         measure(lambda: run(folder, epochs=2, checkpoint=-1))
     assert not any(read_results(folder).get(part) for part in MEASUREMENTS.values())

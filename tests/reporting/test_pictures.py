@@ -434,7 +434,7 @@ def test_perplexity_counts_words_that_are_used_alike():
 
 def test_a_run_without_history_is_told_to_train_again(opened, monkeypatch):
     picture = opened("usage")
-    monkeypatch.setattr("reporting.pictures.usage.load_checkpoint", lambda path: {})
+    monkeypatch.setattr(picture, "checkpoint", {})
     with pytest.raises(ValueError, match=r"no record .* train it again by the command in .*log\.txt$"):
         picture.history()
 

@@ -380,7 +380,8 @@ class Evaluation(Algorithm):
         def add_valid(results: Results) -> Results:
             self.refuse_gone()
             added = add(results)
-            if results.get("mode") == "train" and not (self.directory / PROGRESS).is_file():
+            has_ended = results.get("mode") == "train" and not (self.directory / PROGRESS).is_file()
+            if has_ended and self._has_changed():
                 self._refuse_earlier(results, added)
             return added
 
@@ -393,7 +394,7 @@ class Evaluation(Algorithm):
             ValueError: another run has begun there since they were opened, or it has gone back before their epoch.
         """
         checkpoint = self.checkpoint
-        if checkpoint is None or as_it_is(checkpoint.path) == self.opened:
+        if not self._has_changed():
             return
         files = {checkpoint.path, *map(checkpoint.path.with_name, (LAST, STOPPED))}
         if not any(_has_epochs(path, checkpoint.get("history", [])) for path in files):
@@ -401,6 +402,10 @@ class Evaluation(Algorithm):
                 f"the run in {checkpoint.path.parent} has begun again, or gone back, while its weights were measured: "
                 "nothing is recorded of them"
             )
+
+    def _has_changed(self) -> bool:
+        """Whether the checkpoint is another file by now, or none."""
+        return self.checkpoint is not None and as_it_is(self.checkpoint.path) != self.opened
 
     def _refuse_earlier(self, results: Results, added: Results) -> None:
         """Refuse what is new in `added` and not of the epochs that a training has ended with."""

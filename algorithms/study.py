@@ -44,14 +44,8 @@ from storage.tensor_files import save_json
 
 TRIES = 2  # jobs of a value of a search that may fail, one behind the other
 SEARCH_FAILED = "no value of its search has been trained with all seeds"
-FIGURES = (
-    "top1",
-    "best_top1",
-    "average_top1",
-    "seconds",
-    "classifier",
-    "num_images",
-)  # of a run, as it says them itself
+# Of a run, as it says them itself.
+FIGURES = ("top1", "best_top1", "average_top1", "seconds", "classifier", "num_images")
 
 
 def run_study(study: Study, train: Callable[[Config], Any], show: Callable[[Results], None]) -> list[str]:

@@ -321,6 +321,14 @@ def test_a_kept_epoch_is_measured_beside_a_damaged_last_one(folder, caplog):
     assert len(read_results(folder)["evaluations"]) == 1
 
 
+def test_a_run_that_was_killed_behind_going_back_is_measured(folder):
+    """Its results are still those of the epochs that it has left."""
+    run(folder, epochs=2, checkpoint=-1, keep_every=1)
+    shutil.copy(folder / "epoch_1.pth", folder / "last.pth")
+    run(folder, evaluate=True)
+    assert read_results(folder)["evaluations"]["last"]["epoch"] == 1
+
+
 @pytest.mark.parametrize("entry", ["", "#model"])
 def test_the_runs_own_file_by_its_name_is_of_its_epoch(entry, folder):
     run(folder, evaluate=True, weights=f"{folder / 'last.pth'}{entry}")

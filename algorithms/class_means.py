@@ -61,7 +61,7 @@ class ClassMeans(OfflineAlgorithm):
         sums_NC = torch.zeros(num_classes, network.outline.num_features, dtype=torch.float64, device=self.device)
         number_N = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
         images_and_labels = self.images()
-        with phase("pooled vectors of the training images", images_and_labels.num_images) as line:
+        with phase("pooled vectors of the training images", images_and_labels.num_images, starts_up=True) as line:
             for images, labels_B in images_and_labels:
                 belongs_BN = F.one_hot(labels_B, num_classes).double()
                 sums_NC += belongs_BN.mT @ network(images).pooled.double()

@@ -131,7 +131,7 @@ class Evaluation(Algorithm):
         model = self._open_model(weights, dataset.num_classes, seen.image_size)
         deployed, num_images = nn.Sequential(seen.module().to(self.device), model), len(dataset.split(split))
         loader = self.loader(dataset, split, member=member())
-        with phase(f"evaluation of {num_images} images", num_images) as line:
+        with phase(f"evaluation of {num_images} images", num_images, starts_up=True) as line:
             measured = evaluate(deployed, line.over(loader), autocast=self.autocast())
         log.info(
             "%s: %s on %d %s images of %s, %.0f img/s",

@@ -94,7 +94,7 @@ class LayerFigures(Evaluation):
         network, objective = self._open_layers(weights, dataset)
         seen = self._seen(weights, dataset).module().to(self.device)
         number, passes = len(dataset.split(split)), 2 + len(network.layers)
-        with phase("figures of the KD layers", passes * number) as line:
+        with phase("figures of the KD layers", passes * number, starts_up=True) as line:
 
             def batches() -> Iterator[Batch]:
                 return line.over(self.loader(dataset, split))

@@ -62,7 +62,8 @@ class LinearProbe(Evaluation):
         loader = self.loader(dataset, split)
         model.module.eval()
         pooled, all_labels = defaultdict(list), []
-        with phase(f"maps of {split} images", len(dataset.split(split)), number=number, count=2) as line:
+        what, total = f"maps of {split} images", len(dataset.split(split))
+        with phase(what, total, number=number, count=2, starts_up=True) as line:
             for batch in line.over(loader):
                 with self.autocast():
                     maps = intermediate_maps(model, network_input(batch.images))

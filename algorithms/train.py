@@ -237,7 +237,7 @@ class Training(Algorithm):
         num_images = len(self.train_loader) * batch_size + len(self.dataset.eval) * len(self.evaluated)
         done = self.epoch * num_images + self.meter.num_steps * batch_size
         what = f"{epochs} epoch{'s' * (epochs != 1)}"
-        return phase(what, epochs * num_images, number=1, count=self.num_phases, initial=done)
+        return phase(what, epochs * num_images, number=1, count=self.num_phases, initial=done, starts_up=True)
 
     def _find_source(self) -> Path | None:
         """The file that the run goes on from; None where it begins."""
@@ -746,7 +746,8 @@ class Training(Algorithm):
         """What the student, and the average where there is one, reach on a split, where no epoch has measured it."""
         num_images = len(self.dataset.split(split))
         total = num_images * len(self.evaluated)
-        with phase(f"evaluation of {num_images} images", total, number=self.num_phases, count=self.num_phases) as line:
+        what, last = f"evaluation of {num_images} images", self.num_phases
+        with phase(what, total, number=last, count=last, starts_up=True) as line:
             loader = self.loader(self.dataset, split, member=member())
             return {
                 name: evaluate(network, line.over(loader), autocast=self.autocast())

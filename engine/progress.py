@@ -4,9 +4,10 @@
 
 A phase is what takes time of its own: reading patches, k-means, the epochs of a training. It says where it stands among
 the phases of its job, and where the job stands among the steps of `prepare=True` and the trials. The time left is the
-phase's, from its mean pace so far; before anything of it is done none is said. Where nobody watches a terminal the line
-is a message of the log, at most one in LINE_SECONDS. A phase that is done leaves a message in any case. In a process
-beside others, of which another shows one line for all, a phase only tells how much of it is done (`telling`).
+phase's, from its mean pace so far; before anything of it is done none is said. Where a network runs through batches the
+first one is left out of that, which also opens files, starts workers and compiles. Where nobody watches a terminal the
+line is a message of the log, at most one in LINE_SECONDS. A phase that is done leaves a message in any case. In a
+process beside others, of which another shows one line for all, a phase only tells how much of it is done (`telling`).
 
 What is counted is what the host has asked for: nothing is read back from the device.
 """
@@ -41,13 +42,17 @@ class Line(tqdm):
         what: is done.
         total: of `update`.
         places: of it in the chain, the outermost first.
+        starts_up: in its first item, which has no pace then.
         options: of tqdm.
     """
 
-    def __init__(self, what: str, total: int, places: tuple[str, ...], **options: Any):
+    def __init__(self, what: str, total: int, places: tuple[str, ...], *, starts_up: bool = False, **options: Any):
         self.places = places
+        self.paced_from: tuple[float, float] | None = None  # what was done, and the time
         shown = {"bar_format": FORMAT + " |{bar}|", "dynamic_ncols": True, "leave": False, "miniters": 1}
         super().__init__(desc=self.describe(what), total=total, **shown | options)
+        if not starts_up:
+            self.paced_from = (self.n, self.start_t)
 
     def describe(self, what: str) -> str:
         """What is done, behind its places."""
@@ -56,6 +61,11 @@ class Line(tqdm):
     def say(self, what: str) -> None:
         """Call what is done something else from now on."""
         self.set_description_str(self.describe(what))
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if self.paced_from is None and n:
+            self.paced_from = (self.n + n, self._time())
+        return super().update(n)
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches one after the other, each of which is as much progress as it has images for all processes."""
@@ -67,9 +77,10 @@ class Line(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """With the time that is left at the mean pace; that of the last steps alone jumps on a busy machine."""
         facts = super().format_dict
-        done, left = facts["n"] - facts["initial"], facts["total"] - facts["n"]
+        before, since = self.paced_from or (facts["n"], 0.0)
+        done, left = facts["n"] - before, facts["total"] - facts["n"]
         is_known = done > 0 and left > 0
-        return facts | {"left": f", about {rough(left * facts['elapsed'] / done)} left" if is_known else ""}
+        return facts | {"left": f", about {rough(left * (self._time() - since) / done)} left" if is_known else ""}
 
 
 class _LogLine(Line):
@@ -133,7 +144,7 @@ def phase(what: str, total: int, *, number: int = 1, count: int = 1, **options: 
         what: is done.
         total: of `update`.
         number, count: which of its job's phases it is.
-        options: of tqdm.
+        options: of `Line`.
     """
     places = _place("part" if _places.get() else "step", number, count)
     with _line(what, total, places, **options) as line:

@@ -112,6 +112,34 @@ def test_no_time_is_said_before_something_is_measured(file):
     assert lines[:2] == ["evaluation  50%", "evaluation  60%, about 4 min left"]
 
 
+def test_the_time_that_a_phase_takes_to_begin_is_not_counted_again(file):
+    clock, lines = file
+    with phase("epoch 1 of 1", 60, starts_up=True) as line:
+        for seconds in [600, *[1] * 59]:
+            clock.now += seconds
+            line.update()
+    assert lines[:2] == ["epoch 1 of 1   2%", "epoch 1 of 1  52%, about 29 s left"]
+
+
+def test_a_phase_that_goes_on_has_the_pace_of_what_is_behind_its_first_item(file):
+    clock, lines = file
+    with phase("2 epochs", 100, initial=50, starts_up=True) as line:
+        for _ in range(3):
+            clock.now += LINE_SECONDS
+            line.update(10)
+    assert lines[:3] == ["2 epochs  60%", "2 epochs  70%, about 90 s left", "2 epochs  80%, about 60 s left"]
+
+
+def test_items_that_are_done_together_have_the_pace_from_the_beginning(file):
+    """Runs of an hour, four at once: what lies between the first and the others says nothing."""
+    clock, lines = file
+    with phase("16 runs", 16) as line:
+        for seconds in [3600, 40, 40, 40] * 4:
+            clock.now += seconds
+            line.update()
+    assert lines[3] == "16 runs  25%, about 3.1 h left"
+
+
 def test_the_epochs_that_are_left_take_as_long_as_those_that_were(file, monkeypatch):
     """Training at 3 s and evaluation at 1 s an image: an epoch of ten images each is 40 s."""
     clock, lines = file

@@ -154,7 +154,7 @@ class Evaluation(Algorithm):
     def _open_weights(self) -> tuple[Weights, int | None]:
         """The weights that were asked for, and their epoch where it is known."""
         job, network = self.options.job, self.options.network
-        if network and (network.weights or not (self._trained_in / LAST).is_file()):
+        if network and (network.weights or not self._has_checkpoint()):
             weights = self._find_weights(network.weights)
             self._refuse_choice(weights.source)
             path, _ = split_entry(weights.source)
@@ -172,6 +172,18 @@ class Evaluation(Algorithm):
             raise ValueError(f"{path} has no average of the weights: train with average=True, or leave it out")
         told = {"config": checkpoint.get("config"), "classifier": checkpoint.get("classifier")}
         return Weights(checkpoint[part], path, checkpoint["data"], **told), checkpoint["epoch"]
+
+    def _has_checkpoint(self) -> bool:
+        """Whether the run has its newest checkpoint, or the one that was asked for without it."""
+        job, directory = self.options.job, self._trained_in
+        if (directory / LAST).is_file():
+            return True
+        if job.best:
+            return (directory / BEST).is_file()
+        try:
+            return job.checkpoint > 0 and find_checkpoint(directory, job.checkpoint).is_file()
+        except FileNotFoundError:
+            return False
 
     def _open(self, path: Path) -> Checkpoint:
         """One of a run's own checkpoints, which may be written anew while its weights are measured."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from training_tools import configure, train
 
 import main_classification
@@ -117,6 +118,28 @@ def test_a_file_has_no_epochs_to_choose_from(job, choice, folder, tmp_path):
         assert sorted(folder.iterdir()) == before and not (tmp_path / "mine").exists()
     if "evaluate" in job and "checkpoint" in choice:
         assert run_config(config | {"checkpoint": -1})["weights"] == file
+
+
+@pytest.mark.parametrize(
+    ("choice", "kept"),
+    [({"best": True}, "best.pth"), ({"checkpoint": 1}, "epoch_1.pth"), ({"checkpoint": 1}, "best.pth")],
+    ids=str,
+)
+@pytest.mark.parametrize("job", [{"evaluate": True}, {"probe": True}, {"export": "pt2"}, {"images": "a.png"}], ids=str)
+def test_what_a_run_has_kept_is_enough(job, choice, kept, folder, tmp_path):
+    """The newest checkpoint was deleted to have its room, or did not come along; a published one is none of the run."""
+    published = shutil.copy(folder / "last.pth", tmp_path / "net.pth")
+    for path in folder.glob("*.pth"):
+        if path.name != kept:
+            path.unlink()
+    config = configure("classification", tmp_path, **{"epochs": 1, "published_weights": str(published)} | job | choice)
+    if "images" in job:
+        Image.new("L", (8, 8)).save(tmp_path / "a.png")
+        image = {"images": str(tmp_path / "a.png"), "format": "json"}
+        assert Prediction(Options.of(config | image)).run()["network"] == str(folder / kept)
+        return
+    (measured,) = run_config(config)[MEASUREMENTS[next(iter(job))]].values()
+    assert (measured["weights"], measured["epoch"]) == (str(folder / kept), 1)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])

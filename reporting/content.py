@@ -123,8 +123,8 @@ class Content:
 def content_of(report: Report) -> Content:
     """What is to be shown of a report."""
     runs, damaged = report.collection.runs, report.collection.damaged
-    trained = [run for run in runs if run.mode not in SUPERVISION]
-    facts = [text.plural(len(trained), "run"), text.plural(len({run.experiment for run in trained}), "experiment")]
+    num_experiments = len({run.experiment for run in report.trained})
+    facts = [text.plural(len(report.trained), "run"), text.plural(num_experiments, "experiment")]
     unfinished = sum(not run.finished for run in runs)
     facts += [f"{unfinished} unfinished"] if unfinished else []
     facts += [text.plural(len(damaged), "damaged file")] if damaged else []

@@ -259,8 +259,13 @@ class Report:
     collection: Collection
     sections: list[Section]
 
+    @property
+    def trained(self) -> list[Run]:
+        """Runs of networks; jobs that make supervision are none."""
+        return [run for run in self.collection.runs if run.mode not in SUPERVISION]
+
     def __str__(self) -> str:
-        return f"{len(self.collection.runs)} runs, {len(self.collection.damaged)} damaged files"
+        return f"{len(self.trained)} runs, {len(self.collection.damaged)} damaged files"
 
 
 def build(collection: Collection, experiments: dict[str, Config]) -> Report:

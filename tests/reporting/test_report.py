@@ -905,6 +905,13 @@ def full(tree) -> Tree:
     return tree
 
 
+def test_supervision_is_no_run_where_runs_are_counted(full):
+    written = full.write()
+    assert str(written.report) == "6 runs, 1 damaged files"
+    assert "\n6 runs · 4 experiments · 1 damaged file · " in written.markdown
+    assert "6 runs · 4 experiments" in written.page
+
+
 def test_the_page_is_well_formed_and_its_links_lead_somewhere(full):
     page = Page(full.write().page)
     names = page.values("id")

@@ -75,7 +75,7 @@ and TfKD, which have no teacher, CC, and AT and FT, whose published weights are 
 [fifth of CIFAR-100](../experiments/README.md#cifar-10010k), three seeds, KD has 37.8 %, letKD-1 37.2, letKD-2 36.2,
 QuEST 35.9 and the student alone 32.8, and letKD is told apart from the student alone, and not from KD or QuEST. On
 [all of it](../experiments/README.md#cifar-100-twelve-epochs), twelve epochs and one seed, QuEST has 58.8 %, letKD-1 and
-letKD-2 58.7 and the student alone 56.3; KD was not run.
+letKD-2 58.7, which are not told apart, and the student alone 56.3; KD was not run.
 Sums of letKD-2 with another method are above letKD-2 alone on the numbers. With a pretrained teacher and 3,000
 photographs it is letKD-2: in [the example](../experiments/README.md#result-of-the-example), three seeds, it has 61.3 %,
 DIST 58.7, KD 57.2 and the student alone 56.9. So try both: what decides between them is not known, and letKD-2's
